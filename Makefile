@@ -1,0 +1,32 @@
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+export OMP_WAIT_POLICY := PASSIVE
+export OMP_NUM_THREADS ?= 1
+
+help:           ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+setup:          ## make .venv from the pinned requirements (does nothing when they are in)
+	@scripts/setup.sh
+
+demo: setup     ## the whole recipe in miniature -> runs/miniature/report.html
+	@$(PY) scripts/run_stage.py all --recipe recipes/miniature.yaml
+
+smoke: setup    ## every stage of the miniature, a few steps each -> runs/smoke/report.html
+	@$(PY) scripts/run_stage.py all --recipe recipes/smoke.yaml
+
+test: setup     ## unit, golden and integration tests
+	@$(PY) -m pytest tests -m "not stress and not gpu"
+
+check: setup    ## formatting, lint, types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy workbench data_mix pretrain sft reward rl budget evals scripts
+
+stress: setup   ## fault injection and hostile input
+	@$(PY) -m pytest tests -m stress -s
+
+bench: setup    ## speed and memory, as ratios, interleaved
+	@for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
+
+.PHONY: help setup demo smoke test check stress bench

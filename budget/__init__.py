@@ -1,0 +1,1 @@
+"""Thinking budgets: trained by truncation, enforced by one rule, measured by curves."""

@@ -1,0 +1,136 @@
+"""What a thinking budget bought: accuracy, lengths, adherence and form against the budget.
+
+Paper, figure 5: without truncated traces in training the answer grows as the budget shrinks
+(compensation) and replies lose their form; with them both stay flat.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import UserError
+from workbench.statistics import Estimate, mean_interval, paired_interval
+
+Row = Mapping[str, Any]
+"""A line of samples.jsonl: {id, value, well_formed, tokens: {thinking, answer}, adheres?, ...}."""
+_Z = 1.959963984540054  # normal quantile of 97.5%
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One model at one budget (None: no limit). Each estimate has a 95% interval, by question.
+
+    accuracy: over scored samples. thinking, answer: tokens. adherence: share of traces within budget,
+    grace and closing tag; NaN without a budget. well_formed: share of replies with exactly one
+    `</think>`. growth: how many tokens the answer is longer than without a limit, on the same
+    questions. ratio: the answer's mean length over that without a limit; above 1 is compensation.
+    """
+
+    budget: int | None
+    questions: int
+    accuracy: Estimate
+    thinking: Estimate
+    answer: Estimate
+    adherence: Estimate
+    well_formed: Estimate
+    growth: Estimate
+    ratio: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able; NaN (nothing to estimate) becomes None."""
+        estimates = {
+            name: _json(getattr(self, name))
+            for name in (*_MEASURES, "adherence", "growth", "ratio")
+        }
+        return {"budget": self.budget, "questions": self.questions, **estimates}
+
+
+_MEASURES: dict[str, Callable[[Row], float | None]] = {
+    "accuracy": lambda row: row["value"],
+    "thinking": lambda row: row["tokens"]["thinking"],
+    "answer": lambda row: row["tokens"]["answer"],
+    "well_formed": lambda row: row["well_formed"],
+}
+
+
+def curve(rows: Mapping[int | None, Sequence[Row]]) -> list[CurvePoint]:
+    """One point a budget, the smallest first, no limit last.
+
+    Growth and ratio compare with no limit, or with the largest budget where that was not run.
+    Samples that failed (value None) count in nothing. Raises: UserError where two budgets share no
+    question, or there is no row.
+    """
+    order = sorted(rows, key=lambda budget: math.inf if budget is None else budget)
+    kept = {budget: [row for row in rows[budget] if row["value"] is not None] for budget in order}
+    empty = [budget for budget in order if not kept[budget]]
+    if not order or empty:
+        raise UserError(
+            f"budget curve: no scored sample at budget {empty[0] if empty else '(any)'}"
+        )
+    reference = kept[order[-1]]
+    return [_point(budget, kept[budget], reference) for budget in order]
+
+
+def _point(budget: int | None, rows: Sequence[Row], reference: Sequence[Row]) -> CurvePoint:
+    groups = [str(row["id"]) for row in rows]
+    means = {
+        name: mean_interval([float(read(row) or 0) for row in rows], groups)
+        for name, read in _MEASURES.items()
+    }
+    known = [row for row in rows if row.get("adheres") is not None]
+    adherence = mean_interval(
+        [float(row["adheres"]) for row in known], [str(r["id"]) for r in known]
+    )
+    here, there = _answers(rows), _answers(reference)
+    shared = [question for question in here if question in there]
+    if not shared:
+        raise UserError(
+            f"budget curve: budget {budget} and the reference share no question; evaluate the same ones"
+        )
+    before, after = [there[q] for q in shared], [here[q] for q in shared]
+    return CurvePoint(
+        budget=budget,
+        questions=len(set(groups)),
+        adherence=adherence,
+        growth=paired_interval(before, after),
+        ratio=ratio_interval(before, after),
+        **means,
+    )
+
+
+def _answers(rows: Sequence[Row]) -> dict[str, float]:
+    """Question -> mean answer tokens of its samples."""
+    lengths: dict[str, list[float]] = {}
+    for row in rows:
+        lengths.setdefault(str(row["id"]), []).append(float(row["tokens"]["answer"]))
+    return {question: sum(values) / len(values) for question, values in lengths.items()}
+
+
+def ratio_interval(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    """mean(after) / mean(before) of paired values, 95% interval by the delta method.
+
+    The residuals after - ratio * before, over the mean of before, have the ratio's standard error.
+    """
+    x, y = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    n = len(x)
+    if n == 0 or x.mean() == 0:
+        return Estimate(math.nan, math.nan, math.nan, math.nan, n)
+    ratio = float(y.mean() / x.mean())
+    spread = (y - ratio * x) / x.mean()
+    stderr = float(np.sqrt((spread**2).sum() / (n - 1) / n)) if n > 1 else math.nan
+    return Estimate(ratio, stderr, ratio - _Z * stderr, ratio + _Z * stderr, n)
+
+
+def _json(estimate: Estimate) -> dict[str, Any]:
+    def shown(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    return {
+        "value": shown(estimate.value),
+        "stderr": shown(estimate.stderr),
+        "ci95": [shown(estimate.low), shown(estimate.high)],
+        "n": estimate.n,
+    }

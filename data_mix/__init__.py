@@ -1,0 +1,1 @@
+"""Data: sources, phased mixing, filters, dedup, decontamination, the miniature world."""

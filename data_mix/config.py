@@ -1,0 +1,209 @@
+"""Recipe sections about data: sources, how they are cleaned, and phased blends of them.
+
+Imports no torch and reads no data: a source that does not exist is found when it is opened.
+"""
+
+from collections.abc import Collection
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from data_mix.world.blend import PRETRAINING_KINDS
+from data_mix.world.generate import DOMAINS, SPLITS
+from workbench.errors import unknown_name
+from workbench.schema import Section
+
+_SUM_TOLERANCE = 1e-3
+
+
+class FilterConfig(Section):
+    """One predicate that a document must satisfy (data_mix.filters)."""
+
+    name: Literal["min_characters", "max_characters", "has_reply", "passes_check"]
+    """min_characters, max_characters: length of all text. has_reply: ends with an assistant turn
+    that is not empty. passes_check: that turn scores 1 on its own check."""
+    limit: int | None = Field(None, ge=1)
+    """The number of characters, for the two that count."""
+
+    @model_validator(mode="after")
+    def _limit_fits(self) -> "FilterConfig":
+        counts = self.name.endswith("_characters")
+        if counts != (self.limit is not None):
+            raise ValueError(
+                f"filter {self.name!r} {'needs a limit' if counts else 'takes no limit'}"
+            )
+        return self
+
+
+class CleanConfig(Section):
+    """What is removed from a source before it is mixed; counts go to the accounting."""
+
+    filters: tuple[FilterConfig, ...] = ()
+    """Predicates, all of which must hold."""
+    dedup: Literal["none", "exact", "near"] = "none"
+    """exact: same text but for case and blanks. near: also MinHash similarity of `similarity`."""
+    similarity: float = Field(default=0.8, gt=0, lt=1)
+    """Jaccard similarity of word 5-grams from which two documents count as near duplicates."""
+    decontaminate_against: str | None = None
+    """Local JSONL of benchmark prompts (column `text`, or conversation rows)."""
+    ngram_words: int = Field(default=13, ge=3)
+    """A document sharing this many words in a row with a benchmark prompt is removed."""
+
+
+class WorldSource(Section):
+    """Conversations of the generated miniature world."""
+
+    type: Literal["world"]
+    domain: str = "mix"
+    """A domain of the world, or mix: all seven in the paper's SFT proportions (by samples)."""
+    split: str = "train"
+    """train, validation, test or rl; no problem is in two of them."""
+    num_terms: int | None = Field(None, ge=2)
+    """With domain math: sums of exactly this many numbers."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "WorldSource":
+        _known("domain", self.domain, ["mix", *DOMAINS])
+        _known("split", self.split, SPLITS)
+        if self.num_terms is not None and self.domain != "math":
+            raise ValueError(f"num_terms is for domain 'math', not for {self.domain!r}")
+        return self
+
+
+class PretrainingSource(Section):
+    """Pretraining documents of the miniature world."""
+
+    type: Literal["pretraining"]
+    category: str
+    """One of the thirteen categories of the paper's blend."""
+
+    @field_validator("category")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        return _known("pretraining category", value, PRETRAINING_KINDS)
+
+
+class LongContextSource(Section):
+    """Pages of natural text with a fact in them and a question about it at the end."""
+
+    type: Literal["long_context"]
+    split: str = "train"
+    """train, validation, test or rl."""
+    num_characters: int = Field(4000, ge=500)
+    """Length of the pages, in characters."""
+
+    @field_validator("split")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        return _known("split", value, SPLITS)
+
+
+class ColumnsConfig(Section):
+    """How a row becomes a document."""
+
+    form: Literal["conversation", "messages", "text"] = "messages"
+    """conversation: the row is one of this project's (id, messages, check, ...). messages: `column`
+    holds [{role, content}]. text: `column` holds plain text."""
+    column: str = "messages"
+    """The column read, for messages and text."""
+    tools_column: str | None = None
+    """With messages: the column of tool schemas, a list or its JSON."""
+    domain: str = "data"
+    """The domain written on the conversations."""
+
+
+class JsonlSource(ColumnsConfig):
+    """A local JSONL file."""
+
+    type: Literal["jsonl"]
+    path: str
+    """A file, or a glob that matches several."""
+    clean: CleanConfig = CleanConfig()
+    """Filters, dedup and decontamination."""
+
+
+class ParquetSource(ColumnsConfig):
+    """A local Parquet file."""
+
+    type: Literal["parquet"]
+    path: str
+    """A file, or a glob that matches several."""
+    clean: CleanConfig = CleanConfig()
+    """Filters, dedup and decontamination."""
+
+
+class HubSource(ColumnsConfig):
+    """A dataset on the Hugging Face hub, streamed in its own order."""
+
+    type: Literal["hub"]
+    id: str
+    """For example nvidia/Nemotron-Post-Training-Dataset-v2."""
+    config: str | None = None
+    """The dataset's configuration (subset), where it has several."""
+    split: str = "train"
+    """The dataset's split."""
+    revision: str | None = None
+    """A commit; null: the newest."""
+    clean: CleanConfig = CleanConfig()
+    """Filters and decontamination; dedup needs a local copy."""
+
+    @model_validator(mode="after")
+    def _no_dedup(self) -> "HubSource":
+        if self.clean.dedup != "none":
+            raise ValueError(
+                f"a streamed hub source cannot be deduplicated (dedup: {self.clean.dedup}); "
+                "download it and use type jsonl or parquet"
+            )
+        return self
+
+
+SourceConfig = Annotated[
+    WorldSource | PretrainingSource | LongContextSource | JsonlSource | ParquetSource | HubSource,
+    Field(discriminator="type"),
+]
+
+
+class PhaseConfig(Section):
+    """The weights that hold up to a share of all tokens."""
+
+    until: float = Field(gt=0, le=1)
+    """Share of the stage's tokens at which the next phase begins [paper: 0.6, 0.9, 1.0]."""
+    weights: dict[str, float]
+    """Source name -> share of this phase's tokens; they sum to 1 (or to 100)."""
+
+    @field_validator("weights")
+    @classmethod
+    def _sums(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"the weight of {name!r} is {weight}; it must be 0 or more")
+        total = sum(weights.values())
+        if abs(total - 1) > _SUM_TOLERANCE and abs(total / 100 - 1) > _SUM_TOLERANCE:
+            raise ValueError(f"the weights sum to {total:g}; make them sum to 1 (or to 100)")
+        return {name: weight / total for name, weight in weights.items()}
+
+
+class BlendConfig(Section):
+    """Sources and their weights by phase; weights are shares of tokens."""
+
+    sources: dict[str, SourceConfig] = Field(min_length=1)
+    """Name -> source."""
+    phases: list[PhaseConfig] = Field(min_length=1)
+    """In order; the last one ends at 1.0."""
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> "BlendConfig":
+        ends = [phase.until for phase in self.phases]
+        if sorted(set(ends)) != ends or ends[-1] != 1.0:
+            raise ValueError(f"phases end at {ends}; `until` must rise and the last must be 1.0")
+        for phase in self.phases:
+            for name in phase.weights:
+                _known("source in weights", name, self.sources)
+        return self
+
+
+def _known(what: str, given: str, allowed: Collection[str]) -> str:
+    """`given`, or the ValueError that pydantic turns into one line of the user's recipe."""
+    if given not in allowed:
+        raise ValueError(str(unknown_name(what, given, allowed)))
+    return given

@@ -1,0 +1,117 @@
+"""Random access to the rows of local JSONL and Parquet files, without reading them into memory."""
+
+import glob
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from workbench.errors import UserError
+
+
+class RowFile(Protocol):
+    """Rows by number."""
+
+    def __len__(self) -> int: ...
+
+    def row(self, number: int) -> tuple[dict[str, Any], str]:
+        """The row and where it stands, for messages."""
+        ...
+
+    def order(self, seed: str) -> Sequence[int]:
+        """All row numbers, shuffled in a way that is cheap to read."""
+        ...
+
+
+def matching_files(pattern: str, *, name: str) -> list[Path]:
+    """The files of a path or glob, sorted. Raises UserError where there is none."""
+    paths = map(Path, glob.glob(pattern, recursive=True))
+    found = sorted(path for path in paths if path.is_file())
+    if not found:
+        raise UserError(f"source {name!r}: no file matches {pattern!r}; check the path")
+    return found
+
+
+class JsonlRows:
+    """JSONL files, one object a line; blank lines are skipped."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = list(files)
+        places: list[tuple[int, int, int]] = []  # file, byte offset, line number
+        for number, path in enumerate(self._files):
+            offset = 0
+            with path.open("rb") as lines:
+                for line_number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        places.append((number, offset, line_number))
+                    offset += len(line)
+        self._places = np.array(places, dtype=np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def row(self, number: int) -> tuple[dict[str, Any], str]:
+        """Read one line."""
+        file, offset, line_number = (int(v) for v in self._places[number])
+        where = f"{self._files[file]}, line {line_number}"
+        with self._files[file].open("rb") as lines:
+            lines.seek(offset)
+            line = lines.readline()
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where} is no JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{where} is no JSON object but {type(row).__name__}")
+        return row, where
+
+    def order(self, seed: str) -> Sequence[int]:
+        """A plain permutation."""
+        numbers = list(range(len(self)))
+        Random(seed).shuffle(numbers)
+        return numbers
+
+
+class ParquetRows:
+    """Parquet files; one row group is held in memory at a time."""
+
+    def __init__(self, files: Sequence[Path], *, name: str) -> None:
+        self._files = list(files)
+        self._groups: list[tuple[int, int, int]] = []  # file, row group, first row number
+        self._length = 0
+        for number, path in enumerate(self._files):
+            try:
+                metadata = pq.read_metadata(path)
+            except (OSError, ValueError) as error:
+                raise UserError(f"source {name!r}: {path} is no Parquet file ({error})") from None
+            for group in range(metadata.num_row_groups):
+                self._groups.append((number, group, self._length))
+                self._length += metadata.row_group(group).num_rows
+        self._starts = np.array([first for _, _, first in self._groups], dtype=np.int64)
+        self._cached: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self._length
+
+    def row(self, number: int) -> tuple[dict[str, Any], str]:
+        """Read one row, its group from memory where it was the last one read."""
+        place = int(np.searchsorted(self._starts, number, side="right")) - 1
+        file, group, first = self._groups[place]
+        if self._cached[0] != place:
+            table = pq.ParquetFile(self._files[file]).read_row_group(group)
+            self._cached = (place, table.to_pylist())
+        return self._cached[1][number - first], f"{self._files[file]}, row {number}"
+
+    def order(self, seed: str) -> Sequence[int]:
+        """Row groups in random order, rows shuffled inside each: every group is read once."""
+        rng = Random(seed)
+        ends = [first for _, _, first in self._groups[1:]] + [self._length]
+        blocks = [list(range(g[2], end)) for g, end in zip(self._groups, ends, strict=True)]
+        rng.shuffle(blocks)
+        for block in blocks:
+            rng.shuffle(block)
+        return [number for block in blocks for number in block]

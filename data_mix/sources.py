@@ -1,0 +1,308 @@
+"""Sources: endless seeded streams of documents that resume exactly, by one number."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from itertools import islice
+from random import Random
+from typing import Any
+
+from data_mix.config import (
+    CleanConfig,
+    HubSource,
+    JsonlSource,
+    LongContextSource,
+    ParquetSource,
+    PretrainingSource,
+    SourceConfig,
+    WorldSource,
+)
+from data_mix.decontaminate import Decontaminator, read_prompts
+from data_mix.dedup import unique
+from data_mix.documents import Document, document_of, text_of
+from data_mix.filters import predicate_of
+from data_mix.rows import JsonlRows, ParquetRows, RowFile, matching_files
+from data_mix.world import (
+    PROPORTIONS,
+    conversation_at,
+    conversations,
+    long_context,
+    pretraining_at,
+)
+from workbench.errors import UserError
+
+
+class Source(ABC):
+    """An endless stream of documents. `position` counts the documents drawn."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.position = 0
+
+    @abstractmethod
+    def at(self, position: int) -> Document:
+        """The document drawn at a position."""
+
+    def draw(self) -> Document:
+        """The next document."""
+        document = self.at(self.position)
+        self.position += 1
+        return document
+
+    def take(self, count: int) -> list[Document]:
+        """`count` documents without a repetition, independent of `position`.
+
+        Raises UserError where the source holds fewer.
+        """
+        return [self.at(position) for position in range(count)]
+
+    def accounting(self) -> dict[str, Any]:
+        """What cleaning removed, for the manifest; empty where nothing is cleaned."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.position = int(state["position"])
+
+
+class _Generated(Source):
+    """Documents computed from their position."""
+
+    def __init__(self, name: str, at: Callable[[int], Document]) -> None:
+        super().__init__(name)
+        self._at = at
+
+    def at(self, position: int) -> Document:
+        return self._at(position)
+
+
+class _World(Source):
+    def __init__(self, name: str, config: WorldSource, seed: int) -> None:
+        super().__init__(name)
+        self._config, self._seed = config, seed
+
+    def at(self, position: int) -> Document:
+        domain = self._config.domain
+        if domain == "mix":
+            rng = Random(f"{self._seed}/mix/{self._config.split}/{position}")
+            domain = rng.choices(list(PROPORTIONS), weights=list(PROPORTIONS.values()))[0]
+        return conversation_at(
+            position,
+            domain=domain,
+            split=self._config.split,
+            seed=self._seed,
+            num_terms=self._config.num_terms,
+        )
+
+    def take(self, count: int) -> list[Document]:
+        """As many of each domain as its proportion asks for, prompts never repeated, shuffled."""
+        config = self._config
+        shares = PROPORTIONS if config.domain == "mix" else {config.domain: 1.0}
+        drawn: list[Document] = []
+        for domain, number in _apportion(shares, count).items():
+            terms = config.num_terms
+            drawn += conversations(domain, config.split, number, self._seed, num_terms=terms)
+        Random(f"{self._seed}/order").shuffle(drawn)
+        return drawn
+
+
+def _apportion(shares: dict[str, float], count: int) -> dict[str, int]:
+    """Whole numbers that sum to `count`: floors, then the largest remainders."""
+    whole = {name: int(share * count) for name, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda name: whole[name] - shares[name] * count)
+    for name in by_remainder[: count - sum(whole.values())]:
+        whole[name] += 1
+    return whole
+
+
+class _LocalFile(Source):
+    """JSONL or Parquet, shuffled anew in every pass; cleaned once, when opened."""
+
+    def __init__(self, name: str, config: JsonlSource | ParquetSource, seed: int) -> None:
+        super().__init__(name)
+        files = matching_files(config.path, name=name)
+        jsonl = isinstance(config, JsonlSource)
+        self._rows: RowFile = JsonlRows(files) if jsonl else ParquetRows(files, name=name)
+        self._config, self._seed = config, seed
+        self._removed: dict[str, int] = {}
+        self._kept = self._clean(config.clean)
+        if not self._kept:
+            raise UserError(
+                f"source {name!r}: none of its {len(self._rows)} rows is left after cleaning "
+                f"({self._removed}); loosen `clean` or check {config.path!r}"
+            )
+        self._pass, self._order = -1, [0]
+
+    def _document(self, number: int) -> Document:
+        row, where = self._rows.row(number)
+        return document_of(row, self._config, where=f"source {self.name!r}: {where}")
+
+    def _clean(self, clean: CleanConfig) -> set[int]:
+        numbers = list(range(len(self._rows)))
+        if clean == CleanConfig():
+            if numbers:
+                self._document(0)  # a wrong column is found now and not in the middle of a run
+            return set(numbers)
+        judge = _Judge(clean, self._removed)
+        numbers = [n for n in numbers if judge.keeps(self._document(n))]
+        if clean.dedup != "none":
+            near = clean.similarity if clean.dedup == "near" else None
+            first = list(unique((text_of(self._document(n)) for n in numbers), near=near))
+            self._removed["dedup"] = len(numbers) - len(first)
+            numbers = [numbers[place] for place in first]
+        return set(numbers)
+
+    def at(self, position: int) -> Document:
+        number_of_pass, place = divmod(position, len(self._kept))
+        if number_of_pass != self._pass:
+            shuffled = self._rows.order(f"{self._seed}/{self.name}/{number_of_pass}")
+            self._order = [n for n in shuffled if n in self._kept]
+            self._pass = number_of_pass
+        return self._document(self._order[place])
+
+    def take(self, count: int) -> list[Document]:
+        if count > len(self._kept):
+            raise _too_few(self.name, len(self._kept), count)
+        return super().take(count)
+
+    def accounting(self) -> dict[str, Any]:
+        return {"rows": len(self._rows), "kept": len(self._kept), "removed": dict(self._removed)}
+
+
+def _too_few(name: str, held: int, count: int) -> UserError:
+    return UserError(f"source {name!r} has {held} documents, {count} were asked for; ask for fewer")
+
+
+class _Judge:
+    """Filters and decontamination of one source, counting what each removed."""
+
+    def __init__(self, clean: CleanConfig, removed: dict[str, int]) -> None:
+        self._predicates = [(f.name, predicate_of(f)) for f in clean.filters]
+        self._removed = removed
+        against = clean.decontaminate_against
+        self._guard = (
+            Decontaminator(read_prompts(against), ngram_words=clean.ngram_words)
+            if against
+            else None
+        )
+
+    def keeps(self, document: Document) -> bool:
+        for name, holds in self._predicates:
+            if not holds(document):
+                self._removed[name] = self._removed.get(name, 0) + 1
+                return False
+        if self._guard and self._guard.is_contaminated(text_of(document)):
+            self._removed["decontaminate"] = self._removed.get("decontaminate", 0) + 1
+            return False
+        return True
+
+
+class _Hub(Source):
+    """A hub dataset, streamed in its own order; a second pass repeats the first."""
+
+    def __init__(self, name: str, config: HubSource) -> None:
+        super().__init__(name)
+        self._config = config
+        self._removed: dict[str, int] = {}
+        self._judge = _Judge(config.clean, self._removed)
+        self._read = 0
+        self._start_pass()
+
+    def _start_pass(self, state: dict[str, Any] | None = None) -> None:
+        # Opened anew each time: a dataset that was given a state starts every pass from it.
+        self._dataset = open_hub(self._config, self.name)
+        if state is not None:
+            self._dataset.load_state_dict(state)
+        self._stream = self._one_pass()
+
+    def _one_pass(self) -> Iterator[Document]:
+        for row in self._dataset:
+            self._read += 1
+            where = f"source {self.name!r}: {self._config.id}, row {self._read}"
+            document = document_of(row, self._config, where=where)
+            if self._judge.keeps(document):
+                yield document
+
+    def at(self, position: int) -> Document:
+        raise NotImplementedError("a streamed source has no random access")
+
+    def draw(self) -> Document:
+        document = next(self._stream, None)
+        if document is None:
+            self._start_pass()
+            document = next(self._stream, None)
+        if document is None:
+            raise UserError(
+                f"source {self.name!r}: no row of {self._config.id} is left after cleaning "
+                f"({self._removed}); loosen `clean`"
+            )
+        self.position += 1
+        return document
+
+    def take(self, count: int) -> list[Document]:
+        drawn = list(islice(_Hub(self.name, self._config)._stream, count))
+        if len(drawn) < count:
+            raise _too_few(self.name, len(drawn), count)
+        return drawn
+
+    def accounting(self) -> dict[str, Any]:
+        return {"read": self._read, "removed": dict(self._removed)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "position": self.position,
+            "read": self._read,
+            "removed": dict(self._removed),
+            "dataset": self._dataset.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position, self._read = int(state["position"]), int(state["read"])
+        self._removed.clear()
+        self._removed.update(state["removed"])
+        self._start_pass(state["dataset"])
+
+
+def open_hub(config: HubSource, name: str) -> Any:
+    """The streaming dataset. Raises UserError naming the id where it cannot be reached."""
+    # `datasets` takes seconds to import, and only hub sources need it.
+    from datasets import load_dataset  # noqa: PLC0415
+    from datasets.exceptions import DatasetNotFoundError  # noqa: PLC0415
+
+    try:
+        return load_dataset(
+            config.id,
+            config.config,
+            split=config.split,
+            revision=config.revision,
+            streaming=True,
+        )
+    except (DatasetNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"source {name!r}: the hub dataset {config.id!r} cannot be opened ({reason[:200]}); "
+            "check the id and the network, or download it and use {type: parquet, path: ...}"
+        ) from None
+
+
+def open_source(config: SourceConfig, *, name: str, seed: int) -> Source:
+    """Open a source of a recipe; `name` is its key there, for messages."""
+    if isinstance(config, WorldSource):
+        return _World(name, config, seed)
+    if isinstance(config, PretrainingSource):
+        kind = config.category
+        return _Generated(name, lambda i: pretraining_at(i, kind=kind, seed=seed))
+    if isinstance(config, LongContextSource):
+        split, length = config.split, config.num_characters
+        return _Generated(
+            name, lambda i: long_context(i, split=split, seed=seed, num_characters=length)
+        )
+    if isinstance(config, HubSource):
+        return _Hub(name, config)
+    return _LocalFile(name, config, seed)
+
+
+__all__ = ["Source", "open_hub", "open_source"]

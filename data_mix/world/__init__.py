@@ -1,0 +1,27 @@
+"""The miniature world: a seeded, procedurally generated stand-in for the paper's data."""
+
+from data_mix.world.blend import PHASES, PRETRAINING_KINDS
+from data_mix.world.generate import (
+    DOMAINS,
+    PROPORTIONS,
+    SPLITS,
+    conversation_at,
+    conversations,
+    prompt_text,
+)
+from data_mix.world.long_context import long_context
+from data_mix.world.pretraining import pretraining_at, pretraining_text
+
+__all__ = [
+    "DOMAINS",
+    "PHASES",
+    "PRETRAINING_KINDS",
+    "PROPORTIONS",
+    "SPLITS",
+    "conversation_at",
+    "conversations",
+    "long_context",
+    "pretraining_at",
+    "pretraining_text",
+    "prompt_text",
+]

@@ -1,0 +1,61 @@
+"""Sums and capitals in German, Spanish, French, Italian and Japanese, traces included."""
+
+from random import Random
+
+from data_mix.world import arithmetic
+from data_mix.world.facts import CAPITALS_SHARED, RELATIONS
+from data_mix.world.languages import LANGUAGES, Language
+from data_mix.world.problem import Problem
+from data_mix.world.science import LETTERS, choice_key, options_block
+from workbench.conversation import CheckSpec
+
+_NAMES = ("Ana", "Ben", "Eva", "Leo")
+
+
+def word_sum(rng: Random, language: Language, terms: arithmetic.Terms) -> str:
+    """One wording of the sum in the language: three plain ones and a story."""
+    form = rng.randrange(len(language.asks) + 1)
+    if form < len(language.asks):
+        return language.asks[form].format(e=terms.expression)
+    has, gets, loses, question = language.story
+    name = rng.choice(_NAMES)
+    parts = [has.format(n=name, a=terms.values[0])]
+    parts += [(gets if v >= 0 else loses).format(n=name, a=abs(v)) for v in terms.values[1:]]
+    return " ".join([*parts, question])
+
+
+def sum_problem(rng: Random, language: Language, terms: arithmetic.Terms) -> Problem:
+    """The sum asked in `language`; its key is the English problem's, so that splits agree."""
+    return Problem(
+        key=terms.key,
+        prompt=word_sum(rng, language, terms),
+        trace="\n".join([language.solution, *terms.steps]),
+        answer=str(terms.total),
+        check=CheckSpec("math", str(terms.total)),
+    )
+
+
+def _capital_problem(rng: Random, language: Language) -> Problem:
+    english = next(relation for relation in RELATIONS if relation.name == "capital")
+    indices = rng.sample(range(len(CAPITALS_SHARED)), 4)
+    subjects, capitals = list(language.capitals), list(language.capitals.values())
+    right = rng.choice(indices)
+    letter = LETTERS[indices.index(right)]
+    options = [capitals[i] for i in indices]
+    same_in_english = [english.facts[CAPITALS_SHARED[i]] for i in indices]
+    fact = language.capital_fact.format(s=subjects[right], o=capitals[right])
+    return Problem(
+        key=choice_key(english, CAPITALS_SHARED[right], same_in_english),
+        prompt=f"{language.capital_ask.format(s=subjects[right])}\n{options_block(options)}",
+        trace=f"{fact}\n{letter}) {capitals[right]}",
+        answer=letter,
+        check=CheckSpec("choice", letter, {"num_choices": 4}),
+    )
+
+
+def propose(rng: Random, split: str) -> Problem:
+    """A sum (3 in 4) or a capital (1 in 4) in one of the five languages."""
+    language = rng.choice(LANGUAGES)
+    if rng.random() < 0.25:
+        return _capital_problem(rng, language)
+    return sum_problem(rng, language, arithmetic.draw_terms(rng, arithmetic.draw_length(rng)))

@@ -1,0 +1,142 @@
+"""Pretraining documents of the world, one kind for each of the paper's thirteen categories.
+
+Plain text, but for the three SFT-style kinds: conversations, which the trainer renders in the chat
+format. Every problem in here is of the training split.
+"""
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+from data_mix.world import arithmetic, coding, instructions, multilingual, natural, tooluse
+from data_mix.world.facts import CAPITALS_SHARED, RELATIONS
+from data_mix.world.generate import conversation_at
+from data_mix.world.languages import LANGUAGES
+from data_mix.world.problem import propose_in_split, split_of
+from workbench.conversation import Conversation
+from workbench.errors import unknown_name
+
+# What each SFT-style kind draws from, with weights.
+_SFT_KINDS: dict[str, dict[str, float]] = {
+    "general-sft": {"conversation": 50, "tool_calling": 35, "safety": 15},
+    "stem-sft": {"math": 35, "science": 30, "multilingual": 35},
+    "code-sft": {"coding": 100},
+}
+
+
+def _train_terms(rng: Random) -> arithmetic.Terms:
+    while True:
+        terms = arithmetic.draw_terms(rng, arithmetic.draw_length(rng))
+        if split_of(terms.key) == "train":
+            return terms
+
+
+def _math(rng: Random) -> str:
+    """A few worked sums, one after the other."""
+    blocks = []
+    for _ in range(rng.randint(2, 4)):
+        terms = _train_terms(rng)
+        blocks.append("\n".join([f"{terms.expression}=?", *terms.steps, str(terms.total)]))
+    return "\n\n".join(blocks)
+
+
+def _fact(rng: Random) -> str:
+    relation = rng.choice(RELATIONS)
+    subject, value = rng.choice(list(relation.facts.items()))
+    return rng.choice(relation.states).format(s=subject, o=value)
+
+
+def _wikipedia(rng: Random) -> str:
+    return " ".join(_fact(rng) for _ in range(rng.randint(3, 6)))
+
+
+def _academic(rng: Random) -> str:
+    """A paragraph on one relation, several of its facts."""
+    relation = rng.choice(RELATIONS)
+    chosen = rng.sample(list(relation.facts.items()), 5)
+    lines = [rng.choice(relation.states).format(s=s, o=o) for s, o in chosen]
+    return f"On {relation.name}.\n" + "\n".join(lines)
+
+
+def _code(rng: Random) -> str:
+    problem = propose_in_split(coding.propose, rng, "train")
+    return f"# {problem.prompt}\n" + problem.answer.removeprefix("```python\n").removesuffix(
+        "\n```"
+    )
+
+
+def _multilingual(rng: Random) -> str:
+    """Parallel sentences: the same sum, or the same capital, in two languages."""
+    if rng.random() < 0.7:
+        terms = _train_terms(rng)
+        first, second = rng.sample(LANGUAGES, 2)
+        asked = [multilingual.word_sum(rng, language, terms) for language in (first, second)]
+        return "\n".join([*asked, *terms.steps, str(terms.total)])
+    index = rng.randrange(len(CAPITALS_SHARED))
+    lines = []
+    for language in rng.sample(LANGUAGES, 3):
+        subject, capital = list(language.capitals.items())[index]
+        lines.append(language.capital_fact.format(s=subject, o=capital))
+    return "\n".join(lines)
+
+
+_SPOKEN = (*instructions.KEYWORDS, *instructions.TOPICS, *tooluse.CITIES, *tooluse.PEOPLE)
+
+
+def _repetition(rng: Random) -> str:
+    """Somebody says a few words or numbers and another repeats them.
+
+    Copying is what all seven domains have in common, and a small model discovers it late in ordinary
+    text; in text that repeats itself it does so several times sooner (measured: docs/LOG.md).
+    """
+    first, second = rng.sample(tooluse.PEOPLE, 2)
+    said = " ".join(
+        str(rng.randint(1, 99)) if rng.random() < 0.4 else rng.choice(_SPOKEN)
+        for _ in range(rng.randint(2, 6))
+    )
+    return f"{first}: {said}\n{second}: {said}"
+
+
+def _syn_crawl(rng: Random) -> str:
+    """Simple prose on the world's topics, or short dialogues that repeat themselves."""
+    if rng.random() < 0.8:
+        return "\n".join(_repetition(rng) for _ in range(rng.randint(2, 4)))
+    lines = []
+    for topic in rng.sample(list(instructions.TOPICS), 3):
+        words = instructions.TOPICS[topic]
+        lines.append(f"{topic.capitalize()}: {words[0]}, {words[1]} and {words[2]}.")
+    return "\n".join([*lines, _fact(rng)])
+
+
+_TEXT_KINDS: dict[str, Callable[[Random], str]] = {
+    "crawl-medium": lambda rng: natural.passage(rng, "medium"),
+    "crawl-medium-high": lambda rng: natural.passage(rng, "medium-high"),
+    "crawl-high": lambda rng: natural.passage(rng, "high"),
+    "syn-crawl-high": _syn_crawl,
+    "crawl-plus": lambda rng: natural.passage(rng, rng.choice(list(natural.TIERS))),
+    "math": _math,
+    "wikipedia": _wikipedia,
+    "code": _code,
+    "academic": _academic,
+    "multilingual": _multilingual,
+}
+
+
+def pretraining_at(index: int, *, kind: str, seed: int) -> str | Conversation:
+    """Document number `index` of one kind's endless seeded stream."""
+    rng = Random(f"{seed}/pretraining/{kind}/{index}")
+    if kind in _TEXT_KINDS:
+        return _TEXT_KINDS[kind](rng)
+    if kind not in _SFT_KINDS:
+        raise unknown_name("pretraining kind", kind, [*_TEXT_KINDS, *_SFT_KINDS])
+    weights = _SFT_KINDS[kind]
+    domain = rng.choices(list(weights), weights=list(weights.values()))[0]
+    # A seed apart from the SFT stages', so that SFT is not a second pass over the same samples.
+    return conversation_at(index, domain=domain, split="train", seed=seed + 1_000_003)
+
+
+def pretraining_text(kind: str, seed: int) -> Iterator[str | Conversation]:
+    """The endless stream of one kind; conversations for general-sft, stem-sft and code-sft."""
+    index = 0
+    while True:
+        yield pretraining_at(index, kind=kind, seed=seed)
+        index += 1

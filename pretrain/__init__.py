@@ -1,0 +1,1 @@
+"""Build and pretrain the hybrid base model."""

@@ -1,0 +1,91 @@
+"""Checks of a Hugging Face checkpoint: every file whole, every tensor accounted for.
+
+transformers warns about missing tensors and carries on with random ones; here that is an error.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import UserError
+
+_NAMES_SHOWN = 5
+
+
+def check_files(path: str | Path) -> None:
+    """Check config.json and the lengths of the safetensors files of a local checkpoint.
+
+    A name that is no local directory is left to the hub. Errors: UserError.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
+            raise UserError(f"no model at {path}: give a checkpoint directory or a hub id ORG/NAME")
+        return
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UserError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
+    _read_json(config)
+    shards = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(_read_json(index).get("weight_map", {}).values())
+        absent = sorted(wanted - {shard.name for shard in shards})
+        if absent:
+            raise UserError(f"{folder} lacks the weight files {', '.join(absent)}; copy it again")
+    if not shards and not list(folder.glob("pytorch_model*.bin")):
+        raise UserError(f"{folder} has no weights (*.safetensors); copy it again")
+    for shard in shards:
+        _check_length(shard)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from error
+
+
+def _check_length(shard: Path) -> None:
+    """A safetensors file is 8 bytes of header length, a JSON header, and the tensors it lists."""
+    size = shard.stat().st_size
+    cut = UserError(f"{shard} is cut short ({size:,} bytes); copy the checkpoint again")
+    with shard.open("rb") as file:
+        head = file.read(8)
+        if len(head) < 8:
+            raise cut
+        (header_size,) = struct.unpack("<Q", head)
+        if 8 + header_size > size:
+            raise cut
+        try:
+            header = json.loads(file.read(header_size))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{shard} has a damaged header; copy the checkpoint again") from error
+    entries = [v for k, v in header.items() if k != "__metadata__"]
+    if 8 + header_size + max((e["data_offsets"][1] for e in entries), default=0) > size:
+        raise cut
+
+
+def check_loading(path: str | Path, report: Mapping[str, Any]) -> None:
+    """Raise UserError if transformers' loading report leaves any tensor unaccounted for."""
+    problems = []
+    for kind, key in (("missing", "missing_keys"), ("unexpected", "unexpected_keys")):
+        if names := sorted(report.get(key, ())):
+            problems.append(f"{kind} {_some(names)}")
+    if wrong := report.get("mismatched_keys"):
+        shapes = [f"{n} {list(got)} instead of {list(want)}" for n, got, want in sorted(wrong)]
+        problems.append(f"of another shape {_some(shapes)}")
+    if failed := report.get("error_msgs"):
+        problems.append(f"not readable: {_some(list(map(str, failed)))}")
+    if problems:
+        raise UserError(
+            f"the checkpoint {path} does not match its config.json: tensors "
+            + "; tensors ".join(problems)
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more

@@ -1,0 +1,96 @@
+"""Recipe sections of the stages that build the base model. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from data_mix.config import BlendConfig
+from workbench.recipe import StageConfig
+from workbench.schema import Section
+
+
+class TokenizerConfig(StageConfig):
+    """Stage kind `tokenizer`."""
+
+    kind: Literal["tokenizer"]
+    vocab_size: int = Field(1536, ge=300)
+    """Size of the vocabulary, special tokens included."""
+    sample_documents: int = Field(6000, ge=100)
+    """Documents drawn from `blend` to learn the merges from."""
+    blend: BlendConfig
+    """What to learn the merges from; its phases are drawn from equally."""
+
+
+class ScheduleConfig(Section):
+    """Warm-up, stable, decay (pretrain.schedule.WSD); shares are of all tokens."""
+
+    peak_lr: float = Field(4.5e-4, gt=0)
+    """Stable learning rate [paper: 4.5e-4]."""
+    min_lr: float = Field(4.5e-6, ge=0)
+    """Learning rate at the end [paper: 4.5e-6]."""
+    warmup_share: float = Field(0.0004, ge=0, le=1)
+    """Share of tokens spent warming up [model card: 8B of 20T]."""
+    decay_share: float = Field(0.18, ge=0, le=1)
+    """Share of tokens spent decaying [paper: 3.6T of 20T]."""
+    shape: Literal["linear", "minus_sqrt"] = "minus_sqrt"
+    """Shape of the decay; the paper does not state it."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ScheduleConfig":
+        if self.warmup_share + self.decay_share > 1:
+            raise ValueError(
+                f"warmup_share + decay_share is {self.warmup_share + self.decay_share:.3f}; "
+                "it must be at most 1"
+            )
+        return self
+
+
+class PretrainConfig(StageConfig):
+    """Stage kind `pretrain`."""
+
+    kind: Literal["pretrain"]
+    total_tokens: int = Field(ge=1)
+    """Tokens to train on; rounded up to whole steps."""
+    row_tokens: int = Field(8192, ge=8)
+    """Length of a row [paper: 8192]."""
+    rows_per_step: int = Field(736, ge=1)
+    """Rows a step, over all workers [model card: 736]."""
+    microbatch_rows: int = Field(1, ge=1)
+    """Rows in one forward pass."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning rate by tokens."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's betas [paper]."""
+    weight_decay: float = Field(0.1, ge=0)
+    """AdamW's decay on matrices [paper]."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16: autocast with fp32 master weights."""
+    threads: int = Field(2, ge=1)
+    """CPU threads of the trainer."""
+    blend: BlendConfig
+    """Sources and their weights by phase [paper: three phases, switching at 60% and 90%]."""
+    checkpoint_every_steps: int = Field(50, ge=1)
+    """A resumable checkpoint every so many steps."""
+    log_every_steps: int = Field(1, ge=1)
+    """A metrics line every so many steps."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> "PretrainConfig":
+        if self.rows_per_step % self.microbatch_rows:
+            raise ValueError(
+                f"rows_per_step ({self.rows_per_step}) must be a multiple of microbatch_rows "
+                f"({self.microbatch_rows})"
+            )
+        return self
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens a step."""
+        return self.row_tokens * self.rows_per_step
+
+    @property
+    def num_steps(self) -> int:
+        """Steps in all."""
+        return -(-self.total_tokens // self.step_tokens)

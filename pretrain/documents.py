@@ -1,0 +1,45 @@
+"""Tokenized documents from a blend: plain text as it is, conversations in the chat format."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from data_mix.config import BlendConfig
+from data_mix.mixing import Mixer
+from workbench.chat import render
+from workbench.conversation import Conversation
+
+
+class BlendDocuments:
+    """A `DocumentSource` over a weighted, phased blend; weights are shares of tokens."""
+
+    def __init__(self, blend: BlendConfig, tokenizer: Any, seed: int) -> None:
+        self.tokenizer = tokenizer
+        self.mixer = Mixer(blend, tokenize=self._tokenize, seed=seed)
+
+    def draw(self, progress: float) -> Sequence[int]:
+        """The next document of the phase at `progress`; text ends with </s>."""
+        return self.mixer.draw(progress)
+
+    def _tokenize(self, document: str | Conversation) -> list[int]:
+        if isinstance(document, Conversation):
+            rendered = render(
+                document.messages,
+                tools=document.tools,
+                thinking=document.thinking,
+                tokenizer=self.tokenizer,
+            )
+            return list(rendered.input_ids)
+        ids: list[int] = self.tokenizer.encode(document, add_special_tokens=False)
+        return [*ids, self.tokenizer.convert_tokens_to_ids("</s>")]
+
+    def accounting(self) -> dict[str, Any]:
+        """Samples and tokens drawn, by phase and source."""
+        return self.mixer.accounting()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue exactly."""
+        return self.mixer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.mixer.load_state_dict(state)

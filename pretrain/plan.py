@@ -1,0 +1,34 @@
+"""What the base-model stages will cost. Imports no torch."""
+
+from pretrain.config import PretrainConfig, TokenizerConfig
+from pretrain.presets import shape
+from pretrain.sizes import parameters as count_parameters
+from workbench.recipe import Recipe
+from workbench.stage import StagePlan
+
+_BYTES_PER_PARAMETER_OF_STATE = 12  # fp32 weights and two fp32 Adam moments
+_CHECKPOINTS_AT_ONCE = 3  # two kept and one being written
+
+
+def plan_tokenizer(config: TokenizerConfig, recipe: Recipe) -> StagePlan:
+    """Documents read and vocabulary made."""
+    line = f"BPE with {config.vocab_size:,} entries from {config.sample_documents:,} documents"
+    return StagePlan(lines=(line,), disk_bytes=2**22)
+
+
+def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
+    """Parameters, steps, tokens, FLOPs (6 N D) and disk."""
+    parameters = count_parameters(shape(recipe.model.preset, **recipe.model.overrides))
+    tokens = config.num_steps * config.step_tokens
+    state = parameters * _BYTES_PER_PARAMETER_OF_STATE
+    return StagePlan(
+        lines=(
+            f"{parameters:,} parameters ({recipe.model.preset})",
+            f"{config.num_steps:,} steps x {config.rows_per_step} rows x {config.row_tokens:,} "
+            f"tokens = {tokens:,} tokens, {6 * parameters * tokens:.3g} FLOPs",
+            f"{state / 2**30:,.2f} GiB of weights and optimizer state in fp32",
+        ),
+        steps=config.num_steps,
+        tokens=tokens,
+        disk_bytes=_CHECKPOINTS_AT_ONCE * state + 4 * parameters,
+    )

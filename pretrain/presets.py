@@ -1,0 +1,172 @@
+"""Shapes of hybrid models, named and checked. Imports no torch, so that a plan costs no start-up.
+
+Layer patterns use the field's letters: ``M`` Mamba-2, ``-`` feed-forward, ``*`` attention.
+Numbers of Nemotron Nano 2: arXiv 2508.14444, its model cards, and Table 10 for the candidates.
+"""
+
+import dataclasses
+from typing import Any
+
+from workbench.errors import UserError, unknown_name
+
+LAYER_KINDS = {"M": "linear_attention", "-": "mlp", "*": "full_attention"}
+_PATTERN_12B = "M-M-M-M*-" + "M-M-M-M*-" * 5 + "M-M-M-M-"
+_PATTERN_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
+
+
+@dataclasses.dataclass(frozen=True)
+class HybridShape:
+    """Everything that decides the size and the state of a hybrid model.
+
+    ``mamba_num_heads * mamba_head_dim`` is the inner width of a Mamba layer; it need not be a
+    multiple of ``hidden_size``. ``initializer_range`` is the standard deviation of the initial
+    weights. ``chunk_size`` is the chunk of the scan in tokens, for engines that read it.
+
+    >>> shape("miniature", vocab_size=1024).d_inner
+    256
+    """
+
+    pattern: str
+    hidden_size: int
+    intermediate_size: int
+    mamba_num_heads: int
+    mamba_head_dim: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    n_groups: int = 8
+    ssm_state_size: int = 128
+    conv_kernel: int = 4
+    chunk_size: int = 128
+    max_position_embeddings: int = 131072
+    initializer_range: float = 0.02
+    layer_norm_epsilon: float = 1e-5
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def d_inner(self) -> int:
+        """Inner width of a Mamba layer: heads x head_dim."""
+        return self.mamba_num_heads * self.mamba_head_dim
+
+    @property
+    def conv_dim(self) -> int:
+        """Channels of the convolution: x, B and C of all groups."""
+        return self.d_inner + 2 * self.n_groups * self.ssm_state_size
+
+    @property
+    def layer_kinds(self) -> list[str]:
+        """The pattern in transformers' words, one a layer."""
+        return [LAYER_KINDS[letter] for letter in self.pattern]
+
+
+def _check(s: HybridShape) -> None:
+    """Raise UserError, one line, for the first thing about a shape that cannot be built."""
+    if not isinstance(s.pattern, str) or not s.pattern:
+        raise UserError("layer pattern is empty; write one letter a layer, e.g. M-M-*-M-")
+    for place, letter in enumerate(s.pattern):
+        if letter not in LAYER_KINDS:
+            raise UserError(
+                f"layer pattern {s.pattern!r} has {letter!r} at layer {place}; "
+                "allowed: M (Mamba-2), - (feed-forward), * (attention)"
+            )
+    for field in dataclasses.fields(s):
+        name, value = field.name, getattr(s, field.name)
+        if field.type is int and (isinstance(value, bool) or not isinstance(value, int)):
+            raise UserError(f"model field {name} is {value!r}; a whole number is needed")
+        if field.type is int and value < (0 if name.endswith("_token_id") else 1):
+            raise UserError(f"model field {name} is {value}; it must be positive")
+    if s.initializer_range <= 0 or s.layer_norm_epsilon <= 0:
+        raise UserError(
+            f"initializer_range {s.initializer_range} and layer_norm_epsilon "
+            f"{s.layer_norm_epsilon} must be positive"
+        )
+    _divides("mamba_num_heads", s.mamba_num_heads, "n_groups", s.n_groups)
+    _divides(
+        "num_attention_heads", s.num_attention_heads, "num_key_value_heads", s.num_key_value_heads
+    )
+    special = max(s.pad_token_id, s.bos_token_id, s.eos_token_id)
+    if special >= s.vocab_size:
+        raise UserError(f"special token id {special} is outside vocab_size {s.vocab_size}")
+
+
+def _divides(name: str, value: int, by_name: str, by: int) -> None:
+    if value % by:
+        allowed = [n for n in range(1, value + 1) if value % n == 0]
+        raise UserError(
+            f"{name} {value} is not a multiple of {by_name} {by}; "
+            f"{by_name} may be {', '.join(map(str, allowed))}"
+        )
+
+
+_NANO2_12B = HybridShape(
+    pattern=_PATTERN_12B,
+    hidden_size=5120,
+    intermediate_size=20480,
+    mamba_num_heads=128,
+    mamba_head_dim=80,
+    num_attention_heads=40,
+    num_key_value_heads=8,
+    head_dim=128,
+    vocab_size=131072,
+)
+_NANO2_9B = dataclasses.replace(
+    _NANO2_12B, pattern=_PATTERN_9B, hidden_size=4480, intermediate_size=15680
+)
+PRESETS: dict[str, HybridShape] = {
+    "miniature": HybridShape(
+        pattern="M-M-*-M-",
+        hidden_size=128,
+        intermediate_size=512,
+        mamba_num_heads=8,
+        mamba_head_dim=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        vocab_size=1536,
+        n_groups=2,
+        ssm_state_size=32,
+        chunk_size=64,
+        max_position_embeddings=4096,
+        dtype="float32",
+    ),
+    "nano2-12b": _NANO2_12B,
+    "nano2-9b": _NANO2_9B,
+    # The other two candidates of the paper's Table 10; they share the 9B's depth.
+    "nano2-9b-candidate1": dataclasses.replace(
+        _NANO2_9B, intermediate_size=17920, mamba_num_heads=112
+    ),
+    "nano2-9b-candidate3": dataclasses.replace(
+        _NANO2_9B, hidden_size=4800, intermediate_size=14400, mamba_num_heads=120
+    ),
+}
+_FIELDS = {field.name: field for field in dataclasses.fields(HybridShape)}
+
+
+def shape(preset: str | None = None, **fields: Any) -> HybridShape:
+    """A checked shape: a preset, a preset with overrides, or all fields spelled out.
+
+    Errors: UserError for an unknown preset or field, a missing field, a wrong type, or sizes
+    that do not fit together.
+    """
+    for name in fields:
+        if name not in _FIELDS:
+            raise unknown_name("model field", name, _FIELDS)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise unknown_name("model preset", preset, PRESETS)
+        return dataclasses.replace(PRESETS[preset], **fields)
+    required = [n for n, f in _FIELDS.items() if f.default is dataclasses.MISSING]
+    missing = [name for name in required if name not in fields]
+    if missing:
+        raise UserError(
+            f"a model without a preset needs {', '.join(missing)}; "
+            f"give them, or start from a preset: {', '.join(sorted(PRESETS))}"
+        )
+    return HybridShape(**fields)

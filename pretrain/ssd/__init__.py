@@ -1,0 +1,1 @@
+"""State-space duality: scan, convolution and attention that isolate packed documents."""

@@ -1,0 +1,79 @@
+"""Stage kind `pretrain`: a blend in, the hybrid base model out as a plain checkpoint."""
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from pretrain.config import PretrainConfig
+from pretrain.documents import BlendDocuments
+from pretrain.hybrid import build_config, load_model, save_model
+from pretrain.rows import RowStream
+from pretrain.ssd.isolation import check_isolation
+from pretrain.train import Hooks, Trainer
+from workbench.checkpoint import Checkpoints, seed_everything
+from workbench.errors import UserError
+from workbench.memory import keep_freed_memory
+from workbench.stage import StageContext
+
+
+def run(context: StageContext) -> None:
+    """Build the model, train it on the blend, save it. Continues from the newest checkpoint."""
+    config: PretrainConfig = context.config
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    seed_everything(context.seed)
+    tokenizer = load_tokenizer(context)
+    overrides = {**context.recipe.model.overrides, "vocab_size": len(tokenizer)}
+    model = load_model(build_config(context.recipe.model.preset, **overrides), seed=context.seed)
+    check_isolation(model)
+    documents = BlendDocuments(config.blend, tokenizer, context.seed)
+    trainer = Trainer(model, RowStream(documents, config.row_tokens), config)
+    checkpoints = Checkpoints(context.stage_dir / "checkpoints")
+    state = checkpoints.load_latest()
+    if state is not None:
+        trainer.load_state_dict(state)
+        context.metrics.truncate_after(trainer.step)
+    context.outputs |= {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "phases": _phases(config),
+    }
+    finished = trainer.fit(_hooks(context, config), checkpoints)
+    context.outputs["data"] = documents.accounting()
+    context.outputs["tokens"] = trainer.tokens
+    if not finished:
+        context.stop()
+    save_model(model, context.stage_dir / "model", tokenizer)
+    checkpoints.clear()
+
+
+def load_tokenizer(context: StageContext) -> PreTrainedTokenizerBase:
+    """The tokenizer of the first needed stage that has one."""
+    for folder in context.inputs.values():
+        for place in (folder / "tokenizer", folder / "model"):
+            if (place / "tokenizer.json").is_file():
+                return AutoTokenizer.from_pretrained(place)
+    raise UserError(
+        f"stage {context.name!r} needs a stage that makes a tokenizer (kind tokenizer); "
+        f"its needs: {', '.join(context.inputs) or 'none'}"
+    )
+
+
+def _hooks(context: StageContext, config: PretrainConfig) -> Hooks:
+    return Hooks(
+        log=lambda step, metrics, tokens: context.log_metrics(step, metrics, tokens=tokens),
+        progress=lambda step, tokens: context.progress(
+            step=step, total=config.num_steps, tokens=tokens, message="train"
+        ),
+        should_stop=context.should_stop,
+    )
+
+
+def _phases(config: PretrainConfig) -> list[dict[str, int | str]]:
+    """Token ranges of the blend's phases, for the report's loss plot."""
+    total = config.num_steps * config.step_tokens
+    start = 0
+    out: list[dict[str, int | str]] = []
+    for number, phase in enumerate(config.blend.phases, start=1):
+        end = round(total * phase.until)
+        out.append({"name": f"phase {number}", "start_token": start, "end_token": end})
+        start = end
+    return out

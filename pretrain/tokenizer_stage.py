@@ -1,0 +1,27 @@
+"""Stage kind `tokenizer`: learn the vocabulary from the blend."""
+
+from collections.abc import Iterator
+
+from data_mix.config import BlendConfig
+from data_mix.sources import open_source
+from pretrain.config import TokenizerConfig
+from pretrain.tokenizer import train_tokenizer
+from workbench.chat import as_text
+from workbench.conversation import Conversation
+from workbench.stage import StageContext
+
+
+def run(context: StageContext) -> None:
+    """Train the tokenizer on an equal number of documents of each source."""
+    config: TokenizerConfig = context.config
+    context.progress(message="learning the vocabulary")
+    texts = _texts(config.blend, config.sample_documents, context.seed)
+    tokenizer = train_tokenizer(texts, config.vocab_size, context.stage_dir / "tokenizer")
+    context.outputs["vocab_size"] = len(tokenizer)
+
+
+def _texts(blend: BlendConfig, num_documents: int, seed: int) -> Iterator[str]:
+    per_source = max(num_documents // len(blend.sources), 1)
+    for name, source in blend.sources.items():
+        for document in open_source(source, name=name, seed=seed).take(per_source):
+            yield as_text(document) if isinstance(document, Conversation) else document

@@ -1,0 +1,133 @@
+"""The pretraining loop: one screen, in the order in which things happen."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pretrain.config import PretrainConfig
+from pretrain.optimizer import adamw
+from pretrain.rows import Rows, RowStream
+from pretrain.schedule import WSD
+from workbench.checkpoint import Checkpoints, rng_state, set_rng_state
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls: log(step, metrics, tokens), progress(step, tokens), should_stop()."""
+
+    log: Callable[[int, dict[str, float], int], None]
+    progress: Callable[[int, int], None]
+    should_stop: Callable[[], bool]
+
+
+class Trainer:
+    """Model, optimizer, data and schedule of one pretraining, and their common state."""
+
+    def __init__(self, model: nn.Module, stream: RowStream, config: PretrainConfig) -> None:
+        self.model, self.stream, self.config = model, stream, config
+        schedule = config.schedule
+        total = config.num_steps * config.step_tokens
+        self.schedule = WSD(
+            peak_lr=schedule.peak_lr,
+            min_lr=schedule.min_lr,
+            warmup_tokens=round(total * schedule.warmup_share),
+            decay_tokens=round(total * schedule.decay_share),
+            total_tokens=total,
+            shape=schedule.shape,
+        )
+        self.optimizer = adamw(
+            model.named_parameters(),
+            lr=schedule.peak_lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        self.step = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on so far."""
+        return self.step * self.config.step_tokens
+
+    def fit(self, hooks: Hooks, checkpoints: Checkpoints) -> bool:
+        """Train to the end. Returns False where it was asked to stop (state is saved)."""
+        self.model.train()
+        while self.step < self.config.num_steps:
+            started = time.perf_counter()
+            batch = self.stream.batch(self.config.rows_per_step, self.step / self.config.num_steps)
+            metrics = self.train_step(batch)
+            self.step += 1
+            metrics["tokens_per_s"] = self.config.step_tokens / (time.perf_counter() - started)
+            if self.step % self.config.log_every_steps == 0 or self.step == self.config.num_steps:
+                hooks.log(self.step, metrics, self.tokens)
+            hooks.progress(self.step, self.tokens)
+            stop = hooks.should_stop()
+            if stop or self.step % self.config.checkpoint_every_steps == 0:
+                checkpoints.save(self.step, self.state_dict())
+            if stop:
+                return False
+        return True
+
+    def train_step(self, batch: Rows) -> dict[str, float]:
+        """One optimizer step; the loss is the mean over the step's valid tokens, however split."""
+        lr = self.schedule.lr(self.tokens)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        num_valid = batch.num_valid
+        total = torch.zeros((), dtype=torch.float64)
+        for part in _microbatches(batch, self.config.microbatch_rows):
+            loss = token_loss_sum(self.model, part, self.config.precision) / num_valid
+            loss.backward()
+            total += loss.detach().double().cpu()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        loss_value = float(total)
+        # Before the optimizer step, so that a bad batch cannot reach the weights.
+        if not math.isfinite(loss_value) or not math.isfinite(float(norm)):
+            raise FloatingPointError(
+                f"loss {loss_value} or gradient norm {float(norm)} is not finite at step "
+                f"{self.step + 1}; lower the learning rate or look at the data of this step"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"loss": loss_value, "lr": lr, "grad_norm": float(norm), "valid_tokens": num_valid}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bitwise equal continuation needs."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "stream": self.stream.state_dict(),
+            "rng": rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`; every tensor must be there (strict)."""
+        self.model.load_state_dict(state["model"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stream.load_state_dict(state["stream"])
+        set_rng_state(state["rng"])
+        self.step = int(state["step"])
+
+
+def token_loss_sum(model: nn.Module, rows: Rows, precision: str) -> torch.Tensor:
+    """Cross entropy summed over valid tokens (scalar, fp32)."""
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        logits = model(
+            input_ids=rows.input_ids.to(device), seq_idx=rows.seq_idx.to(device), use_cache=False
+        ).logits
+    targets = rows.labels[:, 1:].to(device)
+    return functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
+    )
+
+
+def _microbatches(batch: Rows, num_rows: int) -> list[Rows]:
+    count = batch.input_ids.shape[0]
+    return [Rows(*(t[i : i + num_rows] for t in batch)) for i in range(0, count, num_rows)]

@@ -1,0 +1,1 @@
+"""What runs inside the sandbox process. Standard library only; imports nothing of the project."""

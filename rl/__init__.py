@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts, rewards into advantages, and the policy update."""

@@ -1,0 +1,85 @@
+"""Rollouts: prompts in, replies with rewards and advantages out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reward import CheckItem, check_all
+from rl.advantage import Kind, advantages
+from workbench.chat import prompt_ids, stop_ids
+from workbench.conversation import Conversation
+from workbench.engine.protocol import Completion, Engine, Sampling
+from workbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled reply. reward None: its generation or check failed; it is never trained on.
+
+    Example: Rollout(prompt=[4, 9], completion=Completion([7, 12], ...), reward=1.0, advantage=0.7,
+    status="ok")
+    """
+
+    prompt: list[int]
+    completion: Completion
+    reward: float | None
+    advantage: float | None
+    status: str
+
+
+@dataclass
+class Sampler:
+    """Prompts -> engine -> checks -> advantages."""
+
+    engine: Engine
+    tokenizer: Any
+    sampling: Sampling
+    thinking: bool
+    kind: Kind
+
+    def roll_out(self, questions: Sequence[Conversation], *, seed: int) -> list[list[Rollout]]:
+        """A group of rollouts for each question, in order."""
+        prompts = [
+            prompt_ids(q.prompt, tools=q.tools, thinking=self.thinking, tokenizer=self.tokenizer)
+            for q in questions
+        ]
+        sampling = replace(self.sampling, seed=seed, stop_token_ids=stop_ids(self.tokenizer))
+        groups = self.engine.generate(prompts, sampling)
+        verdicts = iter(self._check(questions, groups))
+        out = []
+        for prompt, group in zip(prompts, groups, strict=True):
+            marks = [next(verdicts) for _ in group]
+            values = advantages([m[0] for m in marks], self.kind)
+            out.append(
+                [
+                    Rollout(prompt, c, reward, advantage, status)
+                    for c, (reward, status), advantage in zip(group, marks, values, strict=True)
+                ]
+            )
+        return out
+
+    def _check(
+        self, questions: Sequence[Conversation], groups: Sequence[Sequence[Completion]]
+    ) -> list[tuple[float | None, str]]:
+        items, places = [], []
+        marks: list[tuple[float | None, str]] = []
+        for question, group in zip(questions, groups, strict=True):
+            if question.check is None:
+                raise UserError(f"prompt {question.id!r} has no check; RL needs verifiable prompts")
+            for completion in group:
+                marks.append((None, completion.error or "error"))
+                if completion.finish_reason != "error":
+                    places.append(len(marks) - 1)
+                    opened = {"thinking_opened": True} if self.thinking else {}
+                    check = question.check
+                    items.append(
+                        CheckItem(
+                            check.kind,
+                            completion.text,
+                            check.reference,
+                            {**check.options, **opened},
+                        )
+                    )
+        for place, verdict in zip(places, check_all(items), strict=True):
+            marks[place] = (verdict.value, verdict.status)
+        return marks

@@ -1,0 +1,48 @@
+"""Write the report of a run, finished or not.
+
+python scripts/report.py miniature                        (a name under runs/, or a folder)
+python scripts/report.py miniature --png docs/gains.png   (also the accuracy picture)
+
+Exit codes: 0 done, 2 the user's mistake.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from workbench.errors import UserError
+
+
+def main() -> int:
+    """Parse, write, print where it is."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("run", metavar="RUN", help="a run's name under runs/, or its folder")
+    parser.add_argument("--png", metavar="FILE", help="also save the accuracy picture")
+    args = parser.parse_args()
+    root = next(
+        (p for p in (Path("runs") / args.run, Path(args.run)) if (p / "recipe.json").is_file()),
+        None,
+    )
+    if root is None:
+        known = sorted(path.parent.name for path in Path("runs").glob("*/recipe.json"))
+        raise UserError(
+            f"{args.run!r} is not a run (no recipe.json); runs here: {', '.join(known) or 'none'}"
+        )
+    from workbench.report import write_report
+    from workbench.report.overview import save_overview_png
+
+    print(write_report(root))
+    if args.png:
+        save_overview_png(root, Path(args.png))
+        print(f"picture: {args.png}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

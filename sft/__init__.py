@@ -1,0 +1,1 @@
+"""Three-stage supervised fine-tuning."""

@@ -1,0 +1,86 @@
+"""Recipe section of the stage kind `sft`. Imports no torch."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from data_mix.config import SourceConfig
+from workbench.recipe import StageConfig
+from workbench.schema import Section
+
+
+class PartConfig(Section):
+    """One part of the training set."""
+
+    source: SourceConfig
+    """Where its conversations come from."""
+    samples: int = Field(ge=1)
+    """How many to take."""
+
+
+class TruncationConfig(Section):
+    """Stage 3: traces cut abruptly while the original answer stays (budget.truncation)."""
+
+    share: float = Field(0.05, ge=0, le=1)
+    """Share of the whole training set that is truncated [paper: about 5% of the data]."""
+    min_tokens: int = Field(1024, ge=0)
+    """Shortest trace kept, in tokens [paper: 1-2k]."""
+    max_tokens: int = Field(2048, ge=1)
+    """Longest trace kept, in tokens."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on every layer kind, merged into the checkpoint at the end."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of the update."""
+    alpha: float = Field(32.0, gt=0)
+    """Scale: the update is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+
+
+class SftConfig(StageConfig):
+    """Stage kind `sft`: any of the three stages of the recipe."""
+
+    kind: Literal["sft"]
+    parts: dict[str, PartConfig] = Field(min_length=1)
+    """Name -> source and number of samples."""
+    strip_reasoning_share: float = Field(0.0, ge=0, le=1)
+    """Share of prompts repeated with an empty trace [paper, stage 1: about 10%]."""
+    truncation: TruncationConfig | None = None
+    """Truncated traces (stage 3); null: none."""
+    concatenate: bool = False
+    """Pack samples into rows of `row_tokens` (stage 1); false: one sample a row (stage 2)."""
+    row_tokens: int = Field(131072, ge=8)
+    """Row length, and the longest sample [paper, stage 1: about 128k]."""
+    drop_longer: bool = False
+    """Drop samples longer than the row (counted); false: they are an error."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training set."""
+    rows_per_step: int = Field(64, ge=1)
+    """Rows an optimizer step, over all workers."""
+    microbatch_rows: int = Field(1, ge=1)
+    """Rows in one forward pass."""
+    lr: float = Field(5e-6, gt=0)
+    """Peak learning rate."""
+    lr_scheduler: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
+    """Schedule after the warm-up."""
+    warmup_share: float = Field(0.03, ge=0, lt=1)
+    """Share of steps spent warming up."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decay."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Adam's betas."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16: autocast with fp32 master weights."""
+    threads: int = Field(2, ge=1)
+    """CPU threads of the trainer."""
+    lora: LoraConfig | None = None
+    """Adapters; null: full fine-tuning."""
+    checkpoint_every_steps: int = Field(100, ge=1)
+    """A resumable checkpoint every so many steps."""
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Any further field of TRL's SFTConfig; checked by constructing it."""

@@ -1,0 +1,133 @@
+"""From conversations to training rows: render, strip, truncate, pack, and account for it."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sft.packing import pack
+from workbench.chat import render
+from workbench.conversation import Conversation
+from workbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One rendered sample: input_ids [T] and labels [T] (-100 outside the assistant's tokens)."""
+
+    domain: str
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row: whole samples in a line. seq_idx [T] numbers them."""
+
+    input_ids: list[int]
+    labels: list[int]
+    seq_idx: list[int]
+
+
+@dataclass
+class Accounting:
+    """What went into the training set, for the manifest."""
+
+    samples: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    loss_tokens: int = 0
+    stripped: int = 0
+    truncated: dict[str, Any] = field(default_factory=dict)
+    dropped_longer: int = 0
+    rows: int = 0
+    fill_rate: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, for the manifest."""
+        return {
+            "samples": dict(self.samples),
+            "tokens": dict(self.tokens),
+            "loss_tokens": self.loss_tokens,
+            "stripped_reasoning": self.stripped,
+            "truncated_traces": self.truncated,
+            "dropped_longer": self.dropped_longer,
+            "rows": self.rows,
+            "fill_rate": round(self.fill_rate, 5),
+        }
+
+
+def without_reasoning(conversation: Conversation) -> Conversation:
+    """The same prompt with an empty trace: the sample that teaches reasoning-off mode."""
+    reply = {k: v for k, v in (conversation.reply or {}).items() if k != "reasoning_content"}
+    return replace(conversation.with_reply(reply), id=f"{conversation.id}-no-think", thinking=False)
+
+
+def add_stripped(
+    conversations: Sequence[Conversation], share: float, seed: int
+) -> list[Conversation]:
+    """Add, for a random `share` of prompts, a copy whose reasoning was stripped.
+
+    The paper adds a subsample of about 10% of prompts; it does not replace them.
+    """
+    rng = random.Random(seed)
+    with_trace = [c for c in conversations if c.thinking and c.reply]
+    chosen = rng.sample(with_trace, round(share * len(with_trace)))
+    return [*conversations, *(without_reasoning(c) for c in chosen)]
+
+
+def to_examples(conversations: Iterable[Conversation], tokenizer: Any) -> list[Example]:
+    """Render each conversation; the last assistant turn carries the loss."""
+    out = []
+    for c in conversations:
+        done = render(
+            c.messages, tools=c.tools, thinking=c.thinking, tokenizer=tokenizer, loss_on="last"
+        )
+        labels = [i if m else -100 for i, m in zip(done.input_ids, done.loss_mask, strict=True)]
+        out.append(Example(c.domain, list(done.input_ids), labels))
+    return out
+
+
+def to_rows(
+    examples: Sequence[Example],
+    *,
+    row_tokens: int,
+    concatenate: bool,
+    drop_longer: bool,
+    seed: int,
+    accounting: Accounting,
+) -> list[Row]:
+    """Rows in training order: concatenated samples, or one sample a row.
+
+    Raises: UserError on an empty set, or on a sample longer than the row unless `drop_longer`.
+    """
+    kept = [e for e in examples if len(e.input_ids) <= row_tokens] if drop_longer else examples
+    accounting.dropped_longer = len(examples) - len(kept)
+    if not kept:
+        raise UserError(
+            f"no sample is left to train on ({len(examples)} before dropping those longer than "
+            f"{row_tokens:,} tokens); raise row_tokens or check the sources"
+        )
+    for example in kept:
+        accounting.samples[example.domain] += 1
+        accounting.tokens[example.domain] += len(example.input_ids)
+        accounting.loss_tokens += sum(label != -100 for label in example.labels)
+    order = list(range(len(kept)))
+    random.Random(seed).shuffle(order)
+    shuffled = [kept[i] for i in order]
+    packing = pack([len(e.input_ids) for e in shuffled], row_tokens)
+    groups = packing.rows if concatenate else [[i] for i in range(len(shuffled))]
+    accounting.fill_rate = packing.fill_rate if concatenate else 1.0
+    rows = [_row([shuffled[i] for i in sorted(group)]) for group in groups]
+    # The packer ends with the short leftovers; shuffle so that rows are alike along training.
+    random.Random(seed + 1).shuffle(rows)
+    accounting.rows = len(rows)
+    return rows
+
+
+def _row(examples: Sequence[Example]) -> Row:
+    ids = [i for e in examples for i in e.input_ids]
+    seq_idx = [n for n, e in enumerate(examples) for _ in e.input_ids]
+    # The first token of a sample is never predicted from the sample before it.
+    labels = [label for e in examples for label in (-100, *e.labels[1:])]
+    return Row(ids, labels, seq_idx)

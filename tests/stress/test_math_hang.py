@@ -1,0 +1,90 @@
+"""10,000 adversarial answers, in four batches: every one gets a verdict in bounded time."""
+
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from reward import CheckItem, check_many
+
+pytestmark = pytest.mark.stress
+TIMEOUT_S = 1.0
+BATCHES, BATCH_SIZE = 4, 2500
+# True hangs cost their whole limit and a new worker; a few keep the suite short.
+NUM_HANGS, NUM_LONG = 6, 10
+
+
+def _hang(rng: random.Random) -> str:
+    a, b = rng.randint(3, 9), rng.randint(3, 9)
+    return rng.choice(
+        [
+            rf"\boxed{{\dfrac{{{a}^{{({a}^{{({a}^{{({a}^{b})}}-4)}}-5)}}}}{{16}}}}",
+            rf"${a}^{{{a}^{{{a}^{{{a}^{b}}}}}}}$",
+            rf"\boxed{{({a}^{{{b}00000000}})!}}",
+            rf"$\sum_{{n=1}}^{{10^{{{b + 9}}}}} \frac{{1}}{{n^{a}}}$",
+            rf"$\prod_{{k=1}}^{{10^{{1{b}}}}} k$",
+            rf"$(x+y+z)^{{{a}0000}} - (x+y+z)^{{{b}0000}}$",
+        ]
+    )
+
+
+def _adversarial(rng: random.Random) -> str:
+    n, m = rng.randint(1, 99), rng.randint(1, 60)
+    return rng.choice(
+        [
+            "(" * m + "1" + ")" * rng.randint(0, 60),
+            "\\boxed{" * m + "1" + "}" * rng.randint(0, 60),
+            "$" + "\\frac{" * m + "1}{2}" * rng.randint(0, m) + "$",
+            "$" + "{" * m + "$",
+            f"\\boxed{{{n}^{{{m}}}}}",
+            f"\\boxed{{{n}!}}",
+            f"{n}" * m + "." + "0" * m,
+            f"\\boxed{{{'1' * (m * 20)}}}",
+            f"\\boxed{{\x00{n}\x00}}",
+            "\x00" * m,
+            f"\\boxed{{{n}，{m}}}",
+            "".join(chr(rng.randint(1, 0x2FFF)) for _ in range(m)),
+            "½¾⅓" * m + f"= {n}",
+            f"\\boxed{{\\text{{{'é' * m}}}}}",
+            f"\\boxed{{{n}\\%}} \\boxed{{{m}\\%}}",
+            f"\\left({n}, \\infty\\right] \\cup \\{{{m}\\}}",
+            "\\begin{pmatrix}" + f"{n} & {m}\\\\" * (m % 6) + "\\end{pmatrix}",
+            f"$\\sqrt[{n}]{{\\sqrt[{m}]{{{n}}}}}$",
+            f"answer: {n} = {m} = {n}" * (m % 9),
+            "\\" * m,
+            "$$" * m,
+            f"the final answer is ${n}x + {m}$. I hope it is correct.",
+            f"\\boxed{{\\int_0^{{{n}}} x^{m % 5} dx}}",
+            f"\\boxed{{\\sin({n}) + \\cos^{{-1}}({m % 2})}}",
+            "\ud800" + f"{n}",
+        ]
+    )
+
+
+def _long(rng: random.Random) -> str:
+    unit = rng.choice(["word 3 ", "$x$ ", "(", "1,", "= 2 ", "\\boxed{1} ", "-", "{", "answer "])
+    return (unit * 100_000)[:100_000]
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_adversarial_answers_never_hang(batch: int, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random(batch)
+    texts = [_hang(rng) for _ in range(NUM_HANGS)] + [_long(rng) for _ in range(NUM_LONG)]
+    texts += [_adversarial(rng) for _ in range(BATCH_SIZE - len(texts))]
+    rng.shuffle(texts)
+    golds = ["42", r"\frac{1}{2}", "[2,5)", "x^2+1"]
+    options = {"timeout_s": TIMEOUT_S}
+    items = [CheckItem("math", text, golds[i % 4], options) for i, text in enumerate(texts)]
+    started = time.monotonic()
+    verdicts = check_many(items, workers=2)
+    statuses = Counter(v.status for v in verdicts)
+    errors = Counter(v.parts["reason"] for v in verdicts if v.status == "error")
+    with capsys.disabled():
+        wall_s = time.monotonic() - started
+        print(f"\n{len(items):,} answers in {wall_s:.0f} s: {dict(statuses)} {dict(errors)}")
+    assert len(verdicts) == BATCH_SIZE
+    assert all((v.value is None) == (v.status in ("timeout", "error")) for v in verdicts)
+    # Only a memory limit or a crash of the parser may leave an answer undecided.
+    assert statuses["error"] <= 5
+    assert 1 <= statuses["timeout"] <= 2 * NUM_HANGS

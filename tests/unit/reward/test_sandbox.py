@@ -1,0 +1,162 @@
+"""The sandbox: one hostile program of each kind, each set of layers, and honest reports."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from reward import check, sandbox
+from reward.sandbox import Limits, SandboxError, describe_sandbox, run_program
+
+STRESS = Path(__file__).resolve().parents[2] / "stress"
+# Kinds that run until their limit take a second each; the stress tier has all of them.
+QUICK = [
+    "fork_bomb_handled",
+    "tcp_connect",
+    "udp_send",
+    "socket_families",
+    "listen",
+    "parent_memory",
+    "environment",
+    "read_files",
+    "traversal",
+    "symlinks",
+    "hardlink",
+    "write_outside",
+    "change_outside",
+    "devices",
+    "signal_parent",
+    "signal_everything",
+    "kill_own_group",
+    "daemon",
+    "daemon_holding_output",
+    "orphans",
+    "zombies",
+    "memory_at_once",
+    "memory_files",
+    "sparse_file",
+    "output",
+    "descriptors",
+    "inherited_descriptors",
+    "stack",
+    "crash",
+    "shells",
+    "ptrace",
+    "namespaces",
+    "raise_limits",
+    "shared_memory",
+    "import_project",
+    "site_customize",
+    "escape_by_frames",
+    "escape_by_cwd",
+    "handles",
+    "loop",
+    "sleep",
+    "ignore_signals",
+]
+SPOOFS = ["exit_0", "print_passed", "always_equal", "builtins", "forged_frames", "early_answers"]
+
+
+def _stress_module(name: str) -> ModuleType:
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, STRESS / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.mark.parametrize("without", [(), ("namespaces",)], ids=["all layers", "no namespaces"])
+def test_hostile_programs_do_not_get_out(tmp_path: Path, without: tuple[str, ...]) -> None:
+    """Without namespaces Landlock and seccomp must hold alone, as in a plain container."""
+    hostile, trial = _stress_module("hostile_programs"), _stress_module("sandbox_trial")
+    with trial.surroundings(tmp_path, hostile.Surroundings) as (around, touched):
+        made = {p.kind: p for p in hostile.programs(1, around)}
+        kinds = QUICK[1::3] if without else QUICK + SPOOFS
+        report = trial.run_all([made[kind] for kind in kinds], workers=2, without=without)
+    assert sum(report.outcomes.values()) == len(kinds)
+    assert report.escapes == []
+    assert report.overruns == []
+    assert touched == []
+
+
+def test_an_honest_program_runs_and_is_reported() -> None:
+    run = run_program(
+        "import json, sys\nsys.stderr.write('e')\nprint(json.loads(input())['a'])", '{"a": "ü"}'
+    )
+    assert (run.outcome, run.exit_code, run.stdout, run.stderr) == ("exited", 0, "ü\n", "e")
+    assert run_program("raise SystemExit(7)").exit_code == 7
+    assert run_program("import os, signal; os.kill(os.getpid(), 11)").exit_code in (-11, 0)
+    failing = run_program("1 / 0")
+    assert failing.exit_code == 1
+    assert "ZeroDivisionError" in failing.stderr
+    assert run_program("open('x', 'w').write('kept'); print(open('x').read())").stdout == "kept\n"
+
+
+def test_limits_have_names() -> None:
+    assert run_program("while True: pass", limits=Limits(timeout_s=0.5)).outcome == "time_limit"
+    assert run_program("while True: print('x' * 999)").outcome == "output_limit"
+    assert "MemoryError" in run_program("x = bytearray(2 ** 31)").stderr
+
+
+def test_no_safe_layer_is_refused_unless_allowed() -> None:
+    weak = ("namespaces", "landlock")
+    with pytest.raises(SandboxError, match="allow_weak"):
+        run_program("print(1)", without=weak)
+    assert run_program("print(1)", without=weak, allow_weak=True).stdout == "1\n"
+
+
+def test_a_sandbox_that_cannot_start_is_an_error_not_a_score(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sandbox, "_BOOT", "raise SystemExit(1)")
+    verdict = check("code", "```python\nprint(1)\n```", {"expected_output": "1"})
+    assert (verdict.value, verdict.status) == (None, "error")
+
+
+def test_the_report_names_the_layers() -> None:
+    report = describe_sandbox()
+    assert report["safe"] is True
+    assert any(layer.startswith(("namespaces", "landlock")) for layer in report["layers"])
+    assert "rlimits" in report["layers"]
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    run_program("open('f', 'w').write('x')")
+    run_program("open('f', 'w').write('x')", without=("namespaces",))
+    assert list(tmp_path.iterdir()) == []
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        run_program("pass")
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+@pytest.mark.skipif(
+    not Path("/usr/bin/python3").exists() or subprocess.getoutput("id -u") != "0",
+    reason="needs root, to become an ordinary user, and a system Python",
+)
+def test_an_ordinary_user_gets_a_safe_sandbox_too() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); sys.dont_write_bytecode = True\n"
+        "from reward.sandbox import describe_sandbox, run_program\n"
+        "print(describe_sandbox()['safe'], run_program('import os; print(os.getpid())').stdout)"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", code, str(STRESS.parents[1])],
+        capture_output=True,
+        text=True,
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+    if "Permission denied" in done.stderr or "ModuleNotFoundError" in done.stderr:
+        pytest.skip("this checkout is not readable by an ordinary user")
+    assert done.stdout.split()[0] == "True", done.stderr

@@ -1,0 +1,83 @@
+"""The graph: order, cycles, what is skipped and why."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import UserError
+from workbench.graph.dag import config_digest, decide, order, stage_code_digest
+from workbench.recipe import Recipe, build
+from workbench.rundir import Manifest, RunDir
+from workbench.stage import stage_seed
+
+PART = {"math": {"source": {"type": "world", "domain": "math"}, "samples": 5}}
+
+
+def recipe(**changes: object) -> Recipe:
+    stages = {
+        "c": {"kind": "sft", "needs": ["b"], "parts": PART},
+        "a": {"kind": "sft", "parts": PART},
+        "b": {"kind": "sft", "needs": ["a"], "parts": PART, **changes},
+        "d": {"kind": "sft", "needs": ["a"], "parts": PART},
+    }
+    return build({"name": "t", "stages": stages})
+
+
+def done(recipe: Recipe, run: RunDir, stage: str, completion: str) -> Manifest:
+    needs = recipe.stages[stage].needs
+    sources = {need: run.manifest(need) for need in needs}
+    manifest = Manifest(
+        stage=stage,
+        kind="sft",
+        status="done",
+        inputs={need: str(m.completion) for need, m in sources.items() if m},
+        config_digest=config_digest(recipe, stage),
+        code_digest=stage_code_digest(recipe, stage),
+        seed=stage_seed(recipe, stage),
+        completion=completion,
+    )
+    run.write_manifest(manifest)
+    return manifest
+
+
+def test_a_stage_comes_after_all_it_needs_and_nothing_else_is_chosen() -> None:
+    assert order(recipe(), ["c"]) == ["a", "b", "c"]
+    assert order(recipe(), ["all"]) == ["a", "b", "d", "c"]
+
+
+def test_unknown_stages_and_cycles_are_user_errors() -> None:
+    with pytest.raises(UserError, match="unknown stage 'e'"):
+        order(recipe(), ["e"])
+    with pytest.raises(UserError, match="circle"):
+        order(recipe(needs=["c"]), ["a"])
+
+
+def test_done_and_unchanged_is_skipped_and_each_change_is_named(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    assert decide(recipe(), run, "a", set()).reason == "not run yet"
+    done(recipe(), run, "a", "a1")
+    b = done(recipe(), run, "b", "b1")
+    assert not decide(recipe(), run, "b", set()).run
+    assert decide(recipe(lr=1e-3), run, "b", set()).reason == "its configuration changed"
+    assert decide(recipe(), run, "b", {"a"}).reason == "what it needs runs again"
+    done(recipe(), run, "a", "a2")
+    assert decide(recipe(), run, "b", set()).reason == "its input a changed"
+    run.write_manifest(replace(b, inputs={"a": "a2"}, code_digest="older"))
+    assert decide(recipe(), run, "b", set()).reason == "its code changed"
+    run.write_manifest(replace(b, inputs={"a": "a2"}, status="running"))
+    assert decide(recipe(), run, "b", set()).resume
+
+
+def test_resources_do_not_change_a_stage() -> None:
+    assert config_digest(recipe(), "b") == config_digest(recipe(cpus=8, gpus=2), "b")
+
+
+def test_a_run_of_another_recipe_and_a_run_in_use_are_refused(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.claimed():
+        run.adopt({"name": "one"})
+        with pytest.raises(UserError, match="belongs to recipe 'one'"):
+            run.adopt({"name": "two"})
+        with pytest.raises(UserError, match="in use"), RunDir(tmp_path / "run").claimed():
+            pass

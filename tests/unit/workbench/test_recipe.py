@@ -1,0 +1,83 @@
+"""Recipes: strictness, overrides, and one clear line for each mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import UserError
+from workbench.recipe import load
+
+RECIPE = """
+name: tiny
+stages:
+  sft1:
+    kind: sft
+    parts:
+      math: {source: {type: world, domain: math}, samples: 10}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_overrides_win_over_the_file_and_are_typed(tmp_path: Path) -> None:
+    recipe = load(
+        write(tmp_path, RECIPE), ["stages.sft1.lr=1e-3", "seed=7", "model.preset=nano2-9b"]
+    )
+    assert recipe.stages["sft1"].lr == 1e-3  # type: ignore[attr-defined]
+    assert (recipe.seed, recipe.model.preset) == (7, "nano2-9b")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("stages.sft1.learning_rate=1", ["stages.sft1.learning_rate", "unknown key"]),
+        ("stages.sft1.epoch=2", ["did you mean 'epochs'"]),
+        ("stages.sft1.kind=stf", ["unknown stage kind 'stf'", "did you mean 'sft'"]),
+        ("stages.sft1.needs=[pretrain]", ["needs 'pretrain'", "not a stage"]),
+        ("stages.sft1.epochs=0", ["stages.sft1.epochs", "got 0", "greater than 0"]),
+        ("sed=1", ["unknown key 'sed'", "did you mean 'seed'"]),
+        ("stages", ["section.key=value"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_how_to_fix_it(
+    tmp_path: Path, change: str, words: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load(write(tmp_path, RECIPE), [change])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'seed' stands twice"):
+        load(write(tmp_path, RECIPE + "seed: 1\nseed: 2\n"))
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_is_valid(path: Path) -> None:
+    recipe = load(path)
+    assert recipe.resolved()["stages"]
+
+
+def test_reading_and_planning_a_recipe_imports_no_torch() -> None:
+    script = (
+        "import sys; sys.argv = ['run_stage.py', 'all', '--recipe', 'recipes/miniature.yaml',"
+        " '--dry-run', '--run', 'never-run']\n"
+        "import runpy\n"
+        "try:\n    runpy.run_path('scripts/run_stage.py', run_name='__main__')\n"
+        "except SystemExit as e:\n    assert e.code == 0, e.code\n"
+        "heavy = {'torch', 'ray', 'vllm', 'trl', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert '"row_tokens"' in done.stdout
+    assert "tokens trained or generated" in done.stdout

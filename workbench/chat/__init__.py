@@ -1,0 +1,20 @@
+"""The chat format: render conversations to tokens with a loss mask, and parse replies."""
+
+from workbench.chat.parsing import Reply, parse, parse_conversation
+from workbench.chat.rendering import Rendered, as_text, prompt_ids, render
+from workbench.chat.template import SPECIAL_TOKENS, chat_template
+from workbench.chat.tokens import format_of, stop_ids
+
+__all__ = [
+    "SPECIAL_TOKENS",
+    "Rendered",
+    "Reply",
+    "as_text",
+    "chat_template",
+    "format_of",
+    "parse",
+    "parse_conversation",
+    "prompt_ids",
+    "render",
+    "stop_ids",
+]

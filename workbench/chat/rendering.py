@@ -1,0 +1,204 @@
+"""Render conversations to token ids with a token-exact loss mask.
+
+Text between special tokens is tokenized run by run, with a hard cut where generation starts, so the
+ids of a prompt are always a prefix of the ids of prompt and reply. Another cut stands on each side of
+`</think>`: the tag always has the same ids, those that a thinking budget forces. Control-token text
+inside content becomes ordinary text: only this module writes the special ids.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from workbench.chat import foreign
+from workbench.chat import template as t
+from workbench.chat.tokens import encoder_of, format_of
+from workbench.conversation import Conversation, Message
+from workbench.errors import UserError
+
+LossOn = Literal["all", "last"]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """text; input_ids [T]; loss_mask [T], 1 on the tokens that the model generates."""
+
+    text: str
+    input_ids: list[int]
+    loss_mask: list[int]
+
+
+class _Piece(NamedTuple):
+    """A special token, or a run of text that is tokenized on its own."""
+
+    text: str
+    special: bool = False
+    loss: int = 0
+
+
+def render(
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None = None,
+    thinking: bool = True,
+    *,
+    tokenizer: Any,
+    loss_on: LossOn = "all",
+) -> Rendered:
+    """Render a whole conversation.
+
+    The last message, if it is the assistant's, keeps its trace; older ones lose everything up to
+    `</think>`. `/think` and `/no_think` in system and user turns override `thinking`; the last wins.
+    The loss is on what follows each generation prompt up to and including the end of the turn.
+    loss_on: "all" assistant turns, or the "last" message only (training unrolls multi-turn data,
+    because older turns stand there without their trace).
+
+    Raises: UserError on an unknown role, a system message that is not the first, content that is no
+    text, or a trace that holds `</think>` (it would end there).
+    """
+    if format_of(tokenizer) != "nano-v2":
+        text, pieces = foreign.pieces(messages, tools, thinking, tokenizer, loss_on)
+        ids = [token for run, _ in pieces for token in run]
+        return Rendered(text, ids, [loss for run, loss in pieces for _ in run])
+    return _encode(list(_conversation(messages, tools, thinking, loss_on)), tokenizer)
+
+
+def prompt_ids(
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None = None,
+    thinking: bool = True,
+    *,
+    tokenizer: Any,
+) -> list[int]:
+    """Ids of the messages with the generation prompt: what to sample from."""
+    if format_of(tokenizer) != "nano-v2":
+        return foreign.prompt_ids(messages, tools, thinking, tokenizer)
+    pieces = [*_turns(messages, tools, history=len(messages)), *_opening(messages, thinking)]
+    return _encode(pieces, tokenizer).input_ids
+
+
+def as_text(conversation: Conversation) -> str:
+    """The conversation in the chat format without its special tokens (to learn a vocabulary from)."""
+    c = conversation
+    pieces = _conversation(c.messages, c.tools, c.thinking, "all")
+    return "".join(piece.text for piece in pieces if not piece.special)
+
+
+def _encode(pieces: Sequence[_Piece], tokenizer: Any) -> Rendered:
+    encoder = encoder_of(tokenizer)
+    runs = iter(encoder.runs([p.text for p in pieces if not p.special]))
+    ids: list[int] = []
+    mask: list[int] = []
+    for piece in pieces:
+        run = [encoder.special[piece.text]] if piece.special else next(runs)
+        ids += run
+        mask += [piece.loss] * len(run)
+    return Rendered("".join(piece.text for piece in pieces), ids, mask)
+
+
+def _conversation(
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None,
+    thinking: bool,
+    loss_on: LossOn,
+) -> Iterator[_Piece]:
+    has_reply = bool(messages) and messages[-1]["role"] == "assistant"
+    history = len(messages) - has_reply
+    yield from _turns(messages, tools, history=history, loss=int(loss_on == "all"))
+    if has_reply:
+        yield from _opening(messages, thinking)
+        yield from _reply(messages[-1], on=t.thinking_mode(messages, thinking))
+
+
+def _turns(
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None,
+    *,
+    history: int,
+    loss: int = 0,
+) -> Iterator[_Piece]:
+    """The system turn and the first `history` messages."""
+    if not messages:
+        raise UserError("a conversation without messages; give at least one")
+    system = t.without_keywords(t.content_of(messages[0])) if _is(messages, 0, "system") else ""
+    block = t.tools_block(tools)
+    gap = t.BLOCK_BEFORE if system and block else ""
+    yield _Piece(t.SYSTEM, special=True)
+    yield _Piece(f"System\n{system}{gap}{block}\n")
+    for place in range(history):
+        message = messages[place]
+        role = message["role"]
+        if role == "user":
+            yield _Piece(t.TURN, special=True)
+            yield _Piece(f"User\n{t.without_keywords(t.content_of(message))}\n")
+        elif role == "assistant":
+            yield _Piece(t.TURN, special=True)
+            yield _Piece("Assistant\n")
+            answer = _after_trace(t.content_of(message))
+            yield _Piece(t.with_calls(answer, message.get("tool_calls")) + "\n", loss=loss)
+            yield _Piece(t.END, special=True, loss=loss)
+            yield _Piece("\n")
+        elif role == "tool":
+            if not _is(messages, place - 1, "tool"):
+                yield _Piece(t.TURN, special=True)
+                yield _Piece(f"User\n{t.tool_responses(_results(messages, place))}\n")
+        elif role != "system":
+            raise UserError(f"message role {role!r}; allowed: system, user, assistant, tool")
+        elif place:
+            raise UserError(
+                "a system message stands after the first place; merge it into the first"
+            )
+
+
+def _opening(messages: Sequence[Message], thinking: bool) -> Iterator[_Piece]:
+    """The generation prompt."""
+    yield _Piece(t.TURN, special=True)
+    on = t.thinking_mode(messages, thinking)
+    yield _Piece("Assistant\n" + (t.THINK_ON if on else t.THINK_OFF))
+
+
+def _reply(message: Message, *, on: bool) -> Iterator[_Piece]:
+    trace, answer = split_trace(message)
+    after = t.with_calls(answer, message.get("tool_calls")) + "\n"
+    if on:
+        yield _Piece(trace + t.CLOSE_BEFORE, loss=1)
+        yield _Piece(t.CLOSE, loss=1)
+        after = t.CLOSE_AFTER + after
+    yield _Piece(after, loss=1)
+    yield _Piece(t.END, special=True, loss=1)
+    yield _Piece("\n")
+
+
+def split_trace(message: Message) -> tuple[str, str]:
+    """Reasoning and answer of an assistant message; reasoning may also stand in the content.
+
+    Content `<think>\\n{reasoning}\\n</think>\\n\\n{answer}` without `reasoning_content` is split.
+    """
+    content = t.content_of(message)
+    trace = message.get("reasoning_content") or ""
+    if not trace and t.CLOSE in content:
+        before, _, after = content.partition(t.CLOSE)
+        trace = before.removeprefix(t.OPEN).removeprefix("\n").removesuffix(t.CLOSE_BEFORE)
+        return trace, after.lstrip("\n")
+    if t.CLOSE in trace:
+        raise UserError(
+            f"reasoning_content holds {t.CLOSE}, which ends a trace: {trace[:60]!r}; remove the tag "
+            "or drop the sample"
+        )
+    return trace, content
+
+
+def _after_trace(content: str) -> str:
+    return content.rpartition(t.CLOSE)[2].lstrip("\n") if t.CLOSE in content else content
+
+
+def _results(messages: Sequence[Message], place: int) -> list[Any]:
+    contents: list[Any] = []
+    while _is(messages, place, "tool"):
+        content = messages[place].get("content")
+        contents.append("" if content is None else content)
+        place += 1
+    return contents
+
+
+def _is(messages: Sequence[Message], place: int, role: str) -> bool:
+    return 0 <= place < len(messages) and messages[place]["role"] == role

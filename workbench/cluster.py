@@ -1,0 +1,116 @@
+"""Ray: start or join, the environment of its workers, and shutdown. Nobody else calls ray.init."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import UserError
+from workbench.provenance import ROOT
+from workbench.recipe import ClusterSection
+
+# Read by Ray when it is imported. Workers are ours alone, so usage reports and log copying are off.
+_QUIET = {
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_METRICS_COLLECTION": "1",
+    # Ray's own local token; without this line it says so on the terminal at every start.
+    "RAY_AUTH_MODE": "disabled",
+}
+
+
+def thread_environment() -> dict[str, str]:
+    """Environment that must stand before torch is imported (design: machine facts).
+
+    With spinning OpenMP barriers (the default) the same step took 0.4 to 8 s on shared cores.
+    """
+    return {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of Ray workers: threads, and this checkout first on their path.
+
+    Package names such as `tests` and `rl` are generic; an installed one must not win.
+    """
+    paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    unique = list(dict.fromkeys(path for path in paths if path))
+    return {**thread_environment(), "PYTHONPATH": os.pathsep.join(unique)}
+
+
+def runtime_env() -> dict[str, Any]:
+    """Ray's runtime environment for stages and actors."""
+    return {"env_vars": worker_environment()}
+
+
+def connect(cluster: ClusterSection, *, namespace: str, logs: Path) -> str:
+    """Join the cluster at `cluster.address` (or RAY_ADDRESS), or start Ray on this machine.
+
+    Returns a line that says which. Raises: UserError where the address does not answer.
+    """
+    for name, value in {**_QUIET, **thread_environment()}.items():
+        os.environ.setdefault(name, value)
+    import ray  # noqa: PLC0415 - takes seconds, and its environment must be set first
+
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {
+        "namespace": namespace,
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "configure_logging": False,
+    }
+    if address:
+        _must_answer(address)
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"Ray at {address!r} cannot be joined: {_first_line(error)}") from None
+        return f"joined the Ray cluster at {address}"
+    ray.init(
+        address="local",
+        num_cpus=cluster.num_cpus,
+        num_gpus=cluster.num_gpus,
+        object_store_memory=cluster.object_store_mb * 2**20,
+        include_dashboard=False,
+        **common,
+    )
+    return "started Ray on this machine"
+
+
+def disconnect() -> None:
+    """Leave the cluster; what was started here ends with it."""
+    import ray  # noqa: PLC0415 - see connect
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def _must_answer(address: str) -> None:
+    """Fail in seconds where Ray itself would retry for minutes."""
+    if address in ("auto", "local"):
+        return
+    if address.startswith("ray://"):
+        raise UserError(
+            f"Ray address {address!r}: Ray Client is not supported; give host:port of the head, "
+            "or use `ray job submit`"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"Ray address {address!r}: write host:port (or auto)")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"Ray at {address!r} does not answer ({error}); start it with `ray start --head` or "
+            "leave --address out to run on this machine"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

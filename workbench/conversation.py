@@ -1,0 +1,76 @@
+"""The record that data, training, rewards and evaluation pass around: one conversation."""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+# A message is the ecosystem's own mapping: {role, content, reasoning_content?, tool_calls?}.
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """How an answer is verified: `reward.check(kind, response_text, reference, **options)`.
+
+    Example: CheckSpec("math", "42"), CheckSpec("choice", "B", {"num_choices": 4}).
+    """
+
+    kind: str
+    reference: Any
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt, its worked reply where there is one, and its check where there is one.
+
+    Example::
+
+        Conversation(
+            id="math-train-17", domain="math",
+            messages=[{"role": "user", "content": "12 + 30 + 7 = ?"},
+                      {"role": "assistant", "reasoning_content": "12 + 30 = 42\\n42 + 7 = 49",
+                       "content": "49"}],
+            check=CheckSpec("math", "49"))
+
+    `messages` may end with the assistant's reply (training) or without it (RL prompts, evals).
+    """
+
+    id: str
+    domain: str
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    check: CheckSpec | None = None
+    thinking: bool = True
+
+    @property
+    def prompt(self) -> list[Message]:
+        """The messages without a final assistant reply."""
+        last_is_reply = bool(self.messages) and self.messages[-1]["role"] == "assistant"
+        return self.messages[:-1] if last_is_reply else self.messages
+
+    @property
+    def reply(self) -> Message | None:
+        """The final assistant message, or None where the conversation is a bare prompt."""
+        last = self.messages[-1] if self.messages else None
+        return last if last is not None and last["role"] == "assistant" else None
+
+    def with_reply(self, reply: Message) -> "Conversation":
+        """The same prompt with another final reply."""
+        return replace(self, messages=[*self.prompt, reply])
+
+    def to_row(self) -> dict[str, Any]:
+        """A JSON-able mapping; `from_row` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Conversation":
+        """Read a row written by `to_row` (JSONL and Parquet sources use the same columns)."""
+        check = row.get("check")
+        return cls(
+            id=str(row["id"]),
+            domain=str(row["domain"]),
+            messages=list(row["messages"]),
+            tools=row.get("tools") or None,
+            check=CheckSpec(**check) if check else None,
+            thinking=bool(row.get("thinking", True)),
+        )

@@ -1,0 +1,1 @@
+"""Generation behind one small protocol."""

@@ -1,0 +1,353 @@
+"""Engines as Ray actors: warm by name across steps and stages, one or several behind one protocol.
+
+An actor stays behind for the next stage of the run and ends by itself once nobody has used it for
+`IDLE_EXIT_S`. A lease keeps two stages that run at once from loading weights into the same one.
+"""
+
+import json
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workbench.cluster import runtime_env
+from workbench.engine.config import EngineConfig
+from workbench.engine.protocol import Completion, Engine, Request, Sampling, requests_of
+from workbench.engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
+from workbench.engine.weights import checkpoint_specs
+from workbench.errors import UserError
+from workbench.provenance import digest
+
+IDLE_EXIT_S = 600.0
+_POLL_S = 0.5
+_MOST_RESTARTS = 3
+# Configuration keys that differ between stages of one run and change nothing in the engine.
+_NOT_SHAPE = {
+    "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "transformers_version", "dtype",
+    "torch_dtype", "_name_or_path", "initializer_range",
+}  # fmt: skip
+
+
+class Lease(NamedTuple):
+    """Who uses an engine: a process of a node, and a number that tells its engines apart."""
+
+    node: str
+    pid: int
+    number: int
+
+    def is_dead(self, node: str) -> bool:
+        """Whether the holder has gone. A holder on another node counts as alive."""
+        return self.node == node and not Path(f"/proc/{self.pid}").exists()
+
+
+class EngineActor:
+    """The shell around one engine in a Ray worker."""
+
+    def __init__(self, log: str | None = None, engine_class: type[Any] = VllmEngine) -> None:
+        if log is not None:
+            _send_output_to(Path(log))
+        self._engine_class, self._engine = engine_class, None
+        self._lease: Lease | None = None
+        self._used = time.monotonic()
+        threading.Thread(target=self._leave_when_idle, daemon=True).start()
+
+    def acquire(self, lease: Lease) -> bool:
+        """Take the engine over; False where a living process has it."""
+        if self._lease is not None and not self._lease.is_dead(_node_id()):
+            return self._lease == lease
+        self._lease, self._used = lease, time.monotonic()
+        return True
+
+    def release(self, lease: Lease) -> None:
+        """Give the engine back."""
+        if self._lease == lease:
+            self._lease, self._used = None, time.monotonic()
+
+    def start(self, model: str, config: EngineConfig) -> int:
+        """Have an engine with this checkpoint's weights; returns the actor's process id."""
+        if self._engine is not None:
+            self._engine.load_checkpoint(model, version=0)
+            return os.getpid()
+        self._engine = self._engine_class(model, config)
+        return os.getpid()
+
+    def poll(self, seconds: float) -> tuple[list[tuple[int, Completion]], int]:
+        """What ended within that time, and how many requests are left."""
+        engine: Any = self._engine
+        return engine.poll(seconds), engine.num_unfinished
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Any other method of the engine."""
+        return getattr(self._engine, method)(*args, **kwargs)
+
+    def _leave_when_idle(self) -> None:
+        while True:
+            time.sleep(IDLE_EXIT_S / 20)
+            held = self._lease is not None and not self._lease.is_dead(_node_id())
+            if held:
+                self._used = time.monotonic()
+            elif time.monotonic() - self._used > IDLE_EXIT_S:
+                os._exit(0)  # a thread cannot end a Ray actor in another way
+
+
+class _Replica:
+    """One actor of a `RemoteEngine`, made again where it dies."""
+
+    def __init__(self, spec: "_Spec") -> None:
+        self.spec, self.restarts = spec, 0
+        self.requests: dict[int, Request] = {}
+        self.places: list[int] = []
+        self.open()
+
+    def open(self) -> None:
+        self.handle, self.lease = _acquire(self.spec)
+        self.started = self.handle.start.remote(self.spec.model, self.spec.config)
+
+    def submit(self, requests: dict[int, Request]) -> None:
+        """Hand over requests by place; `poll` makes them."""
+        self.requests, self.places = requests, list(requests)
+        _get(self.handle.call.remote("submit", list(requests.values())))
+
+    def poll(self) -> Any:
+        return self.handle.poll.remote(_POLL_S)
+
+    def ended(self, items: Sequence[tuple[int, Completion]]) -> Iterator[tuple[int, Completion]]:
+        """Completions of a poll, under the places of the whole batch."""
+        for index, completion in items:
+            place = self.places[index]
+            del self.requests[place]
+            yield place, completion
+
+
+class _Spec(NamedTuple):
+    """What an actor is made from."""
+
+    model: str
+    config: EngineConfig
+    log: str | None
+    engine_class: type[Any]
+
+
+class RemoteEngine:
+    """Implements the engine protocol over the handles of one or more actors.
+
+    Actors start in the background; the first call waits for them. One that dies is made again with
+    the newest weights, and its requests are made again with their seeds.
+    """
+
+    def __init__(self, spec: _Spec) -> None:
+        self._replicas = [_Replica(spec) for _ in range(spec.config.replicas)]
+        self._weights: tuple[str, Any, int] | None = None
+        self._finalizer = weakref.finalize(self, _release, self._replicas)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[list[Completion]]:
+        """See protocol."""
+        done = dict(self.stream(requests_of(prompts, sampling)))
+        flat = [done[place] for place in range(len(done))]
+        return [flat[i : i + sampling.n] for i in range(0, len(flat), sampling.n)]
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """See protocol. Requests are dealt out to the replicas in turn."""
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        polls: dict[Any, _Replica] = {}
+        width = len(self._replicas)
+        for number, replica in enumerate(self._replicas):
+            part = {place: requests[place] for place in range(number, len(requests), width)}
+            if part:
+                polls[self._submit(replica, part)] = replica
+        try:
+            while polls:
+                ready, _ = ray.wait(list(polls))
+                replica = polls.pop(ready[0])
+                try:
+                    items, left = _get(ready[0])
+                except ray.exceptions.RayActorError as error:
+                    self._revive(replica, error)
+                    polls[self._submit(replica, replica.requests)] = replica
+                    continue
+                if left:
+                    polls[replica.poll()] = replica
+                yield from replica.ended(items)
+        finally:
+            for replica in polls.values():
+                replica.handle.call.remote("abort")
+
+    def update_weights(self, tensors: Iterable[tuple[str, Any]], *, version: int) -> None:
+        """See protocol. The tensors are put into Ray's object store once."""
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        self._load("update_weights", ray.put(list(tensors)), version)
+
+    def load_checkpoint(self, path: str, *, version: int) -> None:
+        """See protocol."""
+        self._load("load_checkpoint", path, version)
+
+    def describe(self) -> dict[str, Any]:
+        """See protocol."""
+        return self._on_all("describe")[0]
+
+    def close(self) -> None:
+        """Leave the actors warm for the next stage."""
+        self._finalizer()
+
+    def _load(self, method: str, source: Any, version: int) -> None:
+        self._on_all(method, source, version=version)
+        self._weights = (method, source, version)
+
+    def _on_all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        for replica in self._replicas:
+            self._wait(replica)
+        calls = [r.handle.call.remote(method, *args, **kwargs) for r in self._replicas]
+        results = []
+        for replica, call in zip(self._replicas, calls, strict=True):
+            try:
+                results.append(_get(call))
+            except ray.exceptions.RayActorError as error:
+                self._revive(replica, error)
+                results.append(_get(replica.handle.call.remote(method, *args, **kwargs)))
+        return results
+
+    def _submit(self, replica: _Replica, requests: dict[int, Request]) -> Any:
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        while True:
+            try:
+                self._wait(replica)
+                replica.submit(requests)
+                return replica.poll()
+            except ray.exceptions.RayActorError as error:
+                self._revive(replica, error)
+
+    def _wait(self, replica: _Replica) -> None:
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        try:
+            _get(replica.started)
+        except ray.exceptions.RayActorError as error:
+            self._revive(replica, error)
+
+    def _revive(self, replica: _Replica, error: Exception) -> None:
+        """A new actor in place of a dead one, with the newest weights."""
+        replica.restarts += 1
+        if replica.restarts > _MOST_RESTARTS:
+            raise RuntimeError(f"the engine died {replica.restarts} times") from error
+        replica.open()
+        _get(replica.started)
+        if self._weights is not None:
+            method, source, version = self._weights
+            _get(replica.handle.call.remote(method, source, version=version))
+
+
+def start_engine(
+    model: str | Path,
+    config: EngineConfig,
+    *,
+    log: Path | None = None,
+    engine_class: type[Any] = VllmEngine,
+) -> Engine:
+    """An engine holding this checkpoint's weights; close it when done.
+
+    In a Ray task: warm actors of the same architecture and settings, else new ones, whose output
+    goes to the file `log`. Without Ray: an engine in this process.
+
+    Raises: UserError where the folder is no whole checkpoint.
+    """
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    checkpoint_specs(model)
+    if not ray.is_initialized():
+        engine: Engine = engine_class(str(model), config)
+        return engine
+    return RemoteEngine(_Spec(str(model), config, str(log) if log else None, engine_class))
+
+
+_LEASES = count()
+
+
+def _acquire(spec: _Spec) -> tuple[Any, Lease]:
+    """The first warm actor of this shape that nobody uses, or a new one."""
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    shape = _shape_digest(Path(spec.model), spec.config)
+    environment = runtime_env()
+    environment["env_vars"] |= ENVIRONMENT | (ENVIRONMENT_CPU if spec.config.gpus == 0 else {})
+    environment["env_vars"]["OMP_NUM_THREADS"] = str(spec.config.threads)
+    lease = Lease(_node_id(), os.getpid(), next(_LEASES))
+    dead = 0
+    number = 0
+    while dead <= _MOST_RESTARTS:
+        actor = (
+            ray.remote(EngineActor)
+            .options(
+                name=f"engine-{shape}-{number}",
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=spec.config.cpus,
+                num_gpus=spec.config.gpus,
+                runtime_env=environment,
+            )
+            .remote(spec.log, spec.engine_class)
+        )
+        try:
+            if ray.get(actor.acquire.remote(lease)):
+                return actor, lease
+            number += 1
+        except ray.exceptions.RayActorError:
+            # Its name is free again a moment after its death.
+            dead += 1
+            time.sleep(0.5)
+    raise RuntimeError("engine actors die before they can be used; see Ray's worker logs")
+
+
+def _release(replicas: Sequence[_Replica]) -> None:
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    if ray.is_initialized():
+        for replica in replicas:
+            replica.handle.release.remote(replica.lease)
+
+
+def _get(call: Any) -> Any:
+    """The result of a call; a UserError raised in the actor is raised here as itself."""
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+
+
+def _node_id() -> str:
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def _send_output_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def _shape_digest(model: Path, config: EngineConfig) -> str:
+    """Engines are interchangeable when architecture, vocabulary and settings are the same."""
+    path = model / "config.json"
+    if not path.is_file():
+        raise UserError(f"{str(model)!r} is not a checkpoint folder (no config.json)")
+    shape = {k: v for k, v in json.loads(path.read_text()).items() if k not in _NOT_SHAPE}
+    tokenizer = digest((model / "tokenizer.json").read_text())
+    settings = config.model_dump(exclude={"replicas", "cpus", "gpus"})
+    return digest([shape, tokenizer, settings])

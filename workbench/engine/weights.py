@@ -1,0 +1,130 @@
+"""The tensors of a checkpoint: what an engine holds, and whether what it is given is all of it.
+
+vLLM only logs a warning where a tensor is missing and goes on with the old one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from workbench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_NAMES_SHOWN = 3
+# Trainers keep fp32 masters and engines may hold bf16; other types would be a silent loss.
+_DTYPES = {"float32", "bfloat16"}
+_SAFETENSORS_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+class TensorSpec(NamedTuple):
+    """Shape and type of one tensor. Example: TensorSpec((2048, 128), "float32")"""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def canonical(name: str) -> str:
+    """One name for a tensor: NemotronH files say `backbone.`, its modules `model.`."""
+    return "model." + name.removeprefix("backbone.") if name.startswith("backbone.") else name
+
+
+def checkpoint_specs(folder: str | Path) -> dict[str, TensorSpec]:
+    """Name -> spec of every tensor of a Hugging Face checkpoint; reads headers only.
+
+    Raises: UserError where the folder is no checkpoint or a file is cut short.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - configuration imports us
+
+    specs: dict[str, TensorSpec] = {}
+    for file in weight_files(folder):
+        try:
+            with safe_open(str(file), "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    part = tensors.get_slice(name)
+                    dtype = str(part.get_dtype())
+                    specs[canonical(name)] = TensorSpec(
+                        tuple(part.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype)
+                    )
+        except SafetensorError as error:
+            raise UserError(f"{file} is cut short or damaged ({error}); copy it again") from None
+    return specs
+
+
+def load_tensors(folder: str | Path) -> "list[tuple[str, torch.Tensor]]":
+    """Every tensor of a checkpoint, under its canonical name."""
+    from safetensors import SafetensorError  # noqa: PLC0415 - configuration imports us
+    from safetensors.torch import load_file  # noqa: PLC0415 - same
+
+    found = []
+    for file in weight_files(folder):
+        try:
+            found += [(canonical(name), tensor) for name, tensor in load_file(file).items()]
+        except SafetensorError as error:
+            raise UserError(f"{file} is cut short or damaged ({error}); copy it again") from None
+    return found
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder, at least one. Raises: UserError."""
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise UserError(f"{str(folder)!r} is not a checkpoint folder (no config.json)")
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{str(folder)!r} has no weights (*.safetensors); copy it again")
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        listed = set(json.loads(index.read_text())["weight_map"].values())
+        absent = sorted(listed - {file.name for file in files})
+        if absent:
+            raise UserError(f"{str(folder)!r} lacks the weight files {', '.join(absent)}")
+    return files
+
+
+def tied_names(folder: str | Path) -> frozenset[str]:
+    """Tensors that a state dict may repeat because another one is their storage."""
+    config = json.loads((Path(folder) / "config.json").read_text())
+    return frozenset({"lm_head.weight"} if config.get("tie_word_embeddings") else ())
+
+
+def check_tensors(
+    expected: Mapping[str, TensorSpec],
+    given: "Sequence[tuple[str, torch.Tensor]]",
+    *,
+    tied: frozenset[str] = frozenset(),
+) -> "list[tuple[str, torch.Tensor]]":
+    """The given tensors under canonical names, tied copies left out, once they are exactly those
+    expected. Raises: UserError naming what is missing, unknown, repeated or of another shape."""
+    named: dict[str, torch.Tensor] = {}
+    for raw, tensor in given:
+        name = canonical(raw)
+        if name in named:
+            raise UserError(f"weights: tensor {name!r} arrives twice")
+        named[name] = tensor
+    spare = {name for name in tied if name not in expected}
+    missing = sorted(expected.keys() - named.keys())
+    unknown = sorted(named.keys() - expected.keys() - spare)
+    if missing or unknown:
+        parts = [
+            f"{w}: {_some(names)}"
+            for w, names in (("missing", missing), ("unknown", unknown))
+            if names
+        ]
+        raise UserError(
+            f"weights do not match the engine's model of {len(expected)} tensors; {'; '.join(parts)}"
+        )
+    for name, spec in expected.items():
+        shape, dtype = tuple(named[name].shape), str(named[name].dtype).removeprefix("torch.")
+        if shape != spec.shape:
+            raise UserError(f"weights: {name!r} has shape {shape}, the engine's model {spec.shape}")
+        if dtype != spec.dtype and not {dtype, spec.dtype} <= _DTYPES:
+            raise UserError(f"weights: {name!r} is {dtype}, the engine's model {spec.dtype}")
+    return [(name, named[name]) for name in expected]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,27 @@
+"""The two ways a run ends badly: the user's mistake, and a stop that was asked for."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in a recipe, a command or the data. Shown as one line, exit code 2, no traceback.
+
+    The message says what was given, what is allowed, and how to fix it.
+    """
+
+
+class StopRequested(Exception):
+    """Raised inside a stage when Ctrl-C or SIGTERM asked the run to stop; state is already saved."""
+
+
+def unknown_name(what: str, given: str, allowed: Iterable[str]) -> UserError:
+    """A UserError for a name that is not in a closed list, naming the nearest valid one.
+
+    >>> str(unknown_name("stage", "sft_1", ["sft1", "grpo"]))
+    "unknown stage 'sft_1'; did you mean 'sft1'? allowed: grpo, sft1"
+    """
+    names = sorted(allowed)
+    near = get_close_matches(given, names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return UserError(f"unknown {what} {given!r}{hint} allowed: {', '.join(names)}")

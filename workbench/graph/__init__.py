@@ -1,0 +1,1 @@
+"""The pipeline: which stages run, in what order, what is skipped, and running them on Ray."""

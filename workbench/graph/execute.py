@@ -1,0 +1,170 @@
+"""Drive a run: submit stages as their needs are met, show progress, stop and fail cleanly."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, TextIO
+
+from workbench import cluster
+from workbench.errors import UserError
+from workbench.graph.dag import Decision, decide
+from workbench.graph.task import Outcome, run_stage
+from workbench.progress import ProgressDisplay
+from workbench.recipe import Recipe
+from workbench.rundir import RunDir
+
+
+@dataclass
+class Drive:
+    """State of one drive through the graph."""
+
+    recipe: Recipe
+    run: RunDir
+    stages: list[str]
+    show: ProgressDisplay
+    fresh: set[str] = field(default_factory=set)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    signals: int = 0
+
+    def ready(self, running: set[str]) -> Iterator[Decision]:
+        """Stages whose needs are met; skipped ones are recorded on the way."""
+        for stage in self.stages:
+            if stage in self.outcomes or stage in running:
+                continue
+            needs = self.recipe.stages[stage].needs
+            if any(n not in self.outcomes or self.outcomes[n].status != "done" for n in needs):
+                continue
+            decision = decide(self.recipe, self.run, stage, rerun=set())
+            if stage in self.fresh and not decision.resume:
+                decision = Decision(stage, True, "asked for with --fresh")
+            self.show.decided(stage, decision.run, decision.reason)
+            if decision.run:
+                yield decision
+            else:
+                self.outcomes[stage] = Outcome(stage, "done")
+
+    def finish(self, outcome: Outcome) -> None:
+        """Record and show how a stage ended."""
+        self.outcomes[outcome.stage] = outcome
+        manifest = self.run.manifest(outcome.stage)
+        self.show.finished(
+            outcome.stage, outcome.status, outcome.message, manifest.wall_s if manifest else 0.0
+        )
+
+
+def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], out: TextIO) -> int:
+    """Run the stages. Returns the exit code: 0 done, 2 a user's mistake, 1 failed or stopped."""
+    with ProgressDisplay(out) as show:
+        state = Drive(recipe, run, stages, show, fresh)
+        for name in fresh:
+            run.set_aside(name)
+        if recipe.cluster.backend == "local":
+            with _stop_on_signal(state):
+                _drive_here(state)
+        else:
+            show.note(cluster.connect(recipe.cluster, namespace=_namespace(run), logs=run.root))
+            try:
+                with _stop_on_signal(state):
+                    _drive_on_ray(state)
+            finally:
+                cluster.disconnect()
+    return _exit_code(state)
+
+
+def _namespace(run: RunDir) -> str:
+    return f"anneal-{run.root.name}"
+
+
+def _drive_here(state: Drive) -> None:
+    resolved = state.recipe.resolved()
+    progress = True
+    while progress and not state.signals:
+        progress = False
+        for decision in state.ready(set()):
+            progress = True
+            state.show.watch(decision.stage, state.run.stage(decision.stage))
+            state.finish(run_stage(resolved, str(state.run.root), decision, False))
+            break
+
+
+def _drive_on_ray(state: Drive) -> None:
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    remote = ray.remote(run_stage)
+    resolved = state.recipe.resolved()
+    running: dict[Any, str] = {}
+    stopping_since: float | None = None
+    while True:
+        failed = any(o.status != "done" for o in state.outcomes.values())
+        if not state.signals and not failed:
+            for decision in state.ready(set(running.values())):
+                config = state.recipe.stages[decision.stage]
+                task = remote.options(
+                    name=decision.stage,
+                    num_cpus=config.cpus,
+                    num_gpus=config.gpus,
+                    max_retries=0,
+                    runtime_env=cluster.runtime_env(),
+                ).remote(resolved, str(state.run.root), decision, True)
+                running[task] = decision.stage
+                state.show.watch(decision.stage, state.run.stage(decision.stage))
+        if not running:
+            return
+        finished, _ = ray.wait(list(running), timeout=0.5)
+        for task in finished:
+            state.finish(_outcome(task, running.pop(task)))
+        state.show.refresh()
+        if state.signals:
+            stopping_since = stopping_since or time.monotonic()
+            late = time.monotonic() - stopping_since > state.recipe.cluster.stop_grace_s
+            if late or state.signals > 1:
+                for task, stage in running.items():
+                    ray.cancel(task, force=True)
+                    state.finish(
+                        Outcome(
+                            stage,
+                            "stopped",
+                            "did not save in time; continues from its last checkpoint",
+                        )
+                    )
+                return
+
+
+def _outcome(task: Any, stage: str) -> Outcome:
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    try:
+        outcome: Outcome = ray.get(task)
+    except ray.exceptions.RayError as error:  # the worker died: out of memory, killed, lost node
+        line = str(error).strip().splitlines()[0]
+        return Outcome(stage, "failed", f"its worker died ({line}); rerun to continue")
+    return outcome
+
+
+@contextmanager
+def _stop_on_signal(state: Drive) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: ask stages to save. Second: leave at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        state.signals += 1
+        state.run.stop_file.touch()
+        if state.signals == 1:
+            state.show.note("stopping: stages save their state (once more to leave at once)")
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_code(state: Drive) -> int:
+    statuses = {outcome.status for outcome in state.outcomes.values()}
+    if "user_error" in statuses:
+        first = next(o for o in state.outcomes.values() if o.status == "user_error")
+        raise UserError(f"stage {first.stage!r}: {first.message}")
+    return 1 if state.signals or statuses - {"done"} else 0

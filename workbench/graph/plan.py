@@ -1,0 +1,61 @@
+"""What a run is going to do and cost, from the recipe alone (imports no torch)."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench import registry
+from workbench.errors import UserError
+from workbench.graph.dag import Decision, decide
+from workbench.recipe import Recipe
+from workbench.rundir import RunDir
+from workbench.stage import StagePlan
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The plan of each stage, in order."""
+
+    stages: dict[str, StagePlan]
+    decisions: dict[str, Decision]
+
+    @property
+    def lines(self) -> list[str]:
+        """The plan as text, a block a stage."""
+        out = ["plan:"]
+        for name, plan in self.stages.items():
+            decision = self.decisions[name]
+            verb = ("continue" if decision.resume else "run") if decision.run else "skip"
+            out.append(f"  {name}: {verb} ({decision.reason})")
+            out += [f"    {line}" for line in plan.lines]
+        tokens = sum(p.tokens or 0 for n, p in self.stages.items() if self.decisions[n].run)
+        disk = sum(p.disk_bytes for n, p in self.stages.items() if self.decisions[n].run)
+        out.append(f"  in all: {tokens:,} tokens trained or generated, {disk / 2**20:,.0f} MB disk")
+        return out
+
+
+def plan_run(recipe: Recipe, run: RunDir, stages: list[str]) -> RunPlan:
+    """Plan the stages in order."""
+    plans: dict[str, StagePlan] = {}
+    decisions: dict[str, Decision] = {}
+    for name in stages:
+        rerun = {n for n, d in decisions.items() if d.run}
+        decisions[name] = decide(recipe, run, name, rerun)
+        plans[name] = registry.resolve(registry.kind(recipe.stages[name].kind).plan)(
+            recipe.stages[name], recipe
+        )
+    return RunPlan(plans, decisions)
+
+
+def check_disk(plan: RunPlan, run: RunDir) -> None:
+    """Raises: UserError where the disk has less room than the stages to run will write."""
+    needed = sum(p.disk_bytes for n, p in plan.stages.items() if plan.decisions[n].run)
+    place: Path = run.root if run.root.exists() else run.root.parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise UserError(
+            f"no disk space: {place} has {free / 2**30:,.1f} GB free, the run needs about "
+            f"{needed / 2**30:,.1f} GB; free some or set runs_dir to another disk"
+        )

@@ -1,0 +1,129 @@
+"""One stage, run in its own process: manifest, log file, and the outcome told to the driver."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench import registry
+from workbench.errors import StopRequested, UserError
+from workbench.graph.dag import Decision, config_digest, stage_code_digest
+from workbench.provenance import digest, git_state, hardware, versions
+from workbench.recipe import Recipe, build
+from workbench.rundir import Manifest, RunDir, utc_now
+from workbench.stage import StageContext, stage_seed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended; `message` is one line."""
+
+    stage: str
+    status: Literal["done", "stopped", "user_error", "failed"]
+    message: str = ""
+
+
+def run_stage(
+    resolved: dict[str, Any], root: str, decision: Decision, own_process: bool
+) -> Outcome:
+    """Run one stage and record it. Never raises for what the stage did: the outcome says it."""
+    recipe, run = build(resolved), RunDir(Path(root))
+    manifest = _open_manifest(recipe, run, decision)
+    context = StageContext(
+        name=decision.stage,
+        config=recipe.stages[decision.stage],
+        recipe=recipe,
+        run=run,
+        inputs={need: run.stage(need) for need in recipe.stages[decision.stage].needs},
+        outputs=dict(manifest.outputs),
+    )
+    started = time.monotonic()
+    before_s = manifest.wall_s
+    outcome = Outcome(decision.stage, "done")
+    with _output_to(run.stage(decision.stage) / "log.txt", own_process):
+        try:
+            registry.resolve(registry.kind(manifest.kind).run)(context)
+        except StopRequested as stop:
+            outcome = Outcome(decision.stage, "stopped", str(stop))
+        except UserError as error:
+            outcome = Outcome(decision.stage, "user_error", str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the manifest must say it
+            traceback.print_exc()
+            outcome = Outcome(decision.stage, "failed", _one_line(error))
+        finally:
+            context.close()
+            sys.stdout.flush()
+            sys.stderr.flush()
+    manifest.wall_s = round(before_s + time.monotonic() - started, 2)
+    manifest.outputs = context.outputs
+    _close_manifest(run, manifest, outcome)
+    return outcome
+
+
+def _open_manifest(recipe: Recipe, run: RunDir, decision: Decision) -> Manifest:
+    stage = decision.stage
+    older = run.manifest(stage) if decision.resume else None
+    if not decision.resume:
+        run.set_aside(stage)
+    needs = recipe.stages[stage].needs
+    sources = {need: run.manifest(need) for need in needs}
+    manifest = Manifest(
+        stage=stage,
+        kind=recipe.stages[stage].kind,
+        status="running",
+        inputs={need: (m.completion or "") if m else "" for need, m in sources.items()},
+        config_digest=config_digest(recipe, stage),
+        code_digest=stage_code_digest(recipe, stage),
+        seed=stage_seed(recipe, stage),
+        git=git_state(),
+        versions=versions(),
+        hardware=hardware(),
+        started_at=older.started_at if older else utc_now(),
+        wall_s=older.wall_s if older else 0.0,
+        attempts=(older.attempts if older else 0) + 1,
+        outputs=older.outputs if older else {},
+    )
+    run.write_manifest(manifest)
+    return manifest
+
+
+def _close_manifest(run: RunDir, manifest: Manifest, outcome: Outcome) -> None:
+    if outcome.status == "done":
+        manifest.status = "done"
+        manifest.completion = digest([manifest.config_digest, manifest.inputs, time.time_ns()])
+    elif outcome.status != "stopped":
+        manifest.status, manifest.error = "failed", outcome.message
+    run.write_manifest(manifest)
+
+
+@contextmanager
+def _output_to(path: Path, own_process: bool) -> Iterator[None]:
+    """Send this process's output to the stage's log file: libraries print a great deal.
+
+    In a Ray worker the file descriptors are moved, so that compiled code is covered too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saved = (sys.stdout, sys.stderr)
+    with path.open("a", buffering=1, encoding="utf-8") as log:
+        fds = [os.dup(1), os.dup(2)] if own_process else []
+        if own_process:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = saved
+            for target, fd in zip((1, 2), fds, strict=False):
+                os.dup2(fd, target)
+                os.close(fd)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"

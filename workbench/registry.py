@@ -1,0 +1,72 @@
+"""The stage kinds: one table from a recipe's `kind:` to its configuration, run and plan.
+
+The targets are strings so that the workbench imports no stage, and reading a recipe imports only
+configuration modules (which import no torch).
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from workbench.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where a stage kind's parts live, as "package.module:name".
+
+    config: a `StageConfig` subclass.  run: `(StageContext) -> None`.
+    plan: `(config, PlanContext) -> StagePlan`, importing no torch.
+    """
+
+    config: str
+    run: str
+    plan: str
+    about: str
+
+
+KINDS: dict[str, Kind] = {
+    "tokenizer": Kind(
+        config="pretrain.config:TokenizerConfig",
+        run="pretrain.tokenizer_stage:run",
+        plan="pretrain.plan:plan_tokenizer",
+        about="train a byte-level BPE tokenizer with the chat format's special tokens",
+    ),
+    "pretrain": Kind(
+        config="pretrain.config:PretrainConfig",
+        run="pretrain.stage:run",
+        plan="pretrain.plan:plan_pretrain",
+        about="pretrain the hybrid base model on a phased blend",
+    ),
+    "sft": Kind(
+        config="sft.config:SftConfig",
+        run="sft.stage:run",
+        plan="sft.plan:plan_sft",
+        about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
+    ),
+    "grpo": Kind(
+        config="rl.config:GrpoConfig",
+        run="rl.stage:run",
+        plan="rl.plan:plan_grpo",
+        about="GRPO on verifiable rewards with vLLM rollouts",
+    ),
+    "evals": Kind(
+        config="evals.config:EvalsConfig",
+        run="evals.stage:run",
+        plan="evals.plan:plan_evals",
+        about="evaluate models of the run on benchmarks",
+    ),
+}
+
+
+def kind(name: str) -> Kind:
+    """The kind of this name. Raises: UserError naming the nearest one."""
+    if name not in KINDS:
+        raise unknown_name("stage kind", name, KINDS)
+    return KINDS[name]
+
+
+def resolve(target: str) -> Any:
+    """Import "package.module:name" and return the named object."""
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,117 @@
+"""Numbers of the comparison between models: accuracies, paired gains, means over benchmarks."""
+
+from dataclasses import dataclass
+
+from workbench.report.read import Result, RunFacts
+from workbench.statistics import Estimate, mean_of_estimates, paired_interval, unpaired_interval
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference between two models on one benchmark (or a mean of such differences).
+
+    paired: over the same questions. Unpaired where the samples are missing.
+    """
+
+    estimate: Estimate
+    against: str
+    paired: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one benchmark: its accuracy, and its gain over the model it was made from."""
+
+    accuracy: Estimate
+    gain: Gain | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: (label, cells by model). The last row is the mean where there is more than one."""
+
+    models: list[str]
+    rows: list[tuple[str, dict[str, Cell]]]
+
+    def mean_row(self) -> tuple[str, dict[str, Cell]] | None:
+        """The row that sums up: the mean, or the only benchmark."""
+        return self.rows[-1] if self.rows else None
+
+
+def label(benchmark: str) -> str:
+    """A benchmark's name for people.
+
+    >>> label("mini-tool_calling")
+    'tool calling'
+    """
+    return benchmark.removeprefix("mini-").replace("_", " ")
+
+
+def gain(before: Result, after: Result) -> Gain:
+    """after - before, paired by question id; unpaired where either has no samples."""
+    common = [key for key in before.values if key in after.values]
+    if common:
+        old, new = [before.values[k] for k in common], [after.values[k] for k in common]
+        return Gain(paired_interval(old, new), before.model)
+    return Gain(unpaired_interval(before.estimate, after.estimate), before.model, paired=False)
+
+
+def gain_table(facts: RunFacts, budget: int | None = None) -> Table:
+    """Accuracy of every model on every benchmark at one thinking budget, and what each gained."""
+    rows = []
+    for benchmark in facts.benchmarks:
+        cells = {}
+        for model in facts.models:
+            result = facts.results.get((model, benchmark, budget))
+            if result is not None:
+                cells[model] = Cell(result.estimate, _gain_of(facts, result))
+        if cells:
+            rows.append((label(benchmark), cells))
+    if len(rows) > 1:
+        rows.append(("mean", _means(facts, rows)))
+    return Table(facts.models, rows)
+
+
+def _gain_of(facts: RunFacts, result: Result) -> Gain | None:
+    parent = facts.parent(result.model)
+    before = facts.results.get((parent or "", result.benchmark, result.budget))
+    return gain(before, result) if before is not None else None
+
+
+def _means(facts: RunFacts, rows: list[tuple[str, dict[str, Cell]]]) -> dict[str, Cell]:
+    """Only of models that have every benchmark: means over different sets do not compare."""
+    out = {}
+    for model in facts.models:
+        cells = [cells[model] for _, cells in rows if model in cells]
+        if len(cells) < len(rows):
+            continue
+        gains = [cell.gain for cell in cells if cell.gain is not None]
+        whole = (
+            Gain(
+                mean_of_estimates([g.estimate for g in gains]),
+                gains[0].against,
+                all(g.paired for g in gains),
+            )
+            if len(gains) == len(rows)
+            else None
+        )
+        out[model] = Cell(mean_of_estimates([cell.accuracy for cell in cells]), whole)
+    return out
+
+
+def total_gains(facts: RunFacts, budget: int | None = None) -> list[tuple[str, Gain]]:
+    """(benchmark label, gain) of the last evaluated model over the first, largest first."""
+    evaluated = [m for m in facts.models if any(key[0] == m for key in facts.results)]
+    if len(evaluated) < 2:
+        return []
+    first, last = evaluated[0], evaluated[-1]
+    pairs = [
+        (
+            b,
+            facts.results.get((first, b, budget)),
+            facts.results.get((last, b, budget)),
+        )
+        for b in facts.benchmarks
+    ]
+    gains = [(label(b), gain(old, new)) for b, old, new in pairs if old and new]
+    return sorted(gains, key=lambda item: -item[1].estimate.value)

@@ -1,0 +1,165 @@
+"""Fill the page and write it. Works at any time of a run."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from workbench.progress import duration_words
+from workbench.report import charts
+from workbench.report.clean import clean
+from workbench.report.compare import Table, gain_table, total_gains
+from workbench.report.details import hardware_line, stage_views, trained_tokens
+from workbench.report.palette import css_variables
+from workbench.report.paper import PaperValue, paper_values
+from workbench.report.read import RunFacts, read_run
+from workbench.report.samples import RULE, sample_groups
+from workbench.report.summary import summary_lines, verdict
+from workbench.report.svg import compact, percent, points
+from workbench.statistics import Estimate
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(root: Path) -> str:
+    """Write report.html of a run, finished or not; returns the summary for the terminal.
+
+    Raises: UserError where `root` holds no run.
+    """
+    facts = read_run(root)
+    path = root / "report.html"
+    half = path.with_name(f".{path.name}")
+    half.write_text(render_page(facts), encoding="utf-8")
+    half.replace(path)
+    return "\n".join([*summary_lines(facts), f"report: {path}"])
+
+
+def render_page(facts: RunFacts) -> str:
+    """The whole page. Everything that a model, the data or a recipe wrote is escaped."""
+    table, off = gain_table(facts), gain_table(facts, budget=0)
+    count = max(len(facts.models), 1)
+    style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
+    context: dict[str, Any] = {
+        "run": facts,
+        "style": Markup(style),
+        "ramp_light": Markup(css_variables(count)),
+        "ramp_dark": Markup(css_variables(count, dark=True)),
+        "verdict": verdict(facts),
+        "tiles": _tiles(facts),
+        "stages": stage_views(facts),
+        "tables": [
+            (title, shown)
+            for title, shown in (("Reasoning on", table), ("Reasoning off", off))
+            if shown.rows
+        ],
+        "panels": charts.accuracy_panels(table, off),
+        "has_off": bool(off.rows),
+        "budgets": charts.budget_rows(facts),
+        "pretrain": _pretrain(facts),
+        "sft": charts.sft_losses([s for s in facts.stages.values() if s.kind == "sft"]),
+        "policies": _policies(facts),
+        "paper": _paper_rows(table),
+        "samples": sample_groups(facts),
+        "rule": RULE,
+        "commands": _commands(facts),
+    }
+    return _environment().get_template("report.html").render(context)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters |= {"percent": percent, "points": points, "span": span}
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def span(estimate: Estimate, *, gain: bool = False) -> str:
+    """The 95% interval in percent or points."""
+    if estimate.low != estimate.low:  # NaN: one question has no interval
+        return "no interval"
+    if gain:
+        return f"{points(estimate.low)} to {points(estimate.high)}"
+    return f"{100 * estimate.low:.0f}–{100 * estimate.high:.0f}"
+
+
+def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
+    """(label, number, note) of the headline figures."""
+    out = []
+    gains = total_gains(facts)
+    mean = gain_table(facts).mean_row()
+    if gains and mean and len(mean[1]) > 1:
+        cells = list(mean[1].values())
+        value = f"{percent(cells[0].accuracy.value)} → {percent(cells[-1].accuracy.value)}"
+        note = f"{len(gains)} benchmarks, n = {cells[-1].accuracy.n:,} questions"
+        out.append(("mean accuracy" if len(gains) > 1 else "accuracy", value, note))
+    stages = [s for s in facts.stages.values() if s.manifest]
+    sizes = [s.outputs["parameters"] for s in stages if "parameters" in s.outputs]
+    if sizes:
+        out.append(("parameters", compact(sizes[0]), f"{sizes[0]:,}"))
+    tokens = [t for s in stages if (t := trained_tokens(s))]
+    if tokens:
+        out.append(("tokens", compact(sum(tokens)), "trained on or sampled for training"))
+    if stages:
+        wall = sum(s.manifest.wall_s for s in stages if s.manifest)
+        hardware = next((s.manifest.hardware for s in stages if s.manifest), {})
+        out.append(("stage time", duration_words(wall), hardware_line(hardware)))
+    return out
+
+
+def _pretrain(facts: RunFacts) -> list[tuple[str, Markup]]:
+    pictures = [
+        (s.name, charts.pretrain_loss(s)) for s in facts.stages.values() if s.kind == "pretrain"
+    ]
+    return [(name, svg) for name, svg in pictures if svg is not None]
+
+
+@dataclass(frozen=True)
+class _Policy:
+    name: str
+    panels: list[charts.Panel]
+    held_out: dict[str, Any] | None
+
+
+def _policies(facts: RunFacts) -> list[_Policy]:
+    out = []
+    for stage in facts.stages.values():
+        panels = charts.policy_panels(stage)
+        if panels:
+            out.append(_Policy(stage.name, panels, stage.outputs.get("held_out")))
+    return out
+
+
+def _paper_rows(table: Table) -> list[tuple[str, str, list[PaperValue]]]:
+    """(domain, our first and last accuracy, the paper's figures of that domain)."""
+    rows = []
+    for name, cells in table.rows:
+        values = [cell.accuracy for cell in cells.values()]
+        ours = " → ".join(percent(v.value) for v in dict.fromkeys((values[0], values[-1])))
+        if found := paper_values(name):
+            rows.append((name, f"{ours} (n = {values[-1].n})", found))
+    return rows
+
+
+def _commands(facts: RunFacts) -> list[str]:
+    commits = [
+        str(s.manifest.git["commit"])
+        for s in facts.stages.values()
+        if s.manifest and "commit" in s.manifest.git
+    ]
+    name = facts.name
+    run = f"python scripts/run_stage.py all --recipe runs/{name}/recipe.json --run {name}-again"
+    return [*(f"git checkout {c}" for c in dict.fromkeys(commits[-1:])), "make setup", run]

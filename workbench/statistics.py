@@ -1,0 +1,109 @@
+"""Means with honest intervals. Every number that is shown carries its n and one of these."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_Z = 1.959963984540054  # normal quantile of 97.5%
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error and 95% interval."""
+
+    value: float
+    stderr: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def clear_of_zero(self) -> bool:
+        """The 95% interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+    def as_dict(self) -> dict[str, float | list[float]]:
+        """The form of results.json."""
+        return {"value": self.value, "stderr": self.stderr, "ci95": [self.low, self.high]}
+
+
+def mean_interval(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
+    """Mean of per-sample values; `groups` (the question of each sample) clusters the error.
+
+    0/1 values without repeats use Wilson's interval, which stays inside [0, 1] and is honest at 0
+    and 1 (Wilson 1927); otherwise the normal interval on the (clustered) standard error, with the
+    small-sample factor G / (G - 1). Empty input gives NaN.
+    """
+    x = np.asarray(values, dtype=float)
+    n = len(x)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, math.nan, 0)
+    mean = float(x.mean())
+    names = list(groups) if groups is not None else [str(i) for i in range(n)]
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    sums = np.zeros(len(index))
+    np.add.at(sums, [index[name] for name in names], x - mean)
+    count = len(index)
+    stderr = math.sqrt((sums**2).sum() * count / (count - 1)) / n if count > 1 else math.nan
+    if count == n and set(np.unique(x)) <= {0.0, 1.0}:
+        low, high = _wilson(mean, n)
+    else:
+        low, high = mean - _Z * stderr, mean + _Z * stderr
+    return Estimate(mean, stderr, low, high, n)
+
+
+def paired_interval(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    """Mean of after - before over the same questions, with a 95% interval.
+
+    0/1 values use the interval of Agresti and Min (2005), which adds half a question to each of the
+    four outcomes: no change in 100 questions is not proof of no change. Else the normal interval.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"paired values differ in number: {len(before)} and {len(after)}")
+    pairs = list(zip(before, after, strict=True))
+    plain = mean_interval_normal([b - a for a, b in pairs])
+    if not pairs or not {v for pair in pairs for v in pair} <= {0, 1}:
+        return plain
+    n = len(pairs)
+    gained = (sum(a < b for a, b in pairs) + 0.5) / (n + 2)
+    lost = (sum(a > b for a, b in pairs) + 0.5) / (n + 2)
+    centre = gained - lost
+    stderr = math.sqrt((gained + lost - centre**2) / (n + 2))
+    low, high = max(centre - _Z * stderr, -1.0), min(centre + _Z * stderr, 1.0)
+    return Estimate(plain.value, stderr, low, high, n)
+
+
+def unpaired_interval(before: Estimate, after: Estimate) -> Estimate:
+    """after - before of independent samples, normal 95% interval; n is the smaller of the two."""
+    value = after.value - before.value
+    stderr = math.hypot(before.stderr, after.stderr)
+    low, high = value - _Z * stderr, value + _Z * stderr
+    return Estimate(value, stderr, low, high, min(before.n, after.n))
+
+
+def mean_of_estimates(parts: Sequence[Estimate]) -> Estimate:
+    """Unweighted mean of independent estimates, normal 95% interval; n is the sum of theirs."""
+    n = sum(part.n for part in parts)
+    if not parts:
+        return Estimate(math.nan, math.nan, math.nan, math.nan, 0)
+    value = sum(part.value for part in parts) / len(parts)
+    stderr = math.sqrt(sum(part.stderr**2 for part in parts)) / len(parts)
+    return Estimate(value, stderr, value - _Z * stderr, value + _Z * stderr, n)
+
+
+def mean_interval_normal(values: Sequence[float]) -> Estimate:
+    """Mean with the normal interval, whatever the values are."""
+    x = np.asarray(values, dtype=float)
+    n = len(x)
+    if n < 2:
+        return Estimate(float(x.mean()) if n else math.nan, math.nan, math.nan, math.nan, n)
+    mean, stderr = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(n)
+    return Estimate(mean, stderr, mean - _Z * stderr, mean + _Z * stderr, n)
+
+
+def _wilson(p: float, n: int) -> tuple[float, float]:
+    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
+    return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -1,0 +1,210 @@
+"""Metrics of a stage: their declarations, and their writer (metrics.jsonl and TensorBoard).
+
+A metric is declared once, in METRICS; docs/metrics.md and the report take their words from there.
+"""
+
+import json
+import math
+import os
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Direction = Literal["up", "down", "none"]
+
+# Keys of every line; all others are metrics.
+LINE_KEYS = ("step", "tokens", "wall_s", "nonfinite")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A declared metric. direction: where better is; none where neither way is.
+
+    Example: Metric("loss", "nats/token", "mean loss of the step's counted tokens", "down")
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    direction: Direction = "none"
+
+
+METRICS: dict[str, Metric] = {
+    m.name: m
+    for m in (
+        Metric(
+            "loss",
+            "nats/token",
+            "what the optimizer minimises: cross-entropy over the step's counted tokens in "
+            "pretraining and SFT, the clipped policy loss in GRPO (there the value itself says "
+            "little)",
+            "down",
+        ),
+        Metric("lr", "", "learning rate of the step"),
+        Metric("grad_norm", "", "norm of the whole gradient before clipping"),
+        Metric("valid_tokens", "tokens", "tokens of the step that carry loss"),
+        Metric("tokens_per_s", "tokens/s", "trained tokens by wall time of the step", "up"),
+        Metric(
+            "token_accuracy",
+            "share",
+            "counted tokens whose most likely prediction is the right one",
+            "up",
+        ),
+        Metric("entropy", "nats/token", "entropy of the model's next-token distribution"),
+        Metric("reward", "share", "mean reward of the step's scored samples", "up"),
+        Metric(
+            "failed_share",
+            "share",
+            "samples whose generation or check failed; they are left out, never scored 0",
+            "down",
+        ),
+        Metric(
+            "mixed_groups",
+            "share",
+            "groups whose samples do not all have the same reward: only these teach",
+        ),
+        Metric("reply_tokens", "tokens", "mean length of a sampled reply, thinking included"),
+        Metric("truncated", "share", "sampled replies that hit the token limit", "down"),
+        Metric(
+            "mismatch_kl",
+            "nats/token",
+            "KL between the engine that sampled and the trainer, k3 estimate on sampled tokens",
+            "down",
+        ),
+        Metric("clip_fraction", "share", "tokens whose policy ratio was clipped"),
+        Metric("sync_s", "s", "time to copy the weights into the engine", "down"),
+        Metric("rollout_s", "s", "time to sample and score the step's rollouts", "down"),
+        Metric("step_s", "s", "wall time of the whole step", "down"),
+        Metric("accuracy", "share", "mean of the answers' values over all benchmarks", "up"),
+    )
+}
+
+
+def metrics_markdown() -> str:
+    """docs/metrics.md, written from METRICS by scripts/metrics_doc.py."""
+    arrows = {"up": "higher", "down": "lower", "none": "neither"}
+    rows = [
+        f"| `{m.name}` | {m.unit or '–'} | {arrows[m.direction]} | {m.meaning} |"
+        for m in METRICS.values()
+    ]
+    return "\n".join(
+        [
+            "# Metrics",
+            "",
+            "Each line of `runs/RUN/STAGE/metrics.jsonl` is one logged step: `step` (optimizer "
+            "steps; models, in an evals",
+            "stage), `tokens` (trained or sampled so far; null where not counted), `wall_s` "
+            "(seconds of work so far, over all",
+            "attempts) and any of the metrics below. A value that is not a finite number is "
+            "written as null, and `nonfinite`",
+            "then says what it was. The same values are in `runs/RUN/STAGE/tensorboard/`.",
+            "",
+            "Declared in `workbench/tracking.py`; this page is written by "
+            "`python scripts/metrics_doc.py`.",
+            "",
+            "| name | unit | better | meaning |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+class MetricsWriter:
+    """Appends to STAGE/metrics.jsonl; each line is {step, tokens, wall_s, name: value, ...}.
+
+    No step of an earlier attempt stays beside the same step of this one: the first `log` (or
+    `truncate_after`) cuts what the resumed stage is about to write again.
+    """
+
+    def __init__(self, stage_dir: Path) -> None:
+        stage_dir.mkdir(parents=True, exist_ok=True)
+        self.path = stage_dir / "metrics.jsonl"
+        self._board: Any = None
+        self._last_step: int | None = None
+        self._unknown: set[str] = set()
+        self._started = time.monotonic()
+        self._open(_read_lines(self.path))
+
+    def log(self, step: int, values: dict[str, float], *, tokens: int | None = None) -> None:
+        """Append one line. Raises: ValueError where `step` goes back within this process."""
+        if self._last_step is None:
+            self.truncate_after(step - 1)
+        elif step < self._last_step:
+            raise ValueError(f"metrics of step {step} after those of step {self._last_step}")
+        first = self._last_step is None
+        self._last_step = step
+        self._file.write(json.dumps(self._line(step, values, tokens), allow_nan=False) + "\n")
+        if self._board is None:
+            from tensorboardX import SummaryWriter  # noqa: PLC0415 - a second, only where metrics are
+
+            folder = self.path.parent / "tensorboard"
+            # Attempts within one second would share a file; purge_step hides what they repeat.
+            self._board = SummaryWriter(
+                str(folder),
+                purge_step=step if first else None,
+                filename_suffix=f".{len(list(folder.glob('events.*'))):04d}",
+            )
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._board.add_scalar(name, value, step)
+
+    def _line(self, step: int, values: dict[str, float], tokens: int | None) -> dict[str, Any]:
+        wall_s = round(self._before_s + time.monotonic() - self._started, 3)
+        line: dict[str, Any] = {"step": step, "tokens": tokens, "wall_s": wall_s}
+        for name, value in values.items():
+            line[name] = value if math.isfinite(value) else None
+            if name not in METRICS and name not in self._unknown:
+                self._unknown.add(name)
+                warnings.warn(f"metric {name!r} is not declared in tracking.METRICS", stacklevel=3)
+        odd = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
+        return line | ({"nonfinite": odd} if odd else {})
+
+    def truncate_after(self, step: int) -> None:
+        """Drop lines after `step`: a run resumed from there will write them again."""
+        self._file.close()
+        self._open([line for line in _read_lines(self.path) if line["step"] <= step])
+
+    def _open(self, kept: list[dict[str, Any]]) -> None:
+        """Write the kept lines anew and append from there (a torn last line is gone after it)."""
+        half = self.path.with_name(f".{self.path.name}")
+        half.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(half, self.path)
+        self._before_s = float(kept[-1]["wall_s"]) if kept else 0.0
+        self._file = self.path.open("a", buffering=1, encoding="utf-8")
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, one a step; a last line torn by `kill -9` is passed over.
+
+    Raises: ValueError on any other line that is not JSON.
+    """
+    out: list[dict[str, Any]] = []
+    for line in _read_lines(path):
+        if out and out[-1]["step"] == line["step"]:  # logged in two parts
+            out[-1] |= line
+        else:
+            out.append(line)
+    return out
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    out = []
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines):
+        try:
+            out.append(json.loads(line))
+        except ValueError as error:
+            if number != len(lines) - 1:
+                raise ValueError(f"{path}, line {number + 1}: not JSON ({error})") from None
+    return out
