@@ -17,14 +17,21 @@ class Benchmark:
     questions: Callable[[int, int], list[Conversation]]
 
 
-def _world(domain: str) -> Benchmark:
+def _world(domain: str, split: str = "test") -> Benchmark:
     def questions(n: int, seed: int) -> list[Conversation]:
-        return list(conversations(domain, "test", n, seed))
+        return list(conversations(domain, split, n, seed))
 
-    return Benchmark(f"mini-{domain}", f"held-out {domain} problems of the miniature", questions)
+    suffix = "" if split == "test" else f"-{split}"
+    return Benchmark(
+        f"mini-{domain}{suffix}", f"held-out {domain} problems of the miniature", questions
+    )
 
 
-BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in map(_world, DOMAINS)}
+# The validation questions are for choices (a merge's alpha): who chose on the test questions cannot
+# report on them.
+BENCHMARKS: dict[str, Benchmark] = {
+    b.name: b for split in ("test", "validation") for b in (_world(d, split) for d in DOMAINS)
+}
 
 # The questions are the same for every model and every run: only the sampling seed varies.
 QUESTION_SEED = 2508

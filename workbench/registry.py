@@ -50,6 +50,12 @@ KINDS: dict[str, Kind] = {
         plan="rl.plan:plan_grpo",
         about="GRPO on verifiable rewards with vLLM rollouts",
     ),
+    "merge": Kind(
+        config="rl.merge.config:MergeConfig",
+        run="rl.merge.stage:run",
+        plan="rl.merge.plan:plan_merge",
+        about="the best point on the line between two models",
+    ),
     "evals": Kind(
         config="evals.config:EvalsConfig",
         run="evals.stage:run",

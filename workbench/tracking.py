@@ -77,6 +77,9 @@ METRICS: dict[str, Metric] = {
         Metric("sync_s", "s", "time to copy the weights into the engine", "down"),
         Metric("rollout_s", "s", "time to sample and score the step's rollouts", "down"),
         Metric("step_s", "s", "wall time of the whole step", "down"),
+        Metric(
+            "merge_score", "", "the sweep's metric at one alpha, mean over its benchmarks", "up"
+        ),
         Metric("accuracy", "share", "mean of the answers' values over all benchmarks", "up"),
     )
 }

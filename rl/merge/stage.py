@@ -1,0 +1,135 @@
+"""Stage kind `merge`: two models in, the best point of the line between them out."""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl.merge.config import MergeConfig
+from rl.merge.linear import check_mergeable, interpolate
+from workbench import registry
+from workbench.errors import UserError
+from workbench.rundir import new_folder
+from workbench.stage import StageContext
+from workbench.statistics import mean_interval_normal, paired_interval
+
+# The evals package stands beside this one and neither imports the other: it is asked by name.
+_SWEEP = "evals.stage:sweep"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One alpha of the sweep. values: question -> mean value of its samples."""
+
+    alpha: float
+    score: float
+    values: dict[str, float]
+
+
+def run(context: StageContext) -> None:
+    """Check, sweep, pick, write."""
+    config: MergeConfig = context.config
+    first, second = _two_models(context)
+    check_mergeable(first, second)
+    ends = [0.0, 1.0] if config.endpoints else []
+    points = []
+    context.metrics.truncate_after(0)
+    for place, alpha in enumerate(sorted({*config.alphas, *ends})):
+        context.progress(step=place, message=f"alpha {alpha:g}")
+        if context.should_stop():
+            context.stop()
+        points.append(_measure(context, config, first, second, alpha))
+        context.log_metrics(place + 1, {"merge_score": points[-1].score})
+    best = pick([p for p in points if p.alpha in config.alphas])
+    with new_folder(context.stage_dir / "model") as folder:
+        interpolate(first, second, best.alpha, folder)
+    context.outputs |= summary(points, best, config.metric)
+    context.outputs["models"] = {"alpha 0": config.needs[0], "alpha 1": config.needs[1]}
+
+
+def _two_models(context: StageContext) -> tuple[Path, Path]:
+    found = [f / "model" for f in context.inputs.values() if (f / "model").is_dir()]
+    if len(found) != 2 or len(context.inputs) != 2:
+        raise UserError(
+            f"stage {context.name!r}: a merge needs exactly two stages with models; its needs: "
+            f"{', '.join(context.inputs) or 'none'}"
+        )
+    return found[0], found[1]
+
+
+def _measure(
+    context: StageContext, config: MergeConfig, first: Path, second: Path, alpha: float
+) -> Point:
+    """Write, evaluate and delete the candidate; a finished evaluation is read, not repeated."""
+    name = f"alpha-{alpha:g}"
+    results = context.stage_dir / "sweep"
+    mark = results / name / ".done"
+    if not mark.is_file():
+        candidate = context.stage_dir / "candidate"
+        shutil.rmtree(candidate, ignore_errors=True)
+        shutil.rmtree(results / name, ignore_errors=True)
+        interpolate(first, second, alpha, candidate)
+        # One seed for all: the candidates answer the same questions with the same draws.
+        registry.resolve(_SWEEP)(
+            {name: candidate}, config.evals_config(), out=results, seed=context.seed
+        )
+        mark.touch()
+        shutil.rmtree(candidate)
+    return read_point(results / name, alpha, config.metric)
+
+
+def read_point(folder: Path, alpha: float, metric: str) -> Point:
+    """A candidate's mean of the metric over its results.json files, and its questions' values.
+
+    Raises: UserError where the metric is not in the results, or has no number.
+    """
+    scores, values = [], dict[str, float]()
+    for path in sorted(folder.glob("*/results.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))["metrics"]
+        if metric not in found:
+            raise UserError(
+                f"merge: metric {metric!r} is not measured; there are: {', '.join(found)}"
+            )
+        scores.append(found[metric]["value"])
+        values |= _values(path.with_name("samples.jsonl"), path.parent.name)
+    if not scores or any(s is None or not math.isfinite(s) for s in scores):
+        raise UserError(f"merge: no {metric} was measured at alpha {alpha:g} (see {folder})")
+    return Point(alpha, sum(scores) / len(scores), values)
+
+
+def _values(path: Path, benchmark: str) -> dict[str, float]:
+    sums: dict[str, list[float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        row = json.loads(line)
+        if isinstance(row.get("value"), int | float):
+            sums.setdefault(f"{benchmark}/{row['id']}", []).append(float(row["value"]))
+    return {key: sum(found) / len(found) for key, found in sums.items()}
+
+
+def pick(points: Sequence[Point]) -> Point:
+    """The best score; among equals the alpha nearest to the middle."""
+    return max(points, key=lambda p: (p.score, -abs(p.alpha - 0.5)))
+
+
+def summary(points: Sequence[Point], best: Point, metric: str) -> dict[str, Any]:
+    """What goes into the manifest: the sweep, and the pick against each end."""
+    rows = []
+    for point in points:
+        spread = mean_interval_normal(list(point.values.values()))
+        rows.append(
+            {
+                "alpha": point.alpha,
+                "score": point.score,
+                "n": spread.n,
+                "ci95": [spread.low, spread.high],
+            }
+        )
+    against = {}
+    for end in (p for p in points if p.alpha in (0.0, 1.0) and p is not best):
+        common = [key for key in end.values if key in best.values]
+        gain = paired_interval([end.values[k] for k in common], [best.values[k] for k in common])
+        against[f"alpha {end.alpha:g}"] = gain.as_dict() | {"n": len(common)}
+    return {"alpha": best.alpha, "metric": metric, "sweep": rows, "lift_against": against}
