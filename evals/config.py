@@ -9,24 +9,35 @@ from workbench.recipe import StageConfig
 
 
 class EvalsConfig(StageConfig):
-    """Stage kind `evals`: models x benchmarks x reasoning modes."""
+    """Stage kind `evals`: models x benchmarks x reasoning modes and thinking budgets.
+
+    What is null follows each benchmark's protocol (evals.registry).
+    """
 
     kind: Literal["evals"]
     models: list[str] = Field(default_factory=list)
     """Stages (which must be in `needs`) whose models are evaluated; empty: all of `needs`."""
     benchmarks: list[str] = Field(min_length=1)
     """Names of evals.registry."""
-    thinking: list[Literal["with", "without"]] = ["with"]
-    """Reasoning modes; `without` results are written as BENCHMARK@0."""
-    limit: int = Field(100, ge=1)
-    """Questions a benchmark."""
-    samples: int = Field(1, ge=1)
-    """Samples a question."""
-    temperature: float = Field(0.0, ge=0)
-    """Sampling temperature; 0 is greedy."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus."""
-    max_tokens: int = Field(256, ge=1)
-    """Longest reply, thinking included."""
+    thinking: list[Literal["with", "without", "protocol"]] = ["with"]
+    """Reasoning modes; `without` results are written as BENCHMARK@0. `protocol`: as each benchmark
+    asks."""
+    budgets: list[int] = Field(default_factory=list)
+    """Thinking budgets in tokens, beside the modes; results are written as BENCHMARK@BUDGET. 0 is
+    reasoning off."""
+    thinking_grace: int = Field(500, ge=0)
+    """How many tokens over the budget a newline is waited for."""
+    limit: int | None = Field(None, ge=1)
+    """Questions a benchmark (of each category, where it has any); null: all."""
+    samples: int | None = Field(None, ge=1)
+    """Samples a question; null: as the protocol says."""
+    temperature: float | None = Field(None, ge=0)
+    """Sampling temperature; 0 is greedy; null: as the protocol says."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Nucleus; null: as the protocol says."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest reply, thinking included; null: as the protocol says."""
+    data: str = "data/evals"
+    """Folder with the data of benchmarks that no installed package has."""
     engine: EngineConfig = EngineConfig()
-    """How vLLM is run."""
+    """How vLLM is run; max_model_len grows to what the benchmarks ask for."""

@@ -1,6 +1,7 @@
 """What an evals stage will cost. Imports no torch."""
 
 from evals.config import EvalsConfig
+from evals.jobs import jobs_of
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -8,10 +9,14 @@ from workbench.stage import StagePlan
 def plan_evals(config: EvalsConfig, recipe: Recipe) -> StagePlan:
     """Samples and the most tokens they can take."""
     models = config.models or config.needs
-    jobs = len(config.benchmarks) * len(config.thinking)
-    samples = len(models) * jobs * config.limit * config.samples
+    jobs = jobs_of(config, seed=recipe.seed)
+    if config.limit is None:
+        line = f"{len(models)} models x {len(jobs)} results, every question"
+        return StagePlan(lines=(line,), disk_bytes=2**26)
+    per_model = [config.limit * job.sampling.n for job in jobs]
+    tokens = sum(n * job.sampling.max_tokens for n, job in zip(per_model, jobs, strict=True))
     line = (
-        f"{len(models)} models x {len(config.benchmarks)} benchmarks x {len(config.thinking)} "
-        f"reasoning modes = {samples:,} samples of at most {config.max_tokens} tokens"
+        f"{len(models)} models x {len(jobs)} results = {len(models) * sum(per_model):,} samples "
+        f"(of each category) of at most {max(job.sampling.max_tokens for job in jobs):,} tokens"
     )
-    return StagePlan(lines=(line,), tokens=samples * config.max_tokens, disk_bytes=2**24)
+    return StagePlan(lines=(line,), tokens=len(models) * tokens, disk_bytes=2**24)

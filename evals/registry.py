@@ -1,29 +1,31 @@
-"""Benchmarks by name: where their questions come from."""
+"""Benchmarks by name. Families are in evals.tasks; data is read only when a benchmark is loaded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
 from data_mix.world import DOMAINS, conversations
+from evals.benchmark import Benchmark, Sampled
 from workbench.conversation import Conversation
 from workbench.errors import unknown_name
 
-
-@dataclass(frozen=True)
-class Benchmark:
-    """questions(n, seed): the first n held-out questions, each with its check."""
-
-    name: str
-    about: str
-    questions: Callable[[int, int], list[Conversation]]
+# The questions are the same for every model and every run: only the sampling seed varies.
+QUESTION_SEED = 2508
+_MINIATURE_SIZE = 100
+_MINIATURE = Sampled(
+    temperature=0.0, top_p=1.0, max_tokens=256, source="the miniature's own: greedy"
+)
 
 
 def _world(domain: str, split: str = "test") -> Benchmark:
-    def questions(n: int, seed: int) -> list[Conversation]:
-        return list(conversations(domain, split, n, seed))
+    def load(data: Path, limit: int | None) -> list[Conversation]:
+        return list(conversations(domain, split, limit or _MINIATURE_SIZE, QUESTION_SEED))
 
-    suffix = "" if split == "test" else f"-{split}"
     return Benchmark(
-        f"mini-{domain}{suffix}", f"held-out {domain} problems of the miniature", questions
+        f"mini-{domain}{'' if split == 'test' else f'-{split}'}",
+        f"held-out {domain} problems of the miniature",
+        "generated",
+        load,
+        _MINIATURE,
     )
 
 
@@ -32,13 +34,15 @@ def _world(domain: str, split: str = "test") -> Benchmark:
 BENCHMARKS: dict[str, Benchmark] = {
     b.name: b for split in ("test", "validation") for b in (_world(d, split) for d in DOMAINS)
 }
-
-# The questions are the same for every model and every run: only the sampling seed varies.
-QUESTION_SEED = 2508
+# Families with a number in the name: prefix -> how to make one.
+FAMILIES: dict[str, Callable[[str], Benchmark]] = {}
 
 
 def benchmark(name: str) -> Benchmark:
     """The benchmark of this name. Raises: UserError naming the nearest one."""
+    for prefix, make in FAMILIES.items():
+        if name.startswith(prefix):
+            return make(name)
     if name not in BENCHMARKS:
-        raise unknown_name("benchmark", name, BENCHMARKS)
+        raise unknown_name("benchmark", name, [*BENCHMARKS, *(f"{p}N" for p in FAMILIES)])
     return BENCHMARKS[name]

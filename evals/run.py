@@ -1,142 +1,141 @@
-"""Evaluate one model on benchmarks: sample, check, write results.json and samples.jsonl."""
+"""Evaluate one model: every sample of every benchmark in one continuous batch, kept as it ends."""
 
-import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evals.registry import QUESTION_SEED, benchmark
-from reward import CheckItem, check_all
-from workbench.chat import parse, prompt_ids, stop_ids
-from workbench.conversation import Conversation
-from workbench.engine.protocol import Completion, Engine, Sampling
-from workbench.provenance import versions
+from evals.jobs import Job
+from evals.responder import Responder
+from evals.samples import Row, Sample, checks_digest, judged, samples_of, take, unasked
+from evals.store import SampleStore
+from evals.summary import summarise
 from workbench.rundir import write_json
-from workbench.statistics import mean_interval
+
+# Checkers wait for worker processes and sandboxes; two at a time keep up with an engine here.
+_CHECKERS = 2
 
 
-@dataclass(frozen=True)
-class Job:
-    """One results.json: a benchmark with reasoning on or off."""
+@dataclass
+class Progress:
+    """How far one model is. tokens: generated in this run. reused: replies of earlier runs."""
 
-    benchmark: str
-    thinking: bool
-    limit: int
+    total: int = 0
+    done: int = 0
+    reused: int = 0
+    tokens: int = 0
+    failed: int = 0
+    started: float = field(default_factory=time.monotonic)
 
-    @property
-    def folder(self) -> str:
-        """Its folder's name; reasoning off is budget 0."""
-        return self.benchmark if self.thinking else f"{self.benchmark}@0"
+
+class Stopped(Exception):
+    """The caller asked to stop; what had ended is kept."""
 
 
 def evaluate(
-    engine: Engine,
-    tokenizer: Any,
+    responder: Responder,
     jobs: Sequence[Job],
     *,
     model: str,
-    sampling: Sampling,
     out: Path,
+    data: Path,
+    earlier: Iterable[Path] = (),
+    watch: Callable[[Progress], bool] = lambda progress: False,
 ) -> list[dict[str, Any]]:
-    """Run all jobs through one batch of the engine; returns the results, also written to `out`.
+    """Run all jobs; returns the results, which are also written to out/JOB.
 
-    A sample whose generation or check failed is counted in `failed` and left out of the metrics; it
-    is never scored 0.
+    earlier: more folders with a model's results, to take finished replies from. watch: called as
+    samples end; True stops. A sample whose generation or check failed is counted in `failed` and
+    left out of the metrics; it is never scored 0, and the next run tries it again.
+
+    Raises: Stopped.
     """
-    started = time.monotonic()
-    asked: list[tuple[Job, Conversation]] = []
+    loop = _Loop(responder, watch)
+    folders = list(earlier)
     for job in jobs:
-        for question in benchmark(job.benchmark).questions(job.limit, QUESTION_SEED):
-            asked.append((job, replace(question, thinking=job.thinking)))
-    prompts = [
-        prompt_ids(q.prompt, tools=q.tools, thinking=q.thinking, tokenizer=tokenizer)
-        for _, q in asked
-    ]
-    replies = engine.generate(prompts, replace(sampling, stop_token_ids=stop_ids(tokenizer)))
-    rows = [
-        (job, _row(question, number, completion, tokenizer), question)
-        for (job, question), group in zip(asked, replies, strict=True)
-        for number, completion in enumerate(group)
-    ]
-    _score([(row, question) for _, row, question in rows])
+        loop.add(job, out / job.folder, [folder / job.folder for folder in folders], data)
+    loop.run()
     results = []
-    for job in jobs:
-        own = [row for j, row, _ in rows if j is job]
-        result = _result(job, own, model=model, sampling=sampling)
-        result["wall_s"] = round(time.monotonic() - started, 2)
-        folder = out / job.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in own)
-        (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
-        write_json(folder / "results.json", result)
+    for job, store, samples in loop.jobs:
+        rows = [loop.rows[sample.key, sample.number] for sample in samples]
+        store.finish(rows)
+        result = summarise(job, rows, model=model, wall_s=time.monotonic() - loop.progress.started)
+        write_json(store.folder / "results.json", result)
         results.append(result)
     return results
 
 
-def _row(question: Conversation, number: int, done: Completion, tokenizer: Any) -> dict[str, Any]:
-    reply = parse(done.text, thinking=question.thinking)
-    thinking_tokens = len(tokenizer.encode(reply.thinking, add_special_tokens=False))
-    return {
-        "id": question.id,
-        "sample": number,
-        "domain": question.domain,
-        "prompt": question.prompt,
-        "reply": done.text,
-        "thinking": reply.thinking,
-        "answer": reply.answer,
-        "tool_calls": reply.tool_calls,
-        "well_formed": reply.well_formed and done.finish_reason == "stop",
-        "finish_reason": done.finish_reason,
-        "tokens": {
-            "thinking": thinking_tokens,
-            "answer": max(len(done.token_ids) - thinking_tokens, 0),
-        },
-        "value": None,
-        "status": done.error or "error" if done.finish_reason == "error" else "unscored",
-        "reference": question.check.reference if question.check else None,
-    }
+class _Loop:
+    def __init__(self, responder: Responder, watch: Callable[[Progress], bool]) -> None:
+        self.responder, self.watch = responder, watch
+        self.progress = Progress()
+        self.jobs: list[tuple[Job, SampleStore, list[Sample]]] = []
+        self.rows: dict[tuple[str, int], Row] = {}
+        self._waiting: list[tuple[Sample, SampleStore]] = []
 
+    def add(self, job: Job, folder: Path, others: list[Path], data: Path) -> None:
+        """Take a job in; its finished replies are read back, and judged again if checks changed."""
+        samples = samples_of(job, self.responder, data)
+        store = SampleStore(folder, others)
+        found = store.find({sample.key for sample in samples})
+        for sample in samples:
+            row = found.get(sample.key)
+            if row is None:
+                continue
+            if "turns" not in row and row.get("checked") != checks_digest(sample):
+                row = judged(sample, row)
+            self.rows[sample.key, sample.number] = {**row, "sample": sample.number}
+        store.begin([self.rows[k] for s in samples if (k := (s.key, s.number)) in self.rows])
+        # Until all its samples are in, the folder has no result.
+        (folder / "results.json").unlink(missing_ok=True)
+        self.jobs.append((job, store, samples))
+        self.progress.total += len(samples)
+        self.progress.reused += len(found)
+        for row in unasked([s for s in samples if (s.key, s.number) not in self.rows]):
+            self._keep(row, store)
+        self._waiting += [(s, store) for s in samples if (s.key, s.number) not in self.rows]
+        self.progress.done = len(self.rows)
 
-def _score(rows: Sequence[tuple[dict[str, Any], Conversation]]) -> None:
-    todo = [(row, q) for row, q in rows if row["status"] == "unscored" and q.check is not None]
-    items = [
-        CheckItem(
-            q.check.kind,
-            row["reply"],
-            q.check.reference,
-            {**q.check.options, **({"thinking_opened": True} if q.thinking else {})},
-        )
-        for row, q in todo
-        if q.check is not None
-    ]
-    for (row, _), verdict in zip(todo, check_all(items), strict=True):
-        row["value"], row["status"], row["why"] = verdict.value, verdict.status, verdict.parts
+    def run(self) -> None:
+        """Get every missing reply. Samples of several turns go on in waves, all at once each."""
+        turn, self.progress.started = 0, time.monotonic()
+        with ThreadPoolExecutor(_CHECKERS, thread_name_prefix="check") as checkers:
+            while self._waiting:
+                wave, self._waiting = self._waiting, []
+                self._wave(wave, turn, checkers)
+                turn += 1
 
+    def _wave(
+        self, wave: list[tuple[Sample, SampleStore]], turn: int, checkers: ThreadPoolExecutor
+    ) -> None:
+        futures: list[Future[None]] = []
+        replies = self.responder.stream([sample.ask(turn) for sample, _ in wave])
+        try:
+            for place, completion in replies:
+                self.progress.tokens += len(completion.token_ids)
+                sample, store = wave[place]
+                futures.append(checkers.submit(self._take, sample, store, completion))
+                if self.watch(self.progress):
+                    raise Stopped
+        finally:
+            close = getattr(replies, "close", None)
+            if close is not None:
+                close()
+            for future in futures:
+                future.result()
+                self.watch(self.progress)
 
-def _result(
-    job: Job, rows: Sequence[dict[str, Any]], *, model: str, sampling: Sampling
-) -> dict[str, Any]:
-    scored = [row for row in rows if row["value"] is not None]
-    values = [float(row["value"]) for row in scored]
-    accuracy = mean_interval(values, [row["id"] for row in scored])
-    count = max(len(rows), 1)
-    return {
-        "model": model,
-        "benchmark": job.benchmark,
-        "budget": None if job.thinking else 0,
-        "n": len({row["id"] for row in rows}),
-        "num_samples": sampling.n,
-        "metrics": {"accuracy": accuracy.as_dict()},
-        "tokens": {
-            "thinking_mean": sum(row["tokens"]["thinking"] for row in rows) / count,
-            "answer_mean": sum(row["tokens"]["answer"] for row in rows) / count,
-        },
-        "well_formed_rate": sum(row["well_formed"] for row in rows) / count,
-        "truncated": sum(row["finish_reason"] == "length" for row in rows),
-        "failed": len(rows) - len(scored),
-        "checker_versions": versions(),
-        "seed": sampling.seed,
-        "wall_s": 0.0,
-    }
+    def _take(self, sample: Sample, store: SampleStore, completion: Any) -> None:
+        row = take(sample, completion, self.responder)
+        if row is None:
+            self._waiting.append((sample, store))
+        else:
+            self._keep(row, store)
+
+    def _keep(self, row: Row, store: SampleStore) -> None:
+        store.append(row)
+        self.rows[row["key"], row["sample"]] = row
+        self.progress.done += 1
+        self.progress.failed += row["value"] is None

@@ -1,14 +1,12 @@
-"""Stage kind `evals`, and the sweep behind scripts/sweep.py: one engine, many models."""
+"""Stage kind `evals`: the sweep over models of the run."""
 
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from evals.config import EvalsConfig
-from evals.registry import benchmark
-from evals.run import Job, evaluate
-from workbench.engine.actor import start_engine
-from workbench.engine.protocol import Sampling
+from evals.models import Model
+from evals.run import Progress, Stopped
+from evals.sweep import Results
+from evals.sweep import sweep as sweep_models
 from workbench.errors import UserError
 from workbench.stage import StageContext
 
@@ -16,50 +14,54 @@ from workbench.stage import StageContext
 def run(context: StageContext) -> None:
     """Evaluate the stage's models on its benchmarks."""
     config: EvalsConfig = context.config
-    names = config.models or list(context.inputs)
-    models: dict[str, Path] = {}
-    for name in names:
+    models = _models(context, config)
+    place = {model.name: number for number, model in enumerate(models)}
+
+    def watch(model: Model, progress: Progress) -> bool:
+        context.progress(
+            step=place[model.name] * max(progress.total, 1) + progress.done,
+            total=len(models) * max(progress.total, 1),
+            message=f"evaluating {model.name}",
+            tokens=progress.tokens,
+        )
+        return context.should_stop()
+
+    try:
+        results = sweep_models(
+            models, config, out=context.run.root / "evals", seed=context.seed, watch=watch
+        )
+    except Stopped:
+        context.stop()
+    for number, (name, found) in enumerate(results.items(), 1):
+        values = [r["metrics"]["accuracy"]["value"] for r in found]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if known else float("nan")
+        context.log_metrics(number, {"accuracy": mean})
+        context.outputs.setdefault("accuracy", {})[name] = mean
+    failed = sum(r["failed"] for found in results.values() for r in found)
+    if failed:
+        context.outputs.setdefault("warnings", []).append(
+            f"{failed} samples failed and count in no metric; results.json has the reasons"
+        )
+
+
+def sweep(models: dict[str, Path], config: EvalsConfig, *, out: Path, seed: int) -> Results:
+    """Evaluate checkpoint folders by name: what other stages ask for, through the registry."""
+    return sweep_models(
+        [Model(name, str(path)) for name, path in models.items()], config, out=out, seed=seed
+    )
+
+
+def _models(context: StageContext, config: EvalsConfig) -> list[Model]:
+    models = []
+    for name in config.models or list(context.inputs):
         if name not in context.inputs:
             raise UserError(
                 f"evals: model {name!r} is not in `needs` ({', '.join(context.inputs)})"
             )
-        if (context.inputs[name] / "model").is_dir():
-            models[name] = context.inputs[name] / "model"
-    sweep(models, config, out=context.run.root / "evals", seed=context.seed, context=context)
-
-
-def sweep(
-    models: dict[str, Path],
-    config: EvalsConfig,
-    *,
-    out: Path,
-    seed: int,
-    context: StageContext | None = None,
-) -> None:
-    """Evaluate every model on every benchmark; results go to out/MODEL/BENCHMARK."""
-    jobs = [
-        Job(benchmark(name).name, thinking == "with", config.limit)
-        for thinking in config.thinking
-        for name in config.benchmarks
-    ]
-    sampling = Sampling(
-        max_tokens=config.max_tokens,
-        n=config.samples,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=seed,
-        logprobs=False,
-    )
-    for place, (name, path) in enumerate(models.items()):
-        if context is not None:
-            context.progress(step=place, total=len(models), message=f"evaluating {name}")
-            if context.should_stop():
-                context.stop()
-        engine = start_engine(path, config.engine)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        results = evaluate(engine, tokenizer, jobs, model=name, sampling=sampling, out=out / name)
-        if context is not None:
-            mean = sum(r["metrics"]["accuracy"]["value"] for r in results) / len(results)
-            context.log_metrics(place + 1, {"accuracy": mean})
-            context.outputs.setdefault("accuracy", {})[name] = mean
-        engine.close()
+        folder = context.inputs[name] / "model"
+        if folder.is_dir():
+            models.append(Model(name, str(folder)))
+    if not models:
+        raise UserError("evals: no stage in `needs` has made a model")
+    return models

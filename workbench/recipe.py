@@ -97,7 +97,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `--set` overrides. Raises: UserError with one line."""
     raw = _read_yaml(Path(path))
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return build(raw)
 
 
@@ -145,7 +145,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
     """Apply one `a.b=c`; the value is YAML, so 1e-3, [a, b], null and true mean what they say."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():

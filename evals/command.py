@@ -1,0 +1,125 @@
+"""The command behind scripts/sweep.py: recipe and options in, results, table and report out."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from evals.config import EvalsConfig
+from evals.console import Teller, failure_lines, table
+from evals.jobs import Job, jobs_of, parse_budgets
+from evals.models import Model, resolve_models
+from evals.registry import BENCHMARKS, FAMILIES
+from evals.run import Stopped
+from workbench.errors import UserError
+from workbench.recipe import Recipe, apply_override, load
+from workbench.rundir import RunDir
+from workbench.stage import stage_seed
+
+
+def benchmark_lines() -> list[str]:
+    """Every benchmark with what it is and where its data comes from."""
+    width = max(len(name) for name in BENCHMARKS)
+    lines = [f"{b.name:{width}}  {b.about} [{b.data}]" for b in BENCHMARKS.values()]
+    return lines + [f"{make.__doc__}" for make in FAMILIES.values()]
+
+
+@dataclass
+class SweepCommand:
+    """One sweep, checked as far as it can be without a model."""
+
+    recipe: Recipe
+    run_dir: RunDir
+    config: EvalsConfig
+    models: list[Model]
+    jobs: list[Job]
+    seed: int
+    _stopping: bool = False
+
+    @classmethod
+    def build(cls, args: argparse.Namespace) -> "SweepCommand":
+        """Raises: UserError."""
+        own = [o for o in args.overrides if o.startswith("evals.")]
+        recipe = load(args.recipe, [o for o in args.overrides if o not in own])
+        run = RunDir(Path(recipe.runs_dir) / (args.run or recipe.name))
+        stage = next((n for n, s in recipe.stages.items() if s.kind == "evals"), None)
+        config = _config(recipe.stages[stage] if stage else None, args, own)
+        seed = config.seed if config.seed is not None else recipe.seed
+        if stage is not None:
+            seed = stage_seed(recipe, stage)
+        models = resolve_models(_words(args.models, "models"), run, list(recipe.stages))
+        return cls(recipe, run, config, models, jobs_of(config, seed=seed), seed)
+
+    def plan(self) -> list[str]:
+        """What is going to be run."""
+        lines = [
+            f"{len(self.models)} models ({', '.join(m.name for m in self.models)}) "
+            f"x {len(self.jobs)} results, seed {self.seed}"
+        ]
+        for job in self.jobs:
+            s = job.sampling
+            size = f"{job.limit:,}" if job.limit else "all"
+            lines.append(
+                f"  {job.folder}: {size} questions x {s.n}, temperature {s.temperature:g}, "
+                f"top-p {s.top_p:g}, at most {s.max_tokens:,} tokens, data: {job.benchmark.data}"
+            )
+        return lines
+
+    def ask_to_stop(self) -> None:
+        """Stop soon, keeping what has ended."""
+        self._stopping = True
+
+    def run(self, out: TextIO) -> int:
+        """Run it; returns the exit code."""
+        # Imported after everything that can be the user's mistake: these take seconds.
+        from evals.sweep import sweep  # noqa: PLC0415
+        from workbench import cluster  # noqa: PLC0415
+
+        teller = Teller(out)
+
+        def watch(model: Model, progress: Any) -> bool:
+            teller(model, progress)
+            return self._stopping
+
+        with self.run_dir.claimed():
+            self.run_dir.adopt(self.recipe.resolved())
+            local = self.recipe.cluster.backend == "local" or all(m.served for m in self.models)
+            if not local:
+                name = f"sweep-{self.run_dir.root.name}"
+                logs = self.run_dir.root / "logs"
+                print(cluster.connect(self.recipe.cluster, namespace=name, logs=logs), file=out)
+            root = self.run_dir.root / "evals"
+            try:
+                results = sweep(self.models, self.config, out=root, seed=self.seed, watch=watch)
+            except Stopped:
+                print("stopped; the same command continues", file=out)
+                return 1
+            finally:
+                if not local:
+                    cluster.disconnect()
+            print(table(results), file=out)
+            print("\n".join(failure_lines(results)), file=out)
+        undecided = [r for found in results.values() for r in found if r["n"] == 0]
+        return 1 if undecided else 0
+
+
+def _config(stage: Any, args: argparse.Namespace, overrides: list[str]) -> EvalsConfig:
+    raw: dict[str, Any] = stage.model_dump(exclude_unset=True) if stage is not None else {}
+    raw |= {"kind": "evals", "benchmarks": _words(args.benchmarks, "benchmarks")}
+    raw.pop("models", None)
+    raw.setdefault("thinking", ["protocol"])
+    if args.budgets is not None:
+        raw["thinking"], raw["budgets"] = parse_budgets(args.budgets)
+    for key in ("samples", "limit"):
+        if getattr(args, key) is not None:
+            raw[key] = getattr(args, key)
+    for override in overrides:
+        apply_override(raw, override.removeprefix("evals."))
+    return EvalsConfig.read(raw, where="evals")
+
+
+def _words(text: str, what: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UserError(f"--{what} is empty; give names separated by commas")
+    return list(dict.fromkeys(words))

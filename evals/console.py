@@ -1,0 +1,85 @@
+"""What a sweep says on the terminal: progress while it runs, a table at the end."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from evals.models import Model
+from evals.run import Progress
+
+_EVERY_S = 5.0
+
+
+class Teller:
+    """Prints a line every few seconds: samples done, tokens a second, time left."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._last = out, 0.0
+        self.stop = False
+
+    def __call__(self, model: Model, progress: Progress) -> bool:
+        """A sweep's `watch`; returns whether to stop."""
+        now = time.monotonic()
+        if now - self._last >= _EVERY_S and progress.total:
+            self._last = now
+            print(f"  {model.name}: {_line(progress, now)}", file=self._out, flush=True)
+        return self.stop
+
+
+def _line(progress: Progress, now: float) -> str:
+    spent = max(now - progress.started, 1e-9)
+    fresh = progress.done - progress.reused
+    left = (progress.total - progress.done) / fresh * spent if fresh > 0 else None
+    parts = [
+        f"{progress.done:,}/{progress.total:,} samples",
+        f"{progress.tokens / spent:,.0f} tok/s",
+        f"{left:,.0f} s left" if left is not None else "starting",
+    ]
+    if progress.reused:
+        parts.append(f"{progress.reused:,} from earlier runs")
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    return ", ".join(parts)
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """One line a result: the headline metric with its interval, and what went wrong."""
+    head = ("model", "benchmark", "metric", "value", "95% interval", "n", "cut", "failed")
+    rows: list[tuple[str, ...]] = [head]
+    for model, found in results.items():
+        rows += [_row(model, result) for result in found]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(model: str, result: Mapping[str, Any]) -> tuple[str, ...]:
+    name = result["headline"]
+    metric = result["metrics"][name]
+    budget = result["budget"]
+    low, high = metric["ci95"]
+    known = metric["value"] is not None
+    return (
+        model,
+        result["benchmark"] + ("" if budget is None else f"@{budget}"),
+        name,
+        f"{100 * metric['value']:.1f}" if known else "-",
+        f"{100 * low:.1f} to {100 * high:.1f}" if known and low is not None else "-",
+        str(result["n"]) + (f" x {result['num_samples']}" if result["num_samples"] > 1 else ""),
+        str(result["truncated"]),
+        str(result["failed"]),
+    )
+
+
+def failure_lines(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The commonest reason of each result with failed samples."""
+    lines = []
+    for model, found in results.items():
+        for result in found:
+            if result["failed"]:
+                reason, count = max(result["failures"].items(), key=lambda item: item[1])
+                lines.append(
+                    f"{model} {result['benchmark']}: {result['failed']} samples failed "
+                    f"({count} x {reason}); they count in no metric, and a rerun tries them again"
+                )
+    return lines

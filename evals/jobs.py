@@ -1,0 +1,87 @@
+"""Which results a sweep is to make: benchmarks x reasoning modes and budgets. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evals.benchmark import Benchmark
+from evals.config import EvalsConfig
+from evals.registry import benchmark
+from workbench.engine.protocol import Sampling
+from workbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One results.json: a benchmark at one budget. budget None: reasoning on; 0: off."""
+
+    benchmark: Benchmark
+    budget: int | None
+    limit: int | None
+    sampling: Sampling
+
+    @property
+    def folder(self) -> str:
+        """Its folder's name."""
+        name = self.benchmark.name
+        return name if self.budget is None else f"{name}@{self.budget}"
+
+    @property
+    def thinking(self) -> bool:
+        """Whether its prompts open a trace."""
+        return self.budget != 0
+
+
+def jobs_of(config: EvalsConfig, *, seed: int) -> list[Job]:
+    """Every job once, modes first. Raises: UserError on an unknown benchmark or a budget below 0."""
+    jobs: dict[str, Job] = {}
+    for mode in [*config.thinking, *config.budgets]:
+        for name in config.benchmarks:
+            job = _job(config, benchmark(name), mode, seed)
+            jobs.setdefault(job.folder, job)
+    return list(jobs.values())
+
+
+def _job(config: EvalsConfig, found: Benchmark, mode: str | int, seed: int) -> Job:
+    protocol = found.protocol
+    off = mode in ("without", 0) or (mode == "protocol" and not protocol.thinking)
+    budget = 0 if off else (mode if isinstance(mode, int) else None)
+    if budget is not None and budget < 0:
+        raise UserError(f"budget {budget}: give a number of tokens, 0 (reasoning off) or none")
+
+    def chosen(given: Any, default: Any) -> Any:
+        return default if given is None else given
+
+    sampling = Sampling(
+        max_tokens=chosen(config.max_tokens, protocol.max_tokens),
+        n=chosen(config.samples, protocol.samples),
+        temperature=chosen(config.temperature, protocol.temperature),
+        top_p=chosen(config.top_p, protocol.top_p),
+        seed=seed,
+        thinking_budget=budget or None,
+        thinking_grace=config.thinking_grace,
+        logprobs=False,
+    )
+    return Job(found, budget, config.limit, sampling)
+
+
+def parse_budgets(text: str) -> tuple[list[str], list[int]]:
+    """Reasoning modes and budgets of a command line's `64,256,none`.
+
+    >>> parse_budgets("none,0,64")
+    (['with'], [0, 64])
+    """
+    modes: list[str] = []
+    budgets: list[int] = []
+    for part in _parts(text):
+        if part == "none":
+            modes.append("with")
+        elif part.isdigit():
+            budgets.append(int(part))
+        else:
+            raise UserError(f"budget {part!r}: write tokens, or none; for example 0,64,256,none")
+    return modes, budgets
+
+
+def _parts(text: str) -> Sequence[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

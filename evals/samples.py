@@ -1,0 +1,241 @@
+"""Samples to make, and the row that each becomes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from evals.benchmark import Episode
+from evals.jobs import Job
+from evals.responder import Ask, Responder
+from reward import Verdict, check
+from reward.dispatch import CHECKERS
+from workbench.chat import Reply, parse
+from workbench.conversation import CheckSpec, Conversation
+from workbench.engine.protocol import Completion, sample_seed
+from workbench.errors import UserError
+from workbench.provenance import code_digest, digest
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Sample:
+    """One sample of a question: what to ask next, and what has been replied."""
+
+    job: Job
+    question: Conversation
+    number: int
+    prompt: Any
+    problem: str
+    """Why it cannot be asked; "" where it can."""
+    key: str = ""
+    turns: list[Row] = field(default_factory=list)
+    episode: Episode | None = None
+
+    def ask(self, turn: int = 0) -> Ask:
+        """The request for its next reply; a seed of its own for every turn."""
+        seed = self.job.sampling.seed or 0
+        name = f"{self.job.benchmark.name}/{self.question.id}"
+        return Ask(
+            self.prompt,
+            self.job.sampling,
+            sample_seed(seed, name if turn == 0 else f"{name}/{turn}", self.number),
+        )
+
+
+def samples_of(job: Job, responder: Responder, data: Path) -> list[Sample]:
+    """Every sample of a job with its prompt and its key."""
+    samples: list[Sample] = []
+    for question in job.benchmark.load(data, job.limit):
+        prompt, problem = _prepared(job, question, responder)
+        for number in range(job.sampling.n):
+            samples.append(Sample(job, question, number, prompt, problem))
+    if not samples:
+        raise UserError(f"benchmark {job.benchmark.name!r} has no questions")
+    fits = responder.fits([s.prompt for s in samples if not s.problem], job.sampling.max_tokens)
+    for sample, problem in zip((s for s in samples if not s.problem), fits, strict=True):
+        sample.problem = problem
+    for sample in samples:
+        sample.key = _key(sample, responder.identity)
+    return samples
+
+
+def _prepared(job: Job, question: Conversation, responder: Responder) -> tuple[Any, str]:
+    try:
+        opening: Conversation | None = question
+        if job.benchmark.episode is not None:
+            opening = job.benchmark.episode(question).ask()
+        assert opening is not None
+        return responder.prepare(opening, thinking=job.thinking), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _key(sample: Sample, identity: str) -> str:
+    """What a reply depends on: the model, the prompt, the sampling, its own seed."""
+    sampling = sample.job.sampling
+    settings = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "budget": [sampling.thinking_budget, sampling.thinking_grace, sampling.thinking_rule],
+    }
+    if sampling.thinking_budget is None:
+        settings.pop("budget")
+    seed = sample.ask().seed
+    episode = sample.job.benchmark.episode
+    play = code_digest(f"{episode.__module__}:") if episode is not None else ""
+    return digest([identity, sample.prompt, settings, seed, play, sample.question.id])
+
+
+def checks_of(sample: Sample) -> dict[str, CheckSpec]:
+    """The sample's checks by name; "" is the one behind its value."""
+    more = sample.job.benchmark.more_checks
+    own = {"": sample.question.check} if sample.question.check is not None else {}
+    return {**own, **(more(sample.question) if more is not None else {})}
+
+
+def checks_digest(sample: Sample) -> str:
+    """Digest of the checks and of the checkers' code: an old verdict stands while it is the same."""
+    specs = {n: [c.kind, c.reference, c.options] for n, c in checks_of(sample).items()}
+    return digest([specs, _checker_code()])
+
+
+@cache
+def _checker_code() -> dict[str, str]:
+    return {kind: code_digest(target) for kind, target in CHECKERS.items()}
+
+
+def take(sample: Sample, completion: Completion, responder: Responder) -> Row | None:
+    """Take a reply. Returns the finished row, or None where the sample goes on with another turn."""
+    row = _replied(sample, completion, responder)
+    if sample.job.benchmark.episode is None or row["finish_reason"] == "error":
+        return judged(sample, row)
+    if sample.episode is None:
+        sample.episode = sample.job.benchmark.episode(sample.question)
+        sample.episode.ask()
+    sample.turns.append(row)
+    try:
+        sample.episode.answer(
+            Reply(row["thinking"], row["answer"], row["tool_calls"], row["well_formed"])
+        )
+        following = sample.episode.ask()
+        if following is not None:
+            sample.prompt = responder.prepare(following, thinking=sample.job.thinking)
+            problem = responder.fits([sample.prompt], sample.job.sampling.max_tokens)[0]
+            if not problem:
+                return None
+            return _failed(_joined(sample), problem)
+        return _with_verdict(_joined(sample), sample.episode.verdict())
+    except UserError as error:
+        return _failed(_joined(sample), str(error))
+
+
+def judged(sample: Sample, row: Row) -> Row:
+    """The row with its verdicts. A generation that failed is not judged."""
+    row["checked"] = checks_digest(sample)
+    if row["finish_reason"] == "error":
+        return row
+    more = {}
+    for name, spec in checks_of(sample).items():
+        verdict = _verdict(spec, row)
+        if name == "":
+            _with_verdict(row, verdict)
+        else:
+            more[name] = {"value": verdict.value, "status": verdict.status, "why": verdict.parts}
+    if more:
+        row["more"] = more
+    return row
+
+
+def _verdict(spec: CheckSpec, row: Row) -> Verdict:
+    options = {**spec.options, **({"thinking_opened": True} if row["thought"] else {})}
+    try:
+        return check(spec.kind, str(row.get("normal", row["reply"])), spec.reference, **options)
+    except UserError as error:  # a question whose check is broken is a failed sample, not a stop
+        return Verdict(None, "error", {"reason": str(error)})
+
+
+def _with_verdict(row: Row, verdict: Verdict) -> Row:
+    row["value"], row["status"], row["why"] = verdict.value, verdict.status, verdict.parts
+    return row
+
+
+def blank(sample: Sample) -> Row:
+    """The row of a sample without a reply."""
+    question = sample.question
+    return {
+        "id": question.id,
+        "sample": sample.number,
+        "key": sample.key,
+        "domain": question.domain,
+        "prompt": question.prompt,
+        "reply": "",
+        "thinking": "",
+        "answer": "",
+        "tool_calls": None,
+        "thought": False,
+        "well_formed": False,
+        "finish_reason": "error",
+        "tokens": {"thinking": 0, "answer": 0},
+        "adheres": None,
+        "value": None,
+        "status": "error",
+        "why": {"reason": sample.problem},
+        "reference": question.check.reference if question.check else None,
+    }
+
+
+def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
+    if done.finish_reason == "error":
+        return {**blank(sample), "why": {"reason": done.error or "generation failed"}}
+    normal = responder.format.normal(done.text)
+    thought = responder.format.thought(normal, asked=sample.job.thinking)
+    reply = parse(normal, thinking=thought)
+    thinking = responder.num_tokens(reply.thinking) if reply.thinking else 0
+    return {
+        **blank(sample),
+        "reply": done.text,
+        **({"normal": normal} if normal != done.text else {}),
+        "thinking": reply.thinking,
+        "answer": reply.answer,
+        "tool_calls": reply.tool_calls,
+        "thought": thought,
+        "well_formed": reply.well_formed and done.finish_reason == "stop",
+        "finish_reason": done.finish_reason,
+        "tokens": {"thinking": thinking, "answer": max(len(done.token_ids) - thinking, 0)},
+        "adheres": _adheres(sample.job, thinking),
+        "status": "unscored",
+        "why": {},
+    }
+
+
+def _adheres(job: Job, thinking: int) -> bool | None:
+    budget = job.sampling.thinking_budget
+    return None if budget is None else thinking <= budget + job.sampling.thinking_grace
+
+
+def _joined(sample: Sample) -> Row:
+    """One row of all turns: texts of the last, tokens of all, cut or ill-formed if any was."""
+    turns = sample.turns
+    last = turns[-1]
+    return {
+        **last,
+        "tokens": {k: sum(t["tokens"][k] for t in turns) for k in ("thinking", "answer")},
+        "well_formed": all(t["well_formed"] for t in turns),
+        "finish_reason": "length"
+        if any(t["finish_reason"] == "length" for t in turns)
+        else last["finish_reason"],
+        "turns": [{k: t[k] for k in ("reply", "finish_reason", "tokens")} for t in turns],
+    }
+
+
+def _failed(row: Row, why: str) -> Row:
+    return {**row, "value": None, "status": "error", "why": {"reason": why}}
+
+
+def unasked(samples: Sequence[Sample]) -> list[Row]:
+    """Rows of the samples that cannot be asked: failed, with the reason."""
+    return [blank(sample) for sample in samples if sample.problem]

@@ -1,0 +1,206 @@
+"""Statistics of samples: pass@k, maj@k, strata, paired comparison with a p-value, power.
+
+Intervals of means are those of workbench.statistics: clustered by question.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.statistics import Estimate, mean_interval, mean_interval_normal, paired_interval
+
+_Z = 1.959963984540054  # normal quantile of 97.5%
+_Z_POWER = 0.8416212335729143  # normal quantile of 80%
+# A difference of this many points is what papers argue about.
+_WORTH_SEEING = 0.05
+
+
+def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
+    """Probability that k of the samples hold a right one: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021).
+
+    NaN where there are fewer than k samples: nothing then says what k would give.
+
+    >>> pass_at_k(4, 1, 2)
+    0.5
+    """
+    if num_samples < k or k < 1:
+        return math.nan
+    return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
+def majority_value(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The value of the commonest answer of one question's samples; the first one wins a tie.
+
+    Replies from which no answer could be read do not vote; with no vote at all the value is 0.
+    """
+    answers = [(voted(row), float(row["value"])) for row in rows]
+    votes = Counter(answer for answer, _ in answers if answer is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    winner = next(a for a, _ in answers if a is not None and votes[a] == most)
+    return next(value for answer, value in answers if answer == winner)
+
+
+def voted(row: Mapping[str, Any]) -> str | None:
+    """The answer that a checker read from a reply, as text; None where it read none."""
+    found = (row.get("why") or {}).get("extracted")
+    return None if found is None else "".join(str(found).split())
+
+
+def by_question(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Question id -> its rows."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(str(row["id"]), []).append(row)
+    return groups
+
+
+def sampled_metrics(rows: Sequence[Mapping[str, Any]], num_samples: int) -> dict[str, Estimate]:
+    """pass@k for k = 1, 2, 4, ... up to the number of samples, and maj@k where answers can be read.
+
+    Only for right or wrong values. A question with failed samples counts where enough are left.
+    """
+    if num_samples < 2 or any(row["value"] not in (0.0, 1.0) for row in rows):
+        return {}
+    groups = list(by_question(rows).values())
+    out = {}
+    for k in sorted({*(2**i for i in range(num_samples.bit_length())), num_samples}):
+        if k <= num_samples:
+            values = [pass_at_k(len(g), sum(r["value"] == 1 for r in g), k) for g in groups]
+            out[f"pass@{k}"] = mean_interval_normal([v for v in values if not math.isnan(v)])
+    if any(voted(row) is not None for row in rows):
+        whole = [g for g in groups if len(g) == num_samples]
+        out[f"maj@{num_samples}"] = mean_interval([majority_value(g) for g in whole])
+    return out
+
+
+def weighted(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
+    """Sum of weight times independent estimate, with the normal 95% interval inside [0, 1]."""
+    value = sum(w * e.value for w, e in parts)
+    # A stratum without spread (all right, all wrong) still is uncertain: Wilson's width says so.
+    errors = [w * _width(e) for w, e in parts]
+    stderr = math.sqrt(sum(error**2 for error in errors))
+    low, high = max(value - _Z * stderr, 0.0), min(value + _Z * stderr, 1.0)
+    return Estimate(value, stderr, low, high, sum(e.n for _, e in parts))
+
+
+def _width(estimate: Estimate) -> float:
+    if estimate.stderr > 0 or math.isnan(estimate.low):
+        return estimate.stderr
+    return (estimate.high - estimate.low) / (2 * _Z)
+
+
+def strata(
+    rows: Sequence[Mapping[str, Any]], key: str = "domain", value: str = "value"
+) -> dict[str, Estimate]:
+    """Mean of each category's rows, clustered by question."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(str(row[key]), []).append(row)
+    return {
+        name: mean_interval([float(r[value]) for r in own], [str(r["id"]) for r in own])
+        for name, own in groups.items()
+    }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """after - before on the same questions. p: two-sided. method: the test behind it."""
+
+    difference: Estimate
+    p: float
+    method: str
+    note: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        found = self.difference
+        return {
+            "difference": found.value,
+            "stderr": found.stderr,
+            "ci95": [found.low, found.high],
+            "n": found.n,
+            "p": self.p,
+            "method": self.method,
+            "note": self.note,
+        }
+
+
+def compare(before: Mapping[str, float], after: Mapping[str, float]) -> Comparison | None:
+    """Compare two models by their questions' mean values; None where they share no question.
+
+    Right-or-wrong values: McNemar's test, exact. Else the paired t-test.
+    """
+    shared = [question for question in before if question in after]
+    if not shared:
+        return None
+    old, new = [before[q] for q in shared], [after[q] for q in shared]
+    difference = paired_interval(old, new)
+    if {*old, *new} <= {0.0, 1.0}:
+        gained = sum(a < b for a, b in zip(old, new, strict=True))
+        lost = sum(a > b for a, b in zip(old, new, strict=True))
+        p, method = mcnemar(gained, lost), f"McNemar, exact: {gained} gained, {lost} lost"
+    else:
+        p, method = _paired_t(old, new), "paired t-test"
+    return Comparison(difference, p, method, power_note(len(shared), _disagreement(old, new)))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided exact p-value that gains and losses are equally likely.
+
+    >>> mcnemar(0, 5)
+    0.0625
+    """
+    n, k = gained + lost, min(gained, lost)
+    tail = sum(math.comb(n, i) for i in range(k + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def _paired_t(before: Sequence[float], after: Sequence[float]) -> float:
+    from scipy.stats import t  # noqa: PLC0415 - a second to import, and plans import this module
+
+    found = mean_interval_normal([b - a for a, b in zip(before, after, strict=True)])
+    if found.n < 2:
+        return math.nan
+    if found.stderr == 0:
+        return 1.0 if found.value == 0 else 0.0
+    return float(2 * t.sf(abs(found.value / found.stderr), found.n - 1))
+
+
+def _disagreement(before: Sequence[float], after: Sequence[float]) -> float:
+    """Mean squared difference: for right-or-wrong values the share that changed sides."""
+    pairs = zip(before, after, strict=True)
+    # Half a question more, so that no change in few questions does not count as certainty.
+    return (sum((b - a) ** 2 for a, b in pairs) + 0.5) / (len(before) + 1)
+
+
+def detectable(n: int, disagreement: float) -> float:
+    """The smallest true difference that n paired questions find 4 times in 5 at the 5% level."""
+    return (_Z + _Z_POWER) * math.sqrt(disagreement / n) if n else math.nan
+
+
+def power_note(n: int, disagreement: float) -> str:
+    """What n questions cannot show; "" where they show 5 points."""
+    least = detectable(n, disagreement)
+    if not least > _WORTH_SEEING:
+        return ""
+    return (
+        f"n = {n}: a true difference under {100 * least:.0f} points is missed more than 1 time in 5"
+    )
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number (Holm 1979), in the same order; NaN stays NaN.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted((i for i, p in enumerate(values) if not math.isnan(p)), key=lambda i: values[i])
+    out, least = [math.nan] * len(values), 0.0
+    for rank, index in enumerate(order):
+        least = max(least, min(1.0, (len(order) - rank) * values[index]))
+        out[index] = least
+    return out

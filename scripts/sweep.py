@@ -1,0 +1,66 @@
+"""Evaluate models on benchmarks at thinking budgets.
+
+    python scripts/sweep.py --recipe recipes/miniature.yaml --models sft3,grpo \\
+        --benchmarks mini-math,mini-science --budgets 0,8,32,none
+    python scripts/sweep.py --recipe recipes/miniature.yaml --models http://host:8000/v1#name \\
+        --benchmarks humaneval,gsm8k --samples 4 --limit 50
+    python scripts/sweep.py --list
+
+A model is a stage of the run, a checkpoint folder, or a served model. The recipe's evals stage (or
+--set evals.KEY=VALUE) overrides a benchmark's protocol; the options here override both. The same
+command continues after any kind of end. Exit codes: 0 done, 2 the user's mistake, 1 a failure.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from workbench.errors import UserError
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--recipe", metavar="FILE")
+    parser.add_argument("--models", metavar="STAGE_OR_PATH,...")
+    parser.add_argument("--benchmarks", metavar="NAME,...")
+    parser.add_argument("--budgets", metavar="64,256,none", help="tokens; 0: reasoning off")
+    parser.add_argument("--samples", type=int, metavar="N", help="samples a question")
+    parser.add_argument("--limit", type=int, metavar="N", help="questions a benchmark or category")
+    parser.add_argument("--run", metavar="NAME", help="run directory under runs_dir")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be run")
+    parser.add_argument("--list", action="store_true", help="print the benchmarks")
+    args = parser.parse_args()
+    missing = [name for name in ("recipe", "models", "benchmarks") if getattr(args, name) is None]
+    if missing and not args.list:
+        parser.error(f"--{missing[0]} is missing (or use --list)")
+    return args
+
+
+def main() -> int:
+    """Parse, build, run, close."""
+    args = parse()
+    from evals.command import SweepCommand, benchmark_lines
+
+    if args.list:
+        print("\n".join(benchmark_lines()))
+        return 0
+    command = SweepCommand.build(args)
+    print("\n".join(command.plan()))
+    if args.dry_run:
+        return 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: command.ask_to_stop())
+    return command.run(sys.stdout)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,232 @@
+"""The evaluation loop with a scripted engine: what is asked, kept, judged and asked again."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.benchmark import Benchmark, Sampled
+from evals.config import EvalsConfig
+from evals.jobs import Job, jobs_of
+from evals.responder import LocalResponder
+from evals.run import Progress, Stopped, evaluate
+from evals.store import read_rows
+from workbench.conversation import CheckSpec, Conversation
+from workbench.engine.protocol import Completion, Sampling
+from workbench.engine.scripted import ScriptedEngine
+
+# Question i is "i + i = ?". The script is right on even i, cut on i = 3, fails on i = 5.
+NUM = 8
+
+
+def _question(i: int) -> Conversation:
+    return Conversation(
+        id=f"q{i}",
+        domain="even" if i % 2 == 0 else "odd",
+        messages=[{"role": "user", "content": f"{i} + {i} = ?"}],
+        check=CheckSpec("math", str(2 * i)),
+    )
+
+
+SUMS = Benchmark(
+    "sums",
+    "sums",
+    "here",
+    lambda data, limit: [_question(i) for i in range(limit or NUM)],
+    Sampled(0.0, 1.0, 64, 1, source="test"),
+)
+
+
+class Answers:
+    """Replies by the question in the prompt; counts, and may die after some replies."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.asked, self.seeds = tokenizer, 0, list[int]()
+        self.die_after: int | None = None
+
+    def responder(self, identity: str = "model-a") -> LocalResponder:
+        def reply(prompt: Sequence[int], sample: int) -> list[int]:
+            i = int(self.tokenizer.decode(list(prompt)).partition("User\n")[2].split(" ")[0])
+            value = 2 * i if i % 2 == 0 else 2 * i + 1
+            text = f"so\n</think>\n\nThe total is {value}."
+            return [int(t) for t in self.tokenizer.encode(text, add_special_tokens=False)]
+
+        engine = _Dying(ScriptedEngine(reply, self.tokenizer.decode), self)
+        return LocalResponder(self.tokenizer, identity, lambda longest: engine, 4096)  # type: ignore[arg-type,return-value]
+
+
+class _Dying:
+    def __init__(self, engine: ScriptedEngine, counter: Answers) -> None:
+        self.engine, self.counter = engine, counter
+
+    def stream(self, requests: Sequence[Any]) -> Iterator[tuple[int, Completion]]:
+        for place, completion in self.engine.stream(requests):
+            if self.counter.die_after is not None and self.counter.asked >= self.counter.die_after:
+                raise KeyboardInterrupt  # nothing in the loop may catch it
+            self.counter.asked += 1
+            self.counter.seeds.append(requests[place].seed)
+            text = self.counter.tokenizer.decode(list(requests[place].prompt))
+            if "\n5 + 5" in text:
+                completion = replace(completion, finish_reason="error", error="engine lost it")
+            if "\n3 + 3" in text:
+                completion = replace(completion, finish_reason="length")
+            yield place, completion
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def _job(samples: int = 1, seed: int = 7, limit: int | None = None) -> Job:
+    sampling = Sampling(max_tokens=64, n=samples, temperature=0.0, seed=seed, logprobs=False)
+    return Job(SUMS, None, limit, sampling)
+
+
+@pytest.fixture
+def answers(tokenizer: Any) -> Answers:
+    return Answers(tokenizer)
+
+
+def _run(answers: Answers, out: Path, job: Job | None = None, **more: Any) -> dict[str, Any]:
+    (result,) = evaluate(
+        answers.responder(more.pop("identity", "model-a")),
+        [job or _job()],
+        model="m",
+        out=out,
+        data=out,
+        **more,
+    )
+    return result
+
+
+def test_failed_samples_are_apart_and_cut_ones_are_counted(
+    tmp_path: Path, answers: Answers
+) -> None:
+    result = _run(answers, tmp_path)
+    assert result["n"] == 7  # of 8: question 5 has no verdict
+    assert result["failed"] == 1
+    assert result["failures"] == {"engine lost it": 1}
+    assert result["truncated"] == 1
+    assert result["metrics"]["accuracy"]["value"] == pytest.approx(4 / 7)
+    assert result["well_formed_rate"] == pytest.approx(6 / 8)  # cut and failed are not
+    assert json.loads((tmp_path / "sums" / "results.json").read_text()) == result
+
+
+def test_a_killed_run_continues_with_the_same_scores(tmp_path: Path, answers: Answers) -> None:
+    whole = _run(answers, tmp_path / "whole")
+    answers.asked, answers.die_after = 0, 4
+    with pytest.raises(KeyboardInterrupt):
+        _run(answers, tmp_path / "killed")
+    kept = list(read_rows(tmp_path / "killed" / "sums" / "samples.jsonl"))
+    assert len(kept) == 4
+    assert not (tmp_path / "killed" / "sums" / "results.json").exists()
+    # The line that was being written when the process died.
+    with (tmp_path / "killed" / "sums" / "samples.jsonl").open("ab") as lines:
+        lines.write(b'{"id": "q4", "key": "half a li')
+    answers.asked, answers.die_after = 0, None
+    again = _run(answers, tmp_path / "killed")
+    assert answers.asked == 4
+    assert again["metrics"] == whole["metrics"]
+    first, second = (
+        (tmp_path / name / "sums" / "samples.jsonl").read_text() for name in ("whole", "killed")
+    )
+    assert first == second
+
+
+def test_only_failed_samples_are_asked_again(tmp_path: Path, answers: Answers) -> None:
+    first = _run(answers, tmp_path)
+    answers.asked = 0
+    second = _run(answers, tmp_path)
+    assert answers.asked == 1  # question 5
+    assert second["metrics"] == first["metrics"]
+
+
+def test_another_model_or_seed_shares_nothing(tmp_path: Path, answers: Answers) -> None:
+    _run(answers, tmp_path)
+    for changed in ({"identity": "model-b"}, {"job": _job(seed=8)}):
+        answers.asked = 0
+        _run(answers, tmp_path, **changed)
+        assert answers.asked == 8
+
+
+def test_a_smaller_limit_throws_nothing_away(tmp_path: Path, answers: Answers) -> None:
+    _run(answers, tmp_path)
+    assert _run(answers, tmp_path, _job(limit=2))["n"] == 2
+    assert len(list(read_rows(tmp_path / "sums" / "samples.jsonl"))) == 2
+    answers.asked = 0
+    assert _run(answers, tmp_path)["n"] == 7
+    assert answers.asked == 1
+
+
+def test_replies_are_found_under_another_name_of_the_model(
+    tmp_path: Path, answers: Answers
+) -> None:
+    _run(answers, tmp_path / "one")
+    answers.asked = 0
+    _run(answers, tmp_path / "two", earlier=[tmp_path / "one"])
+    assert answers.asked == 1
+
+
+def test_changed_checks_judge_old_replies_anew(
+    tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _run(answers, tmp_path)
+    answers.asked = 0
+
+    def doubled(data: Path, limit: int | None) -> list[Conversation]:
+        return [replace(_question(i), check=CheckSpec("math", str(2 * i + 1))) for i in range(NUM)]
+
+    job = replace(_job(), benchmark=replace(SUMS, load=doubled))
+    result = _run(answers, tmp_path, job)
+    assert answers.asked == 1
+    # Odd questions answered 2i + 1; number 5 failed.
+    assert result["metrics"]["accuracy"]["value"] == pytest.approx(3 / 7)
+
+
+def test_samples_of_a_question_have_seeds_of_their_own(tmp_path: Path, answers: Answers) -> None:
+    result = _run(answers, tmp_path, _job(samples=3))
+    assert len(set(answers.seeds)) == 24
+    assert result["num_samples"] == 3
+    assert result["n"] == 7
+    assert result["metrics"]["pass@1"]["value"] == pytest.approx(4 / 7)
+    assert result["metrics"]["maj@3"]["value"] == pytest.approx(4 / 7)
+    again = Answers(answers.tokenizer)
+    _run(again, tmp_path / "again", _job(samples=1))
+    assert set(again.seeds) < set(answers.seeds)  # more samples keep the first ones
+
+
+def test_a_stop_keeps_what_has_ended(tmp_path: Path, answers: Answers) -> None:
+    seen: list[int] = []
+
+    def watch(progress: Progress) -> bool:
+        seen.append(progress.tokens)
+        return len(seen) >= 3
+
+    with pytest.raises(Stopped):
+        _run(answers, tmp_path, watch=watch)
+    assert len(list(read_rows(tmp_path / "sums" / "samples.jsonl"))) == 3
+
+
+def test_a_prompt_longer_than_the_context_is_a_failed_sample(
+    tmp_path: Path, answers: Answers
+) -> None:
+    responder = answers.responder()
+    responder.context = 16
+    (result,) = evaluate(responder, [_job()], model="m", out=tmp_path, data=tmp_path)
+    assert result["n"] == 0
+    assert result["failed"] == 8
+    assert answers.asked == 0
+    assert "the model takes 16" in next(iter(result["failures"]))
+    assert result["metrics"]["accuracy"]["value"] is None
+
+
+def test_modes_and_budgets_become_folders() -> None:
+    config = EvalsConfig(
+        kind="evals", benchmarks=["mini-math"], thinking=["with", "without"], budgets=[0, 64]
+    )
+    jobs = jobs_of(config, seed=1)
+    assert [job.folder for job in jobs] == ["mini-math", "mini-math@0", "mini-math@64"]
+    assert [job.sampling.thinking_budget for job in jobs] == [None, None, 64]
+    assert [job.thinking for job in jobs] == [True, False, True]

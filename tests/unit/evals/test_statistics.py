@@ -1,0 +1,127 @@
+"""Sample statistics against values derived by hand or by scipy."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evals.statistics import (
+    compare,
+    detectable,
+    holm,
+    majority_value,
+    mcnemar,
+    pass_at_k,
+    sampled_metrics,
+    strata,
+    weighted,
+)
+from workbench.statistics import Estimate, mean_interval
+
+
+@pytest.mark.parametrize(("n", "c"), [(4, 1), (5, 2), (6, 0), (6, 6), (7, 3)])
+def test_pass_at_k_is_the_mean_over_all_subsets(n: int, c: int) -> None:
+    right = [i < c for i in range(n)]
+    for k in range(1, n + 1):
+        subsets = [any(s) for s in combinations(right, k)]
+        assert pass_at_k(n, c, k) == pytest.approx(sum(subsets) / len(subsets))
+
+
+def test_pass_at_more_than_was_sampled_is_unknown() -> None:
+    assert math.isnan(pass_at_k(4, 2, 8))
+
+
+def _row(question: str, value: float, answer: str | None) -> dict[str, object]:
+    return {"id": question, "value": value, "why": {"extracted": answer} if answer else {}}
+
+
+def test_majority() -> None:
+    assert majority_value([_row("q", 0, "3"), _row("q", 1, "4"), _row("q", 1, "4")]) == 1
+    assert majority_value([_row("q", 0, "3"), _row("q", 1, "4")]) == 0  # the first wins a tie
+    assert majority_value([_row("q", 0, None), _row("q", 0, None), _row("q", 1, "4")]) == 1
+    assert majority_value([_row("q", 0, None)]) == 0
+
+
+def test_sampled_metrics_by_hand() -> None:
+    rows = [_row("a", 1, "4"), _row("a", 0, "3"), _row("b", 0, "1"), _row("b", 0, "1")]
+    found = sampled_metrics(rows, 2)
+    assert found["pass@1"].value == pytest.approx(0.25)
+    assert found["pass@2"].value == pytest.approx(0.5)
+    assert found["maj@2"].value == pytest.approx(0.5)  # a: 4 came first; b: wrong
+    assert sampled_metrics(rows[:1], 1) == {}
+    assert sampled_metrics([_row("a", 0.5, None), _row("a", 1, None)], 2) == {}
+
+
+def test_clustered_error_is_that_of_question_means() -> None:
+    """With the same number of samples each, clustering equals the error of the question means."""
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 2, (20, 4)).astype(float)
+    groups = [str(q) for q in range(20) for _ in range(4)]
+    found = mean_interval(list(values.ravel()), groups)
+    assert found.stderr == pytest.approx(stats.sem(values.mean(axis=1)))
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 5), (3, 9), (10, 10), (1, 0), (0, 0), (30, 12)])
+def test_mcnemar_is_the_binomial_test(gained: int, lost: int) -> None:
+    total = gained + lost
+    wanted = stats.binomtest(gained, total, 0.5).pvalue if total else 1.0
+    assert mcnemar(gained, lost) == pytest.approx(wanted)
+
+
+def test_comparison_of_right_or_wrong() -> None:
+    before = {f"q{i}": float(i < 10) for i in range(30)}
+    after = {f"q{i}": float(2 <= i < 20) for i in range(30)} | {"only here": 1.0}
+    found = compare(before, after)
+    assert found is not None
+    assert found.difference.n == 30
+    assert found.difference.value == pytest.approx(8 / 30)
+    assert found.p == pytest.approx(stats.binomtest(10, 12).pvalue)
+    assert "10 gained, 2 lost" in found.method
+    assert found.note.startswith("n = 30")
+
+
+def test_comparison_of_shares_is_a_paired_t_test() -> None:
+    rng = np.random.default_rng(5)
+    old, new = rng.random(40), rng.random(40)
+    found = compare(
+        {str(i): float(v) for i, v in enumerate(old)},
+        {str(i): float(v) for i, v in enumerate(new)},
+    )
+    assert found is not None
+    assert found.p == pytest.approx(stats.ttest_rel(new, old).pvalue)
+    assert compare({"a": 1.0}, {"b": 1.0}) is None
+
+
+def test_detectable_difference_has_80_percent_power() -> None:
+    """Simulated: a true difference of that size is found about 4 times in 5."""
+    n, discordant = 400, 0.3
+    effect = detectable(n, discordant)
+    rng = np.random.default_rng(11)
+    gain = (discordant + effect) / 2
+    draws = rng.choice([1, -1, 0], (1000, n), p=[gain, discordant - gain, 1 - discordant])
+    found = draws.mean(axis=1) / (draws.std(axis=1, ddof=1) / math.sqrt(n))
+    assert 0.75 < (found > 1.96).mean() < 0.85
+
+
+def test_holm() -> None:
+    found = holm([0.01, math.nan, 0.04, 0.03])
+    assert found[0] == pytest.approx(0.03)
+    assert found[2:] == pytest.approx([0.06, 0.06])
+    assert math.isnan(found[1])
+
+
+def test_weighted_strata() -> None:
+    rows = [
+        {"id": str(i), "domain": "a" if i < 4 else "b", "value": float(i % 2)} for i in range(8)
+    ]
+    parts = strata(rows)
+    assert parts["a"].value == 0.5
+    found = weighted([(0.25, Estimate(0.8, 0.02, 0, 1, 10)), (0.75, Estimate(0.4, 0.04, 0, 1, 30))])
+    assert found.value == pytest.approx(0.5)
+    assert found.stderr == pytest.approx(math.sqrt((0.25 * 0.02) ** 2 + (0.75 * 0.04) ** 2))
+    assert found.n == 40
+    # All right in 10 questions is not certainty.
+    certain = weighted([(1.0, mean_interval([1.0] * 10))])
+    assert certain.stderr > 0.05
