@@ -20,6 +20,7 @@ from data_mix.decontaminate import Decontaminator, read_prompts
 from data_mix.dedup import unique
 from data_mix.documents import Document, document_of, text_of
 from data_mix.filters import predicate_of
+from data_mix.hub import must_answer
 from data_mix.rows import JsonlRows, ParquetRows, RowFile, matching_files
 from data_mix.world import (
     PROPORTIONS,
@@ -272,6 +273,9 @@ def open_hub(config: HubSource, name: str) -> Any:
     from datasets import load_dataset  # noqa: PLC0415
     from datasets.exceptions import DatasetNotFoundError  # noqa: PLC0415
 
+    what = f"source {name!r}: the hub dataset {config.id!r}"
+    instead = "download it and use {type: parquet, path: ...}"
+    must_answer(what, instead)
     try:
         return load_dataset(
             config.id,
@@ -283,8 +287,7 @@ def open_hub(config: HubSource, name: str) -> Any:
     except (DatasetNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"source {name!r}: the hub dataset {config.id!r} cannot be opened ({reason[:200]}); "
-            "check the id and the network, or download it and use {type: parquet, path: ...}"
+            f"{what} cannot be opened ({reason[:200]}); check the id and the network, or {instead}"
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
+from workbench.load import GenerationLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -19,4 +20,13 @@ def plan_evals(config: EvalsConfig, recipe: Recipe) -> StagePlan:
         f"{len(models)} models x {len(jobs)} results = {len(models) * sum(per_model):,} samples "
         f"(of each category) of at most {max(job.sampling.max_tokens for job in jobs):,} tokens"
     )
-    return StagePlan(lines=(line,), tokens=len(models) * tokens, disk_bytes=2**24)
+    tokens *= len(models)
+    load = GenerationLoad(
+        tokens=tokens,
+        context_tokens=config.engine.max_model_len,
+        sequences=config.engine.max_num_seqs,
+        engines=config.engine.replicas,
+        gpus=config.engine.gpus,
+        dtype=config.engine.dtype,
+    )
+    return StagePlan(lines=(line,), tokens=tokens, disk_bytes=2**24, loads=(load,))

@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from data_mix.config import BlendConfig
+from workbench.distributed.config import DistributedConfig
+from workbench.load import Activations
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
@@ -13,12 +15,20 @@ class TokenizerConfig(StageConfig):
     """Stage kind `tokenizer`."""
 
     kind: Literal["tokenizer"]
+    from_pretrained: str | None = None
+    """Take this model's tokenizer (a hub id or a folder) and learn none."""
     vocab_size: int = Field(1536, ge=300)
     """Size of the vocabulary, special tokens included."""
     sample_documents: int = Field(6000, ge=100)
     """Documents drawn from `blend` to learn the merges from."""
-    blend: BlendConfig
+    blend: BlendConfig | None = None
     """What to learn the merges from; its phases are drawn from equally."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "TokenizerConfig":
+        if (self.blend is None) == (self.from_pretrained is None):
+            raise ValueError("give either blend (to learn a tokenizer) or from_pretrained")
+        return self
 
 
 class ScheduleConfig(Section):
@@ -49,6 +59,9 @@ class PretrainConfig(StageConfig):
     """Stage kind `pretrain`."""
 
     kind: Literal["pretrain"]
+    initial: Literal["new", "parent"] = "new"
+    """new: initialise the recipe's model. parent: continue from the model of a needed stage (the
+    long-context phase)."""
     total_tokens: int = Field(ge=1)
     """Tokens to train on; rounded up to whole steps."""
     row_tokens: int = Field(8192, ge=8)
@@ -71,6 +84,11 @@ class PretrainConfig(StageConfig):
     """CPU threads of the trainer."""
     blend: BlendConfig
     """Sources and their weights by phase [paper: three phases, switching at 60% and 90%]."""
+    activations: Activations = "keep"
+    """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
+    again. offload: checkpoint, and the inputs wait in the CPU's memory."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Several processes: data parallel, optionally sharded."""
     checkpoint_every_steps: int = Field(50, ge=1)
     """A resumable checkpoint every so many steps."""
     log_every_steps: int = Field(1, ge=1)
@@ -78,12 +96,13 @@ class PretrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _divides(self) -> "PretrainConfig":
-        if self.rows_per_step % self.microbatch_rows:
-            raise ValueError(
-                f"rows_per_step ({self.rows_per_step}) must be a multiple of microbatch_rows "
-                f"({self.microbatch_rows})"
-            )
+        self.distributed.check_rows(self.rows_per_step, self.microbatch_rows)
         return self
+
+    @property
+    def reserved(self) -> tuple[float, float]:
+        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
+        return (0.0, 0.0) if self.distributed.on else super().reserved
 
     @property
     def step_tokens(self) -> int:

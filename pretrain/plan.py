@@ -3,6 +3,9 @@
 from pretrain.config import PretrainConfig, TokenizerConfig
 from pretrain.presets import shape
 from pretrain.sizes import parameters as count_parameters
+from workbench.distributed.config import why_not
+from workbench.errors import UserError
+from workbench.load import TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -13,11 +16,16 @@ _CHECKPOINTS_AT_ONCE = 3  # two kept and one being written
 def plan_tokenizer(config: TokenizerConfig, recipe: Recipe) -> StagePlan:
     """Documents read and vocabulary made."""
     line = f"BPE with {config.vocab_size:,} entries from {config.sample_documents:,} documents"
+    if config.from_pretrained:
+        line = f"the tokenizer of {config.from_pretrained}"
     return StagePlan(lines=(line,), disk_bytes=2**22)
 
 
 def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
     """Parameters, steps, tokens, FLOPs (6 N D) and disk."""
+    if refusal := why_not(config.distributed, recipe):
+        raise UserError(refusal)
+    spread = config.distributed
     parameters = count_parameters(shape(recipe.model.preset, **recipe.model.overrides))
     tokens = config.num_steps * config.step_tokens
     state = parameters * _BYTES_PER_PARAMETER_OF_STATE
@@ -31,4 +39,16 @@ def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
         steps=config.num_steps,
         tokens=tokens,
         disk_bytes=_CHECKPOINTS_AT_ONCE * state + 4 * parameters,
+        loads=(
+            TrainingLoad(
+                tokens=tokens,
+                row_tokens=config.row_tokens,
+                microbatch_rows=config.microbatch_rows,
+                workers=spread.workers,
+                gpus=spread.gpus_per_worker if spread.on else config.gpus,
+                strategy=spread.strategy,
+                precision=config.precision,
+                activations=config.activations,
+            ),
+        ),
     )

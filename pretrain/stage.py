@@ -5,7 +5,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pretrain.config import PretrainConfig
 from pretrain.documents import BlendDocuments
-from pretrain.hybrid import build_config, load_model, save_model
+from pretrain.hybrid import Hybrid, build_config, load_model, save_model
 from pretrain.rows import RowStream
 from pretrain.ssd.isolation import check_isolation
 from pretrain.train import Hooks, Trainer
@@ -22,8 +22,7 @@ def run(context: StageContext) -> None:
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     tokenizer = load_tokenizer(context)
-    overrides = {**context.recipe.model.overrides, "vocab_size": len(tokenizer)}
-    model = load_model(build_config(context.recipe.model.preset, **overrides), seed=context.seed)
+    model = initial_model(context, len(tokenizer))
     check_isolation(model)
     documents = BlendDocuments(config.blend, tokenizer, context.seed)
     trainer = Trainer(model, RowStream(documents, config.row_tokens), config)
@@ -43,6 +42,15 @@ def run(context: StageContext) -> None:
         context.stop()
     save_model(model, context.stage_dir / "model", tokenizer)
     checkpoints.clear()
+
+
+def initial_model(context: StageContext, vocab_size: int) -> Hybrid:
+    """A new model of the recipe's shape, or the parent stage's, as `initial` says."""
+    config: PretrainConfig = context.config
+    if config.initial == "parent":
+        return load_model(context.parent_model)
+    overrides = {**context.recipe.model.overrides, "vocab_size": vocab_size}
+    return load_model(build_config(context.recipe.model.preset, **overrides), seed=context.seed)
 
 
 def load_tokenizer(context: StageContext) -> PreTrainedTokenizerBase:

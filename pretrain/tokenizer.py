@@ -4,14 +4,34 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from workbench.chat import chat_template
+from data_mix.hub import must_answer
+from workbench.chat import chat_template, format_of
 from workbench.errors import UserError
 
 # Ids 0..19, so that <SPECIAL_10> is id 10 as in the released tokenizer. The pad is <unk>.
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", *(f"<SPECIAL_{i}>" for i in range(3, 20)))
 END_OF_TURN = "<SPECIAL_12>"
+
+
+def take_tokenizer(name: str, path: Path) -> PreTrainedTokenizerBase:
+    """Save the tokenizer of a model (a folder or a hub id) in `path`.
+
+    One with the chat format's tokens gets its template, as base models ship without. Raises:
+    UserError where it cannot be read, or has no format of its own either.
+    """
+    if not Path(name).is_dir():
+        must_answer(f"tokenizer {name!r}", "download it and give its folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"tokenizer {name!r} cannot be read ({reason[:200]})") from None
+    if format_of(tokenizer) == "nano-v2" and not tokenizer.chat_template:
+        tokenizer.chat_template = chat_template()
+    tokenizer.save_pretrained(path)
+    return tokenizer
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> PreTrainedTokenizerFast:

@@ -5,15 +5,20 @@ from collections.abc import Iterator
 from data_mix.config import BlendConfig
 from data_mix.sources import open_source
 from pretrain.config import TokenizerConfig
-from pretrain.tokenizer import train_tokenizer
+from pretrain.tokenizer import take_tokenizer, train_tokenizer
 from workbench.chat import as_text
 from workbench.conversation import Conversation
 from workbench.stage import StageContext
 
 
 def run(context: StageContext) -> None:
-    """Train the tokenizer on an equal number of documents of each source."""
+    """Train the tokenizer on an equal number of documents of each source, or take one."""
     config: TokenizerConfig = context.config
+    if config.from_pretrained:
+        tokenizer = take_tokenizer(config.from_pretrained, context.stage_dir / "tokenizer")
+        context.outputs["vocab_size"] = len(tokenizer)
+        return
+    assert config.blend is not None  # the configuration has exactly one of the two
     context.progress(message="learning the vocabulary")
     texts = _texts(config.blend, config.sample_documents, context.seed)
     tokenizer = train_tokenizer(texts, config.vocab_size, context.stage_dir / "tokenizer")

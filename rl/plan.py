@@ -1,6 +1,7 @@
 """What a GRPO stage will cost. Imports no torch."""
 
 from rl.config import GrpoConfig
+from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -13,4 +14,35 @@ def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
         f"of at most {config.max_tokens} tokens; {config.num_held_out} held-out prompts before and after"
     )
     tokens = (a_step * config.num_steps + 2 * config.num_held_out) * config.max_tokens
-    return StagePlan(lines=(line,), steps=config.num_steps, tokens=tokens, disk_bytes=2**28)
+    return StagePlan(
+        lines=(line,),
+        steps=config.num_steps,
+        tokens=tokens,
+        disk_bytes=2**28,
+        loads=_loads(config, tokens),
+    )
+
+
+def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLoad, ...]:
+    """Rollouts, and the training on them; prompts are not counted."""
+    engine = config.engine
+    return (
+        GenerationLoad(
+            tokens=tokens,
+            context_tokens=engine.max_model_len,
+            sequences=min(engine.max_num_seqs, config.prompts_per_step * config.group_size),
+            engines=engine.replicas,
+            gpus=engine.gpus,
+            dtype=engine.dtype,
+        ),
+        TrainingLoad(
+            tokens=config.num_steps
+            * config.prompts_per_step
+            * config.group_size
+            * config.max_tokens,
+            row_tokens=config.microbatch_tokens,
+            document_tokens=min(engine.max_model_len, config.microbatch_tokens),
+            gpus=config.gpus,
+            bound=True,
+        ),
+    )

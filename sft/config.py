@@ -2,9 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_mix.config import SourceConfig
+from workbench.distributed.config import DistributedConfig
+from workbench.load import Activations
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
@@ -74,6 +76,13 @@ class SftConfig(StageConfig):
     """Adam's betas."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
+    sample_tokens: int | None = Field(None, ge=1)
+    """Mean length of a sample, for the plan alone; null: the plan gives the most it can be."""
+    activations: Activations = "keep"
+    """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
+    again. offload: checkpoint, and the inputs wait in the CPU's memory."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Several processes: data parallel, optionally sharded."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: autocast with fp32 master weights."""
     threads: int = Field(2, ge=1)
@@ -84,3 +93,15 @@ class SftConfig(StageConfig):
     """A resumable checkpoint every so many steps."""
     trl: dict[str, Any] = Field(default_factory=dict)
     """Any further field of TRL's SFTConfig; checked by constructing it."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SftConfig":
+        self.distributed.check_rows(self.rows_per_step, self.microbatch_rows)
+        if self.lora and self.distributed.strategy == "zero3":
+            raise ValueError("lora with zero3: adapters are small; use ddp or zero2")
+        return self
+
+    @property
+    def reserved(self) -> tuple[float, float]:
+        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
+        return (0.0, 0.0) if self.distributed.on else super().reserved

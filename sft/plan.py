@@ -1,12 +1,17 @@
 """What an SFT stage will cost. Imports no torch."""
 
 from sft.config import SftConfig
+from workbench.distributed.config import why_not
+from workbench.errors import UserError
+from workbench.load import TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
 
 def plan_sft(config: SftConfig, recipe: Recipe) -> StagePlan:
     """Samples, and an upper bound of rows and steps (packing decides the exact number)."""
+    if refusal := why_not(config.distributed, recipe):
+        raise UserError(refusal)
     samples = sum(part.samples for part in config.parts.values())
     with_copies = round(samples * (1 + config.strip_reasoning_share))
     how = "concatenated into" if config.concatenate else "one a row of at most"
@@ -20,4 +25,22 @@ def plan_sft(config: SftConfig, recipe: Recipe) -> StagePlan:
         lines.append(
             f"{cut.share:.0%} of samples with traces cut to {cut.min_tokens}-{cut.max_tokens} tokens"
         )
-    return StagePlan(lines=tuple(lines))
+    return StagePlan(lines=tuple(lines), loads=(_load(config, with_copies),))
+
+
+def _load(config: SftConfig, samples: int) -> TrainingLoad:
+    """The stage's tokens: samples of the stated mean length, or whole rows at most."""
+    spread, mean = config.distributed, config.sample_tokens
+    return TrainingLoad(
+        tokens=round(samples * config.epochs * (mean or config.row_tokens)),
+        row_tokens=config.row_tokens,
+        microbatch_rows=config.microbatch_rows,
+        document_tokens=mean,
+        workers=spread.workers,
+        gpus=spread.gpus_per_worker if spread.on else config.gpus,
+        strategy=spread.strategy,
+        precision=config.precision,
+        activations=config.activations,
+        lora_rank=config.lora.rank if config.lora else None,
+        bound=mean is None,
+    )

@@ -55,6 +55,11 @@ class StageConfig(Section):
     seed: int | None = None
     """Overrides the recipe's seed for this stage."""
 
+    @property
+    def reserved(self) -> tuple[float, float]:
+        """CPUs and GPUs that the stage's Ray task reserves."""
+        return self.cpus, self.gpus
+
 
 class Recipe(Section):
     """A whole recipe."""
@@ -125,7 +130,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice: YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in own]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1

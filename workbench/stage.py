@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import StopRequested, UserError
+from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe, StageConfig
 from workbench.rundir import RunDir
 
@@ -21,12 +22,14 @@ class StagePlan:
     """What a stage is going to cost, known before any of it runs.
 
     tokens: trained or generated. disk_bytes: what its checkpoints need at the same time.
+    loads: what scripts/plan.py works out memory, FLOPs and time from.
     """
 
     lines: tuple[str, ...] = ()
     steps: int | None = None
     tokens: int | None = None
     disk_bytes: int = 0
+    loads: tuple[TrainingLoad | GenerationLoad, ...] = ()
 
 
 @dataclass

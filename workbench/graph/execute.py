@@ -101,11 +101,11 @@ def _drive_on_ray(state: Drive) -> None:
         failed = any(o.status != "done" for o in state.outcomes.values())
         if not state.signals and not failed:
             for decision in state.ready(set(running.values())):
-                config = state.recipe.stages[decision.stage]
+                cpus, gpus = state.recipe.stages[decision.stage].reserved
                 task = remote.options(
                     name=decision.stage,
-                    num_cpus=config.cpus,
-                    num_gpus=config.gpus,
+                    num_cpus=cpus,
+                    num_gpus=gpus,
                     max_retries=0,
                     runtime_env=cluster.runtime_env(),
                 ).remote(resolved, str(state.run.root), decision, True)

@@ -1,0 +1,183 @@
+"""What a recipe costs, stage by stage: parameters, memory a GPU, tokens, FLOPs, time.
+
+    python scripts/plan.py --recipe recipes/nano2-12b.yaml
+    python scripts/plan.py --recipe recipes/nano2-12b.yaml --hardware h200 --mfu 0.4 --json
+    python scripts/plan.py --recipe recipes/nano2-12b.yaml --set stages.sft1.distributed.workers=128
+
+Closed formulas (pretrain/cost.py), no model is built and torch is not imported. Times are
+estimates at the stated share of peak, printed with the table. Exit codes: 0 done, 2 the user's
+mistake.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from workbench.errors import UserError, unknown_name
+from workbench.recipe import Recipe, load
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--recipe", required=True, metavar="FILE")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument("--hardware", metavar="NAME", help="default: h100 for stages on GPUs, cpu")
+    parser.add_argument("--mfu", type=float, metavar="SHARE", help="share of the FLOPs in training")
+    parser.add_argument(
+        "--mbu", type=float, metavar="SHARE", help="share of the bandwidth in decoding"
+    )
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Parse, price, print."""
+    args = parse()
+    recipe = load(args.recipe, args.overrides)
+    plan = build(recipe, hardware_of(args, recipe))
+    print(json.dumps(plan, indent=1) if args.json else "\n".join(lines(plan)))
+    return 0
+
+
+def hardware_of(args: argparse.Namespace, recipe: Recipe) -> Any:
+    """The hardware asked for, with the shares asked for."""
+    from pretrain.estimate import HARDWARE
+
+    on_gpus = any(load.gpus for loads in _loads(recipe).values() for load in loads)
+    name = args.hardware or ("h100" if on_gpus else "cpu")
+    if name not in HARDWARE:
+        raise unknown_name("hardware", name, HARDWARE)
+    shares = {key: value for key in ("mfu", "mbu") if (value := getattr(args, key)) is not None}
+    for key, value in shares.items():
+        if not 0 < value <= 1:
+            raise UserError(f"--{key} {value}: it is a share of the peak; give 0 < share <= 1")
+    return dataclasses.replace(HARDWARE[name], **shares)
+
+
+def _loads(recipe: Recipe) -> dict[str, tuple[Any, ...]]:
+    from workbench import registry
+    from workbench.graph.dag import order
+
+    return {
+        name: registry.resolve(registry.kind(recipe.stages[name].kind).plan)(
+            recipe.stages[name], recipe
+        ).loads
+        for name in order(recipe, ["all"])
+    }
+
+
+def build(recipe: Recipe, hardware: Any) -> dict[str, Any]:
+    """The whole plan as JSON-able figures."""
+    from pretrain.cost import parameters_by_kind
+    from pretrain.estimate import price
+    from pretrain.presets import shape
+    from pretrain.sizes import kv_cache_bytes, parameters, state_bytes
+
+    s = shape(recipe.model.preset, **recipe.model.overrides)
+    return {
+        "recipe": recipe.name,
+        "model": {
+            "preset": recipe.model.preset,
+            "parameters": parameters(s),
+            "by_kind": parameters_by_kind(s)._asdict(),
+            "layers": {kind: s.pattern.count(kind) for kind in "M-*"},
+            "kv_bytes_a_token": kv_cache_bytes(s, 1),
+            "state_bytes_a_sequence": state_bytes(s),
+        },
+        "hardware": dataclasses.asdict(hardware),
+        "stages": {
+            name: {
+                "kind": recipe.stages[name].kind,
+                "loads": [price(s, load, hardware) for load in loads],
+            }
+            for name, loads in _loads(recipe).items()
+        },
+    }
+
+
+def lines(plan: dict[str, Any]) -> list[str]:
+    """The plan as aligned text."""
+    model, hardware = plan["model"], plan["hardware"]
+    kinds = ", ".join(f"{k} {v / 1e6:,.2f}M" for k, v in model["by_kind"].items())
+    pattern = ", ".join(f"{n} {kind}" for kind, n in model["layers"].items())
+    out = [
+        f"{plan['recipe']}: {model['parameters']:,} parameters ({model['preset']}; layers: {pattern})",
+        f"  by kind: {kinds}",
+        f"  bf16 cache: {model['kv_bytes_a_token']:,} bytes a token of KV, "
+        f"{model['state_bytes_a_sequence'] / 2**20:,.2f} MiB a sequence of Mamba state",
+        f"  on {hardware['name']}: {hardware['flops'] / 1e12:,.1f} TFLOP/s at mfu {hardware['mfu']:g}, "
+        f"{hardware['bandwidth'] / 1e12:,.2f} TB/s at mbu {hardware['mbu']:g}, "
+        f"{hardware['memory'] / 2**30:,.1f} GiB; shares are assumptions, not measurements",
+        "",
+    ]
+    rows = [_HEAD]
+    for name, stage in plan["stages"].items():
+        rows += [_row(name, load) for load in stage["loads"]] or [(name, "no estimate", *("",) * 9)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    for row in rows:
+        cells = [
+            c.ljust(w) if n < 3 else c.rjust(w)
+            for n, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        out.append("  ".join(cells).rstrip())
+    out += [
+        "",
+        "GiB a process, at whole rows. <=: the most it can be; the mean is not known.",
+        _NOTE,
+    ]
+    return out
+
+
+_HEAD = ("stage", "what", "layout", "tokens", "weights", "grads", "optimizer", "activations", "GiB in all", "FLOPs", "time")  # fmt: skip
+_NOTE = (
+    "generation: weights, KV cache and Mamba state of one GPU under weights, grads and optimizer."
+)
+
+
+def _row(name: str, load: dict[str, Any]) -> tuple[str, ...]:
+    memory = load["memory"]
+    if load["what"] == "training":
+        layout = (
+            f"{load['workers']} x {load['strategy']}, {load['precision']}, {load['activations']}"
+        )
+        parts = ["weights", "gradients", "optimizer"]
+        rest = memory["buffers"] + memory["activations"] + memory["output"]
+    else:
+        layout = f"{load['engines']} x vLLM, {load['sequences']} seqs of {load['context_tokens']:,}"
+        parts, rest = ["weights", "kv_cache", "state"], 0
+    bound = "<=" if load.get("bound", True) else ""
+    total = f"{memory['device_bytes'] / 2**30:,.2f}" + ("" if load["fits"] else " (!)")
+    return (
+        name,
+        load["what"],
+        layout,
+        f"{bound}{load['tokens']:,}",
+        *(f"{memory[part] / 2**30:,.2f}" for part in parts),
+        f"{rest / 2**30:,.2f}" if rest else "",
+        total,
+        f"{load['flops']:.2e}",
+        _time(load["seconds"]),
+    )
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.0f} s"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

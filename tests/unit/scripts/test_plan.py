@@ -1,0 +1,73 @@
+"""scripts/plan.py on every recipe: aligned, exact where it can be, and free of torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def _plan(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/plan.py", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_has_a_plan(path: Path) -> None:
+    done = _plan("--recipe", str(path))
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split("\n\n")[1].splitlines()
+    ends = {line.find("GiB in all") + len("GiB in all") for line in table[:1]}
+    assert len(ends) == 1 and len(table) > 1
+    # One row a stage at least, and every row names its stage first.
+    assert all(line.split()[0] for line in table)
+
+
+def test_the_12b_in_json() -> None:
+    """[paper] 12.31B parameters, 28/28/6 layers, 20T tokens in steps of 736 x 8,192, rounded up.
+    [derived] zero3 over 184 workers in bf16: 12 P / 184 bytes of optimizer."""
+    done = _plan(
+        "--recipe", "recipes/nano2-12b.yaml", "--json", "--hardware", "h200", "--mfu", "0.5"
+    )
+    plan = json.loads(done.stdout)
+    assert plan["model"]["parameters"] == sum(plan["model"]["by_kind"].values()) == 12_310_001_152
+    assert plan["model"]["layers"] == {"M": 28, "-": 28, "*": 6}
+    (pretrain,) = plan["stages"]["pretrain"]["loads"]
+    step = 736 * 8192
+    assert pretrain["tokens"] == -(-20 * 10**12 // step) * step
+    assert pretrain["memory"]["optimizer"] == 12 * 12_310_001_152 // 184
+    assert pretrain["seconds"] == pytest.approx(pretrain["flops"] / (989e12 * 0.5 * 184))
+    # What cannot run as it stands must say so.
+    assert plan["stages"]["long-context"]["loads"][0]["fits"] is False
+    assert plan["stages"]["sft1"]["loads"][0]["fits"] is True
+    assert plan["stages"]["grpo"]["loads"][1]["fits"] is False
+
+
+def test_bad_hardware_and_shares_are_one_line() -> None:
+    for words, expected in (
+        (("--hardware", "h10"), "unknown hardware 'h10'; did you mean 'h100'?"),
+        (("--mfu", "40"), "--mfu 40.0: it is a share of the peak"),
+        (("--set", "stages.sft1.distributed.workers=3"), "must be a multiple of microbatch_rows"),
+        (("--set", "cluster.backend=local"), "needs Ray, and cluster.backend is 'local'"),
+    ):
+        done = _plan("--recipe", "recipes/nano2-12b.yaml", *words)
+        assert done.returncode == 2
+        assert expected in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_planning_imports_no_torch() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['plan.py', '--recipe', 'recipes/nano2-9b.yaml']\n"
+        "try: runpy.run_path('scripts/plan.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "bad = {'torch', 'transformers', 'ray', 'vllm', 'trl', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,44 @@
+"""How much a stage trains and generates, and how it is laid out: what scripts/plan.py prices."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Strategy = Literal["none", "ddp", "zero2", "zero3"]
+Activations = Literal["keep", "checkpoint", "offload"]
+
+
+@dataclass(frozen=True)
+class TrainingLoad:
+    """Tokens trained on, and one process's share of a step.
+
+    document_tokens: mean length of a document in a row, which attention is quadratic in.
+    bound: the tokens are the most there can be, not the expected number.
+    Example: TrainingLoad(tokens=20_000_000_000_000, row_tokens=8192, workers=512, strategy="zero3")
+    """
+
+    tokens: int
+    row_tokens: int
+    microbatch_rows: int = 1
+    document_tokens: int | None = None
+    workers: int = 1
+    gpus: float = 0.0
+    strategy: Strategy = "none"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    activations: Activations = "keep"
+    lora_rank: int | None = None
+    bound: bool = False
+
+
+@dataclass(frozen=True)
+class GenerationLoad:
+    """Tokens generated, at most, and what one engine holds at once.
+
+    Example: GenerationLoad(tokens=10_000_000, context_tokens=32_768, sequences=64, engines=8)
+    """
+
+    tokens: int
+    context_tokens: int
+    sequences: int
+    engines: int = 1
+    gpus: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
