@@ -116,7 +116,7 @@ def lines(plan: dict[str, Any]) -> list[str]:
         f"{hardware['memory'] / 2**30:,.1f} GiB; shares are assumptions, not measurements",
         "",
     ]
-    rows = [_HEAD]
+    rows: list[tuple[str, ...]] = [_HEAD]
     for name, stage in plan["stages"].items():
         rows += [_row(name, load) for load in stage["loads"]] or [(name, "no estimate", *("",) * 9)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
