@@ -1,6 +1,7 @@
 """Recipes: YAML in, one frozen and fully resolved object out.
 
-Order of values: defaults on the fields < the recipe file < `--set a.b=c`. No other source.
+Order of values: defaults on the fields < the recipe it `extends` < the recipe file < `--set a.b=c`. No
+other source.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pydantic import Field, model_validator
 
 from workbench import registry
 from workbench.errors import UserError
+from workbench.inherit import extended, with_likes
 from workbench.schema import Section
 
 
@@ -100,7 +102,7 @@ class Recipe(Section):
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `--set` overrides. Raises: UserError with one line."""
-    raw = _read_yaml(Path(path))
+    raw = extended(Path(path), _read_yaml)
     for override in overrides:
         apply_override(raw, override)
     return build(raw)
@@ -111,7 +113,7 @@ def build(raw: dict[str, Any]) -> Recipe:
     stages = raw.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError("recipe: `stages` must be a mapping of stage name to {kind, needs, ...}")
-    typed = {str(name): _read_stage(str(name), body) for name, body in stages.items()}
+    typed = {str(n): _read_stage(str(n), body) for n, body in with_likes(stages).items()}
     return Recipe.read({**raw, "stages": typed}, where="")
 
 

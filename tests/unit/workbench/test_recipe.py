@@ -81,3 +81,40 @@ def test_reading_and_planning_a_recipe_imports_no_torch() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert '"row_tokens"' in done.stdout
     assert "tokens trained or generated" in done.stdout
+
+
+def test_a_recipe_extends_another_and_says_only_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "name: base\nseed: 3\ncluster: {backend: local, num_cpus: 2}\n"
+        "stages: {tokenizer: {kind: tokenizer, vocab_size: 700, blend: &b {sources: {m: "
+        "{type: pretraining, category: math}}, phases: [{until: 1.0, weights: {m: 1}}]}},"
+        " pretrain: {kind: pretrain, needs: [tokenizer], blend: *b}}"
+    )
+    (tmp_path / "top.yaml").write_text(
+        "extends: base.yaml\nname: top\ncluster: {num_cpus: 4}\n"
+        "stages: {pretrain: null, tokenizer: {seed: 9}, other: {like: tokenizer, vocab_size: 800}}"
+    )
+    recipe = load(tmp_path / "top.yaml", ["stages.tokenizer.cpus=2"])
+    assert (recipe.name, recipe.seed) == ("top", 3)
+    assert (recipe.cluster.backend, recipe.cluster.num_cpus) == ("local", 4)
+    stages = recipe.resolved()["stages"]
+    assert list(stages) == ["tokenizer", "other"]
+    assert (stages["tokenizer"]["vocab_size"], stages["tokenizer"]["seed"]) == (700, 9)
+    # An override of a stage reaches those that are like it.
+    assert stages["other"] == {**stages["tokenizer"], "vocab_size": 800}
+    assert stages["other"]["cpus"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("extends: top.yaml", "leads back to"),
+        ("extends: none.yaml", "none.yaml' does not exist"),
+        ("stages: {a: {like: b}, b: {like: a}}", "leads back to 'a'"),
+        ("stages: {a: {like: ab}, abc: {}}", "'abc'"),
+    ],
+)
+def test_an_inheritance_that_leads_nowhere_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "top.yaml").write_text(text)
+    with pytest.raises(UserError, match=says):
+        load(tmp_path / "top.yaml")

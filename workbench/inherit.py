@@ -1,0 +1,59 @@
+"""Recipes that say only what differs: `extends: FILE` for a recipe, `like: STAGE` for a stage."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import UserError, unknown_name
+
+
+def extended(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """The file's mapping on top of the recipe it extends (a path beside it), and so on upwards.
+
+    Mappings are merged key by key; anything else replaces. A stage that is null is left out.
+    Raises: UserError where files extend each other in a circle.
+    """
+    chain: list[Path] = []
+    layers: list[dict[str, Any]] = []
+    current: Path | None = path
+    while current is not None:
+        if current.resolve() in chain:
+            raise UserError(f"recipe {path}: `extends` leads back to {current}")
+        chain.append(current.resolve())
+        layer = dict(read(current))
+        base = layer.pop("extends", None)
+        layers.append(layer)
+        current = None if base is None else current.parent / str(base)
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged = _merge(merged, layer)
+    if isinstance(merged.get("stages"), dict) and len(layers) > 1:
+        merged["stages"] = {n: s for n, s in merged["stages"].items() if s is not None}
+    return merged
+
+
+def _merge(base: Any, top: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(top, dict):
+        return top
+    return {**base, **{k: _merge(base[k], v) if k in base else v for k, v in top.items()}}
+
+
+def with_likes(stages: dict[str, Any]) -> dict[str, Any]:
+    """Every stage whole: one that has `like: OTHER` starts from the keys of that stage.
+
+    The keys it has itself replace the other's. Raises: UserError on an unknown stage or a circle.
+    """
+    return {name: _whole(stages, name, ()) for name in stages}
+
+
+def _whole(stages: dict[str, Any], name: str, seen: tuple[str, ...]) -> Any:
+    body = stages[name]
+    if not isinstance(body, dict) or "like" not in body:
+        return body
+    other = str(body["like"])
+    if other in (name, *seen):
+        raise UserError(f"recipe: stages.{name}.like leads back to {other!r}")
+    if other not in stages:
+        raise unknown_name(f"stage in stages.{name}.like", other, stages)
+    own = {key: value for key, value in body.items() if key != "like"}
+    return {**_whole(stages, other, (*seen, name)), **own}
