@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 from pretrain.presets import HybridShape
 from pretrain.sizes import attention_parameters, mamba_parameters, mlp_parameters, parameters
+from workbench.distributed.zero import BUCKET_VALUES, GATHER_PARAMETERS
 from workbench.load import TrainingLoad
 
 SCAN_CHUNK = 128  # tokens; inside a chunk the scan is quadratic, as mamba-ssm computes it
-GATHER_PARAMETERS = 1_000_000_000  # ZeRO-3 holds at most this many gathered parameters
-BUCKET_VALUES = 500_000_000  # gradients in flight of ZeRO, DeepSpeed's default
 
 
 class LayerParameters(NamedTuple):

@@ -92,17 +92,22 @@ def _read_model(path: str | Path) -> PreTrainedModel:
     return model
 
 
-def save_model(model: PreTrainedModel, path: str | Path, tokenizer: Any = None) -> Path:
+def save_model(
+    model: PreTrainedModel,
+    path: str | Path,
+    tokenizer: Any = None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> Path:
     """Write a plain Hugging Face checkpoint, which appears complete or not at all.
 
     It loads with AutoModelForCausalLM and vLLM without this code. An existing directory of that
-    name is replaced.
+    name is replaced. `weights` are the model's tensors where it holds only a share of them (ZeRO-3).
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.writing-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
+    model.save_pretrained(fresh, state_dict=weights)
     _portable(fresh / "config.json")
     if tokenizer is not None:
         tokenizer.save_pretrained(fresh)

@@ -1,6 +1,7 @@
 """Stage kind `sft`: conversations in, a fine-tuned plain checkpoint out."""
 
 import random
+import shutil
 from dataclasses import asdict
 from typing import Any
 
@@ -18,8 +19,12 @@ from sft.lora import target_modules
 from sft.trainer import RowCollator, StageCallback, StrictSFTTrainer, last_checkpoint, trl_config
 from workbench.checkpoint import seed_everything
 from workbench.conversation import Conversation
+from workbench.distributed import group
+from workbench.distributed.launch import run_workers
 from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext
+
+_ROWS = "rows"
 
 
 def run(context: StageContext) -> None:
@@ -32,11 +37,33 @@ def run(context: StageContext) -> None:
     tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
     rows, accounting = build_rows(config, tokenizer, context.seed)
     context.outputs["data"] = accounting.as_dict()
-    model = load_model(context.parent_model)
-    if config.concatenate:
-        check_isolation(model)
-    trained = _train(context, model, tokenizer, rows)
-    save_model(trained, context.stage_dir / "model", tokenizer)
+    if not config.distributed.on:
+        _train(context, tokenizer, Dataset.from_list([asdict(row) for row in rows]))
+        return
+    # Built once, here; the workers map the file.
+    rows = whole_batches(rows, config.microbatch_rows * config.distributed.workers)
+    Dataset.from_list([asdict(row) for row in rows]).save_to_disk(context.stage_dir / _ROWS)
+    context.progress(message="starting workers")
+    run_workers(context, config.distributed, "sft.stage:train_worker")
+    shutil.rmtree(context.stage_dir / _ROWS)
+
+
+def train_worker(context: StageContext) -> None:
+    """One worker of a distributed stage: the same training, on its share of every step's rows."""
+    config: SftConfig = context.config
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    seed_everything(context.seed)
+    tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
+    _train(context, tokenizer, Dataset.load_from_disk(context.stage_dir / _ROWS))
+
+
+def whole_batches(rows: list[Row], multiple: int) -> list[Row]:
+    """Add rows of one token and no loss, so that every worker has as many microbatches.
+
+    Without them the loader would fill up with real rows, which would count twice.
+    """
+    return [*rows, *[Row([0], [-100], [0])] * (-len(rows) % multiple)]
 
 
 def build_rows(
@@ -76,31 +103,36 @@ def collect(config: SftConfig, seed: int) -> list[Conversation]:
     return out
 
 
-def _train(
-    context: StageContext, model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Row]
-) -> Any:
+def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    """Train on the rows, merge adapters, save the model. In every worker, or in the one process."""
     config: SftConfig = context.config
-    if config.lora:
-        model = _with_lora(model, config)
+    model = load_model(context.parent_model, device=str(group.device()))
+    if config.concatenate:
+        check_isolation(model)
+    trained = _with_lora(model, config) if config.lora else model
     checkpoints = context.stage_dir / "checkpoints"
     callback = StageCallback(context)
     trainer = StrictSFTTrainer(
-        model=model,
+        model=trained,
         args=trl_config(
             config, checkpoints, context.seed, threads_only_cpu=not torch.cuda.is_available()
         ),
         data_collator=RowCollator(int(tokenizer.pad_token_id or 0)),
-        train_dataset=Dataset.from_list([asdict(row) for row in rows]),
+        train_dataset=rows,
         processing_class=tokenizer,
         callbacks=[callback],
     )
     resume = last_checkpoint(checkpoints)
-    if resume:
+    if resume and group.is_first():
         context.metrics.truncate_after(int(resume.rsplit("-", 1)[1]))
     trainer.train(resume_from_checkpoint=resume)
     if callback.stopped:
         context.stop()
-    return model.merge_and_unload() if config.lora else model
+    weights = trainer.whole_weights()
+    if group.is_first():
+        final = trained.merge_and_unload() if config.lora else model
+        save_model(final, context.stage_dir / "model", tokenizer, weights=weights)
+    group.barrier()
 
 
 def _with_lora(model: Any, config: SftConfig) -> Any:

@@ -7,14 +7,19 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from sft.config import SftConfig
+from workbench.distributed import group
+from workbench.distributed.zero import deepspeed_config
 from workbench.errors import UserError
+from workbench.rundir import write_json
 from workbench.stage import StageContext
 
 _STATE_FILE = "anneal_model.pt"
+_COMPLETE_FILE = "anneal_complete.json"
 
 
 @dataclass
@@ -57,18 +62,33 @@ class StrictSFTTrainer(SFTTrainer):
 
     The Trainer saves a NemotronH under `backbone.*` and loads it with strict=False: 1 of 85 tensors
     comes back and the loss jumps, with exit code 0. We keep the state dict beside it and load that.
+    DeepSpeed keeps and restores its own shards, strictly. The last file written says "complete".
     """
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        torch.save(self.accelerator.unwrap_model(model).state_dict(), folder / _STATE_FILE)
+        if group.is_first() and not self.is_deepspeed_enabled:
+            torch.save(self.accelerator.unwrap_model(model).state_dict(), folder / _STATE_FILE)
+        group.barrier()
+        if group.is_first():
+            write_json(folder / _COMPLETE_FILE, {"workers": group.workers()})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         path = Path(resume_from_checkpoint) / _STATE_FILE
         state = torch.load(path, map_location="cpu", weights_only=True)
         target = model if model is not None else self.model
         self.accelerator.unwrap_model(target).load_state_dict(state, strict=True)
+
+    def whole_weights(self) -> dict[str, torch.Tensor] | None:
+        """All tensors of the model, on the CPU, where every worker holds a share; else None.
+
+        Every worker must call it.
+        """
+        if not is_deepspeed_zero3_enabled():
+            return None
+        weights: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+        return weights
 
 
 class StageCallback(TrainerCallback):
@@ -87,7 +107,7 @@ class StageCallback(TrainerCallback):
     ) -> None:
         """One metrics line a logged step."""
         values = logs or {}
-        if "loss" in values:
+        if "loss" in values and group.is_first():
             names = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
             names |= {"mean_token_accuracy": "token_accuracy", "entropy": "entropy"}
             chosen = {new: float(values[old]) for old, new in names.items() if old in values}
@@ -102,20 +122,17 @@ class StageCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Progress, and the stop request."""
-        self.context.progress(step=state.global_step, total=state.max_steps, message="train")
-        if self.context.should_stop():
+        if group.is_first():
+            self.context.progress(step=state.global_step, total=state.max_steps, message="train")
+        if group.any_of(self.context.should_stop()):
             self.stopped = True
             control.should_save = control.should_training_stop = True
 
 
 def trl_config(config: SftConfig, folder: Path, seed: int, *, threads_only_cpu: bool) -> TrlConfig:
     """TRL's configuration from ours; `config.trl` passes the rest. Raises: UserError."""
-    accumulate, rest = divmod(config.rows_per_step, config.microbatch_rows)
-    if rest:
-        raise UserError(
-            f"rows_per_step ({config.rows_per_step}) must be a multiple of microbatch_rows "
-            f"({config.microbatch_rows})"
-        )
+    spread = config.distributed
+    accumulate = spread.check_rows(config.rows_per_step, config.microbatch_rows)
     values: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": config.microbatch_rows,
@@ -139,11 +156,23 @@ def trl_config(config: SftConfig, folder: Path, seed: int, *, threads_only_cpu: 
         "report_to": [],
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": config.activations != "keep",
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "activation_offloading": config.activations == "offload",
+        "average_tokens_across_devices": True,
+        "ddp_find_unused_parameters": False,
         "dataloader_num_workers": 0,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "max_length": None,
     }
+    if spread.strategy in ("zero2", "zero3"):
+        values["deepspeed"] = deepspeed_config(
+            spread.strategy,
+            precision=config.precision,
+            grad_clip=config.grad_clip,
+            microbatch_rows=config.microbatch_rows,
+            accumulate=accumulate,
+        )
     try:
         return TrlConfig(**(values | config.trl))
     except (TypeError, ValueError) as error:
@@ -153,10 +182,6 @@ def trl_config(config: SftConfig, folder: Path, seed: int, *, threads_only_cpu: 
 
 def last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint, or None; halves left by `kill -9` are passed over."""
-    found = [
-        path
-        for path in folder.glob("checkpoint-*")
-        if (path / _STATE_FILE).is_file() and (path / "trainer_state.json").is_file()
-    ]
+    found = [path for path in folder.glob("checkpoint-*") if (path / _COMPLETE_FILE).is_file()]
     newest = max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
     return os.fspath(newest) if newest else None

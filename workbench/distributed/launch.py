@@ -1,0 +1,140 @@
+"""From a stage to its Ray Train workers and back: one function runs in every worker.
+
+The stage (a Ray task that reserves nothing) starts the workers, waits, and brings home what the
+first of them left. Workers share the run directory, which on a cluster lies on a shared disk.
+"""
+
+import os
+import shutil
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workbench import registry
+from workbench.distributed.config import DistributedConfig
+from workbench.errors import StopRequested, UserError
+from workbench.recipe import build
+from workbench.rundir import RunDir, read_json, write_json
+from workbench.stage import StageContext
+
+_FOLDER = "workers"
+
+
+def run_workers(context: StageContext, config: DistributedConfig, work: str) -> None:
+    """Run `work` ("package.module:name", taking the stage's context) in every worker.
+
+    What the first worker put into `context.outputs` is put into ours. Raises: StopRequested and
+    UserError as the workers did; RuntimeError where one failed or was lost.
+    """
+    import ray  # noqa: PLC0415 - only here
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
+    from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
+    from ray.train.v2.api.exceptions import TrainingFailedError  # noqa: PLC0415
+
+    _check_room(ray.cluster_resources(), config)
+    folder = context.stage_dir / _FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    on_gpu = config.gpus_per_worker > 0
+    trainer = TorchTrainer(
+        _in_worker,
+        train_loop_config={
+            "recipe": context.recipe.resolved(),
+            "root": str(context.run.root),
+            "stage": context.name,
+            "inputs": {name: str(path) for name, path in context.inputs.items()},
+            "outputs": context.outputs,
+            "work": work,
+            "on_gpu": on_gpu,
+        },
+        torch_config=TorchConfig(
+            backend="nccl" if on_gpu else "gloo", timeout_s=int(config.timeout_s)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if on_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="ray", storage_path=str(folder), failure_config=FailureConfig(max_failures=0)
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise RuntimeError(_first_failure(folder) or f"a worker was lost: {_line(error)}") from None
+    result = read_json(folder / "result.json")
+    context.outputs |= result["outputs"]
+    if result["status"] == "stopped":
+        raise StopRequested(result["message"])
+    if result["status"] == "user_error":
+        raise UserError(result["message"])
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+def _check_room(resources: dict[str, float], config: DistributedConfig) -> None:
+    """Raise UserError where the whole cluster could never hold the workers; Ray would wait forever."""
+    for name, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker)):
+        needed, there = config.workers * each, resources.get(name, 0.0)
+        if needed > there:
+            raise UserError(
+                f"{config.workers} workers need {needed:g} {name}s ({each:g} each) and the cluster has "
+                f"{there:g}; lower distributed.workers or add nodes"
+            )
+
+
+def _in_worker(job: dict[str, Any]) -> None:
+    """One worker: its own log file, the stage's context, and the outcome on disk."""
+    rank = int(os.environ["RANK"])
+    folder = Path(job["root"]) / job["stage"] / _FOLDER
+    _log_to(folder / f"rank-{rank}.txt")
+    if not job["on_gpu"]:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    recipe = build(job["recipe"])
+    context = StageContext(
+        name=job["stage"],
+        config=recipe.stages[job["stage"]],
+        recipe=recipe,
+        run=RunDir(Path(job["root"])),
+        inputs={name: Path(path) for name, path in job["inputs"].items()},
+        outputs=dict(job["outputs"]),
+    )
+    status, message = "done", ""
+    work: Callable[[StageContext], None] = registry.resolve(job["work"])
+    try:
+        work(context)
+    except StopRequested as stop:  # every worker agreed on it
+        status, message = "stopped", str(stop)
+    except UserError as error:  # the same in every worker: all read the same configuration
+        status, message = "user_error", str(error)
+    except BaseException as error:
+        traceback.print_exc()
+        write_json(folder / f"failure-{rank}.json", {"message": _line(error)})
+        raise
+    finally:
+        context.close()
+    if rank == 0:
+        write_json(
+            folder / "result.json",
+            {"status": status, "message": message, "outputs": context.outputs},
+        )
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's output, that of compiled code included, to a file of its own."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _first_failure(folder: Path) -> str | None:
+    """The message of the worker that failed first; the others only lost their peer."""
+    found = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return str(read_json(found[0])["message"]) if found else None
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
