@@ -174,8 +174,8 @@ def test_the_stage_picks_by_the_named_metric(
         merge_stage.registry, "resolve", lambda t: sweep if t == "evals.stage:sweep" else real(t)
     )
     recipe = _recipe(alphas=[0.1, 0.3, 0.5], metric="score")
-    context = StageContext("merged", recipe.stages["merged"], recipe, run,
-                           {n: run.stage(n) for n in ("left", "right")})  # fmt: skip
+    inputs = {n: run.stage(n) for n in ("left", "right")}
+    context = StageContext("merged", recipe.stages["merged"], recipe, run, inputs)
     merge_stage.run(context)
     assert asked == [0.0, 0.1, 0.3, 0.5, 1.0]
     assert context.outputs["alpha"] == 0.3 and context.outputs["metric"] == "score"
@@ -183,7 +183,8 @@ def test_the_stage_picks_by_the_named_metric(
     assert context.outputs["lift_against"]["alpha 1"]["value"] == pytest.approx(-0.7)
     got = _weights(run.stage("merged") / "model")["lm_head.weight"]
     np.testing.assert_allclose(got, 0.7 * ends[0] + 0.3 * ends[1], atol=1e-7)
-    merge_stage.run(context)  # all results are there: nothing is measured again
+    # All results are there: nothing is measured again.
+    merge_stage.run(StageContext("merged", recipe.stages["merged"], recipe, run, inputs))
     assert len(asked) == 5
     with pytest.raises(UserError, match="'f1' is not measured; there are: accuracy, score"):
         read_point(run.stage("merged") / "sweep" / "alpha-0.1", 0.1, "f1")
