@@ -49,13 +49,17 @@ def _number(rng: Random) -> int:
 
 
 @dataclass(frozen=True)
-class _Tool:
+class Tool:
     """A tool: `topic` is its name in traces, `requests` are wordings with {parameter} slots."""
 
     name: str
     topic: str
     parameters: dict[str, Callable[[Random], Any]]
     requests: tuple[str, ...]
+
+    def key(self, arguments: dict[str, Any]) -> str:
+        """The name of a request, whatever its wording: it decides the split."""
+        return f"tools:{self.name}:{json.dumps(arguments, sort_keys=True)}"
 
     @property
     def document(self) -> dict[str, Any]:
@@ -71,27 +75,27 @@ class _Tool:
         }
 
 
-_TOOLS: tuple[_Tool, ...] = (
-    _Tool("get_weather", "weather", {"city": _city},
-          ("What is the weather in {city}?", "Will it rain in {city}?")),
-    _Tool("get_time", "time", {"city": _city},
-          ("What time is it in {city}?", "Tell me the time in {city}.")),
-    _Tool("set_timer", "timer", {"minutes": _number},
-          ("Set a timer of {minutes} minutes.", "Wake me in {minutes} minutes.")),
-    _Tool("send_message", "message", {"to": _person, "text": _word},
-          ("Send {to} the message {text}.", "Write {text} to {to}.")),
-    _Tool("call_person", "phone", {"name": _person},
-          ("Call {name}.", "Phone {name} now.")),
-    _Tool("translate", "translation", {"text": _word, "language": _language},
-          ("Translate {text} to {language}.", "Say {text} in {language}.")),
-    _Tool("set_light", "light", {"room": _room, "level": _number},
-          ("Set the {room} light to {level}.", "Dim the {room} light to {level}.")),
-    _Tool("set_heat", "heating", {"room": _room, "degrees": _number},
-          ("Heat the {room} to {degrees} degrees.", "Make it {degrees} degrees in the {room}.")),
-    _Tool("book_table", "restaurant", {"city": _city, "people": _number},
-          ("Book a table for {people} in {city}.", "Dinner for {people} in {city} please.")),
-    _Tool("find_train", "train", {"start": _city, "goal": _city},
-          ("Find a train from {start} to {goal}.", "How do I get by rail from {start} to {goal}?")),
+TOOLS: tuple[Tool, ...] = (
+    Tool("get_weather", "weather", {"city": _city},
+         ("What is the weather in {city}?", "Will it rain in {city}?")),
+    Tool("get_time", "time", {"city": _city},
+         ("What time is it in {city}?", "Tell me the time in {city}.")),
+    Tool("set_timer", "timer", {"minutes": _number},
+         ("Set a timer of {minutes} minutes.", "Wake me in {minutes} minutes.")),
+    Tool("send_message", "message", {"to": _person, "text": _word},
+         ("Send {to} the message {text}.", "Write {text} to {to}.")),
+    Tool("call_person", "phone", {"name": _person},
+         ("Call {name}.", "Phone {name} now.")),
+    Tool("translate", "translation", {"text": _word, "language": _language},
+         ("Translate {text} to {language}.", "Say {text} in {language}.")),
+    Tool("set_light", "light", {"room": _room, "level": _number},
+         ("Set the {room} light to {level}.", "Dim the {room} light to {level}.")),
+    Tool("set_heat", "heating", {"room": _room, "degrees": _number},
+         ("Heat the {room} to {degrees} degrees.", "Make it {degrees} degrees in the {room}.")),
+    Tool("book_table", "restaurant", {"city": _city, "people": _number},
+         ("Book a table for {people} in {city}.", "Dinner for {people} in {city} please.")),
+    Tool("find_train", "train", {"start": _city, "goal": _city},
+         ("Find a train from {start} to {goal}.", "How do I get by rail from {start} to {goal}?")),
 )  # fmt: skip
 
 
@@ -100,9 +104,9 @@ def propose(rng: Random, split: str) -> Problem:
 
     The key is the request without the offer: no request of a held-out split is ever trained on.
     """
-    wanted = rng.choice(_TOOLS)
+    wanted = rng.choice(TOOLS)
     num_offered = rng.choices((1, 2, 3), weights=(3, 4, 3))[0]
-    others = rng.sample([tool for tool in _TOOLS if tool is not wanted], num_offered)
+    others = rng.sample([tool for tool in TOOLS if tool is not wanted], num_offered)
     relevant = rng.random() >= 1 / 6
     offered = [wanted, *others[:-1]] if relevant else others
     rng.shuffle(offered)
@@ -110,10 +114,9 @@ def propose(rng: Random, split: str) -> Problem:
     request = rng.choice(wanted.requests).format(**arguments)
     calls = [{"name": wanted.name, "arguments": arguments}] if relevant else []
     documents = [tool.document for tool in offered]
-    filled = json.dumps(arguments, sort_keys=True)
     verdict = f"{wanted.name} fits." if relevant else "no tool fits."
     return Problem(
-        key=f"tools:{wanted.name}:{filled}",
+        key=wanted.key(arguments),
         prompt=request,
         trace=f"This is about {wanted.topic}: {verdict}",
         answer="" if relevant else NO_TOOL,

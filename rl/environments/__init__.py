@@ -1,0 +1,1 @@
+"""Multi-turn tool environments, verified by the state they end in."""

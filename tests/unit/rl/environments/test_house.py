@@ -1,0 +1,99 @@
+"""The house: its own solutions pass, everything else fails, and nothing a model writes is run."""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from data_mix.world.problem import split_of
+from data_mix.world.tooluse import TOOLS
+from rl.environments import house
+from rl.environments.house import House
+from rl.environments.protocol import Task, play_gold
+
+TASKS = house.tasks("rl", 200, 1)
+
+
+def test_every_solution_verifies_and_doing_nothing_does_not() -> None:
+    assert sum(play_gold(House(), task).value == 1.0 for task in TASKS) == len(TASKS)
+    for task in TASKS:
+        world = House()
+        world.reset(task)
+        assert world.step([]).done and world.verify().value == 0.0
+
+
+def _play(task: Task, calls: list[dict[str, Any]]) -> tuple[House, list[str]]:
+    world = House()
+    world.reset(task)
+    said = [str(m["content"]) for m in world.step(calls).messages]
+    return world, said
+
+
+def test_a_wrong_missing_or_extra_call_fails() -> None:
+    task = next(t for t in TASKS if len(t.data["calls"]) == 3)
+    gold = task.data["calls"]
+    assert _play(task, gold[::-1])[0].verify().value == 1.0
+    for place in range(3):
+        assert _play(task, gold[:place] + gold[place + 1 :])[0].verify().value == 0.0
+        for name, value in gold[place]["arguments"].items():
+            wrong = deepcopy(gold)
+            wrong[place]["arguments"][name] = value + 1 if isinstance(value, int) else "Zoe2"
+            assert _play(task, wrong)[0].verify().value == 0.0
+    timer = next(t for t in TASKS if any(c["name"] == "set_timer" for c in t.data["calls"]))
+    again = [c for c in timer.data["calls"] if c["name"] == "set_timer"]
+    assert _play(timer, timer.data["calls"] + again)[0].verify().value == 0.0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "__class__", "arguments": {}},
+        {"name": "reset", "arguments": {"task": None}},
+        {"name": "_set_light", "arguments": {"room": "hall", "level": 3}},
+        {"name": "set_light", "arguments": {"room": "__import__('os').system('x')", "level": 3}},
+        {"name": "set_light", "arguments": {"room": "hall", "level": True}},
+        {"name": "set_light", "arguments": {"room": "hall", "level": "3"}},
+        {"name": "set_light", "arguments": {"self": 1}},
+        {"name": "set_light", "arguments": {"room": ["hall"], "level": 3}},
+        {"name": "set_light", "arguments": None},
+        {"name": ["x"], "arguments": {}},
+        {"name": None},
+        {},
+    ],
+)
+def test_a_call_that_cannot_be_carried_out_is_an_error_in_words(call: dict[str, Any]) -> None:
+    task = replace(TASKS[0], tools=[tool.document for tool in TOOLS])
+    world, said = _play(task, [call])
+    assert "error" in said[0] and world.state == task.data["start"]
+
+
+def test_only_tools_on_offer_work() -> None:
+    task = TASKS[0]
+    offered = {t["name"] for t in task.tools}
+    hidden = next(t.name for t in TOOLS if t.name not in offered)
+    assert "there is no tool" in _play(task, [{"name": hidden, "arguments": {}}])[1][0]
+    assert offered >= {c["name"] for c in task.data["calls"]} and len(task.tools) == 4
+
+
+def test_episodes_share_nothing() -> None:
+    task, world = TASKS[0], House()
+    before = deepcopy(task.data)
+    for _ in range(2):
+        world.reset(task)
+        assert world.state == before["start"]
+        world.step(task.data["calls"])
+        assert world.verify().value == 1.0
+    assert task.data == before
+
+
+def test_no_request_is_in_two_splits() -> None:
+    keys = {}
+    for split in ("rl", "test"):
+        tools = {tool.name: tool for tool in TOOLS}
+        drawn = house.tasks(split, 300, 4)
+        keys[split] = {tools[c["name"]].key(c["arguments"]) for t in drawn for c in t.data["calls"]}
+        assert {split_of(key) for key in keys[split]} == {split}
+        assert len({t.messages[0]["content"] for t in drawn}) == 300
+    assert not keys["rl"] & keys["test"]
+    assert house.tasks("rl", 5, 1) == TASKS[:5] and house.tasks("rl", 5, 2) != TASKS[:5]
