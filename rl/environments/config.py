@@ -41,14 +41,4 @@ class BfclTasks(Section):
     """Tools on offer besides those of the task's own solution; null: all of its APIs' tools."""
 
 
-class WorkplaceTasks(Section):
-    """Generated tasks over the workplace assistant of nemo-gym (requirements/real.txt)."""
-
-    type: Literal["workplace"]
-    split: Literal["train", "test"] = "train"
-    """By a hash of the task's words; no task is in both."""
-    distractors: int | None = Field(None, ge=0)
-    """Tools on offer besides those of the task's own solution; null: all 27."""
-
-
-TasksConfig = Annotated[HouseTasks | BfclTasks | WorkplaceTasks, Field(discriminator="type")]
+TasksConfig = Annotated[HouseTasks | BfclTasks, Field(discriminator="type")]
