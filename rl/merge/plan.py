@@ -1,6 +1,7 @@
 """What a merge stage will cost. Imports no torch."""
 
 from rl.merge.config import MergeConfig
+from workbench import registry
 from workbench.errors import UserError
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
@@ -13,14 +14,15 @@ def plan_merge(config: MergeConfig, recipe: Recipe) -> StagePlan:
             f"a merge needs exactly two stages with models (alpha 0, then alpha 1); got "
             f"{', '.join(config.needs) or 'none'}"
         )
-    evals = config.evals_config()
-    a_model = len(evals.benchmarks) * evals.limit * evals.samples * max(len(evals.thinking), 1)
-    count = len(config.alphas) + 2 * config.endpoints
-    line = (
-        f"{config.needs[0]} -> {config.needs[1]} at {len(config.alphas)} alphas"
-        f"{' and both ends' if config.endpoints else ''}; {a_model:,} samples each, picked by "
-        f"{config.metric}"
-    )
+    ends = [0.0, 1.0] if config.endpoints else []
+    alphas = sorted({*config.alphas, *ends})
+    evals = config.evals_config().model_copy(update={"models": [f"alpha-{a:g}" for a in alphas]})
+    measured = registry.resolve(registry.kind("evals").plan)(evals, recipe)
+    line = f"{config.needs[0]} -> {config.needs[1]}, picked by {config.metric}"
     return StagePlan(
-        lines=(line,), steps=count, tokens=count * a_model * evals.max_tokens, disk_bytes=2**28
+        lines=(line, *measured.lines),
+        steps=len(alphas),
+        tokens=measured.tokens,
+        loads=measured.loads,
+        disk_bytes=2**28 + measured.disk_bytes,
     )

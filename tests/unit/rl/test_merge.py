@@ -13,6 +13,7 @@ from pretrain.hybrid import build_config, load_model, save_model
 from rl.merge import interpolate
 from rl.merge import stage as merge_stage
 from rl.merge.config import MergeConfig
+from rl.merge.plan import plan_merge
 from rl.merge.stage import Point, pick, read_point
 from workbench.errors import UserError
 from workbench.recipe import build
@@ -198,5 +199,8 @@ def test_configuration_errors_are_one_line() -> None:
     ):
         with pytest.raises(UserError, match=words):
             _recipe(**fields)
-    config = _recipe().stages["merged"]
+    recipe = _recipe()
+    config = recipe.stages["merged"]
+    # Eleven models of four questions each.
+    assert "44 samples" in " ".join(plan_merge(config, recipe).lines)
     assert isinstance(config, MergeConfig) and config.alphas == [i / 10 for i in range(1, 10)]
