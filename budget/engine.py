@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from budget.control import BudgetRule, forced_mask
+from budget.trace import measure
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Sampling
 
@@ -20,13 +21,27 @@ def with_budgets(config: EngineConfig) -> EngineConfig:
     return config.model_copy(update={"logits_processors": processors, "forced": FORCED})
 
 
+def rule_of(sampling: Sampling, tokenizer: Any) -> BudgetRule | None:
+    """The rule that a sampling asks for, or None where it limits nothing."""
+    if sampling.thinking_budget is None:
+        return None
+    return BudgetRule.for_tokenizer(
+        tokenizer, sampling.thinking_budget, sampling.thinking_grace, sampling.thinking_rule
+    )
+
+
 def forced(
     prompt_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling, tokenizer: Any
 ) -> list[bool]:
     """Which tokens of a reply the request's budget chose instead of the policy."""
-    if sampling.thinking_budget is None:
-        return [False] * len(token_ids)
-    rule = BudgetRule.for_tokenizer(
-        tokenizer, sampling.thinking_budget, sampling.thinking_grace, sampling.thinking_rule
-    )
-    return forced_mask(prompt_ids, token_ids, rule)
+    rule = rule_of(sampling, tokenizer)
+    return [False] * len(token_ids) if rule is None else forced_mask(prompt_ids, token_ids, rule)
+
+
+def adherence(
+    prompt_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling, tokenizer: Any
+) -> bool | None:
+    """Whether a reply's trace is as long as its budget, grace and closing tag allow; None without
+    a budget."""
+    rule = rule_of(sampling, tokenizer)
+    return None if rule is None else measure(prompt_ids, token_ids, tokenizer, rule).adheres(rule)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from budget.control import BudgetRule, BudgetState, forced_mask
+from budget.control import BudgetRule, BudgetState
 
 _NEVER = 10**9
 """A budget that no sequence reaches."""
@@ -53,18 +53,3 @@ def measure(
 
 def _is_closed(state: BudgetState) -> bool:
     return state.phase == "closed"
-
-
-def forced_by_sampling(
-    prompt_ids: Sequence[int], token_ids: Sequence[int], sampling: Any, tokenizer: Any
-) -> list[bool]:
-    """`forced_mask` in the form of the engine's `forced` hook.
-
-    sampling: has thinking_budget, thinking_grace and thinking_rule (`engine.protocol.Sampling`).
-    """
-    if sampling.thinking_budget is None:
-        return [False] * len(token_ids)
-    rule = BudgetRule.for_tokenizer(
-        tokenizer, sampling.thinking_budget, sampling.thinking_grace, sampling.thinking_rule
-    )
-    return forced_mask(prompt_ids, token_ids, rule)

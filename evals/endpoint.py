@@ -73,6 +73,10 @@ class EndpointResponder:
         """See protocol. The server's tokenizer is not at hand: four characters a token."""
         return -(-len(text) // 4)
 
+    def adheres(self, ask: Ask, done: Completion) -> bool | None:
+        """See protocol. A server gives no ids to count."""
+        return None
+
     def close(self) -> None:
         """See protocol."""
         self._client.close()

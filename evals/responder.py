@@ -7,6 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
+from budget.engine import adherence
 from evals.format import ReplyFormat, reply_format
 from workbench.chat import prompt_ids, stop_ids
 from workbench.conversation import Conversation
@@ -44,6 +45,10 @@ class Responder(Protocol):
 
     def num_tokens(self, text: str) -> int:
         """Tokens of a text."""
+        ...
+
+    def adheres(self, ask: Ask, done: Completion) -> bool | None:
+        """Whether the reply kept its thinking budget; None without one, or where it cannot be told."""
         ...
 
     def close(self) -> None:
@@ -104,6 +109,10 @@ class LocalResponder:
     def num_tokens(self, text: str) -> int:
         """See protocol."""
         return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def adheres(self, ask: Ask, done: Completion) -> bool | None:
+        """See protocol. Counted in the reply's own ids, the part of a trace in the prompt included."""
+        return adherence(ask.prompt, done.token_ids, ask.sampling, self.tokenizer)
 
     def close(self) -> None:
         """See protocol."""

@@ -206,15 +206,10 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
         "well_formed": reply.well_formed and done.finish_reason == "stop",
         "finish_reason": done.finish_reason,
         "tokens": {"thinking": thinking, "answer": max(len(done.token_ids) - thinking, 0)},
-        "adheres": _adheres(sample.job, thinking),
+        "adheres": responder.adheres(sample.ask(), done),
         "status": "unscored",
         "why": {},
     }
-
-
-def _adheres(job: Job, thinking: int) -> bool | None:
-    budget = job.sampling.thinking_budget
-    return None if budget is None else thinking <= budget + job.sampling.thinking_grace
 
 
 def _joined(sample: Sample) -> Row:

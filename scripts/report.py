@@ -2,6 +2,7 @@
 
 python scripts/report.py miniature                        (a name under runs/, or a folder)
 python scripts/report.py miniature --png docs/gains.png   (also the accuracy picture)
+python scripts/report.py miniature-budget --budgets-png docs/thinking-budget.png
 
 Exit codes: 0 done, 2 the user's mistake.
 """
@@ -20,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("run", metavar="RUN", help="a run's name under runs/, or its folder")
     parser.add_argument("--png", metavar="FILE", help="also save the accuracy picture")
+    parser.add_argument("--budgets-png", metavar="FILE", help="also save the budget curves")
     args = parser.parse_args()
     root = next(
         (p for p in (Path("runs") / args.run, Path(args.run)) if (p / "recipe.json").is_file()),
@@ -31,12 +33,16 @@ def main() -> int:
             f"{args.run!r} is not a run (no recipe.json); runs here: {', '.join(known) or 'none'}"
         )
     from workbench.report import write_report
+    from workbench.report.budgets import save_budget_png
     from workbench.report.overview import save_overview_png
 
     print(write_report(root))
     if args.png:
         save_overview_png(root, Path(args.png))
         print(f"picture: {args.png}")
+    if args.budgets_png:
+        save_budget_png(root, Path(args.budgets_png))
+        print(f"picture: {args.budgets_png}")
     return 0
 
 

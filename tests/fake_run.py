@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evals.budgets import FILE, budget_curves
 from workbench.rundir import Manifest
 from workbench.statistics import mean_interval
 
@@ -86,6 +87,8 @@ def write_fake_run(
             _result(root, model, domain, 0, rng, n=n, hostile=hostile)
         for budget in (8, 16, 32) if budgets and model in ("sft2", "sft3") else ():
             _result(root, model, "math", budget, rng, n=n, hostile=hostile)
+    if evaluated:
+        _json(root / "evals" / FILE, budget_curves(root / "evals"))
     return root
 
 

@@ -1,30 +1,16 @@
 """The report's charts: which numbers stand in which picture."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from markupsafe import Markup
 
-from workbench.report.compare import Table, label
-from workbench.report.read import Result, RunFacts, StageFacts
-from workbench.report.svg import Chart, Series, both_sizes, compact, draw, percent
+from workbench.report.compare import Table
+from workbench.report.panel import Panel
+from workbench.report.read import StageFacts
+from workbench.report.svg import Chart, Series, both_sizes, draw, percent
 
 _PANEL = (236, 168)
 _PHONE_PANEL = (160, 132)
 _HALF = (490, 260)
 _NARROW = (354, 230)
-# Thinking tokens a model is shown with when nothing limits them stand one place right of the rest.
-_UNLIMITED = "∞"
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A titled picture of a grid of pictures; note is a line of numbers under the title."""
-
-    title: str
-    svg: Markup
-    note: str = ""
 
 
 def accuracy_panels(table: Table, off: Table) -> list[Panel]:
@@ -135,66 +121,3 @@ def spark(stage: StageFacts, name: str) -> Markup | None:
         return None
     chart = Chart(f"{name} of {stage.name}", [Series(name, points, "--accent")], x_label="step")
     return draw(chart, 300, 150)
-
-
-@dataclass(frozen=True)
-class BudgetRow:
-    """Four pictures of one benchmark against the thinking budget."""
-
-    benchmark: str
-    n: int
-    models: list[str]
-    panels: list[Panel]
-
-
-def budget_rows(facts: RunFacts) -> list[BudgetRow]:
-    """Curves for each benchmark that was run with a budget other than 0 and none."""
-    rows = []
-    for benchmark in facts.benchmarks:
-        found = [r for r in facts.results.values() if r.benchmark == benchmark]
-        swept = {r.model for r in found if r.budget not in (None, 0)}
-        found = [r for r in found if r.model in swept]
-        if found:
-            models = [m for m in facts.models if m in swept]
-            n = min(r.estimate.n for r in found)
-            rows.append(
-                BudgetRow(label(benchmark), n, models, _budget_panels(facts, found, models))
-            )
-    return rows
-
-
-def _budget_panels(facts: RunFacts, found: list[Result], models: list[str]) -> list[Panel]:
-    budgets = sorted({r.budget for r in found if r.budget is not None})
-    places = {budget: float(i) for i, budget in enumerate(budgets)}
-    names = [str(b) for b in budgets]
-    if any(r.budget is None for r in found):
-        names.append(_UNLIMITED)
-
-    def series(read: Callable[[Result], float], with_errors: bool = False) -> list[Series]:
-        out = []
-        for model in models:
-            own = [r for r in found if r.model == model]
-            own.sort(key=lambda r: math.inf if r.budget is None else r.budget)
-            at = [float(len(budgets)) if r.budget is None else places[r.budget] for r in own]
-            points = [(x, read(r)) for x, r in zip(at, own, strict=True)]
-            errors = [(r.estimate.low, r.estimate.high) for r in own] if with_errors else []
-            colour = f"--m{facts.models.index(model)}"
-            out.append(Series(model, points, colour, errors, "points"))
-        return out
-
-    one = (0.0, 1.0)
-    shown = (
-        ("Accuracy", series(lambda r: r.estimate.value, True), one, percent),
-        ("Thinking, tokens", series(lambda r: _tokens(r, "thinking")), None, compact),
-        ("Answer, tokens", series(lambda r: _tokens(r, "answer")), None, compact),
-        ("Well-formed", series(lambda r: float(r.data["well_formed_rate"])), one, percent),
-    )
-    panels = []
-    for title, lines, y_range, y_format in shown:
-        chart = Chart(title, lines, "thinking budget", names, y_range, y_format)
-        panels.append(Panel(title, both_sizes(chart, _PANEL, _PHONE_PANEL)))
-    return panels
-
-
-def _tokens(result: Result, part: str) -> float:
-    return float(result.data["tokens"][f"{part}_mean"])

@@ -10,10 +10,12 @@ from markupsafe import Markup
 
 from workbench.progress import duration_words
 from workbench.report import charts
+from workbench.report.budgets import budget_rows
 from workbench.report.clean import clean
 from workbench.report.compare import Table, gain_table, total_gains
 from workbench.report.details import hardware_line, stage_views, trained_tokens
 from workbench.report.palette import css_variables
+from workbench.report.panel import Panel
 from workbench.report.paper import PaperValue, paper_values
 from workbench.report.read import RunFacts, read_run
 from workbench.report.samples import RULE, sample_groups
@@ -57,7 +59,7 @@ def render_page(facts: RunFacts) -> str:
         ],
         "panels": charts.accuracy_panels(table, off),
         "has_off": bool(off.rows),
-        "budgets": charts.budget_rows(facts),
+        "budgets": budget_rows(facts),
         "pretrain": _pretrain(facts),
         "sft": charts.sft_losses([s for s in facts.stages.values() if s.kind == "sft"]),
         "policies": _policies(facts),
@@ -130,7 +132,7 @@ def _pretrain(facts: RunFacts) -> list[tuple[str, Markup]]:
 @dataclass(frozen=True)
 class _Policy:
     name: str
-    panels: list[charts.Panel]
+    panels: list[Panel]
     held_out: dict[str, Any] | None
 
 

@@ -1,9 +1,10 @@
-"""Lengths of a finished reply, and the engine's hook for forced tokens."""
+"""Lengths of a finished reply, and the engine's hooks for forced tokens and adherence."""
 
 from transformers import PreTrainedTokenizerFast
 
 from budget.control import BudgetRule
-from budget.trace import TraceLengths, forced_by_sampling, measure
+from budget.engine import adherence, forced
+from budget.trace import TraceLengths, measure
 from budget.vocabulary import vocabulary_of
 from workbench.chat import prompt_ids
 from workbench.engine.protocol import Sampling
@@ -42,6 +43,10 @@ def test_under_a_rule_the_forced_tokens_are_known(tokenizer: PreTrainedTokenizer
 
     asked = Sampling(max_tokens=9, thinking_budget=2, thinking_grace=1)
     mask = [False] * 3 + [True] * len(close) + [False]
-    assert forced_by_sampling(prompt, reply, asked, tokenizer) == mask
+    assert forced(prompt, reply, asked, tokenizer) == mask
+    assert adherence(prompt, reply, asked, tokenizer) is True
+    strict = Sampling(max_tokens=9, thinking_budget=2, thinking_grace=0)
+    assert adherence(prompt, reply, strict, tokenizer) is False
     free = Sampling(max_tokens=9)
-    assert forced_by_sampling(prompt, reply, free, tokenizer) == [False] * len(reply)
+    assert forced(prompt, reply, free, tokenizer) == [False] * len(reply)
+    assert adherence(prompt, reply, free, tokenizer) is None

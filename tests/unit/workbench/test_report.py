@@ -140,8 +140,8 @@ def test_the_page_shows_every_part_of_a_finished_run(run: Path) -> None:
     assert "made from uncommitted changes" in page.text
     assert "two models share a name" in page.text
     assert page.text.count("What is 17 + 25 + 8?") >= 2
-    # 8 accuracy panels and 4 budget pictures for two sizes, pretraining, two of GRPO likewise.
-    assert page.tags.count("svg") >= 2 * (8 + 4 + 1 + 2) + 3
+    # 8 accuracy panels and 6 budget pictures for two sizes, pretraining, two of GRPO likewise.
+    assert page.tags.count("svg") >= 2 * (8 + 6 + 1 + 2) + 3
 
 
 def test_the_page_asks_the_network_for_nothing(run: Path) -> None:

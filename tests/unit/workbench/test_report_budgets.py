@@ -1,0 +1,63 @@
+"""The report's budget curves, from the samples of a made-up run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evals.budgets import budget_curves
+from tests.fake_run import write_fake_run
+from workbench.errors import UserError
+from workbench.report import write_report
+from workbench.report.budgets import MEASURES, budget_rows, save_budget_png
+from workbench.report.read import read_run
+
+
+def test_every_measure_of_both_models_is_on_the_page(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run", n=40)
+    (row,) = budget_rows(read_run(run))
+    assert (row.benchmark, row.models, row.n) == ("math", ["sft2", "sft3"], 39)  # one sample failed
+    assert [p["budget"] for p in row.curves["sft3"]] == [8, 16, 32, None]
+    assert [panel.title for panel in row.panels] == [m.title for m in MEASURES]
+    # Two models x four budgets: a dot each, in the wide and in the narrow picture.
+    for panel in row.panels[:5]:
+        assert panel.svg.count("<circle") == 2 * 2 * 4
+    # Without a limit there is nothing to keep.
+    lines = (run / "evals" / "sft2" / "mini-math@8" / "samples.jsonl").read_text().splitlines()
+    rows = [row for line in lines if (row := json.loads(line))["value"] is not None]
+    expected = sum(r["value"] for r in rows) / len(rows)
+    assert row.curves["sft2"][0]["accuracy"]["value"] == pytest.approx(expected)
+    write_report(run)
+    page = (run / "report.html").read_text()
+    for measure in MEASURES:
+        assert f"<figcaption>{measure.title}" in page
+    assert "exactly one" in page
+
+
+def test_a_budget_is_compared_on_the_questions_that_all_budgets_have(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run", n=20)
+    path = run / "evals" / "sft2" / "mini-math@8" / "samples.jsonl"
+    path.write_text("\n".join(path.read_text().splitlines()[:12]) + "\n")
+    curves = {c["model"]: c["points"] for c in budget_curves(run / "evals")}
+    assert [point["questions"] for point in curves["sft2"]] == [12] * 4
+    assert [point["questions"] for point in curves["sft3"]] == [19] * 4  # one sample failed
+
+
+def test_a_picture_for_the_docs_and_its_absence(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run", n=20)
+    save_budget_png(run, tmp_path / "budgets.png")
+    picture = (tmp_path / "budgets.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 200_000
+    (run / "evals" / "budget_curves.json").unlink()
+    assert budget_rows(read_run(run)) == []
+    with pytest.raises(UserError, match="no model of run 'run' was evaluated under"):
+        save_budget_png(run, tmp_path / "none.png")
+
+
+def test_a_torn_file_is_a_problem_and_not_a_crash(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run", n=5)
+    (run / "evals" / "budget_curves.json").write_text('[{"model":')
+    facts = read_run(run)
+    assert budget_rows(facts) == []
+    assert "budget_curves.json" in facts.problems[0]
