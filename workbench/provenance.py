@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import threading
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -44,10 +45,15 @@ def _source(module: str) -> Path | None:
     return next((p for p in candidates if p.is_file()), None)
 
 
+# Python 3.11 raises SystemError where two threads parse at once (cpython issue 106905).
+_PARSING = threading.Lock()
+
+
 def _tree(module: str) -> ast.Module:
     source = _source(module)
     assert source is not None
-    return ast.parse(source.read_text(encoding="utf-8"))
+    with _PARSING:
+        return ast.parse(source.read_text(encoding="utf-8"))
 
 
 @cache

@@ -24,8 +24,9 @@ def test_every_measure_of_both_models_is_on_the_page(tmp_path: Path) -> None:
         assert panel.svg.count("<circle") == 2 * 2 * 4
     # Without a limit there is nothing to keep.
     lines = (run / "evals" / "sft2" / "mini-math@8" / "samples.jsonl").read_text().splitlines()
-    rows = [row for line in lines if (row := json.loads(line))["value"] is not None]
-    expected = sum(r["value"] for r in rows) / len(rows)
+    values = [json.loads(line)["value"] for line in lines]
+    known = [value for value in values if value is not None]
+    expected = sum(known) / len(known)
     assert row.curves["sft2"][0]["accuracy"]["value"] == pytest.approx(expected)
     write_report(run)
     page = (run / "report.html").read_text()
