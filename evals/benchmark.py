@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
+from evals.sources import Loading
 from reward import Verdict
 from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
@@ -49,9 +49,10 @@ class Episode(Protocol):
 class Benchmark:
     """A named set of questions.
 
-    load(data folder, limit): the questions, at most `limit` (of each category, where there are any);
-    None is all. Raises: UserError that says what is missing and where to put it.
+    load: its questions. Raises: UserError that says what is missing and where to put it.
+    episode: how a question of several replies is played; None for one that takes a single reply.
     more_checks: further checks of a reply by name, for metrics beside accuracy.
+    reply_tokens: the longest reply to a question, where the protocol fixes it by task.
     metrics(rows): more estimates, from the scored rows. `accuracy` is the plain mean unless metrics
     gives its own. headline: the metric that the benchmark is quoted by.
     """
@@ -59,11 +60,12 @@ class Benchmark:
     name: str
     about: str
     data: str
-    load: Callable[[Path, int | None], list[Conversation]]
+    load: Callable[[Loading], list[Conversation]]
     protocol: Sampled = Sampled()
     more_checks: Callable[[Conversation], Mapping[str, CheckSpec]] | None = None
     metrics: Callable[[Sequence[Row]], dict[str, Estimate]] | None = None
-    episode: Callable[[Conversation], Episode] | None = None
+    episode: Callable[[Conversation], Episode | None] | None = None
+    reply_tokens: Callable[[Conversation], int] | None = None
     headline: str = "accuracy"
     paper: Mapping[str, float] = field(default_factory=dict)
     """Model -> percent, from the paper or a model card, for the same benchmark and metric."""

@@ -35,7 +35,7 @@ class EndpointResponder:
 
         self.model, self.format = model, ReplyFormat(opens=False)
         self.identity = digest({"endpoint": url, "model": model})
-        self._open_requests = open_requests
+        self._open_requests, self.tokenizer = open_requests, None
         self._client = openai.OpenAI(
             base_url=url,
             api_key=os.environ.get("OPENAI_API_KEY", "none"),

@@ -1,10 +1,11 @@
 """Benchmarks by name. Families are in evals.tasks; data is read only when a benchmark is loaded."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from data_mix.world import DOMAINS, conversations
 from evals.benchmark import Benchmark, Sampled
+from evals.sources import Loading
+from evals.tasks import bfcl, choice, code, instructions, maths, ruler
 from workbench.conversation import Conversation
 from workbench.errors import unknown_name
 
@@ -17,8 +18,9 @@ _MINIATURE = Sampled(
 
 
 def _world(domain: str, split: str = "test") -> Benchmark:
-    def load(data: Path, limit: int | None) -> list[Conversation]:
-        return list(conversations(domain, split, limit or _MINIATURE_SIZE, QUESTION_SEED))
+    def load(loading: Loading) -> list[Conversation]:
+        count = loading.limit or _MINIATURE_SIZE
+        return list(conversations(domain, split, count, QUESTION_SEED))
 
     return Benchmark(
         f"mini-{domain}{'' if split == 'test' else f'-{split}'}",
@@ -32,10 +34,18 @@ def _world(domain: str, split: str = "test") -> Benchmark:
 # The validation questions are for choices (a merge's alpha): who chose on the test questions cannot
 # report on them.
 BENCHMARKS: dict[str, Benchmark] = {
-    b.name: b for split in ("test", "validation") for b in (_world(d, split) for d in DOMAINS)
+    b.name: b
+    for b in (
+        *bfcl.BENCHMARKS,
+        *choice.BENCHMARKS,
+        *code.BENCHMARKS,
+        *instructions.BENCHMARKS,
+        *maths.BENCHMARKS,
+        *(_world(domain, split) for split in ("test", "validation") for domain in DOMAINS),
+    )
 }
 # Families with a number in the name: prefix -> how to make one.
-FAMILIES: dict[str, Callable[[str], Benchmark]] = {}
+FAMILIES: dict[str, Callable[[str], Benchmark]] = {ruler.PREFIX: ruler.ruler}
 
 
 def benchmark(name: str) -> Benchmark:

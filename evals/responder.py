@@ -30,6 +30,8 @@ class Responder(Protocol):
     identity: str
     """Digest of the model and of what in its engine changes replies."""
     format: ReplyFormat
+    tokenizer: Any
+    """The model's; None behind an endpoint."""
 
     def prepare(self, conversation: Conversation, *, thinking: bool) -> Any:
         """The prompt in the responder's own form. Raises: UserError where it has none."""

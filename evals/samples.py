@@ -1,7 +1,7 @@
 """Samples to make, and the row that each becomes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 from evals.benchmark import Episode
 from evals.jobs import Job
 from evals.responder import Ask, Responder
+from evals.sources import Loading
 from reward import Verdict, check
 from reward.dispatch import CHECKERS
 from workbench.chat import Reply, parse
 from workbench.conversation import CheckSpec, Conversation
-from workbench.engine.protocol import Completion, sample_seed
+from workbench.engine.protocol import Completion, Sampling, sample_seed
 from workbench.errors import UserError
 from workbench.provenance import code_digest, digest
 
@@ -34,13 +35,21 @@ class Sample:
     turns: list[Row] = field(default_factory=list)
     episode: Episode | None = None
 
+    @property
+    def sampling(self) -> Sampling:
+        """The job's sampling, with the question's own limit where its task has one."""
+        sampling, fixed = self.job.sampling, self.job.benchmark.reply_tokens
+        if fixed is None:
+            return sampling
+        return replace(sampling, max_tokens=min(sampling.max_tokens, fixed(self.question)))
+
     def ask(self, turn: int = 0) -> Ask:
         """The request for its next reply; a seed of its own for every turn."""
         seed = self.job.sampling.seed or 0
         name = f"{self.job.benchmark.name}/{self.question.id}"
         return Ask(
             self.prompt,
-            self.job.sampling,
+            self.sampling,
             sample_seed(seed, name if turn == 0 else f"{name}/{turn}", self.number),
         )
 
@@ -48,7 +57,7 @@ class Sample:
 def samples_of(job: Job, responder: Responder, data: Path) -> list[Sample]:
     """Every sample of a job with its prompt and its key."""
     samples: list[Sample] = []
-    for question in job.benchmark.load(data, job.limit):
+    for question in job.benchmark.load(Loading(data, job.limit, responder.tokenizer)):
         prompt, problem = _prepared(job, question, responder)
         for number in range(job.sampling.n):
             samples.append(Sample(job, question, number, prompt, problem))
@@ -64,18 +73,21 @@ def samples_of(job: Job, responder: Responder, data: Path) -> list[Sample]:
 
 def _prepared(job: Job, question: Conversation, responder: Responder) -> tuple[Any, str]:
     try:
-        opening: Conversation | None = question
-        if job.benchmark.episode is not None:
-            opening = job.benchmark.episode(question).ask()
+        episode = _episode(job, question)
+        opening = question if episode is None else episode.ask()
         assert opening is not None
         return responder.prepare(opening, thinking=job.thinking), ""
     except UserError as error:
         return None, str(error)
 
 
+def _episode(job: Job, question: Conversation) -> Episode | None:
+    return job.benchmark.episode(question) if job.benchmark.episode is not None else None
+
+
 def _key(sample: Sample, identity: str) -> str:
     """What a reply depends on: the model, the prompt, the sampling, its own seed."""
-    sampling = sample.job.sampling
+    sampling = sample.sampling
     settings = {
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
@@ -85,8 +97,8 @@ def _key(sample: Sample, identity: str) -> str:
     if sampling.thinking_budget is None:
         settings.pop("budget")
     seed = sample.ask().seed
-    episode = sample.job.benchmark.episode
-    play = code_digest(f"{episode.__module__}:") if episode is not None else ""
+    episode = _episode(sample.job, sample.question)
+    play = code_digest(f"{type(episode).__module__}:") if episode is not None else ""
     return digest([identity, sample.prompt, settings, seed, play, sample.question.id])
 
 
@@ -111,11 +123,12 @@ def _checker_code() -> dict[str, str]:
 def take(sample: Sample, completion: Completion, responder: Responder) -> Row | None:
     """Take a reply. Returns the finished row, or None where the sample goes on with another turn."""
     row = _replied(sample, completion, responder)
-    if sample.job.benchmark.episode is None or row["finish_reason"] == "error":
+    if row["finish_reason"] == "error":
         return judged(sample, row)
     if sample.episode is None:
-        sample.episode = sample.job.benchmark.episode(sample.question)
-        sample.episode.ask()
+        sample.episode = _episode(sample.job, sample.question)
+        if sample.episode is None:
+            return judged(sample, row)
     sample.turns.append(row)
     try:
         sample.episode.answer(

@@ -18,6 +18,7 @@ CHECKERS = {
     "tools": "reward.tools:check_tools",
     "instructions": "reward.instructions:check_instructions",
     "code": "reward.code:check_code",
+    "contains": "reward.contains:check_contains",
     "refusal": "reward.refusal:check_refusal",
     "composite": "reward.composition:check_composite",
 }
@@ -29,7 +30,7 @@ def check(kind: str, response_text: str, reference: Any, **options: Any) -> Verd
     >>> check("math", "<think>6*7</think>\\\\boxed{42}", "42").value
     1.0
 
-    kinds: math, choice, tools, instructions, code, refusal, composite; each checker's function
+    kinds: math, choice, tools, instructions, code, contains, refusal, composite; each checker's function
     documents its reference and options. `thinking_opened=True` (any kind) says that the prompt
     ended inside an open `<think>`. Raises UserError for an unknown kind or option and for a
     reference of the wrong shape; any other failure is a Verdict of status "error". Blocks; call

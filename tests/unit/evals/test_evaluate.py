@@ -13,6 +13,7 @@ from evals.config import EvalsConfig
 from evals.jobs import Job, jobs_of
 from evals.responder import LocalResponder
 from evals.run import Progress, Stopped, evaluate
+from evals.sources import Loading
 from evals.store import read_rows
 from workbench.conversation import CheckSpec, Conversation
 from workbench.engine.protocol import Completion, Sampling
@@ -35,7 +36,7 @@ SUMS = Benchmark(
     "sums",
     "sums",
     "here",
-    lambda data, limit: [_question(i) for i in range(limit or NUM)],
+    lambda loading: [_question(i) for i in range(loading.limit or NUM)],
     Sampled(0.0, 1.0, 64, 1, source="test"),
 )
 
@@ -175,7 +176,7 @@ def test_changed_checks_judge_old_replies_anew(
     _run(answers, tmp_path)
     answers.asked = 0
 
-    def doubled(data: Path, limit: int | None) -> list[Conversation]:
+    def doubled(loading: Loading) -> list[Conversation]:
         return [replace(_question(i), check=CheckSpec("math", str(2 * i + 1))) for i in range(NUM)]
 
     job = replace(_job(), benchmark=replace(SUMS, load=doubled))

