@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_mix.hub import must_answer
 from workbench.errors import UserError
 
 Row = dict[str, Any]
@@ -100,13 +101,14 @@ def _read(path: Path) -> list[Row]:
 def _from_hub(name: str, loading: Loading, hub: Hub, columns: Sequence[str]) -> list[Row]:
     import datasets  # noqa: PLC0415 - heavy
 
+    instead = f"put its rows at {loading.data / name}.jsonl with the columns {', '.join(columns)}"
+    must_answer(f"benchmark {name!r}: the hub's {hub}", instead)
     try:
         found = datasets.load_dataset(hub.id, hub.config, split=hub.split)
     except Exception as error:  # noqa: BLE001 - the hub fails in many ways; all mean: no data
         why = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
-            f"benchmark {name!r}: the hub's {hub} cannot be loaded ({why}); put its rows at "
-            f"{loading.data / name}.jsonl with the columns {', '.join(columns)}"
+            f"benchmark {name!r}: the hub's {hub} cannot be loaded ({why}); {instead}"
         ) from None
     return [dict(row) for row in found]
 

@@ -35,6 +35,7 @@ UNSATISFIABLE = {
     "live_simple_112-68-0": "a required array whose list of allowed values is empty",
     "live_multiple_862-181-3": "a gold argument that the tool's document does not have",
     "live_multiple_964-207-0": "a required argument that the gold does not have",
+    "multi_turn_base_154": "five user turns and gold for six, which the runner calls cut short",
 }
 _LANGUAGES = {"java": "Java", "javascript": "JavaScript"}
 _PROTOCOL = Sampled(

@@ -45,6 +45,9 @@ class MultiTurn:
         self.entry: dict[str, Any] = question.check.options["entry"]
         self.gold: list[list[str]] = question.check.reference
         self.tools = list(question.tools or [])
+        held = [tool for tools in self.entry["missed_function"].values() for tool in tools]
+        # The official runner executes a tool before it is shown, should the model guess it.
+        self._names = {tool["name"] for tool in [*self.tools, *held]}
         self.messages: list[Message] = []
         self.turns: list[list[list[str]]] = []
         """Of each turn the steps, of each step its calls as strings."""
@@ -66,11 +69,10 @@ class MultiTurn:
             self._end_turn()
             return
         self.messages.append({"role": "assistant", "content": reply.answer, "tool_calls": calls})
-        names = {tool["name"] for tool in self.tools}
-        self.turns[-1].append([call_string(call, names) for call in calls])
+        self.turns[-1].append([call_string(call, self._names) for call in calls])
         results = self._played()
         for result, call in zip(results, calls, strict=True):
-            if call["name"] not in names:
+            if call["name"] not in self._names:
                 result = f"Error during execution: name {call['name']!r} is not defined"
             self.messages.append({"role": "tool", "content": result})
         self._steps_here += 1
@@ -94,7 +96,7 @@ class MultiTurn:
     def _begin_turn(self) -> None:
         place = len(self.turns)
         asked = self.entry["question"][place]
-        held = self.entry.get("missed_function", {}).get(str(place))
+        held = self.entry["missed_function"].get(str(place))
         if held:
             self.tools = [*self.tools, *held]
             asked = [{"role": "user", "content": MORE_TOOLS}]

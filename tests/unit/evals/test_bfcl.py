@@ -1,0 +1,299 @@
+"""BFCL v3 against bfcl-eval itself: gold, verdicts on wrong answers, the official aggregation."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.statistics import by_question
+from evals.tasks import bfcl
+from evals.tasks.bfcl_turns import MOST_STEPS, MultiTurn, call_string
+from reward import check
+from reward.tools import _ast_checker
+from workbench.chat import Reply
+from workbench.errors import UserError
+
+# Entries of each category [facts of the package].
+COUNTS = {
+    "simple": 400, "java": 100, "javascript": 50, "multiple": 200, "parallel": 200,
+    "parallel_multiple": 200, "irrelevance": 240, "live_simple": 258, "live_multiple": 1053,
+    "live_parallel": 16, "live_parallel_multiple": 24, "live_irrelevance": 882,
+    "live_relevance": 18,
+}  # fmt: skip
+
+
+def _value(allowed: Any) -> Any:
+    if isinstance(allowed, dict):
+        return {
+            k: next(x for x in v if x != "") for k, v in allowed.items() if any(x != "" for x in v)
+        }
+    if isinstance(allowed, list):
+        return [_value(item) if isinstance(item, dict) else item for item in allowed]
+    return allowed
+
+
+def _gold(entry: dict[str, Any], *, text: bool = False) -> list[dict[str, Any]]:
+    """A reply that takes the first allowed value of each argument that has one."""
+    documents = {tool["name"]: tool for tool in entry["function"]}
+    calls = []
+    for call in entry["ground_truth"]:
+        for name, arguments in call.items():
+            document = documents.get(name, entry["function"][0])
+            given = {k: [v for v in allowed if v != ""] for k, allowed in arguments.items()}
+            picked = {k: _value(values[0]) for k, values in given.items() if values}
+            if text:
+                picked = {k: v if isinstance(v, str) else json.dumps(v) for k, v in picked.items()}
+            calls.append({"name": document["name"], "arguments": picked})
+    return calls
+
+
+def _reply(calls: list[dict[str, Any]]) -> str:
+    return f"<TOOLCALL>{json.dumps(calls)}</TOOLCALL>"
+
+
+def _verdict(question: Any, text: str) -> Any:
+    spec = question.check
+    return check(spec.kind, text, spec.reference, **spec.options)
+
+
+def _official(entry: dict[str, Any], calls: list[dict[str, Any]], category: str) -> bool:
+    language = {"java": "Java", "javascript": "JavaScript"}.get(category, "Python")
+    output = [{c["name"]: c["arguments"]} for c in calls]
+    try:
+        found = _ast_checker()(
+            entry["function"], output, entry["ground_truth"], language, category, "m"
+        )
+    except (TypeError, AttributeError, KeyError, ValueError, IndexError):
+        return False
+    return bool(found["valid"])
+
+
+@pytest.mark.parametrize("category", [c for c in COUNTS if not c.endswith("relevance")])
+def test_verdicts_are_the_official_checkers(category: str) -> None:
+    """A gold answer, one with a wrong name, one without its last argument, one with calls doubled.
+
+    (That every satisfiable gold answer passes is tests/unit/reward/test_tools_bfcl.py's.)
+    """
+    entries = bfcl.entries(category)
+    assert len(entries) == COUNTS[category]
+    passed = 0
+    for entry in entries:
+        question = bfcl.single_turn(entry, category)
+        gold = _gold(entry, text=category in ("java", "javascript"))
+        less = dict(list(gold[0]["arguments"].items())[:-1])
+        for calls in (
+            gold,
+            [{**gold[0], "name": "another_function"}, *gold[1:]],
+            [{**gold[0], "arguments": less}, *gold[1:]],
+            [*gold, *gold],
+        ):
+            verdict = _verdict(question, _reply(calls))
+            official = _official(entry, calls, category)
+            assert (verdict.status, verdict.value) == ("ok", float(official)), entry["id"]
+            passed += official
+    assert 0.9 * len(entries) < passed < 3 * len(entries) or category == "java"
+
+
+def test_relevance_and_irrelevance() -> None:
+    for category in ("irrelevance", "live_irrelevance", "live_relevance"):
+        entries = bfcl.entries(category)
+        assert len(entries) == COUNTS[category]
+        wants_call = category == "live_relevance"
+        for entry in entries[:20]:
+            question = bfcl.single_turn(entry, category)
+            call = _reply([{"name": "f", "arguments": {}}])
+            assert _verdict(question, call).value == float(wants_call)
+            assert _verdict(question, "I cannot do that.").value == float(not wants_call)
+            # The official runner counts a call that cannot be read as no call.
+            assert _verdict(question, "<TOOLCALL>[{oops</TOOLCALL>").value == float(not wants_call)
+
+
+def _gold_calls(entry: dict[str, Any], strings: list[str]) -> list[dict[str, Any]]:
+    """Gold call strings as a model would write them: all arguments by name."""
+    held = [tool for tools in entry["missed_function"].values() for tool in tools]
+    documents = {tool["name"]: tool for tool in [*entry["function"], *held]}
+    calls = []
+    for string in strings:
+        node = ast.parse(string, mode="eval").body
+        assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        names = list(documents[node.func.id]["parameters"]["properties"])
+        arguments = {n: ast.literal_eval(a) for n, a in zip(names, node.args, strict=False)} | {
+            str(k.arg): ast.literal_eval(k.value) for k in node.keywords
+        }
+        calls.append({"name": node.func.id, "arguments": arguments})
+    return calls
+
+
+def _play_gold(entry: dict[str, Any], category: str) -> MultiTurn:
+    episode = MultiTurn(bfcl.multi_turn(entry, category))
+    for strings in entry["ground_truth"]:
+        calls = _gold_calls(entry, strings)
+        if calls:
+            assert episode.ask() is not None
+            episode.answer(Reply("", "", calls, True))
+        assert episode.ask() is not None
+        episode.answer(Reply("", "Done.", None, True))
+    assert episode.ask() is None
+    return episode
+
+
+@pytest.mark.parametrize("category", bfcl.MULTI_TURN)
+def test_gold_episodes_pass(category: str) -> None:
+    entries = bfcl.entries(category)
+    assert len(entries) == 200
+    for entry in entries[::20]:
+        assert _play_gold(entry, category).verdict().value == 1.0
+
+
+def test_all_800_gold_episodes_pass_the_checker() -> None:
+    """As the official checker is asked: each turn's gold calls as its one step."""
+    for category in bfcl.MULTI_TURN:
+        for entry in bfcl.entries(category):
+            episode = MultiTurn(bfcl.multi_turn(entry, category))
+            episode.turns = [[strings] if strings else [] for strings in entry["ground_truth"]]
+            assert episode.verdict().value == 1.0, entry["id"]
+
+
+@pytest.mark.stress
+def test_799_of_800_gold_episodes_pass_when_played() -> None:
+    failed = [
+        entry["id"]
+        for category in bfcl.MULTI_TURN
+        for entry in bfcl.entries(category)
+        if len(entry["question"]) != len(entry["ground_truth"])
+        or _play_gold(entry, category).verdict().value != 1.0
+    ]
+    assert failed == ["multi_turn_base_154"]
+    assert set(failed) < set(bfcl.UNSATISFIABLE)
+
+
+def test_a_wrong_episode_fails_and_an_endless_one_ends() -> None:
+    entry = bfcl.entries("multi_turn_base")[1]
+    idle = MultiTurn(bfcl.multi_turn(entry, "multi_turn_base"))
+    while idle.ask() is not None:
+        idle.answer(Reply("", "No.", None, True))
+    assert idle.verdict().value == 0.0
+    assert idle.verdict().parts["error_type"] == "multi_turn:empty_turn_model_response"
+
+    endless = MultiTurn(bfcl.multi_turn(entry, "multi_turn_base"))
+    steps = 0
+    while endless.ask() is not None:
+        endless.answer(Reply("", "", [{"name": "ls", "arguments": {}}], True))
+        steps += 1
+    assert steps == MOST_STEPS + 1
+    assert endless.verdict().parts["error_type"] == "multi_turn:force_terminated"
+
+
+def test_held_back_tools_come_with_their_turn() -> None:
+    entry = next(e for e in bfcl.entries("multi_turn_miss_func") if "3" in e["missed_function"])
+    (missing,) = (tool["name"] for tool in entry["missed_function"]["3"])
+    episode = MultiTurn(bfcl.multi_turn(entry, "multi_turn_miss_func"))
+    for turn in range(4):
+        asked = episode.ask()
+        assert asked is not None and asked.tools is not None
+        assert (missing in [tool["name"] for tool in asked.tools]) == (turn == 3)
+        episode.answer(Reply("", "No.", None, True))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "__import__", "arguments": {"name": "os"}},
+        {"name": "eval", "arguments": {"x": "1"}},
+        {"name": "cd", "arguments": {"folder=''); import os; (x": 1}},
+        {"name": "cd(folder='a'); ls", "arguments": {}},
+    ],
+)
+def test_nothing_that_a_model_writes_is_evaluated(call: dict[str, Any]) -> None:
+    assert call_string(call, {"cd", "ls"}) == "undefined_function()"
+
+
+def test_an_unknown_name_is_an_error_that_the_model_reads() -> None:
+    entry = bfcl.entries("multi_turn_base")[1]
+    episode = MultiTurn(bfcl.multi_turn(entry, "multi_turn_base"))
+    episode.answer(Reply("", "", [{"name": "no_such", "arguments": {}}], True))
+    asked = episode.ask()
+    assert asked is not None
+    assert asked.messages[-1] == {
+        "role": "tool",
+        "content": "Error during execution: name 'no_such' is not defined",
+    }
+
+
+_LEADERBOARD = """
+import csv, json, sys, types
+from collections import defaultdict
+from pathlib import Path
+stub = types.ModuleType("bfcl_eval.constants.model_config")
+shown = types.SimpleNamespace(display_name="m", url="", org="", license="", input_price=None, output_price=None)
+stub.MODEL_CONFIG_MAPPING = defaultdict(lambda: shown)
+sys.modules["bfcl_eval.constants.model_config"] = stub
+from bfcl_eval.eval_checker import eval_runner_helper as helper
+scores = {c: {"accuracy": a, "total_count": n} for c, (a, n) in json.load(sys.stdin).items()}
+out = Path(sys.argv[1])
+helper.generate_leaderboard_csv({"m": scores}, out)
+rows = list(csv.DictReader((out / "data_overall.csv").open()))
+print(json.dumps(rows[0]))
+"""
+
+
+def test_overall_is_the_official_aggregation(tmp_path: Path) -> None:
+    """The same per-category accuracies through bfcl-eval's own leaderboard code."""
+    counts = {**COUNTS, **dict.fromkeys(bfcl.MULTI_TURN, 200)}
+    rows = [
+        {"id": f"{category}_{i}", "domain": category, "value": float((i * 7 + k) % 11 < 3 + k % 6)}
+        for k, (category, n) in enumerate(counts.items())
+        for i in range(n)
+    ]
+    found = bfcl.official_overall(rows)
+    scores = {category: (found[category].value, counts[category]) for category in counts}
+    done = subprocess.run(
+        [sys.executable, "-c", _LEADERBOARD, str(tmp_path)],
+        input=json.dumps(scores),
+        capture_output=True,
+        text=True,
+        env={"BFCL_PROJECT_ROOT": str(tmp_path), "PATH": ""},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    official = json.loads(done.stdout.strip().splitlines()[-1])
+
+    def percent(name: str) -> float:
+        return float(official[name].rstrip("%"))
+
+    assert round(100 * found["overall"].value, 2) == percent("Overall Acc")
+    assert round(100 * found["multi_turn"].value, 2) == percent("Multi Turn Acc")
+    assert len(by_question(rows)) == sum(counts.values())
+
+
+def test_the_prompt_shows_json_schemas() -> None:
+    java = bfcl.entries("java")[1]
+    shown = bfcl.single_turn(java, "java").tools
+    assert shown is not None
+    kinds = {p["type"] for t in shown for p in t["parameters"]["properties"].values()}
+    assert kinds == {"string"}
+    for category in ("simple", "live_multiple"):
+        for entry in bfcl.entries(category)[:100]:
+            for tool in bfcl.single_turn(entry, category).tools or []:
+                assert _types(tool["parameters"]) <= {
+                    "object", "string", "integer", "number", "boolean", "array",
+                }  # fmt: skip
+
+
+def _types(schema: Any) -> set[str]:
+    if not isinstance(schema, dict):
+        return set()
+    own = {schema["type"]} if isinstance(schema.get("type"), str) else set()
+    inner = [*schema.get("properties", {}).values(), schema.get("items")]
+    return own.union(*(_types(node) for node in inner))
+
+
+def test_a_missing_package_says_what_to_install() -> None:
+    from evals.sources import package_folder
+
+    with pytest.raises(UserError, match=r"'no_such_package'.*scripts/setup.sh evals"):
+        package_folder("no_such_package", "bfcl-v3")
