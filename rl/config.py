@@ -1,29 +1,77 @@
 """Recipe section of the stage kind `grpo`. Imports no torch."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_mix.config import SourceConfig
 from workbench.engine.config import EngineConfig
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
+_VARIANTS: dict[str, dict[str, object]] = {
+    "grpo": {"aggregate": "sequence"},
+    "dr_grpo": {"aggregate": "constant"},
+    "dapo": {"aggregate": "token", "clip_high": 0.28},
+    # GSPO's bounds are of its own paper (arXiv 2507.18071): ratios of whole replies hardly move.
+    "gspo": {"aggregate": "sequence", "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+    "cispo": {"aggregate": "token", "surrogate": "cispo", "clip_high": 4.0},
+    "luspo": {
+        "aggregate": "sequence_sum",
+        "ratio": "sequence",
+        "clip_low": 3e-4,
+        "clip_high": 4e-4,
+    },
+}
+
 
 class LossConfig(Section):
-    """The policy loss; GRPO, Dr. GRPO, DAPO and GSPO are settings of one function (rl.loss)."""
+    """The policy loss; every published variant is a setting of one function (rl.loss)."""
 
+    variant: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "luspo"] | None = None
+    """Start from a published setting; keys written beside it win. dr_grpo goes with advantage: mean,
+    dapo with dynamic_sampling and overlong."""
     clip_low: float = Field(0.2, gt=0, lt=1)
     """Ratios below 1 - clip_low are clipped."""
     clip_high: float = Field(0.2, gt=0)
     """Ratios above 1 + clip_high are clipped (DAPO: 0.28)."""
+    clip_most: float | None = Field(None, gt=1)
+    """Ratios above this are clipped even where the advantage is negative; null: not."""
+    surrogate: Literal["clip", "cispo"] = "clip"
+    """clip: min(r A, clip(r) A). cispo: clip(r), without gradient, times A log p (arXiv 2506.13585)."""
     ratio: Literal["token", "sequence"] = "token"
     """token: GRPO. sequence: GSPO, the geometric mean over the reply."""
-    aggregate: Literal["token", "sequence", "constant"] = "token"
+    aggregate: Literal["token", "sequence", "sequence_sum", "constant"] = "token"
     """token: mean over the batch's tokens (DAPO). sequence: mean of reply means (GRPO).
-    constant: sum over `max_tokens` (Dr. GRPO)."""
-    correction_cap: float = Field(2.0, gt=0)
-    """Largest weight of a token's engine-to-trainer importance correction."""
+    sequence_sum: mean of reply sums (LUSPO). constant: sum over `max_tokens` (Dr. GRPO)."""
+    correction: Literal["none", "token", "sequence"] = "token"
+    """Importance correction from the policy that sampled (the engine's, perhaps some updates old) to
+    the trainer's: of each token, of the whole reply, or none."""
+    correction_outside: Literal["truncate", "mask"] = "truncate"
+    """Weights outside the bounds are cut to them, or their tokens left out."""
+    correction_low: float = Field(0.0, ge=0, le=1)
+    """Smallest weight of the correction."""
+    correction_high: float = Field(2.0, ge=1)
+    """Largest weight of the correction."""
+    kl_coefficient: float = Field(0.0, ge=0)
+    """Weight of the KL to the policy the stage started from; 0: no reference is kept."""
+    kl_weighted: bool = True
+    """Multiply the KL by the ratio, which makes its gradient the unbiased one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_variant(cls, values: Any) -> Any:
+        known = _VARIANTS.get(values.get("variant") or "") if isinstance(values, dict) else None
+        return {**known, **values} if known else values
+
+
+class OverlongConfig(Section):
+    """DAPO's soft penalty for long replies (arXiv 2503.14476, eq. 13)."""
+
+    buffer_tokens: int = Field(ge=1)
+    """From max_tokens - buffer_tokens on the reward falls linearly, to -penalty at max_tokens."""
+    penalty: float = Field(1.0, gt=0)
+    """The full penalty, in units of reward."""
 
 
 class GrpoConfig(StageConfig):
@@ -46,6 +94,13 @@ class GrpoConfig(StageConfig):
     """Replies a prompt."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature; the policy that is trained is the one at this temperature."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the smallest set of tokens with this probability; the policy that is trained is the
+    truncated one."""
+    top_k: int = Field(-1, ge=-1)
+    """Sample from the so many likeliest tokens; -1 or 0: from all."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    """Sample from tokens at least this share as likely as the likeliest."""
     max_tokens: int = Field(128, ge=1)
     """Longest reply."""
     thinking: bool = True
@@ -58,6 +113,19 @@ class GrpoConfig(StageConfig):
     """group: (r - mean) / std. mean: r - mean (Dr. GRPO). leave_one_out: against the others' mean."""
     loss: LossConfig = LossConfig()
     """The policy loss."""
+    max_staleness: int = Field(0, ge=0)
+    """Most updates between the sampling of a token and the training on it. 0: strictly on-policy,
+    sampling and training take turns; from 1 on they overlap."""
+    updates_per_step: int = Field(1, ge=1)
+    """Optimizer updates on each batch of rollouts, each on its part of them."""
+    dynamic_sampling: bool = False
+    """Keep only groups whose rewards differ, and sample more prompts in place of the others (DAPO)."""
+    dynamic_rounds: int = Field(4, ge=1)
+    """Most rounds of sampling for one step with dynamic_sampling."""
+    overlong: OverlongConfig | None = None
+    """Soft penalty for long replies (DAPO); it shapes advantages, the logged reward is without it."""
+    mask_truncated: bool = False
+    """Replies cut at max_tokens count for the group's baseline and carry no loss."""
     microbatch_tokens: int = Field(8192, ge=64)
     """Tokens of a packed row; replies with their prompts are packed, never padded."""
     mismatch_kl_limit: float = Field(0.01, gt=0)
@@ -70,3 +138,17 @@ class GrpoConfig(StageConfig):
     """CPU threads of the trainer."""
     checkpoint_every_steps: int = Field(5, ge=1)
     """A resumable checkpoint every so many steps."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.overlong is not None and self.overlong.buffer_tokens > self.max_tokens:
+            raise ValueError(
+                f"overlong.buffer_tokens {self.overlong.buffer_tokens} is more than max_tokens "
+                f"{self.max_tokens}; give at most that"
+            )
+        if self.updates_per_step > self.prompts_per_step:
+            raise ValueError(
+                f"updates_per_step {self.updates_per_step} is more than prompts_per_step "
+                f"{self.prompts_per_step}: a group is not split between updates"
+            )
+        return self

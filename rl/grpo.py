@@ -1,7 +1,7 @@
-"""The GRPO loop, strictly on-policy: sample, score, update, sync, in that order."""
+"""The GRPO loop: take a batch of rollouts, update, publish the weights, in that order."""
 
+import copy
 import itertools
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,16 @@ import torch
 from torch import nn
 
 from rl.config import GrpoConfig
-from rl.logprobs import PackedRow, pack_rollouts, per_token, reply_logprobs
-from rl.loss import LossSettings, PolicyBatch, policy_loss
+from rl.feed import Batch, Feed, overlap_s, staleness, timed
+from rl.logprobs import pack_rollouts
+from rl.loss import LossSettings
+from rl.prompts import Pool
 from rl.rollout import Rollout, Sampler
+from rl.truncation import Truncation
+from rl.update import Scored, accumulate, frozen_logprobs, sum_gradients, totals_of
 from workbench.checkpoint import Checkpoints, rng_state, set_rng_state
 from workbench.conversation import Conversation
-from workbench.engine.protocol import Engine
+from workbench.engine.protocol import Engine, sample_seed
 
 
 class MismatchError(RuntimeError):
@@ -39,111 +43,172 @@ class Grpo:
         self, model: nn.Module, sampler: Sampler, pool: Sequence[Conversation], config: GrpoConfig,
         seed: int,
     ) -> None:  # fmt: skip
-        self.model, self.sampler, self.pool = model, sampler, pool
+        self.model, self.sampler, self.pool = model, sampler, Pool(pool, seed)
         self.config, self.seed = config, seed
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
-        own = config.loss.model_dump()
+        own = config.loss.model_dump(exclude={"variant"})
         self.settings = LossSettings(**own, max_tokens=config.max_tokens)
-        self.step, self.tokens = 0, 0
+        self.truncation = Truncation(config.temperature, config.top_p, config.top_k, config.min_p)
+        # Of the weights as they came: a resumed stage loads its own state afterwards.
+        self.reference = copy.deepcopy(model) if self.settings.kl_coefficient else None
+        self.step, self.tokens, self.position = 0, 0, 0
+        self._busy: list[tuple[float, float]] = []
 
     def fit(self, hooks: Hooks, checkpoints: Checkpoints) -> bool:
         """Train to the end. Returns False where it was asked to stop (state is saved)."""
+        self._publish(None)
+        feed = Feed(
+            self._collect,
+            max_staleness=self.config.max_staleness,
+            step=self.step,
+            num_steps=self.config.num_steps,
+            position=self.position,
+        )
+        try:
+            while self.step < self.config.num_steps:
+                started = time.perf_counter()
+                batch = feed.take(self.step)
+                metrics = self._metrics(batch) | {"wait_s": time.perf_counter() - started}
+                metrics |= self._update(batch)
+                self.step, self.position = self.step + 1, batch.position
+                metrics |= self._publish(feed)
+                hooks.log(
+                    self.step, metrics | {"step_s": time.perf_counter() - started}, self.tokens
+                )
+                hooks.progress(self.step)
+                stop = hooks.should_stop()
+                if stop or self.step % self.config.checkpoint_every_steps == 0:
+                    checkpoints.save(self.step, self.state_dict())
+                if stop:
+                    return False
+            return True
+        finally:
+            feed.close()
+
+    def _publish(self, feed: Feed | None) -> dict[str, float]:
+        """Give the engine the weights, under the number of updates as their version."""
+        begun = time.perf_counter()
         sync(self.model, self.sampler.engine, version=self.step)
-        while self.step < self.config.num_steps:
-            started = time.perf_counter()
-            groups = self.sampler.roll_out(self._questions(), seed=self.seed + self.step)
-            sampled_s = time.perf_counter() - started
-            metrics = self._metrics(groups)
-            metrics |= self._update([r for group in groups for r in group])
-            self.step += 1
-            begun = time.perf_counter()
-            sync(self.model, self.sampler.engine, version=self.step)
-            metrics |= {
-                "sync_s": time.perf_counter() - begun,
-                "rollout_s": sampled_s,
-                "step_s": time.perf_counter() - started,
-            }
-            hooks.log(self.step, metrics, self.tokens)
-            hooks.progress(self.step)
-            stop = hooks.should_stop()
-            if stop or self.step % self.config.checkpoint_every_steps == 0:
-                checkpoints.save(self.step, self.state_dict())
-            if stop:
-                return False
-        return True
+        if feed is not None:
+            feed.published(self.step)
+        return {"sync_s": time.perf_counter() - begun}
 
-    def _questions(self) -> list[Conversation]:
-        """The step's prompts: the pool in a new order each pass, so a resume needs only the step."""
-        n = self.config.prompts_per_step
-        wanted = range(self.step * n, (self.step + 1) * n)
-        out = []
-        for epoch, places in itertools.groupby(wanted, key=lambda i: i // len(self.pool)):
-            order = list(range(len(self.pool)))
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)
-            out += [self.pool[order[i % len(self.pool)]] for i in places]
-        return out
+    def _collect(self, step: int, position: int) -> Batch:
+        """Sample the batch of a step; with dynamic sampling until enough groups teach something."""
 
-    def _metrics(self, groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
-        rollouts = [r for group in groups for r in group]
+        def collect() -> tuple[list[list[Rollout]], int, int]:
+            wanted, start = self.config.prompts_per_step, position
+            groups: list[list[Rollout]] = []
+            rounds = self.config.dynamic_rounds if self.config.dynamic_sampling else 1
+            for _ in range(rounds):
+                questions = self.pool.take(start, wanted - len(groups))
+                seed = sample_seed(self.seed, "grpo", start)
+                found = self.sampler.roll_out(questions, seed=seed)
+                start += len(questions)
+                keep_all = not self.config.dynamic_sampling
+                groups += [g for g in found if keep_all or is_mixed(g)]
+                if len(groups) == wanted:
+                    break
+            return groups, start, start - position
+
+        return timed(collect)
+
+    def _metrics(self, batch: Batch) -> dict[str, float]:
+        rollouts = [r for group in batch.groups for r in group]
         rewards = [r.reward for r in rollouts if r.reward is not None]
-        failed = 1 - len(rewards) / len(rollouts)
+        failed = 1 - len(rewards) / max(len(rollouts), 1)
         if failed > self.config.max_failed_share:
             statuses = sorted({r.status for r in rollouts if r.reward is None})
             raise RuntimeError(
                 f"{failed:.0%} of the step's samples failed ({', '.join(statuses)[:200]}); the limit "
                 f"max_failed_share is {self.config.max_failed_share:.0%}"
             )
-        mixed = [len({r.reward for r in g if r.reward is not None}) > 1 for g in groups]
         lengths = [len(r.completion.token_ids) for r in rollouts]
         self.tokens += sum(lengths)
+        size = max(len(rollouts), 1)
         return {
-            "reward": sum(rewards) / len(rewards),
+            "reward": sum(rewards) / max(len(rewards), 1),
             "failed_share": failed,
-            "mixed_groups": sum(mixed) / len(mixed),
-            "reply_tokens": sum(lengths) / len(lengths),
-            "truncated": sum(r.completion.finish_reason == "length" for r in rollouts)
-            / len(rollouts),
+            "mixed_groups": sum(map(is_mixed, batch.groups)) / max(len(batch.groups), 1),
+            "reply_tokens": sum(lengths) / size,
+            "truncated": sum(r.completion.finish_reason == "length" for r in rollouts) / size,
+            "sampled_groups": float(batch.num_sampled),
+            "staleness": staleness(batch.groups, self.step),
+            "rollout_s": batch.ended - batch.began,
+            "overlap_s": overlap_s(batch, self._busy),
         }
 
-    def _update(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        """One optimizer step over all packed rows of the step."""
-        usable = [r for r in rollouts if r.advantage is not None]
-        rows = pack_rollouts(usable, self.config.microbatch_tokens)
-        parts = list(per_token(usable, rows))
-        total = sum(int(mask.sum()) for *_, mask in parts)
+    def _update(self, batch: Batch) -> dict[str, float]:
+        """The optimizer's steps on one batch, over packed rows."""
+        begun = time.perf_counter()
+        parts = [
+            pack_rollouts([r for g in part for r in g if r.advantage is not None], self._row_tokens)
+            for part in split(batch.groups, self.config.updates_per_step)
+        ]
         self.model.train()
-        sums: dict[str, float] = {"mismatch_kl_sum": 0.0, "clipped_sum": 0.0, "tokens": 0.0}
-        loss_value = 0.0
-        for row, engine, advantage, mask in parts:
-            new = reply_logprobs(self.model, row, self.config.temperature)
-            batch = _batch(row, new, engine.to(new), advantage.to(new), mask.to(new.device))
-            loss, metrics = policy_loss(
-                batch, self.settings, total_tokens=total, total_sequences=len(usable)
+        # Weights that move between the updates of a step must not move the policy that sampled.
+        scored = [
+            [Scored(row) for row in part]
+            if len(parts) == 1 and self.reference is None
+            else self._scored(part, keep_old=len(parts) > 1)
+            for part in parts
+        ]
+        metrics: dict[str, float] = {}
+        norms = []
+        for part in scored:
+            if not part:
+                continue  # no group of this part can teach anything
+            totals = totals_of([s.row for s in part])
+            sums = accumulate(
+                self.model, part, self.settings, self.truncation, totals=totals, version=self.step
             )
-            loss.backward()
-            loss_value += float(loss.detach())
-            sums = {name: sums[name] + metrics[name] for name in sums}
-        kl = sums["mismatch_kl_sum"] / max(sums["tokens"], 1)
+            sums = sum_gradients(self.model, sums)
+            self._gate(sums)
+            norms.append(self._optimize())
+            metrics = {k: metrics.get(k, 0.0) + v for k, v in sums.items()}
+        ended = time.perf_counter()
+        self._busy = [*self._busy[-self.config.max_staleness - 1 :], (begun, ended)]
+        return _update_metrics(metrics, norms) | {"update_s": ended - begun}
+
+    @property
+    def _row_tokens(self) -> int:
+        return self.config.microbatch_tokens
+
+    def _scored(self, rows: list[Any], *, keep_old: bool) -> list[Scored]:
+        olds: list[Any] = [None] * len(rows)
+        references: list[Any] = [None] * len(rows)
+        if keep_old:
+            olds = frozen_logprobs(self.model, rows, self.truncation)
+        if self.reference is not None:
+            # Finite everywhere: the mask of the policy, not the reference's support, decides.
+            references = [
+                v.clamp(min=-100.0)
+                for v in frozen_logprobs(self.reference, rows, self.truncation)
+            ]  # fmt: skip
+        return [Scored(*parts) for parts in zip(rows, olds, references, strict=True)]
+
+    def _gate(self, sums: dict[str, float]) -> None:
+        if not sums["fresh_tokens"]:
+            return
+        kl = sums["mismatch_kl_sum"] / sums["fresh_tokens"]
         if not kl <= self.config.mismatch_kl_limit:
             raise MismatchError(
                 f"trainer and engine disagree at step {self.step + 1}: mean KL {kl:.4g}, limit "
                 f"{self.config.mismatch_kl_limit:.4g}; check dtype, weight sync and kernels"
             )
+
+    def _optimize(self) -> float:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {
-            "loss": loss_value,
-            "grad_norm": float(norm),
-            "mismatch_kl": kl,
-            "clip_fraction": sums["clipped_sum"] / max(sums["tokens"], 1),
-        }
+        return float(norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue."""
         return {
             "step": self.step,
             "tokens": self.tokens,
+            "position": self.position,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": rng_state(),
@@ -155,20 +220,35 @@ class Grpo:
         self.optimizer.load_state_dict(state["optimizer"])
         set_rng_state(state["rng"])
         self.step, self.tokens = int(state["step"]), int(state["tokens"])
+        self.position = int(state["position"])
 
 
-def _batch(
-    row: PackedRow,
-    new: torch.Tensor,
-    engine: torch.Tensor,
-    advantage: torch.Tensor,
-    mask: torch.Tensor,
-) -> PolicyBatch:
-    """Strictly on-policy: the weights that sampled are the weights now, so old is new, detached."""
-    owners = torch.unique_consecutive(row.rollout, return_inverse=True)
-    return PolicyBatch(
-        new, new.detach(), engine, advantage, mask, owners[1].to(new.device), len(owners[0])
-    )
+def is_mixed(group: Sequence[Rollout]) -> bool:
+    """Whether the rewards of a group differ: only then does it teach anything."""
+    return len({r.reward for r in group if r.reward is not None}) > 1
+
+
+def split(groups: Sequence[list[Rollout]], parts: int) -> list[list[list[Rollout]]]:
+    """`parts` runs of whole groups, as equal in number as can be."""
+    cuts = [round(i * len(groups) / parts) for i in range(parts + 1)]
+    return [list(groups[a:b]) for a, b in itertools.pairwise(cuts)]
+
+
+def _update_metrics(sums: dict[str, float], norms: Sequence[float]) -> dict[str, float]:
+    if not norms:
+        return {"loss": 0.0, "grad_norm": 0.0}
+    tokens = max(sums["tokens"], 1.0)
+    metrics = {
+        "loss": sums["loss"] / len(norms),
+        "grad_norm": sum(norms) / len(norms),
+        "clip_fraction": sums["clipped_sum"] / tokens,
+        "unsupported": sums["unsupported_sum"] / tokens,
+        "entropy": sums["entropy_sum"] / max(tokens - sums["unsupported_sum"], 1.0),
+        "correction_weight": sums["weight_sum"] / tokens,
+    }
+    if sums["fresh_tokens"]:
+        metrics["mismatch_kl"] = sums["mismatch_kl_sum"] / sums["fresh_tokens"]
+    return metrics
 
 
 def sync(model: nn.Module, engine: Engine, *, version: int) -> None:

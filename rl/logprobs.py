@@ -1,24 +1,35 @@
 """Packed log-probabilities: whole rollouts in rows, documents isolated, nothing padded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from rl.rollout import Rollout
+from rl.truncation import Truncation, token_logprobs
 
 
 @dataclass(frozen=True)
 class PackedRow:
-    """input_ids [T], seq_idx [T], and for the T_r reply tokens of all rollouts in the row:
-    position [T_r] of the token before each, target [T_r], rollout [T_r] (index in the step)."""
+    """Rollouts one after the other. T tokens, of which T_r are of replies, R rollouts.
+
+    input_ids [T], seq_idx [T] (int32, document number). Of the reply tokens [T_r]: position of the
+    token before each, target, sequence (number of its rollout in the row), engine log-probability,
+    advantage, mask (chosen by the policy), version (of the policy that sampled it). rollouts [R]:
+    their indices in the step.
+    """
 
     input_ids: torch.Tensor
     seq_idx: torch.Tensor
     position: torch.Tensor
     target: torch.Tensor
-    rollout: torch.Tensor
+    sequence: torch.Tensor
+    engine: torch.Tensor
+    advantage: torch.Tensor
+    mask: torch.Tensor
+    version: torch.Tensor
+    rollouts: list[int]
 
 
 def pack_rollouts(rollouts: Sequence[Rollout], row_tokens: int) -> list[PackedRow]:
@@ -34,51 +45,43 @@ def pack_rollouts(rollouts: Sequence[Rollout], row_tokens: int) -> list[PackedRo
     return [*rows, _row(rollouts, current)] if current else rows
 
 
-def _row(rollouts: Sequence[Rollout], indices: Sequence[int]) -> PackedRow:
-    ids: list[int] = []
-    number: list[int] = []
-    position: list[int] = []
-    target: list[int] = []
-    owner: list[int] = []
-    for document, index in enumerate(indices):
-        prompt, reply = rollouts[index].prompt, rollouts[index].completion.token_ids
+def _row(rollouts: Sequence[Rollout], indices: list[int]) -> PackedRow:
+    ids, document, position, sequence = list[int](), list[int](), list[int](), list[int]()
+    target, mask, version = list[int](), list[bool](), list[int]()
+    engine, advantage = list[float](), list[float]()
+    for number, index in enumerate(indices):
+        rollout = rollouts[index]
+        prompt, done = rollout.prompt, rollout.completion
+        size = len(done.token_ids)
+        if not len(done.logprobs) == len(done.forced) == len(done.versions) == size:
+            raise ValueError(f"a reply of {size} tokens lacks log-probabilities, marks or versions")
         first = len(ids) + len(prompt)
-        position += range(first - 1, first - 1 + len(reply))
-        target += reply
-        owner += [index] * len(reply)
-        ids += [*prompt, *reply]
-        number += [document] * (len(prompt) + len(reply))
+        position += range(first - 1, first - 1 + size)
+        target += done.token_ids
+        sequence += [number] * size
+        engine += done.logprobs
+        advantage += [rollout.advantage or 0.0] * size
+        mask += [rollout.advantage is not None and not forced for forced in done.forced]
+        version += done.versions
+        ids += [*prompt, *done.token_ids]
+        document += [number] * (len(prompt) + size)
     return PackedRow(
-        torch.tensor(ids),
-        torch.tensor(number, dtype=torch.int32),
-        torch.tensor(position),
-        torch.tensor(target),
-        torch.tensor(owner),
-    )
+        torch.tensor(ids), torch.tensor(document, dtype=torch.int32), torch.tensor(position),
+        torch.tensor(target), torch.tensor(sequence), torch.tensor(engine, dtype=torch.float64),
+        torch.tensor(advantage, dtype=torch.float64), torch.tensor(mask), torch.tensor(version), indices,
+    )  # fmt: skip
 
 
-def reply_logprobs(model: nn.Module, row: PackedRow, temperature: float) -> torch.Tensor:
-    """Log-probability [T_r] of each reply token under softmax(logits / temperature), fp32."""
+def reply_logprobs(
+    model: nn.Module, row: PackedRow, truncation: Truncation
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability [T_r] of each reply token under the truncated policy, and whether that policy
+    can sample it [T_r]. Only the positions of replies reach the output layer."""
     device = next(model.parameters()).device
     logits = model(
         input_ids=row.input_ids[None].to(device),
         seq_idx=row.seq_idx[None].to(device),
         use_cache=False,
+        logits_to_keep=row.position.to(device),
     ).logits[0]
-    chosen = logits[row.position.to(device)].float() / temperature
-    return torch.log_softmax(chosen, dim=-1).gather(1, row.target.to(device)[:, None])[:, 0]
-
-
-def per_token(
-    rollouts: Sequence[Rollout], rows: Sequence[PackedRow]
-) -> Iterator[tuple[PackedRow, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """For each row: the engine's log-probabilities, advantages and mask of its reply tokens."""
-    for row in rows:
-        order = list(dict.fromkeys(row.rollout.tolist()))
-        engine, advantage, mask = [], [], []
-        for index in order:
-            done, gain = rollouts[index].completion, rollouts[index].advantage
-            engine += done.logprobs
-            advantage += [gain or 0.0] * len(done.token_ids)
-            mask += [gain is not None and not forced for forced in done.forced]
-        yield row, torch.tensor(engine), torch.tensor(advantage), torch.tensor(mask)
+    return token_logprobs(logits, row.target.to(device), truncation)

@@ -1,4 +1,9 @@
-"""The policy loss: one pure function of tensors. Shapes: T packed tokens, S sequences."""
+"""The policy loss: one pure function of tensors. Shapes: [T] packed tokens, S sequences.
+
+Three policies appear in it. The engine's sampled the tokens, `old` is the trainer's at the start of
+the step, and `new` is the one being trained. The correction carries engine to old, the clipped ratio
+carries old to new.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,12 +16,14 @@ _MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """Aligned per-token tensors [T] of a batch of replies.
+    """Aligned per-token tensors [T] of a batch of replies; every reply is whole.
 
     new: log-probability under the policy being trained (has gradient). old: under the trainer's
-    weights that sampled. engine: as the engine reported it. advantage: of the token's reply.
+    weights at the start of the step, -inf where truncation (top-p, top-k, min-p) leaves the token out
+    of that policy's support. engine: as the engine reported it. advantage: of the token's reply.
     mask: True on tokens the policy chose (not prompt, tool output or forced). sequence: index of the
-    reply in [0, num_sequences).
+    reply in [0, num_sequences). reference: log-probability under the frozen reference, where the loss
+    has a KL term. fresh: True where the engine sampled with the very weights of `old`; None: all.
     """
 
     new: torch.Tensor
@@ -26,6 +33,8 @@ class PolicyBatch:
     mask: torch.Tensor
     sequence: torch.Tensor
     num_sequences: int
+    reference: torch.Tensor | None = None
+    fresh: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -34,9 +43,16 @@ class LossSettings:
 
     clip_low: float = 0.2
     clip_high: float = 0.2
+    clip_most: float | None = None
+    surrogate: Literal["clip", "cispo"] = "clip"
     ratio: Literal["token", "sequence"] = "token"
-    aggregate: Literal["token", "sequence", "constant"] = "token"
-    correction_cap: float = 2.0
+    aggregate: Literal["token", "sequence", "sequence_sum", "constant"] = "token"
+    correction: Literal["none", "token", "sequence"] = "token"
+    correction_outside: Literal["truncate", "mask"] = "truncate"
+    correction_low: float = 0.0
+    correction_high: float = 2.0
+    kl_coefficient: float = 0.0
+    kl_weighted: bool = True
     max_tokens: int = 1
 
 
@@ -45,38 +61,122 @@ def policy_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of a micro-batch, normalised by the whole step's counts, and its metrics.
 
-    -min(r A, clip(r, 1 - low, 1 + high) A) per token, times the truncated importance weight
-    min(old / engine, cap) that corrects for the engine having sampled with other numerics. Summing
-    micro-batches gives the same gradient as one batch, however it is split.
+    Per token -min(r A, clip(r) A), times the importance weight of the engine's numerics and age,
+    plus the KL term. Summing micro-batches gives the same gradient as one batch, however it is split.
     """
-    mask = batch.mask
-    log_ratio = (batch.new - batch.old.detach()).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    lengths = _sum_by(mask.to(log_ratio.dtype), batch)
-    if settings.ratio == "sequence":
-        mean = _sum_by(torch.where(mask, log_ratio, 0.0), batch) / lengths.clamp(min=1)
-        log_ratio = mean[batch.sequence]
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-    gap = (batch.old - batch.engine).detach()
-    weight = gap.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp().clamp(max=settings.correction_cap)
-    surrogate = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
-    per_token = torch.where(mask, -surrogate * weight, 0.0)
-    if settings.aggregate == "token":
-        loss = per_token.sum() / max(total_tokens, 1)
-    elif settings.aggregate == "sequence":
-        loss = (_sum_by(per_token, batch) / lengths.clamp(min=1)).sum() / max(total_sequences, 1)
-    else:
-        loss = per_token.sum() / (max(total_sequences, 1) * settings.max_tokens)
+    supported = batch.old > -torch.inf
+    old = torch.where(supported, batch.old, batch.new).detach()
+    ratio = _ratio(batch, old, settings)
+    weight = correction_weight(batch, settings)
+    surrogate, outside = _surrogate(ratio, batch, settings)
+    per_token = -surrogate * weight
+    if settings.kl_coefficient:
+        per_token = per_token + settings.kl_coefficient * _kl(batch, ratio, settings)
+    per_token = torch.where(batch.mask, per_token, 0.0)
+    loss = _aggregate(per_token, batch, settings, total_tokens, total_sequences)
     with torch.no_grad():
-        # k3 estimate of KL(engine || trainer): unbiased and never negative (Schulman 2020).
-        kl = gap.exp() - 1 - gap
-        outside = (ratio != clipped) & mask
-        metrics = {
-            "mismatch_kl_sum": float(torch.where(mask, kl, 0.0).sum()),
-            "clipped_sum": float(outside.sum()),
-            "tokens": float(mask.sum()),
-        }
+        metrics = _metrics(batch, old, supported, outside, weight)
     return loss, metrics
+
+
+def _ratio(batch: PolicyBatch, old: torch.Tensor, settings: LossSettings) -> torch.Tensor:
+    """new / old of each token, or its geometric mean over the token's reply (GSPO)."""
+    log_ratio = (batch.new - old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    if settings.ratio == "sequence":
+        sums = _sum_by(torch.where(batch.mask, log_ratio, 0.0), batch)
+        log_ratio = (sums / _lengths(batch, log_ratio.dtype))[batch.sequence]
+    return log_ratio.exp()
+
+
+def correction_weight(batch: PolicyBatch, settings: LossSettings) -> torch.Tensor:
+    """old / engine [T], truncated to the bounds or 0 outside them; carries no gradient.
+
+    A token outside old's support has weight 0: that policy would never have sampled it.
+    """
+    gap = (batch.old - batch.engine).detach()
+    supported = batch.old > -torch.inf
+    if settings.correction == "none":
+        return torch.where(supported, 1.0, 0.0).to(gap.dtype)
+    if settings.correction == "sequence":
+        gap = _sum_by(torch.where(batch.mask, gap, 0.0), batch)[batch.sequence]
+    weight = gap.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+    low, high = settings.correction_low, settings.correction_high
+    if settings.correction_outside == "truncate":
+        weight = weight.clamp(low, high)
+    else:
+        weight = torch.where((weight < low) | (weight > high), 0.0, weight)
+    # After the bounds: a lower bound must not bring such a token back.
+    return torch.where(supported & (gap > -torch.inf), weight, 0.0)
+
+
+def _surrogate(
+    ratio: torch.Tensor, batch: PolicyBatch, settings: LossSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The objective of each token, and where the ratio left its bounds."""
+    high = 1 + settings.clip_high
+    if settings.surrogate == "cispo":
+        kept = ratio.clamp(max=high).detach()
+        return kept * batch.advantage * batch.new, ratio.detach() > high
+    clipped = ratio.clamp(1 - settings.clip_low, high)
+    bounded = ratio if settings.clip_most is None else ratio.clamp(max=settings.clip_most)
+    surrogate = torch.minimum(bounded * batch.advantage, clipped * batch.advantage)
+    return surrogate, (ratio != clipped).detach()
+
+
+def _kl(batch: PolicyBatch, ratio: torch.Tensor, settings: LossSettings) -> torch.Tensor:
+    """k3 estimate of KL(new || reference) per token; weighted by the ratio its gradient is unbiased."""
+    if batch.reference is None:
+        raise ValueError("a loss with a KL term needs the reference's log-probabilities")
+    gap = (batch.reference - batch.new).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    kl = gap.exp() - gap - 1
+    return kl * ratio if settings.kl_weighted else kl
+
+
+def _aggregate(
+    per_token: torch.Tensor,
+    batch: PolicyBatch,
+    settings: LossSettings,
+    total_tokens: int,
+    total_sequences: int,
+) -> torch.Tensor:
+    sequences = max(total_sequences, 1)
+    if settings.aggregate == "token":
+        return per_token.sum() / max(total_tokens, 1)
+    if settings.aggregate == "sequence":
+        return (_sum_by(per_token, batch) / _lengths(batch, per_token.dtype)).sum() / sequences
+    if settings.aggregate == "sequence_sum":
+        return per_token.sum() / sequences
+    return per_token.sum() / (sequences * settings.max_tokens)
+
+
+def _metrics(
+    batch: PolicyBatch,
+    old: torch.Tensor,
+    supported: torch.Tensor,
+    outside: torch.Tensor,
+    weight: torch.Tensor,
+) -> dict[str, float]:
+    """Sums over tokens, so that micro-batches add up."""
+    mask = batch.mask
+    fresh = mask & supported
+    if batch.fresh is not None:
+        fresh = fresh & batch.fresh
+    gap = (batch.old - batch.engine).masked_fill(~fresh, 0.0).double()
+    # k3 estimate of KL(engine || trainer): unbiased and never negative (Schulman 2020).
+    return {
+        "mismatch_kl_sum": float((gap.expm1() - gap).sum()),
+        "fresh_tokens": float(fresh.sum()),
+        "clipped_sum": float((outside & mask).sum()),
+        "unsupported_sum": float((mask & ~supported).sum()),
+        "entropy_sum": float(-old[mask & supported].sum()),
+        "weight_sum": float(weight[mask].sum()),
+        "tokens": float(mask.sum()),
+    }
+
+
+def _lengths(batch: PolicyBatch, dtype: torch.dtype) -> torch.Tensor:
+    """[S] tokens of each reply that count, at least 1."""
+    return _sum_by(batch.mask.to(dtype), batch).clamp(min=1)
 
 
 def _sum_by(values: torch.Tensor, batch: PolicyBatch) -> torch.Tensor:

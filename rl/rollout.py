@@ -6,6 +6,8 @@ from typing import Any
 
 from reward import CheckItem, check_all
 from rl.advantage import Kind, advantages
+from rl.config import OverlongConfig
+from rl.overlong import overlong_penalty
 from workbench.chat import prompt_ids, stop_ids
 from workbench.conversation import Conversation
 from workbench.engine.protocol import Completion, Engine, Sampling
@@ -15,6 +17,7 @@ from workbench.errors import UserError
 @dataclass(frozen=True)
 class Rollout:
     """One sampled reply. reward None: its generation or check failed; it is never trained on.
+    advantage None: it carries no loss.
 
     Example: Rollout(prompt=[4, 9], completion=Completion([7, 12], ...), reward=1.0, advantage=0.7,
     status="ok")
@@ -36,6 +39,8 @@ class Sampler:
     sampling: Sampling
     thinking: bool
     kind: Kind
+    overlong: OverlongConfig | None = None
+    mask_truncated: bool = False
 
     def roll_out(self, questions: Sequence[Conversation], *, seed: int) -> list[list[Rollout]]:
         """A group of rollouts for each question, in order."""
@@ -49,14 +54,29 @@ class Sampler:
         out = []
         for prompt, group in zip(prompts, groups, strict=True):
             marks = [next(verdicts) for _ in group]
-            values = advantages([m[0] for m in marks], self.kind)
+            shaped = [self._shape(c, mark[0]) for c, mark in zip(group, marks, strict=True)]
+            values = advantages(shaped, self.kind)
             out.append(
                 [
-                    Rollout(prompt, c, reward, advantage, status)
+                    Rollout(prompt, c, reward, None if self._is_masked(c) else advantage, status)
                     for c, (reward, status), advantage in zip(group, marks, values, strict=True)
                 ]
             )
         return out
+
+    def _shape(self, completion: Completion, reward: float | None) -> float | None:
+        """The reward that advantages are taken from."""
+        if reward is None or self.overlong is None:
+            return reward
+        return reward + overlong_penalty(
+            len(completion.token_ids),
+            max_tokens=self.sampling.max_tokens,
+            buffer_tokens=self.overlong.buffer_tokens,
+            penalty=self.overlong.penalty,
+        )
+
+    def _is_masked(self, completion: Completion) -> bool:
+        return self.mask_truncated and completion.finish_reason == "length"
 
     def _check(
         self, questions: Sequence[Conversation], groups: Sequence[Sequence[Completion]]

@@ -34,9 +34,13 @@ def run(context: StageContext) -> None:
     check_isolation(model)
     engine = start_engine(context.parent_model, config.engine)
     sampling = Sampling(
-        max_tokens=config.max_tokens, n=config.group_size, temperature=config.temperature
-    )
-    sampler = Sampler(engine, tokenizer, sampling, config.thinking, config.advantage)
+        max_tokens=config.max_tokens, n=config.group_size, temperature=config.temperature,
+        top_p=config.top_p, top_k=config.top_k, min_p=config.min_p,
+    )  # fmt: skip
+    sampler = Sampler(
+        engine, tokenizer, sampling, config.thinking, config.advantage, config.overlong,
+        config.mask_truncated,
+    )  # fmt: skip
     pool = take_conversations(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
     held_out = take_conversations(
         config.held_out, config.num_held_out, name="held_out", seed=context.seed

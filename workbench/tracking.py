@@ -74,7 +74,30 @@ METRICS: dict[str, Metric] = {
             "down",
         ),
         Metric("clip_fraction", "share", "tokens whose policy ratio was clipped"),
-        Metric("sync_s", "s", "time to copy the weights into the engine", "down"),
+        Metric(
+            "unsupported",
+            "share",
+            "sampled tokens that the trainer's truncated policy (top-p, top-k, min-p) cannot sample; "
+            "they carry no loss",
+            "down",
+        ),
+        Metric(
+            "correction_weight",
+            "",
+            "mean importance weight from the policy that sampled to the trainer's; 1 where they agree",
+        ),
+        Metric(
+            "staleness", "updates", "mean age of the trained tokens' policy, at most max_staleness"
+        ),
+        Metric(
+            "sampled_groups",
+            "",
+            "groups sampled for the step; more than trained on with dynamic sampling",
+        ),
+        Metric("wait_s", "s", "time the trainer waited for rollouts", "down"),
+        Metric("overlap_s", "s", "part of rollout_s during which the trainer was updating", "up"),
+        Metric("update_s", "s", "time of the policy update: forward, backward, optimizer", "down"),
+        Metric("sync_s", "s", "time to copy the weights into the engine and to check them", "down"),
         Metric("rollout_s", "s", "time to sample and score the step's rollouts", "down"),
         Metric("step_s", "s", "wall time of the whole step", "down"),
         Metric(
