@@ -105,6 +105,9 @@ class GrpoConfig(StageConfig):
     """Longest reply."""
     thinking: bool = True
     """Roll out with a trace."""
+    reward_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the check while training, over those of the prompt; e.g. {mode: fraction} pays for
+    the share of instructions followed. The held-out reward keeps the prompt's own."""
     lr: float = Field(1e-4, gt=0)
     """Learning rate (constant)."""
     grad_clip: float = Field(1.0, gt=0)

@@ -1,7 +1,7 @@
 """Rollouts: prompts in, replies with rewards and advantages out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reward import CheckItem, check_all
@@ -41,6 +41,7 @@ class Sampler:
     kind: Kind
     overlong: OverlongConfig | None = None
     mask_truncated: bool = False
+    reward_options: Mapping[str, Any] = field(default_factory=dict)
 
     def roll_out(self, questions: Sequence[Conversation], *, seed: int) -> list[list[Rollout]]:
         """A group of rollouts for each question, in order."""
@@ -97,7 +98,7 @@ class Sampler:
                             check.kind,
                             completion.text,
                             check.reference,
-                            {**check.options, **opened},
+                            {**check.options, **self.reward_options, **opened},
                         )
                     )
         for place, verdict in zip(places, check_all(items), strict=True):

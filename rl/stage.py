@@ -39,7 +39,7 @@ def run(context: StageContext) -> None:
     )  # fmt: skip
     sampler = Sampler(
         engine, tokenizer, sampling, config.thinking, config.advantage, config.overlong,
-        config.mask_truncated,
+        config.mask_truncated, config.reward_options,
     )  # fmt: skip
     pool = take_conversations(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
     held_out = take_conversations(
@@ -70,7 +70,7 @@ def held_out_rewards(
     sampler: Sampler, questions: Sequence[Conversation], seed: int
 ) -> list[float | None]:
     """One sampled reply a question, at the training temperature; None where it failed."""
-    once = replace(sampler, sampling=replace(sampler.sampling, n=1))
+    once = replace(sampler, sampling=replace(sampler.sampling, n=1), reward_options={})
     return [group[0].reward for group in once.roll_out(questions, seed=seed)]
 
 
