@@ -18,10 +18,11 @@ smoke: setup    ## every stage of the miniature, a few steps each -> runs/smoke/
 test: setup     ## unit, golden and integration tests
 	@$(PY) -m pytest tests -m "not stress and not gpu"
 
-check: setup    ## formatting, lint, types
+check: setup    ## formatting, lint, types, import directions, sizes
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy workbench data_mix pretrain sft reward rl budget evals scripts
+	@$(PY) -m pytest tests/unit/test_structure.py
 
 stress: setup   ## fault injection and hostile input
 	@$(PY) -m pytest tests -m stress -s

@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 from evals.config import EvalsConfig
@@ -41,7 +40,7 @@ class SweepCommand:
         """Raises: UserError."""
         own = [o for o in args.overrides if o.startswith("evals.")]
         recipe = load(args.recipe, [o for o in args.overrides if o not in own])
-        run = RunDir(Path(recipe.runs_dir) / (args.run or recipe.name))
+        run, _ = RunDir.of(recipe.runs_dir, args.run or recipe.name)
         stage = next((n for n, s in recipe.stages.items() if s.kind == "evals"), None)
         config = _config(recipe.stages[stage] if stage else None, args, own)
         seed = config.seed if config.seed is not None else recipe.seed
@@ -85,9 +84,8 @@ class SweepCommand:
             self.run_dir.adopt(self.recipe.resolved())
             local = self.recipe.cluster.backend == "local" or all(m.served for m in self.models)
             if not local:
-                name = f"sweep-{self.run_dir.root.name}"
-                logs = self.run_dir.root / "logs"
-                print(cluster.connect(self.recipe.cluster, namespace=name, logs=logs), file=out)
+                name = cluster.namespace("sweep", self.run_dir.root)
+                print(cluster.connect(self.recipe.cluster, namespace=name), file=out)
             root = self.run_dir.root / "evals"
             try:
                 results = sweep(self.models, self.config, out=root, seed=self.seed, watch=watch)

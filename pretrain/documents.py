@@ -7,12 +7,17 @@ from data_mix.config import BlendConfig
 from data_mix.mixing import Mixer
 from workbench.chat import render
 from workbench.conversation import Conversation
+from workbench.errors import UserError
+
+_END = "</s>"
 
 
 class BlendDocuments:
     """A `DocumentSource` over a weighted, phased blend; weights are shares of tokens."""
 
     def __init__(self, blend: BlendConfig, tokenizer: Any, seed: int) -> None:
+        if _END not in tokenizer.get_vocab():
+            raise UserError(f"the tokenizer lacks {_END}, which ends a document; add it to it")
         self.tokenizer = tokenizer
         self.mixer = Mixer(blend, tokenize=self._tokenize, seed=seed)
 
@@ -30,7 +35,7 @@ class BlendDocuments:
             )
             return list(rendered.input_ids)
         ids: list[int] = self.tokenizer.encode(document, add_special_tokens=False)
-        return [*ids, self.tokenizer.convert_tokens_to_ids("</s>")]
+        return [*ids, self.tokenizer.convert_tokens_to_ids(_END)]
 
     def accounting(self) -> dict[str, Any]:
         """Samples and tokens drawn, by phase and source."""

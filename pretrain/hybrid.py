@@ -107,10 +107,14 @@ def save_model(
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.writing-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh, state_dict=weights)
-    _portable(fresh / "config.json")
-    if tokenizer is not None:
-        tokenizer.save_pretrained(fresh)
+    try:
+        model.save_pretrained(fresh, state_dict=weights)
+        _portable(fresh / "config.json")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)  # on a full disk the half would stay in the way
+        raise
     old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
     if target.exists():
         target.rename(old)

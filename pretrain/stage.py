@@ -1,13 +1,14 @@
 """Stage kind `pretrain`: a blend in, the hybrid base model out as a plain checkpoint."""
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from pretrain.config import PretrainConfig
 from pretrain.documents import BlendDocuments
 from pretrain.hybrid import Hybrid, build_config, load_model, save_model
 from pretrain.rows import RowStream
 from pretrain.ssd.isolation import check_isolation
+from pretrain.tokenizer import read_tokenizer
 from pretrain.train import Hooks, Trainer
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.errors import UserError
@@ -41,7 +42,6 @@ def run(context: StageContext) -> None:
     if not finished:
         context.stop()
     save_model(model, context.stage_dir / "model", tokenizer)
-    checkpoints.clear()
 
 
 def initial_model(context: StageContext, vocab_size: int) -> Hybrid:
@@ -58,7 +58,7 @@ def load_tokenizer(context: StageContext) -> PreTrainedTokenizerBase:
     for folder in context.inputs.values():
         for place in (folder / "tokenizer", folder / "model"):
             if (place / "tokenizer.json").is_file():
-                return AutoTokenizer.from_pretrained(place)
+                return read_tokenizer(place)
     raise UserError(
         f"stage {context.name!r} needs a stage that makes a tokenizer (kind tokenizer); "
         f"its needs: {', '.join(context.inputs) or 'none'}"

@@ -1,5 +1,6 @@
 """Train a tokenizer: byte-level BPE, one token a digit, the chat format's special ids."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -77,3 +78,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> PreTra
     wrapped.chat_template = chat_template()
     wrapped.save_pretrained(path)
     return wrapped
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder.
+
+    Raises: UserError where it cannot be read or has more ids than the model beside it.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer in {folder} cannot be read: {line}") from None
+    config = folder / "config.json"
+    size = json.loads(config.read_text()).get("vocab_size") if config.is_file() else None
+    if size is not None and len(tokenizer) > size:
+        raise UserError(
+            f"the tokenizer in {folder} has {len(tokenizer):,} ids, the model beside it {size:,}; "
+            "they are not of one another"
+        )
+    return tokenizer

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from data_mix.supervised import take_conversations
 from pretrain.hybrid import load_model, save_model
 from pretrain.ssd.isolation import check_isolation
+from pretrain.tokenizer import read_tokenizer
 from rl.config import GrpoConfig
 from rl.grpo import Grpo, Hooks, sync
 from rl.rollout import Sampler
@@ -29,7 +29,7 @@ def run(context: StageContext) -> None:
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     context.progress(message="starting the engine")
-    tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
+    tokenizer = read_tokenizer(context.parent_model)
     model = load_model(context.parent_model)
     check_isolation(model)
     engine = start_engine(context.parent_model, config.engine)
@@ -62,7 +62,6 @@ def run(context: StageContext) -> None:
     context.outputs |= _lift(context.outputs["held_out_before"], after)
     context.outputs["engine"] = engine.describe()
     save_model(model, context.stage_dir / "model", tokenizer)
-    checkpoints.clear()
     engine.close()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from workbench.command import finish
 from workbench.errors import UserError, unknown_name
 from workbench.recipe import Recipe, load
 
@@ -176,8 +177,4 @@ def _time(seconds: float | None) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(finish(main))

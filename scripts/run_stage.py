@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from workbench.errors import UserError
+from workbench.command import finish
 from workbench.recipe import load
 
 
@@ -41,7 +41,7 @@ def main() -> int:
     from workbench.rundir import RunDir
 
     stages = order(recipe, args.stages)
-    run = RunDir(Path(recipe.runs_dir) / (args.run or recipe.name))
+    run, where = RunDir.of(recipe.runs_dir, args.run or recipe.name)
     from workbench.graph.plan import check_disk, plan_run
 
     plan = plan_run(recipe, run, stages)
@@ -53,6 +53,8 @@ def main() -> int:
     from workbench.graph.execute import drive
     from workbench.report import write_report
 
+    if where:
+        print(where)
     with run.claimed():
         run.adopt(recipe.resolved())
         check_disk(plan, run)
@@ -63,8 +65,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(finish(main))

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from budget.truncation import truncate_share
 from data_mix.supervised import take_conversations
 from pretrain.hybrid import load_model, save_model
 from pretrain.ssd.isolation import check_isolation
+from pretrain.tokenizer import read_tokenizer
 from sft.config import SftConfig
 from sft.examples import Accounting, Row, add_stripped, to_examples, to_rows
 from sft.lora import target_modules
@@ -34,7 +35,7 @@ def run(context: StageContext) -> None:
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     context.progress(message="reading data")
-    tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
+    tokenizer = read_tokenizer(context.parent_model)
     rows, accounting = build_rows(config, tokenizer, context.seed)
     context.outputs["data"] = accounting.as_dict()
     if not config.distributed.on:
@@ -54,7 +55,7 @@ def train_worker(context: StageContext) -> None:
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
-    tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
+    tokenizer = read_tokenizer(context.parent_model)
     _train(context, tokenizer, Dataset.load_from_disk(context.stage_dir / _ROWS))
 
 

@@ -1,8 +1,10 @@
 """TRL's SFTTrainer on our rows, with a resume that accounts for every tensor."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from sft.config import SftConfig
+from workbench.checkpoint import save_whole
 from workbench.distributed import group
 from workbench.distributed.zero import deepspeed_config
 from workbench.errors import UserError
@@ -69,14 +72,22 @@ class StrictSFTTrainer(SFTTrainer):
         super()._save_checkpoint(model, trial)
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if group.is_first() and not self.is_deepspeed_enabled:
-            torch.save(self.accelerator.unwrap_model(model).state_dict(), folder / _STATE_FILE)
+            state = self.accelerator.unwrap_model(model).state_dict()
+            save_whole(state, folder / _STATE_FILE, half=folder / f".{_STATE_FILE}")
         group.barrier()
         if group.is_first():
             write_json(folder / _COMPLETE_FILE, {"workers": group.workers()})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         path = Path(resume_from_checkpoint) / _STATE_FILE
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+            line = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"checkpoint {path} is damaged ({line}); delete its folder to continue from the one "
+                "before, or rerun --fresh"
+            ) from None
         target = model if model is not None else self.model
         self.accelerator.unwrap_model(target).load_state_dict(state, strict=True)
 
@@ -181,7 +192,15 @@ def trl_config(config: SftConfig, folder: Path, seed: int, *, threads_only_cpu: 
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint, or None; halves left by `kill -9` are passed over."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / _COMPLETE_FILE).is_file()]
+    """The newest whole checkpoint, or None.
+
+    Halves left by `kill -9` are deleted: the Trainer would count them when it deletes old ones.
+    """
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / _COMPLETE_FILE).is_file():
+            found.append(path)
+        elif group.is_first():
+            shutil.rmtree(path)
     newest = max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
     return os.fspath(newest) if newest else None

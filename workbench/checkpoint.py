@@ -21,11 +21,10 @@ class Checkpoints:
         """Write step-N.pt by rename, then delete older ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.pt"
+        for left in self.folder.glob(".*"):  # halves of a killed process: nobody else writes here
+            left.unlink(missing_ok=True)
         half = path.with_name(f".{path.name}.{os.getpid()}")
-        torch.save(state, half)
-        with half.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(half, path)
+        save_whole(state, path, half=half)
         for old in self.paths()[: -self.keep]:
             old.unlink()
         return path
@@ -49,10 +48,18 @@ class Checkpoints:
             ) from None
         return state
 
-    def clear(self) -> None:
-        """Delete all checkpoints (the stage is done)."""
-        for path in self.folder.glob("*step-*.pt*"):
-            path.unlink()
+
+def save_whole(state: Any, path: Path, *, half: Path) -> None:
+    """torch.save by rename; where it fails, nothing is left. Raises: OSError on a full disk."""
+    try:
+        with half.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
 
 
 def rng_state() -> dict[str, Any]:

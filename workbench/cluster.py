@@ -1,12 +1,14 @@
 """Ray: start or join, the environment of its workers, and shutdown. Nobody else calls ray.init."""
 
 import os
+import secrets
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
-from workbench.provenance import ROOT
+from workbench.provenance import ROOT, digest
 from workbench.recipe import ClusterSection
 
 # Read by Ray when it is imported. Workers are ours alone, so usage reports and log copying are off.
@@ -15,8 +17,6 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_METRICS_COLLECTION": "1",
-    # Ray's own local token; without this line it says so on the terminal at every start.
-    "RAY_AUTH_MODE": "disabled",
 }
 
 
@@ -49,16 +49,24 @@ def runtime_env() -> dict[str, Any]:
     return {"env_vars": worker_environment()}
 
 
-def connect(cluster: ClusterSection, *, namespace: str, logs: Path) -> str:
+def namespace(what: str, run: Path) -> str:
+    """Where a run's engines live: two runs of one name in different folders must not share them."""
+    return f"{what}-{run.name}-{digest(str(run))[:8]}"
+
+
+def connect(cluster: ClusterSection, *, namespace: str) -> str:
     """Join the cluster at `cluster.address` (or RAY_ADDRESS), or start Ray on this machine.
 
     Returns a line that says which. Raises: UserError where the address does not answer.
     """
     for name, value in {**_QUIET, **thread_environment()}.items():
         os.environ.setdefault(name, value)
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if not address and "RAY_AUTH_MODE" not in os.environ:
+        # A token of this run alone: Ray's default would leave one in the home folder and say so.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray  # noqa: PLC0415 - takes seconds, and its environment must be set first
 
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {
         "namespace": namespace,
         "log_to_driver": False,
@@ -69,8 +77,9 @@ def connect(cluster: ClusterSection, *, namespace: str, logs: Path) -> str:
         _must_answer(address)
         try:
             ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(f"Ray at {address!r} cannot be joined: {_first_line(error)}") from None
+        end_engines()  # left over where an earlier driver of this run was killed
         return f"joined the Ray cluster at {address}"
     ray.init(
         address="local",
@@ -88,7 +97,32 @@ def disconnect() -> None:
     import ray  # noqa: PLC0415 - see connect
 
     if ray.is_initialized():
+        end_engines()
         ray.shutdown()
+
+
+def end_engines() -> None:
+    """End the engines of this run (of its Ray namespace): they would hold memory after it."""
+    import ray  # noqa: PLC0415 - see connect
+    from ray.util import list_named_actors  # noqa: PLC0415
+
+    for name in list_named_actors():
+        with suppress(ValueError):  # it has just ended by itself
+            ray.kill(ray.get_actor(name))
+
+
+def check_room(stage: str, *, cpus: float, gpus: float) -> None:
+    """Raises: UserError where no node is large enough for the stage: Ray would wait for ever."""
+    import ray  # noqa: PLC0415 - see connect
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
+        return
+    has = "; ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
+    raise UserError(
+        f"stage {stage!r} asks for {cpus:g} CPUs and {gpus:g} GPUs, and no node of the Ray cluster "
+        f"has them (nodes: {has}); lower stages.{stage}.cpus and gpus, or raise cluster.num_cpus"
+    )
 
 
 def _must_answer(address: str) -> None:
@@ -110,6 +144,22 @@ def _must_answer(address: str) -> None:
             f"Ray at {address!r} does not answer ({error}); start it with `ray start --head` or "
             "leave --address out to run on this machine"
         ) from None
+    if not os.environ.get("RAY_USE_TLS"):
+        _must_speak_grpc(address)
+
+
+def _must_speak_grpc(address: str) -> None:
+    """Some other server's port (the dashboard's, 8265, is the usual one) makes Ray wait in vain."""
+    import grpc  # noqa: PLC0415 - only where a cluster is joined
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=5)
+        except grpc.FutureTimeoutError:
+            raise UserError(
+                f"what listens at {address!r} is not the head of a Ray cluster; give the address "
+                "that `ray start --head` printed (port 6379 unless told otherwise)"
+            ) from None
 
 
 def _first_line(error: Exception) -> str:

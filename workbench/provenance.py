@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import threading
 from functools import cache
@@ -14,6 +15,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("workbench", "data_mix", "pretrain", "sft", "reward", "rl", "budget", "evals")
+# They decide where and how a stage runs; what it runs is in its configuration's digest.
+_NO_RESULT = {
+    f"workbench.{name}"
+    for name in ("registry", "recipe", "schema", "errors", "progress", "tracking", "rundir", "disk",
+                 "cluster", "provenance", "command")
+}  # fmt: skip
+_RUNS_CHECKS = "data_mix.filters"
+_TARGET = re.compile(r"([a-z_]+(?:\.[a-z_]+)+):[A-Za-z_]+")
+_BOOT = re.compile(r"; from ([a-z_]+(?:\.[a-z_]+)+) import ")  # of `python -c`
 _VERSIONS_OF = ("torch", "transformers", "trl", "peft", "deepspeed", "ray", "datasets", "mamba-ssm")
 
 
@@ -24,19 +34,32 @@ def digest(value: Any) -> str:
 
 
 @cache
-def code_digest(target: str) -> str:
+def code_digest(target: str, *, checks: bool = True) -> str:
     """Digest of the code behind a registry target "package.module:name".
 
-    Covers every project module that it imports, directly or not, wherever the import stands.
-    Comments, layout and docstrings do not count: an edit to prose repeats no training.
+    Covers `closure(target)`. Comments, layout and docstrings do not count: an edit to prose
+    repeats no training.
+    """
+    return digest({module: _meaning(module) for module in sorted(closure(target, checks=checks))})
+
+
+def closure(target: str, *, checks: bool = True) -> set[str]:
+    """Every project module that a target can change a result through.
+
+    That is what it imports, directly or not, wherever the import stands, or names in a string as
+    "package.module:name". Left out is what runs a stage and shows it without a part in its result,
+    and, with `checks` false, the checkers behind the one filter that runs them.
     """
     waiting, seen = [target.partition(":")[0]], set[str]()
     while waiting:
         module = waiting.pop()
-        if module not in seen and _source(module) is not None:
+        if module not in seen and module not in _NO_RESULT and _source(module) is not None:
             seen.add(module)
-            waiting.extend(_imports(module))
-    return digest({module: _meaning(module) for module in sorted(seen)})
+            found = _imports(module)
+            if not checks and module == _RUNS_CHECKS:
+                found = tuple(name for name in found if name.split(".")[0] != "reward")
+            waiting.extend(found)
+    return seen
 
 
 def _source(module: str) -> Path | None:
@@ -60,7 +83,9 @@ def _tree(module: str) -> ast.Module:
 def _imports(module: str) -> tuple[str, ...]:
     names: list[str] = []
     for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names += [m[1] for m in (_TARGET.fullmatch(node.value), _BOOT.search(node.value)) if m]
+        elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]

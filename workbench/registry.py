@@ -64,6 +64,9 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
+# What checks the recipe's `model` section: (preset, **overrides) -> a shape, or a UserError.
+MODEL_SHAPE = "pretrain.presets:shape"
+
 
 def kind(name: str) -> Kind:
     """The kind of this name. Raises: UserError naming the nearest one."""

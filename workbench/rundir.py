@@ -7,16 +7,22 @@ import fcntl
 import json
 import os
 import shutil
+import signal
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, Self
 
 from workbench.errors import UserError
 
 Status = Literal["running", "done", "failed"]
+
+_RAY_COPIES = "working_dir_files"  # the folder in which Ray unpacks what a job was submitted with
+_JOB_RUNS = "anneal"
+_LEFTOVER_GRACE_S = 10.0
 
 
 @dataclass
@@ -48,8 +54,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON by rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(half, path)
+    try:
+        half.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(half, path)
+    except OSError:
+        half.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Any:
@@ -86,6 +96,20 @@ class RunDir:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+
+    @classmethod
+    def of(cls, runs_dir: str, name: str) -> tuple[Self, str | None]:
+        """The run `name` under a recipe's `runs_dir`, and a line to show where it lies elsewhere.
+
+        `ray job submit --working-dir` runs a copy of the folder that Ray deletes later, so a
+        relative `runs_dir` there means the home folder of the head node instead.
+        """
+        folder, here = Path(runs_dir).expanduser(), Path.cwd()
+        if folder.is_absolute() or _RAY_COPIES not in here.parts:
+            return cls(folder / name), None
+        run = cls(Path.home() / _JOB_RUNS / folder / name)
+        line = f"this is a copy of the working directory, so the run is kept in {run.root}"
+        return run, f"{line} (choose another place with --set runs_dir=/shared/folder)"
 
     def stage(self, name: str) -> Path:
         """The folder of a stage (may not exist yet)."""
@@ -126,8 +150,15 @@ class RunDir:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Hold the run for this process; the kernel lets go of it even after `kill -9`."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+") as lock:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock_file = (self.root / ".lock").open("a+")
+        except OSError as error:
+            raise UserError(
+                f"run directory {self.root} cannot be written ({error.strerror}); "
+                "set runs_dir to a folder that can"
+            ) from None
+        with lock_file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -137,6 +168,42 @@ class RunDir:
                 ) from None
             self.stop_file.unlink(missing_ok=True)
             yield
+
+    @contextmanager
+    def stage_claimed(self, stage: str, *, wait_s: float = 60.0) -> Iterator[None]:
+        """Hold a stage for this process, which outlives the driver where that one was killed.
+
+        Whoever else holds it is left over from such a driver (the run itself is claimed): it gets
+        a few seconds to notice, then it is killed. Raises: UserError where it is out of reach.
+        """
+        path = self.root / ".locks" / stage
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A record lock: unlike flock's it is not shared with forked children.
+        with path.open("a+") as file:
+            deadline = time.monotonic() + wait_s
+            while not _try_lock(file):
+                if time.monotonic() > deadline - wait_s + _LEFTOVER_GRACE_S:
+                    _kill_leftover(path)
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"stage {stage!r} is still running as {path.read_text().strip()}, left over "
+                        "from an earlier command; end it there and run this command again"
+                    )
+                time.sleep(0.2)
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+    def tidy(self, stage: str) -> None:
+        """Delete what a finished stage does not need: resumable state, halves left by a kill."""
+        folder = self.stage(stage)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for half in folder.glob(".*"):
+            if half.is_dir():
+                shutil.rmtree(half, ignore_errors=True)
+            else:
+                half.unlink(missing_ok=True)
 
     def adopt(self, resolved: dict[str, Any]) -> None:
         """Write recipe.json. Raises: UserError where the folder holds a run of another recipe."""
@@ -149,6 +216,21 @@ class RunDir:
                     f"{resolved['name']!r}; choose another name with --run"
                 )
         write_json(path, resolved)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _kill_leftover(path: Path) -> None:
+    pid, _, host = path.read_text().strip().partition(" on ")
+    if host == socket.gethostname() and pid.isdigit() and int(pid) != os.getpid():
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def utc_now() -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import StopRequested, UserError
 from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe, StageConfig
-from workbench.rundir import RunDir
+from workbench.rundir import RunDir, read_json
 
 if TYPE_CHECKING:
     from workbench.progress import ProgressFile
@@ -64,6 +64,7 @@ class StageContext:
         """The model folder of the first needed stage that has one."""
         for folder in self.inputs.values():
             if (folder / "model" / "config.json").is_file():
+                read_json(folder / "model" / "config.json")  # half a file is found here
                 return folder / "model"
         raise UserError(
             f"stage {self.name!r} needs a stage that makes a model; its needs: "

@@ -67,7 +67,10 @@ def config_digest(recipe: Recipe, stage: str) -> str:
 
 def stage_code_digest(recipe: Recipe, stage: str) -> str:
     """Digest of the code behind the stage's kind."""
-    return code_digest(registry.kind(recipe.stages[stage].kind).run)
+    config = recipe.stages[stage]
+    # Everything that reads data can run the checkers, through one filter; few recipes ask for it.
+    checks = "passes_check" in config.model_dump_json()
+    return code_digest(registry.kind(config.kind).run, checks=checks)
 
 
 def decide(recipe: Recipe, run: RunDir, stage: str, rerun: set[str]) -> Decision:

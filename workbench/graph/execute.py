@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -46,6 +46,11 @@ class Drive:
             else:
                 self.outcomes[stage] = Outcome(stage, "done")
 
+    @property
+    def failed(self) -> bool:
+        """Whether a stage ended otherwise than done: nothing further is started."""
+        return any(outcome.status != "done" for outcome in self.outcomes.values())
+
     def finish(self, outcome: Outcome) -> None:
         """Record and show how a stage ended."""
         self.outcomes[outcome.stage] = outcome
@@ -65,29 +70,38 @@ def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], ou
             with _stop_on_signal(state):
                 _drive_here(state)
         else:
-            show.note(cluster.connect(recipe.cluster, namespace=_namespace(run), logs=run.root))
-            try:
-                with _stop_on_signal(state):
+            with _stop_on_signal(state) as catch_again:
+                try:
+                    show.note(
+                        cluster.connect(
+                            recipe.cluster, namespace=cluster.namespace("anneal", run.root)
+                        )
+                    )
+                    catch_again()  # Ray puts its own SIGTERM handler in place
+                    _check_room(state)
                     _drive_on_ray(state)
-            finally:
-                cluster.disconnect()
+                finally:
+                    cluster.disconnect()
     return _exit_code(state)
 
 
-def _namespace(run: RunDir) -> str:
-    return f"anneal-{run.root.name}"
+def _check_room(state: Drive) -> None:
+    rerun: set[str] = set()
+    for name in state.stages:
+        if decide(state.recipe, state.run, name, rerun).run:
+            rerun.add(name)
+            config = state.recipe.stages[name]
+            cluster.check_room(name, cpus=config.cpus, gpus=config.gpus)
 
 
 def _drive_here(state: Drive) -> None:
     resolved = state.recipe.resolved()
-    progress = True
-    while progress and not state.signals:
-        progress = False
-        for decision in state.ready(set()):
-            progress = True
-            state.show.watch(decision.stage, state.run.stage(decision.stage))
-            state.finish(run_stage(resolved, str(state.run.root), decision, False))
-            break
+    while not state.signals and not state.failed:
+        decision = next(state.ready(set()), None)
+        if decision is None:
+            return
+        state.show.watch(decision.stage, state.run.stage(decision.stage))
+        state.finish(run_stage(resolved, str(state.run.root), decision, False))
 
 
 def _drive_on_ray(state: Drive) -> None:
@@ -98,8 +112,7 @@ def _drive_on_ray(state: Drive) -> None:
     running: dict[Any, str] = {}
     stopping_since: float | None = None
     while True:
-        failed = any(o.status != "done" for o in state.outcomes.values())
-        if not state.signals and not failed:
+        if not state.signals and not state.failed:
             for decision in state.ready(set(running.values())):
                 cpus, gpus = state.recipe.stages[decision.stage].reserved
                 task = remote.options(
@@ -145,18 +158,26 @@ def _outcome(task: Any, stage: str) -> Outcome:
 
 
 @contextmanager
-def _stop_on_signal(state: Drive) -> Iterator[None]:
+def _stop_on_signal(state: Drive) -> Iterator[Callable[[], None]]:
     """First Ctrl-C or SIGTERM: ask stages to save. Second: leave at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         state.signals += 1
-        state.run.stop_file.touch()
+        try:
+            state.run.stop_file.touch()
+        except OSError:  # a full disk: stages cannot be asked, so they are ended
+            state.signals += 1
         if state.signals == 1:
             state.show.note("stopping: stages save their state (once more to leave at once)")
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    def catch() -> None:
+        for number in before:
+            signal.signal(number, ask)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    catch()
     try:
-        yield
+        yield catch
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -35,16 +35,27 @@ class RunPlan:
 
 
 def plan_run(recipe: Recipe, run: RunDir, stages: list[str]) -> RunPlan:
-    """Plan the stages in order."""
+    """Plan the stages in order. Raises: UserError for a mistake anywhere in the recipe.
+
+    Stages that were not asked for are looked at too: a name that is wrong in the last one must not
+    be found out after days of training.
+    """
+    registry.resolve(registry.MODEL_SHAPE)(recipe.model.preset, **recipe.model.overrides)
+    costs = {name: _stage_plan(recipe, name) for name in recipe.stages}
     plans: dict[str, StagePlan] = {}
     decisions: dict[str, Decision] = {}
     for name in stages:
         rerun = {n for n, d in decisions.items() if d.run}
         decisions[name] = decide(recipe, run, name, rerun)
-        plans[name] = registry.resolve(registry.kind(recipe.stages[name].kind).plan)(
-            recipe.stages[name], recipe
-        )
+        plans[name] = costs[name]
     return RunPlan(plans, decisions)
+
+
+def _stage_plan(recipe: Recipe, name: str) -> StagePlan:
+    plan: StagePlan = registry.resolve(registry.kind(recipe.stages[name].kind).plan)(
+        recipe.stages[name], recipe
+    )
+    return plan
 
 
 def check_disk(plan: RunPlan, run: RunDir) -> None:

@@ -1,16 +1,18 @@
 """One stage, run in its own process: manifest, log file, and the outcome told to the driver."""
 
 import os
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from workbench import registry
+from workbench.disk import is_full, no_space
 from workbench.errors import StopRequested, UserError
 from workbench.graph.dag import Decision, config_digest, stage_code_digest
 from workbench.provenance import digest, git_state, hardware, versions
@@ -33,6 +35,27 @@ def run_stage(
 ) -> Outcome:
     """Run one stage and record it. Never raises for what the stage did: the outcome says it."""
     recipe, run = build(resolved), RunDir(Path(root))
+    if not (run.root / "recipe.json").is_file():
+        return Outcome(
+            decision.stage,
+            "user_error",
+            f"run directory {run.root} is not to be seen on node {socket.gethostname()}; set "
+            "runs_dir to storage that all nodes of the cluster share",
+        )
+    if run.stop_file.exists():  # it waited for a free CPU when the stop came
+        return Outcome(decision.stage, "stopped", "before it began")
+    try:
+        with run.stage_claimed(decision.stage):
+            return _run_claimed(recipe, run, decision, own_process)
+    except UserError as error:
+        return Outcome(decision.stage, "user_error", str(error))
+    except OSError as error:  # of the run directory itself: the manifest, the log file
+        if not is_full(error):
+            return Outcome(decision.stage, "failed", _one_line(error))
+        return Outcome(decision.stage, "user_error", str(no_space(run.root)))
+
+
+def _run_claimed(recipe: Recipe, run: RunDir, decision: Decision, own_process: bool) -> Outcome:
     manifest = _open_manifest(recipe, run, decision)
     context = StageContext(
         name=decision.stage,
@@ -44,25 +67,34 @@ def run_stage(
     )
     started = time.monotonic()
     before_s = manifest.wall_s
-    outcome = Outcome(decision.stage, "done")
     with _output_to(run.stage(decision.stage) / "log.txt", own_process):
-        try:
-            registry.resolve(registry.kind(manifest.kind).run)(context)
-        except StopRequested as stop:
-            outcome = Outcome(decision.stage, "stopped", str(stop))
-        except UserError as error:
-            outcome = Outcome(decision.stage, "user_error", str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it was, the manifest must say it
-            traceback.print_exc()
-            outcome = Outcome(decision.stage, "failed", _one_line(error))
-        finally:
+        outcome = _attempt(context, manifest.kind)
+        with suppress(OSError):  # a full disk, which the outcome says already
             context.close()
             sys.stdout.flush()
             sys.stderr.flush()
     manifest.wall_s = round(before_s + time.monotonic() - started, 2)
     manifest.outputs = context.outputs
     _close_manifest(run, manifest, outcome)
+    if outcome.status == "done":
+        run.tidy(decision.stage)  # after the manifest: a kill in between must not lose the state
     return outcome
+
+
+def _attempt(context: StageContext, kind: str) -> Outcome:
+    try:
+        registry.resolve(registry.kind(kind).run)(context)
+    except StopRequested as stop:
+        return Outcome(context.name, "stopped", str(stop))
+    except UserError as error:
+        return Outcome(context.name, "user_error", str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it was, the manifest must say it
+        with suppress(OSError):
+            traceback.print_exc()
+        if is_full(error):
+            return Outcome(context.name, "user_error", str(no_space(context.run.root)))
+        return Outcome(context.name, "failed", _one_line(error))
+    return Outcome(context.name, "done")
 
 
 def _open_manifest(recipe: Recipe, run: RunDir, decision: Decision) -> Manifest:

@@ -1,0 +1,38 @@
+"""The end of every command line: exit codes, and one line where it ends badly."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from workbench.disk import is_full, no_space
+from workbench.errors import UserError
+
+
+def finish(main: Callable[[], int]) -> int:
+    """Run `main`. Returns the exit code: 0 done, 2 the user's mistake, 1 a failure or a stop."""
+    try:
+        code = main()
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _line(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        return _line("stopped before anything ran", 1)
+    except BrokenPipeError:  # `... | head`: the reader has gone, so nothing can be shown
+        _forget_stdout()
+        return 1
+    except OSError as error:
+        if not is_full(error):
+            raise
+        _forget_stdout()  # it may be what is full
+        return _line(f"error: {no_space(Path(error.filename or '.'))}", 2)
+
+
+def _line(text: str, code: int) -> int:
+    print(text, file=sys.stderr)  # noqa: T201 - the one place that writes to the terminal's stderr
+    return code
+
+
+def _forget_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
