@@ -70,7 +70,17 @@ def _check_length(shard: Path) -> None:
 
 def check_loading(path: str | Path, report: Mapping[str, Any]) -> None:
     """Raise UserError if transformers' loading report leaves any tensor unaccounted for."""
-    problems = []
+    problems = _problems(report)
+    if problems:
+        raise UserError(
+            f"the checkpoint {path} does not match its config.json: tensors "
+            + "; tensors ".join(problems)
+        )
+
+
+def _problems(report: Mapping[str, Any]) -> list[str]:
+    """What a loading report leaves unaccounted for, in words."""
+    problems: list[str] = []
     for kind, key in (("missing", "missing_keys"), ("unexpected", "unexpected_keys")):
         if names := sorted(report.get(key, ())):
             problems.append(f"{kind} {_some(names)}")
@@ -79,10 +89,31 @@ def check_loading(path: str | Path, report: Mapping[str, Any]) -> None:
         problems.append(f"of another shape {_some(shapes)}")
     if failed := report.get("error_msgs"):
         problems.append(f"not readable: {_some(list(map(str, failed)))}")
+    return problems
+
+
+def check_state(model: Any, optimizer: Any, state: Mapping[str, Any]) -> None:
+    """Raise UserError unless a training state has every tensor of this model and optimizer."""
+    own, kept = model.state_dict(), state["model"]
+    report = {
+        "missing_keys": own.keys() - kept.keys(),
+        "unexpected_keys": kept.keys() - own.keys(),
+        "mismatched_keys": [
+            (name, kept[name].shape, own[name].shape)
+            for name in own.keys() & kept.keys()
+            if kept[name].shape != own[name].shape
+        ],
+    }
+    problems = _problems(report)
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    moments = len(state["optimizer"]["state"])
+    if moments != count:
+        problems.append(f"of the optimizer for {moments} parameters instead of {count}")
     if problems:
         raise UserError(
-            f"the checkpoint {path} does not match its config.json: tensors "
+            "the training checkpoint is of another model: tensors "
             + "; tensors ".join(problems)
+            + "; rerun with --fresh"
         )
 
 

@@ -81,7 +81,7 @@ class PretrainConfig(StageConfig):
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: autocast with fp32 master weights."""
     threads: int = Field(2, ge=1)
-    """CPU threads of the trainer."""
+    """CPU threads of the trainer; a step's microbatches share them, one thread each."""
     blend: BlendConfig
     """Sources and their weights by phase [paper: three phases, switching at 60% and 90%]."""
     activations: Activations = "keep"

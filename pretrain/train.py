@@ -4,14 +4,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
+from pretrain.checkpoint import check_state
 from pretrain.config import PretrainConfig
+from pretrain.loss import IGNORED, linear_cross_entropy
 from pretrain.optimizer import adamw
+from pretrain.parallel import GradientWorkers
 from pretrain.rows import Rows, RowStream
 from pretrain.schedule import WSD
 from workbench.checkpoint import Checkpoints, rng_state, set_rng_state
@@ -29,7 +34,7 @@ class Hooks:
 class Trainer:
     """Model, optimizer, data and schedule of one pretraining, and their common state."""
 
-    def __init__(self, model: nn.Module, stream: RowStream, config: PretrainConfig) -> None:
+    def __init__(self, model: PreTrainedModel, stream: RowStream, config: PretrainConfig) -> None:
         self.model, self.stream, self.config = model, stream, config
         schedule = config.schedule
         total = config.num_steps * config.step_tokens
@@ -47,6 +52,7 @@ class Trainer:
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
+        self.workers = GradientWorkers(list(model.parameters()), config.threads)
         self.step = 0
 
     @property
@@ -79,13 +85,12 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         num_valid = batch.num_valid
-        total = torch.zeros((), dtype=torch.float64)
-        for part in _microbatches(batch, self.config.microbatch_rows):
-            loss = token_loss_sum(self.model, part, self.config.precision) / num_valid
-            loss.backward()
-            total += loss.detach().double().cpu()
+        losses = [
+            partial(self._share, part, num_valid)
+            for part in _microbatches(batch, self.config.microbatch_rows)
+        ]
+        loss_value = self.workers.run(losses)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        loss_value = float(total)
         # Before the optimizer step, so that a bad batch cannot reach the weights.
         if not math.isfinite(loss_value) or not math.isfinite(float(norm)):
             raise FloatingPointError(
@@ -95,6 +100,10 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {"loss": loss_value, "lr": lr, "grad_norm": float(norm), "valid_tokens": num_valid}
+
+    def _share(self, part: Rows, num_valid: int) -> torch.Tensor:
+        """A microbatch's part of the step's mean loss."""
+        return token_loss_sum(self.model, part, self.config.precision) / num_valid
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bitwise equal continuation needs."""
@@ -107,7 +116,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`; every tensor must be there (strict)."""
+        """Continue from `state_dict()`. UserError where it is not of this model and optimizer."""
+        check_state(self.model, self.optimizer, state)
         self.model.load_state_dict(state["model"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.stream.load_state_dict(state["stream"])
@@ -115,17 +125,15 @@ class Trainer:
         self.step = int(state["step"])
 
 
-def token_loss_sum(model: nn.Module, rows: Rows, precision: str) -> torch.Tensor:
+def token_loss_sum(model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
     """Cross entropy summed over valid tokens (scalar, fp32)."""
     device = next(model.parameters()).device
+    targets = functional.pad(rows.labels[:, 1:], (0, 1), value=IGNORED).to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        logits = model(
+        hidden = model.base_model(
             input_ids=rows.input_ids.to(device), seq_idx=rows.seq_idx.to(device), use_cache=False
-        ).logits
-    targets = rows.labels[:, 1:].to(device)
-    return functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
-    )
+        ).last_hidden_state
+        return linear_cross_entropy(hidden, model.get_output_embeddings().weight, targets)
 
 
 def _microbatches(batch: Rows, num_rows: int) -> list[Rows]:

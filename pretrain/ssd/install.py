@@ -4,16 +4,24 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMamba2Mixer
+from transformers.models.nemotron_h.modeling_nemotron_h import (
+    NemotronHMamba2Mixer,
+    NemotronHMLP,
+    NemotronHRMSNorm,
+)
 
 from pretrain.ssd import attention
+from pretrain.ssd.feed_forward import FusedFeedForward
 from pretrain.ssd.layout import DocumentLayout
 from pretrain.ssd.mixer import DocumentMamba2Mixer
+from pretrain.ssd.norm import FusedRMSNorm
 
 # transformers clamps the time step of NemotronH from below at `time_step_min`, which is meant
 # for initialisation: training codes and vLLM let it go to 0, and below the clamp the gradient
 # is dead. Written to every checkpoint so that transformers' own path agrees with the others.
 NO_TIME_STEP_CLAMP = 1e-20
+# The same numbers and parameters with less traffic through memory.
+_FASTER = {NemotronHMLP: FusedFeedForward, NemotronHRMSNorm: FusedRMSNorm}
 # Module names that carry information along the sequence outside of attention.
 _RECURRENT = ("mamba", "ssm", "deltanet", "rwkv", "recurrent", "conv1d", "shortconv", "lstm")
 
@@ -28,6 +36,8 @@ def install(model: PreTrainedModel) -> PreTrainedModel:
         if type(module) is NemotronHMamba2Mixer:
             module.__class__ = DocumentMamba2Mixer
             module.time_step_limit = tuple(model.config.time_step_limit)
+        elif type(module) in _FASTER:
+            module.__class__ = _FASTER[type(module)]
     if hasattr(model.config, "time_step_min") and hasattr(model.config, "ssm_state_size"):
         model.config.time_step_min = min(model.config.time_step_min, NO_TIME_STEP_CLAMP)
     refusal = _why_not(model)
