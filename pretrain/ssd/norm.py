@@ -23,7 +23,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         out, scale = torch.empty_like(flat), flat.new_empty(len(flat), 1)
-        for rows in row_blocks(*flat.shape, x.device):
+        for rows in row_blocks(len(flat), flat.shape[1], x.device):
             part = flat[rows]
             torch.mul(part, part, out=out[rows])
             torch.mean(out[rows], -1, keepdim=True, out=scale[rows])
@@ -37,7 +37,7 @@ class _RMSNorm(torch.autograd.Function):
         flat, weight, scale = ctx.saved_tensors
         upstream = grads[0].reshape(flat.shape)
         grad_x, grad_weight = torch.empty_like(flat), torch.zeros_like(weight)
-        for rows in row_blocks(*flat.shape, flat.device):
+        for rows in row_blocks(len(flat), flat.shape[1], flat.device):
             out, factor = grad_x[rows], scale[rows]
             normed = flat[rows] * factor
             torch.mul(upstream[rows], normed, out=out)
