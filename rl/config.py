@@ -108,6 +108,11 @@ class GrpoConfig(StageConfig):
     reward_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the check while training, over those of the prompt; e.g. {mode: fraction} pays for
     the share of instructions followed. The held-out reward keeps the prompt's own."""
+    thinking_budget: int | None = Field(None, ge=1)
+    """Close traces from so many tokens on (budget.control); what the rule forces carries no loss.
+    null: no limit."""
+    thinking_grace: int = Field(500, ge=0)
+    """How many tokens over the budget a newline is waited for."""
     lr: float = Field(1e-4, gt=0)
     """Learning rate (constant)."""
     grad_clip: float = Field(1.0, gt=0)
@@ -148,6 +153,10 @@ class GrpoConfig(StageConfig):
             raise ValueError(
                 f"overlong.buffer_tokens {self.overlong.buffer_tokens} is more than max_tokens "
                 f"{self.max_tokens}; give at most that"
+            )
+        if self.thinking_budget is not None and not self.thinking:
+            raise ValueError(
+                "thinking_budget without a trace (thinking: false); leave one of them out"
             )
         if self.updates_per_step > self.prompts_per_step:
             raise ValueError(

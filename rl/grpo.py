@@ -132,6 +132,7 @@ class Grpo:
             "mixed_groups": sum(map(is_mixed, batch.groups)) / max(len(batch.groups), 1),
             "reply_tokens": sum(lengths) / size,
             "truncated": sum(r.completion.finish_reason == "length" for r in rollouts) / size,
+            "forced_share": sum(sum(r.completion.forced) for r in rollouts) / max(sum(lengths), 1),
             "sampled_groups": float(batch.num_sampled),
             "staleness": staleness(batch.groups, self.step),
             "rollout_s": batch.ended - batch.began,

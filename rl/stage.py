@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from budget.engine import with_budgets
 from data_mix.supervised import take_conversations
 from pretrain.hybrid import load_model, save_model
 from pretrain.ssd.isolation import check_isolation
@@ -32,10 +33,14 @@ def run(context: StageContext) -> None:
     tokenizer = read_tokenizer(context.parent_model)
     model = load_model(context.parent_model)
     check_isolation(model)
-    engine = start_engine(context.parent_model, config.engine)
+    budgets = config.thinking_budget is not None
+    engine = start_engine(
+        context.parent_model, with_budgets(config.engine) if budgets else config.engine
+    )
     sampling = Sampling(
         max_tokens=config.max_tokens, n=config.group_size, temperature=config.temperature,
         top_p=config.top_p, top_k=config.top_k, min_p=config.min_p,
+        thinking_budget=config.thinking_budget, thinking_grace=config.thinking_grace,
     )  # fmt: skip
     sampler = Sampler(
         engine, tokenizer, sampling, config.thinking, config.advantage, config.overlong,

@@ -68,6 +68,11 @@ METRICS: dict[str, Metric] = {
         Metric("reply_tokens", "tokens", "mean length of a sampled reply, thinking included"),
         Metric("truncated", "share", "sampled replies that hit the token limit", "down"),
         Metric(
+            "forced_share",
+            "share",
+            "sampled tokens that the thinking budget forced; they carry no loss",
+        ),
+        Metric(
             "mismatch_kl",
             "nats/token",
             "KL between the engine that sampled and the trainer, k3 estimate on sampled tokens",

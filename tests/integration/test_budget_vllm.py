@@ -1,6 +1,5 @@
 """Thinking budgets inside a real vLLM engine around a tiny random hybrid, and under `vllm serve`."""
 
-import json
 import os
 import random
 import socket
@@ -10,11 +9,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
+from transformers import AutoTokenizer
 
+from budget.client import complete, extra_body
 from budget.control import BudgetRule, forced_mask
 from budget.requests import BudgetRequest
 from budget.vocabulary import vocabulary_of
@@ -224,24 +227,14 @@ def test_serve_takes_the_budget_with_the_request_and_streams(
     )
     try:
         _wait_for(f"http://127.0.0.1:{port}/health", server, tmp_path / "serve.log")
-        body = {
-            "model": "tiny",
-            "messages": [{"role": "user", "content": "q"}],
-            "max_tokens": 40,
-            "ignore_eos": True,
-            "seed": 0,
-            "vllm_xargs": BudgetRequest(6, 4).extra_args(),
-        }
-        url = f"http://127.0.0.1:{port}/v1/chat/completions"
-        lines = _post(url, {**body, "stream": True}).splitlines()
-        events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-        text = "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
-        assert len(events) > 10
-        assert text.count("</think>") == 1
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            _post(url, {**body, "vllm_xargs": {"thinking_budget": -3}})
-        assert refused.value.code == 400
-        assert "thinking_budget -3" in refused.value.read().decode()
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+        _streams(client)
+        _samples_several(client, checkpoint)
+        _needs_no_processor(client, checkpoint)
+        with pytest.raises(openai.BadRequestError, match="thinking_budget -3"):
+            client.completions.create(
+                model="tiny", prompt="q", extra_body={"vllm_xargs": {"thinking_budget": -3}}
+            )
     finally:
         server.terminate()
         server.wait(30)
@@ -260,9 +253,60 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(f"no answer from {url}: {log.read_text()[-3000:]}")
 
 
-def _post(url: str, body: dict[str, Any]) -> str:
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+def _streams(client: openai.OpenAI) -> None:
+    pieces = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "q"}],
+        max_tokens=40,
+        seed=0,
+        stream=True,
+        extra_body={"ignore_eos": True, **extra_body(6, 4)},
     )
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        return str(answer.read().decode())
+    texts = [piece.choices[0].delta.content or "" for piece in pieces if piece.choices]
+    assert len(texts) > 10
+    assert "".join(texts).count("</think>") == 1
+
+
+def _samples_several(client: openai.OpenAI, checkpoint: Path) -> None:
+    """Requests at once, three samples each: every one obeys the budget of its own request."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    prompt = prompt_ids([{"role": "user", "content": "q"}], tokenizer=tokenizer)
+
+    def sample(budget: int) -> list[list[int]]:
+        done = client.completions.create(
+            model="tiny",
+            prompt=prompt,
+            n=3,
+            max_tokens=40,
+            seed=budget,
+            extra_body={"ignore_eos": True, "return_token_ids": True, **extra_body(budget, 2)},
+        )
+        return [choice.token_ids for choice in done.choices]  # type: ignore[attr-defined]
+
+    budgets = (0, 3, 9, 20)
+    with ThreadPoolExecutor(len(budgets)) as pool:
+        replies = list(pool.map(sample, budgets))
+    for budget, group in zip(budgets, replies, strict=True):
+        rule = BudgetRule.for_tokenizer(tokenizer, budget, 2)
+        assert len({tuple(ids) for ids in group}) == 3
+        for ids in group:
+            assert check(rule, prompt, ids) == len(rule.close_ids)
+
+
+def _needs_no_processor(client: openai.OpenAI, checkpoint: Path) -> None:
+    """The client's two calls, which any server understands."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    user = [{"role": "user", "content": "q"}]
+    prompt = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
+    reply = complete(
+        client.completions.create,
+        prompt,
+        budget=8,
+        max_tokens=30,
+        model="tiny",
+        seed=0,
+        extra_body={"ignore_eos": True},
+    )
+    assert (reply.thinking_tokens, reply.total_tokens, reply.cut) == (8, 30, True)
+    assert reply.text.count(".\n</think>\n\n") == 1
+    assert reply.finish_reason == "length"
