@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from data_mix.bfcl_names import BFCL_CATEGORIES, BFCL_SPLITS
 from data_mix.world.blend import PRETRAINING_KINDS
 from data_mix.world.generate import DOMAINS, SPLITS
 from workbench.errors import unknown_name
@@ -98,6 +99,25 @@ class LongContextSource(Section):
         return _known("split", value, SPLITS)
 
 
+class BfclSource(Section):
+    """Real requests with gold tool calls of BFCL v3, in a split of our own (data_mix.bfcl)."""
+
+    type: Literal["bfcl"]
+    categories: tuple[str, ...] = BFCL_CATEGORIES
+    """Live categories with gold calls."""
+    split: str = "train"
+    """train or test; no tool is offered in both."""
+    max_characters: int | None = Field(None, ge=1)
+    """Leave out items whose messages and tool documents are longer; null: none."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "BfclSource":
+        for name in self.categories:
+            _known("BFCL category", name, BFCL_CATEGORIES)
+        _known("split", self.split, BFCL_SPLITS)
+        return self
+
+
 class ColumnsConfig(Section):
     """How a row becomes a document."""
 
@@ -158,7 +178,13 @@ class HubSource(ColumnsConfig):
 
 
 SourceConfig = Annotated[
-    WorldSource | PretrainingSource | LongContextSource | JsonlSource | ParquetSource | HubSource,
+    WorldSource
+    | PretrainingSource
+    | LongContextSource
+    | BfclSource
+    | JsonlSource
+    | ParquetSource
+    | HubSource,
     Field(discriminator="type"),
 ]
 

@@ -1,12 +1,14 @@
 """Sources: endless seeded streams of documents that resume exactly, by one number."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from random import Random
 from typing import Any
 
+from data_mix.bfcl import bfcl_conversations
 from data_mix.config import (
+    BfclSource,
     CleanConfig,
     HubSource,
     JsonlSource,
@@ -117,6 +119,28 @@ def _apportion(shares: dict[str, float], count: int) -> dict[str, int]:
     for name in by_remainder[: count - sum(whole.values())]:
         whole[name] += 1
     return whole
+
+
+class _Listed(Source):
+    """A fixed list, shuffled anew in every pass but the first."""
+
+    def __init__(self, name: str, documents: Sequence[Document], seed: int) -> None:
+        super().__init__(name)
+        self._documents, self._seed = documents, seed
+        if not documents:
+            raise UserError(f"source {name!r} holds no documents; loosen its limits")
+
+    def at(self, position: int) -> Document:
+        number_of_pass, place = divmod(position, len(self._documents))
+        order = list(range(len(self._documents)))
+        if number_of_pass:
+            Random(f"{self._seed}/{self.name}/{number_of_pass}").shuffle(order)
+        return self._documents[order[place]]
+
+    def take(self, count: int) -> list[Document]:
+        if count > len(self._documents):
+            raise _too_few(self.name, len(self._documents), count)
+        return super().take(count)
 
 
 class _LocalFile(Source):
@@ -303,6 +327,9 @@ def open_source(config: SourceConfig, *, name: str, seed: int) -> Source:
         return _Generated(
             name, lambda i: long_context(i, split=split, seed=seed, num_characters=length)
         )
+    if isinstance(config, BfclSource):
+        items = bfcl_conversations(config.split, config.categories, config.max_characters)
+        return _Listed(name, items, seed)
     if isinstance(config, HubSource):
         return _Hub(name, config)
     return _LocalFile(name, config, seed)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from data_mix.world import DOMAINS, conversations
 from evals.benchmark import Benchmark, Sampled
 from evals.sources import Loading
-from evals.tasks import bfcl, choice, code, instructions, maths, ruler
+from evals.tasks import bfcl, choice, code, instructions, live_tools, maths, ruler
 from workbench.conversation import Conversation
 from workbench.errors import unknown_name
 
@@ -40,6 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         *choice.BENCHMARKS,
         *code.BENCHMARKS,
         *instructions.BENCHMARKS,
+        *live_tools.BENCHMARKS,
         *maths.BENCHMARKS,
         *(_world(domain, split) for split in ("test", "validation") for domain in DOMAINS),
     )

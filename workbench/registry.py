@@ -32,6 +32,12 @@ KINDS: dict[str, Kind] = {
         plan="pretrain.plan:plan_tokenizer",
         about="train a byte-level BPE tokenizer with the chat format's special tokens",
     ),
+    "convert": Kind(
+        config="pretrain.convert.config:ConvertConfig",
+        run="pretrain.convert.stage:run",
+        plan="pretrain.convert.plan:plan_convert",
+        about="a GGUF file or a Hugging Face checkpoint becomes the run's base model",
+    ),
     "pretrain": Kind(
         config="pretrain.config:PretrainConfig",
         run="pretrain.stage:run",

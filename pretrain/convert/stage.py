@@ -1,0 +1,78 @@
+"""Stage kind `convert`: a GGUF file or a checkpoint in, the run's base model out."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from pretrain.convert.config import ConvertConfig, GgufSource
+from pretrain.convert.gguf_file import GgufFile, locate
+from pretrain.convert.llama import llama_config, state_dict
+from pretrain.hybrid import load_model, save_model
+from workbench.errors import UserError
+from workbench.stage import StageContext
+
+
+def run(context: StageContext) -> None:
+    """Convert and save."""
+    config: ConvertConfig = context.config
+    source = config.source
+    context.progress(message=f"reading {source.type}")
+    if isinstance(source, GgufSource):
+        path = locate(source)
+        model, about = read_gguf(path)
+        tokenizer = gguf_tokenizer(path)
+        context.outputs["source"] = {"file": path.name, **about}
+    else:
+        model = load_model(source.path)
+        tokenizer = AutoTokenizer.from_pretrained(source.path)
+        context.outputs["source"] = {"checkpoint": source.path}
+    _fit_tokenizer(tokenizer, model)
+    model = model.to(getattr(torch, config.dtype))
+    model.config.dtype = config.dtype
+    context.outputs["parameters"] = sum(p.numel() for p in model.parameters())
+    save_model(model, context.stage_dir / "model", tokenizer)
+
+
+def read_gguf(path: Path) -> tuple[LlamaForCausalLM, dict[str, Any]]:
+    """The model of a GGUF file in fp32, and what the file says of itself.
+
+    Raises: UserError where the file is damaged, not a Llama, or leaves a tensor unaccounted for.
+    """
+    file = GgufFile(path)
+    tensors = dict(file.tensors())
+    config = llama_config(file.fields, tied="output.weight" not in tensors)
+    weights = {n: torch.tensor(w) for n, w in state_dict(tensors, config).items()}
+    model = LlamaForCausalLM(config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    missing = [n for n in missing if not (config.tie_word_embeddings and n == "lm_head.weight")]
+    if missing or unexpected:
+        raise UserError(
+            f"{path.name}: tensors missing {missing[:5]}, unknown {unexpected[:5]}; the file does "
+            "not match its own fields"
+        )
+    ids = {k: getattr(config, k) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**ids)
+    about = {"name": file.fields.get("general.name"), "tensor_types": file.tensor_types()}
+    return model, about
+
+
+def gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The file's tokenizer and chat template, by transformers' own reader."""
+    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def _fit_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Give the tokenizer the model's length: a GGUF leaves it at 1e30, and nothing would warn."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None:
+        tokenizer.model_max_length = min(int(tokenizer.model_max_length), int(longest))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token

@@ -1,0 +1,129 @@
+"""BFCL's live categories as our own split: no leak, right gold calls, tools shown whole."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from data_mix.bfcl import (
+    UNSATISFIABLE,
+    bfcl_conversations,
+    family_of,
+    gold_calls,
+    json_schema_tool,
+    unsatisfied,
+)
+from data_mix.bfcl_names import BFCL_CATEGORIES
+from data_mix.config import BfclSource
+from data_mix.sources import open_source
+from workbench.conversation import Conversation
+from workbench.errors import UserError
+
+TRAIN, TEST = bfcl_conversations("train"), bfcl_conversations("test")
+
+
+def names(conversations: list[Conversation]) -> set[str]:
+    return {tool["function"]["name"] for c in conversations for tool in c.tools or []}
+
+
+def requests(conversations: list[Conversation]) -> set[str]:
+    return {re.sub(r"\W+", " ", c.prompt[-1]["content"].lower()).strip() for c in conversations}
+
+
+def test_the_split_is_whole_and_disjoint_by_tool_family_and_request() -> None:
+    # [derived] BFCL v3: 258 + 1053 + 16 + 24 live items with gold, 4 of them unsatisfiable.
+    assert len(TRAIN) + len(TEST) == 258 + 1053 + 16 + 24 - 4
+    assert not {c.id for c in TRAIN} & {c.id for c in TEST}
+    assert not names(TRAIN) & names(TEST)
+    assert not {family_of(c.id) for c in TRAIN} & {family_of(c.id) for c in TEST}
+    assert not requests(TRAIN) & requests(TEST)
+    assert not {c.id for c in [*TRAIN, *TEST]} & UNSATISFIABLE
+
+
+def test_every_gold_reply_passes_bfcls_own_checker() -> None:
+    assert unsatisfied([*TRAIN, *TEST]) == []
+
+
+def test_the_excluded_items_are_those_that_no_reply_can_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("data_mix.bfcl.UNSATISFIABLE", frozenset())
+    whole = [*bfcl_conversations("train"), *bfcl_conversations("test")]
+    assert set(unsatisfied(whole)) == UNSATISFIABLE
+
+
+def test_a_length_limit_moves_nothing_to_the_other_split() -> None:
+    for split, whole in (("train", TRAIN), ("test", TEST)):
+        short = bfcl_conversations(split, max_characters=1600)
+        ids = [c.id for c in whole]
+        assert [c.id for c in short] == [i for i in ids if i in {c.id for c in short}]
+    # The recipe and the docs state these numbers.
+    assert len(bfcl_conversations("train", max_characters=1600)) == 168
+    assert Counter(c.domain for c in bfcl_conversations("test", max_characters=1600)) == {
+        "live_simple": 147,
+        "live_multiple": 47,
+        "live_parallel": 5,
+        "live_parallel_multiple": 3,
+    }
+
+
+def test_gold_calls_say_what_the_request_says() -> None:
+    gold = [{"f": {"a": [1, 2], "b": ["", "x"], "c": ["", "y"], "d": [{"k": ["v"], "o": ["", 3]}]}}]
+    tools = [{"name": "f", "parameters": {"required": ["c"]}}]
+    assert gold_calls(gold, tools) == [
+        {"name": "f", "arguments": {"a": 1, "c": "y", "d": {"k": "v"}}}
+    ]
+    listed = [{"f": {"a": [[{"k": ["v", "w"]}]]}}]
+    assert gold_calls(listed, tools) == [{"name": "f", "arguments": {"a": [{"k": "v"}]}}]
+
+
+def test_tools_are_shown_whole_in_json_schema() -> None:
+    document = {
+        "name": "f",
+        "description": "D",
+        "parameters": {
+            "type": "dict",
+            "required": ["a"],
+            "properties": {
+                # A parameter that is called like a keyword of the schema.
+                "type": {"type": "string", "description": "T", "enum": ["dict"]},
+                "a": {"type": "array", "items": {"type": "float"}, "default": {"type": "dict"}},
+                "b": {"type": "any", "description": "B"},
+            },
+        },
+    }
+    assert json_schema_tool(document)["function"]["parameters"] == {
+        "type": "object",
+        "required": ["a"],
+        "properties": {
+            "type": {"type": "string", "description": "T", "enum": ["dict"]},
+            "a": {"type": "array", "items": {"type": "number"}, "default": {"type": "dict"}},
+            "b": {"description": "B"},
+        },
+    }
+
+
+def test_the_source_takes_each_item_once_and_says_how_many_there_are() -> None:
+    raw = {"type": "bfcl", "split": "test", "categories": ["live_parallel"]}
+    source = open_source(BfclSource.read(raw, where="x"), name="tools", seed=1)
+    taken = source.take(5)
+    assert len({c.id for c in taken if isinstance(c, Conversation)}) == 5
+    with pytest.raises(UserError, match="'tools' has 5 documents, 6 were asked for"):
+        source.take(6)
+    drawn = [source.draw() for _ in range(10)]
+    assert drawn[:5] == taken
+    ids = [c.id for c in drawn if isinstance(c, Conversation)]
+    assert sorted(ids[5:]) == sorted(ids[:5])
+
+
+@pytest.mark.parametrize("change", [{"split": "tset"}, {"categories": ["live_simpel"]}])
+def test_unknown_names_are_one_line(change: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="did you mean"):
+        BfclSource.read({"type": "bfcl", **change}, where="x")
+
+
+def test_categories_and_json() -> None:
+    assert {c.domain for c in [*TRAIN, *TEST]} == set(BFCL_CATEGORIES)
+    row = TEST[0].to_row()
+    assert Conversation.from_row(json.loads(json.dumps(row))) == TEST[0]

@@ -1,0 +1,158 @@
+"""GGUF to Hugging Face: names, the row order of queries and keys, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pretrain.convert.config import ConvertConfig, GgufSource
+from pretrain.convert.gguf_file import locate
+from pretrain.convert.llama import hf_name, llama_config, state_dict, unpermute
+from workbench.errors import UserError
+
+FIELDS: dict[str, Any] = {
+    "general.architecture": "llama",
+    "llama.vocab_size": 48,
+    "llama.embedding_length": 32,
+    "llama.feed_forward_length": 64,
+    "llama.block_count": 2,
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "llama.context_length": 128,
+    "llama.attention.layer_norm_rms_epsilon": float(np.float32(1e-5)),
+    "llama.rope.freq_base": 100000.0,
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.padding_token_id": 2,
+}
+GGUF_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def to_gguf(model: LlamaForCausalLM) -> dict[str, np.ndarray[Any, Any]]:
+    """The tensors that llama.cpp's converter writes, done another way: row by row.
+
+    Row 2 i + p of a head in the file is row p D/2 + i of the checkpoint.
+    """
+    out = {}
+    for name, tensor in model.state_dict().items():
+        value = tensor.float().numpy()
+        if name == "model.embed_tokens.weight":
+            out["token_embd.weight"] = value
+        elif name == "model.norm.weight":
+            out["output_norm.weight"] = value
+        elif name.startswith("model.layers."):
+            _, _, layer, *rest = name.split(".")
+            kind = ".".join(rest[:-1])
+            if kind.endswith(("q_proj", "k_proj")):
+                size = model.config.head_dim
+                rows = np.empty_like(value)
+                for row in range(len(value)):
+                    head, place = divmod(row, size)
+                    half, pair = divmod(place, size // 2)
+                    rows[head * size + 2 * pair + half] = value[row]
+                value = rows
+            out[f"blk.{layer}.{GGUF_NAMES[kind]}.weight"] = value
+    return out
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(llama_config(FIELDS, tied=True))
+
+
+def test_rows_of_queries_and_keys_go_back_to_halves() -> None:
+    # One head of size 6: pairs (0, 3), (1, 4), (2, 5) of the checkpoint lie side by side in the file.
+    file = np.array([[0], [3], [1], [4], [2], [5]])
+    assert unpermute(file, 1).ravel().tolist() == [0, 1, 2, 3, 4, 5]
+    two_heads = np.concatenate([file, file + 10])
+    assert unpermute(two_heads, 2).ravel().tolist() == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
+    with pytest.raises(UserError, match="no 4 heads of even size"):
+        unpermute(file, 4)
+
+
+def test_a_model_written_as_llama_cpp_does_comes_back_to_the_bit(tiny: LlamaForCausalLM) -> None:
+    back = state_dict(to_gguf(tiny), tiny.config)
+    wanted = {n: t for n, t in tiny.state_dict().items() if n != "lm_head.weight"}
+    assert back.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert np.array_equal(back[name], tensor.numpy()), name
+
+
+def test_the_configuration_is_the_files() -> None:
+    config = llama_config(FIELDS, tied=True)
+    assert isinstance(config, LlamaConfig)
+    assert (config.num_key_value_heads, config.head_dim, config.vocab_size) == (2, 8, 48)
+    assert config.rms_norm_eps == 1e-5  # not 9.999999747378752e-06
+    assert config.rope_parameters["rope_theta"] == 100000.0
+    assert config.tie_word_embeddings and config.eos_token_id == 2
+    with pytest.raises(UserError, match="'gpt2'; only `llama`"):
+        llama_config({**FIELDS, "general.architecture": "gpt2"}, tied=True)
+    fields = {k: v for k, v in FIELDS.items() if k != "llama.block_count"}
+    with pytest.raises(UserError, match=r"no field 'llama\.block_count'"):
+        llama_config(fields, tied=True)
+
+
+def test_a_tensor_without_a_place_is_refused() -> None:
+    assert hf_name("blk.11.ffn_up.weight") == "model.layers.11.mlp.up_proj.weight"
+    for name in ("blk.0.attn_q.bias", "blk.0.ffn_gate_exps.weight", "position_embd.weight"):
+        with pytest.raises(UserError, match="has no place in a Llama model"):
+            hf_name(name)
+
+
+def test_a_source_says_where_it_is(tmp_path: Path) -> None:
+    def source(**fields: Any) -> Any:
+        raw = {"kind": "convert", "source": {"type": "gguf", **fields}}
+        return ConvertConfig.read(raw, where="stages.base").source
+
+    for fields in ({}, {"path": "a", "package": "b"}):
+        with pytest.raises(UserError, match="either `path` or `package`"):
+            source(**fields)
+    with pytest.raises(UserError, match="no GGUF file at"):
+        locate(source(path=str(tmp_path / "x.gguf")))
+    with pytest.raises(UserError, match="'no_such_package' is not installed"):
+        locate(source(package="no_such_package"))
+    with pytest.raises(UserError, match="'yaml' ships 0 GGUF files"):
+        locate(source(package="yaml"))
+
+
+def test_a_written_file_is_read(tmp_path: Path, tiny: LlamaForCausalLM) -> None:
+    """With the GGUF library (requirements/real.txt): write a file, read it back as a model."""
+    gguf = pytest.importorskip("gguf")
+    from pretrain.convert.stage import read_gguf
+
+    path = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in FIELDS.items():
+        if isinstance(value, int):
+            writer.add_uint32(name, value)
+        elif isinstance(value, float):
+            writer.add_float32(name, value)
+    for name, tensor in to_gguf(tiny).items():
+        writer.add_tensor(name, np.ascontiguousarray(tensor))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model, about = read_gguf(path)
+    assert about["tensor_types"] == {"F32": 20}  # 9 of each layer, embeddings, last norm
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, tiny(ids).logits)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match="not a whole GGUF file"):
+        read_gguf(path)
+    assert GgufSource(type="gguf", path="x").path == "x"
