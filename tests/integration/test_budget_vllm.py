@@ -102,7 +102,7 @@ def test_every_request_of_a_mixed_batch_obeys_its_own_budget(llm: Any) -> None:
     prompts, asked, sampling = [], [], []
     for number in range(96):
         prompt = prompt_ids(user, thinking=rng.random() < 0.8, tokenizer=tokenizer)
-        partial = [rng.randrange(20, 300) for _ in range(rng.choice((0, 0, 3, 300)))]
+        partial = [rng.randrange(20, len(tokenizer)) for _ in range(rng.choice((0, 0, 3, 300)))]
         request = BudgetRequest(
             rng.choice((0, 1, 8, 20, 310)), rng.choice((0, 5, 500)), rng.choice(("newline", "card"))
         )
