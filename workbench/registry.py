@@ -56,6 +56,12 @@ KINDS: dict[str, Kind] = {
         plan="rl.plan:plan_grpo",
         about="GRPO on verifiable rewards with vLLM rollouts",
     ),
+    "dpo": Kind(
+        config="rl.dpo.config:DpoConfig",
+        run="rl.dpo.stage:run",
+        plan="rl.dpo.plan:plan_dpo",
+        about="iterative on-policy DPO on a tool environment",
+    ),
     "merge": Kind(
         config="rl.merge.config:MergeConfig",
         run="rl.merge.stage:run",

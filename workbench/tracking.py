@@ -106,6 +106,15 @@ METRICS: dict[str, Metric] = {
         Metric("rollout_s", "s", "time to sample and score the step's rollouts", "down"),
         Metric("step_s", "s", "wall time of the whole step", "down"),
         Metric(
+            "pair_accuracy",
+            "share",
+            "pairs in which the better side scores higher (DPO: its log-probability has risen more)",
+            "up",
+        ),
+        Metric("pair_margin", "", "mean score of the better side minus that of the worse", "up"),
+        Metric("chosen_logp", "nats", "mean log-probability of a pair's better episode"),
+        Metric("rejected_logp", "nats", "mean log-probability of a pair's worse episode"),
+        Metric(
             "merge_score", "", "the sweep's metric at one alpha, mean over its benchmarks", "up"
         ),
         Metric("accuracy", "share", "mean of the answers' values over all benchmarks", "up"),

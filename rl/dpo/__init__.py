@@ -1,0 +1,1 @@
+"""Iterative on-policy DPO on tool environments."""

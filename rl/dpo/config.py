@@ -1,0 +1,73 @@
+"""Recipe section of the stage kind `dpo`. Imports no torch."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from rl.environments.config import TasksConfig
+from workbench.engine.config import EngineConfig
+from workbench.recipe import StageConfig
+
+
+class DpoConfig(StageConfig):
+    """Stage kind `dpo`: sample on every task, pair successes with failures, train, repeat.
+
+    The paper reports neither the number of rounds, nor beta, learning rate or pairs a prompt: the
+    defaults here are ours.
+    """
+
+    kind: Literal["dpo"]
+    tasks: TasksConfig
+    """What the policy plays to learn from."""
+    num_tasks: int = Field(256, ge=1)
+    """Different tasks, the same in every round."""
+    held_out: TasksConfig
+    """Tasks for the success rate before and after."""
+    num_held_out: int = Field(200, ge=2)
+    """How many of them."""
+    held_out_samples: int = Field(1, ge=1)
+    """Episodes of each."""
+    rounds: int = Field(2, ge=1)
+    """Times of sampling with the newest policy and training on the result."""
+    samples: int = Field(8, ge=2)
+    """Episodes of a task in each round."""
+    pairs_per_task: int = Field(4, ge=1)
+    """Most pairs of a success and a failure from one task in a round."""
+    max_turns: int = Field(6, ge=1)
+    """Most replies of an episode."""
+    max_tokens: int = Field(128, ge=1)
+    """Longest reply."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature."""
+    thinking: bool = True
+    """Play with a trace."""
+    max_failed_share: float = Field(0.2, ge=0, lt=1)
+    """The run stops where more of a round's episodes broke than this."""
+    beta: float = Field(0.1, gt=0)
+    """Strength of the pull to the round's starting policy."""
+    lr: float = Field(1e-6, gt=0)
+    """Learning rate (constant after the warm-up)."""
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    """Share of a round's steps spent warming up."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over a round's pairs."""
+    pairs_per_step: int = Field(16, ge=1)
+    """Pairs an optimizer step."""
+    microbatch_pairs: int = Field(4, ge=1)
+    """Pairs in one forward pass."""
+    row_tokens: int = Field(8192, ge=64)
+    """Longest episode trained on, all its turns with their prompts; longer ones are dropped and
+    counted."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast with fp32 master weights."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of the trainer."""
+    checkpoint_every_steps: int = Field(20, ge=1)
+    """A resumable checkpoint every so many steps."""
+    engine: EngineConfig = EngineConfig()
+    """How vLLM is run."""
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Any further field of TRL's DPOConfig; checked by constructing it. Example: {loss_type:
+    [sigmoid, sft], loss_weights: [1.0, 0.2]}."""

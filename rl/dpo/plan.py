@@ -1,0 +1,45 @@
+"""What a DPO stage will cost. Imports no torch."""
+
+from rl.dpo.config import DpoConfig
+from workbench.load import GenerationLoad, TrainingLoad
+from workbench.recipe import Recipe
+from workbench.stage import StagePlan
+
+
+def plan_dpo(config: DpoConfig, recipe: Recipe) -> StagePlan:
+    """Episodes, and the most tokens and pairs they can come to."""
+    a_round = config.num_tasks * config.samples
+    held_out = 2 * config.num_held_out * config.held_out_samples
+    pairs = config.num_tasks * config.pairs_per_task
+    steps = config.rounds * -(-round(pairs * config.epochs) // config.pairs_per_step)
+    tokens = (a_round * config.rounds + held_out) * config.max_turns * config.max_tokens
+    line = (
+        f"{config.rounds} rounds x {config.num_tasks} {config.tasks.type} tasks x {config.samples} "
+        f"episodes of at most {config.max_turns} replies; at most {pairs:,} pairs a round; "
+        f"{config.num_held_out} held-out tasks before and after"
+    )
+    engine = config.engine
+    generation = GenerationLoad(
+        tokens=tokens,
+        context_tokens=engine.max_model_len,
+        sequences=min(engine.max_num_seqs, a_round),
+        engines=engine.replicas,
+        gpus=engine.gpus,
+        dtype=engine.dtype,
+    )
+    training = TrainingLoad(
+        tokens=round(2 * pairs * config.epochs * config.rounds) * config.row_tokens,
+        row_tokens=config.row_tokens,
+        microbatch_rows=2 * config.microbatch_pairs,
+        document_tokens=min(engine.max_model_len, config.row_tokens),
+        gpus=config.gpus,
+        precision=config.precision,
+        bound=True,
+    )
+    return StagePlan(
+        lines=(line,),
+        steps=steps,
+        tokens=tokens,
+        disk_bytes=2**28,
+        loads=(generation, training),
+    )
