@@ -19,6 +19,11 @@ from workbench.stage import StageContext
 def run(context: StageContext) -> None:
     """Build the model, train it on the blend, save it. Continues from the newest checkpoint."""
     config: PretrainConfig = context.config
+    if config.distributed.on or config.activations != "keep":
+        raise UserError(
+            "pretraining runs in one process and keeps its activations so far; set distributed: "
+            "{workers: 1, strategy: none} and activations: keep (sft has both)"
+        )
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)

@@ -22,7 +22,11 @@ echo "setup: installing ${files[*]} into .venv (a few minutes)"
 if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
   torch=$(grep -h '^torch==' "requirements/$flavour.txt")
   # The plain index has a CPU build only on some mirrors; PyTorch's own index always has it.
-  "${pip[@]}" "$torch" 2>/dev/null || "${pip[@]}" "$torch" --index-url "https://download.pytorch.org/whl/${flavour/cuda/cu130}"
+  if [ "$flavour" = cuda ]; then                # with its nvidia-* libraries; never run by us
+    .venv/bin/python -m pip install --disable-pip-version-check -qq "$torch" --index-url https://download.pytorch.org/whl/cu130
+  else
+    "${pip[@]}" "$torch" 2>/dev/null || "${pip[@]}" "$torch" --index-url https://download.pytorch.org/whl/cpu
+  fi
 fi
 "${pip[@]}" setuptools==80.9.0 wheel==0.45.1
 # DeepSpeed ships as source; it builds no operator here (they are compiled on first use).
