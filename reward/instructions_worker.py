@@ -26,7 +26,7 @@ def _prepare() -> None:
 
     # langdetect draws random numbers; a fixed seed makes verdicts repeatable.
     langdetect.DetectorFactory.seed = 0
-    folder = _punkt_folder()
+    folder = punkt_folder()
     if folder is not None:
         nltk.data.path.insert(0, str(folder))
     # Without their data the modules would try to download it.
@@ -59,7 +59,7 @@ def _ifbench() -> Any:
     return importlib.import_module("ifbench.instructions_registry").INSTRUCTION_DICT
 
 
-def _punkt_folder() -> Path | None:
+def punkt_folder() -> Path | None:
     """NLTK's punkt_tab as the llama-index-core wheel ships it (not in nltk's own wheel)."""
     found = importlib.util.find_spec("llama_index")
     for root in (found.submodule_search_locations or []) if found else []:

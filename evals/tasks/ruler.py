@@ -11,6 +11,8 @@ import io
 import json
 import random
 import re
+import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 from evals.benchmark import Benchmark, Row, Sampled
 from evals.sources import Loading, package_folder
 from evals.statistics import strata, weighted
+from reward.instructions_worker import punkt_folder
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
 from workbench.statistics import Estimate
@@ -165,12 +168,44 @@ def _variables(length: int, count: int, tokenizer: Any) -> list[dict[str, Any]]:
     return make(tokenizer=tokenizer, num_samples=count, max_seq_length=length, icl_example=example)
 
 
+_LOADED: dict[str, types.ModuleType] = {}
+
+
+@cache
 def _module(name: str) -> Any:
+    """One of lm-eval's RULER modules, without the harness that its package would import."""
+    root = package_folder("lm_eval", "ruler")
+    before = {key: sys.modules.pop(key) for key in list(sys.modules) if _is_harness(key)}
+    folders = {"lm_eval": root, "lm_eval.tasks": root / "tasks"}
+    folders["lm_eval.tasks.ruler"] = root / "tasks" / "ruler"
+    sys.modules.update(_LOADED)
+    for package, folder in folders.items():
+        sys.modules[package] = types.ModuleType(package)
+        sys.modules[package].__path__ = [str(folder)]
     try:
+        _find_sentences()
         return importlib.import_module(f"lm_eval.tasks.ruler.{name}")
     except (ImportError, LookupError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        why = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"RULER's generators need a package: {why}; run make setup") from None
+    finally:
+        for key in [key for key in sys.modules if _is_harness(key)]:
+            # Importing the needles takes half a minute of CPU: they list every pair of words.
+            _LOADED[key] = sys.modules.pop(key)
+        sys.modules.update(before)
+
+
+def _find_sentences() -> None:
+    """NLTK's sentence splitter as an installed package ships it: the generators would download it."""
+    import nltk  # noqa: PLC0415 - a second to import
+
+    folder = punkt_folder()
+    if folder is not None and str(folder) not in nltk.data.path:
+        nltk.data.path.insert(0, str(folder))
+
+
+def _is_harness(module: str) -> bool:
+    return module == "lm_eval" or module.startswith("lm_eval.")
 
 
 @cache

@@ -34,9 +34,9 @@ def official() -> Any:
     sys.modules.setdefault("spacy", types.ModuleType("spacy"))
     sys.modules.setdefault("spacy.cli", cli)
     nltk.download = lambda *args, **kwargs: False
-    from reward.instructions_worker import _punkt_folder
+    from reward.instructions_worker import punkt_folder
 
-    nltk.data.path.insert(0, str(_punkt_folder()))
+    nltk.data.path.insert(0, str(punkt_folder()))
     return importlib.import_module("ifbench.evaluation_lib")
 
 
