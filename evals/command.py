@@ -71,6 +71,7 @@ class SweepCommand:
     def run(self, out: TextIO) -> int:
         """Run it; returns the exit code."""
         # Imported after everything that can be the user's mistake: these take seconds.
+        from evals.report import write_pages  # noqa: PLC0415
         from evals.sweep import sweep  # noqa: PLC0415
         from workbench import cluster  # noqa: PLC0415
 
@@ -97,6 +98,7 @@ class SweepCommand:
                     cluster.disconnect()
             print(table(results), file=out)
             print("\n".join(failure_lines(results)), file=out)
+            print(f"pages: {write_pages(self.run_dir.root)}", file=out)
         undecided = [r for found in results.values() for r in found if r["n"] == 0]
         return 1 if undecided else 0
 

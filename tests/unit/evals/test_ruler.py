@@ -49,8 +49,8 @@ def test_samples_fit_and_hold_their_answers(task: str) -> None:
         text = asked.messages[0]["content"]
         room = LENGTH - ruler.TASKS[task]
         assert len(tokenizer(text).input_ids) <= room
-        # Long enough to be of that length: the steps in which a haystack grows are coarse.
-        floor = 0.3 if task.startswith("qa_") else 0.7
+        # The generators grow questions by ten documents at a time: at this length only one fits.
+        floor = 0.1 if task.startswith("qa_") else 0.7
         assert len(tokenizer(text).input_ids) > floor * room
         assert asked.check is not None
         if not (task.startswith("qa_") and asked.check.reference == ["yes"]):

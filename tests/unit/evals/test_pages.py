@@ -1,0 +1,70 @@
+"""The table's numbers, the published figures beside them, and where a result departs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evals.registry import benchmark
+from evals.report import write_pages
+from evals.report.pages import sample_views
+from evals.report.table import departures, read_table
+
+METRIC = {"value": 0.5, "stderr": 0.05, "ci95": [0.4, 0.6]}
+
+
+def _result(root: Path, model: str, name: str, budget: int | None, **more: Any) -> dict[str, Any]:
+    protocol = benchmark(name).protocol
+    data = {
+        "model": model, "benchmark": name, "budget": budget, "n": 30, "num_samples": 16,
+        "metrics": {"accuracy": METRIC, "overall": METRIC, "mean": METRIC}, "headline": "accuracy",
+        "well_formed_rate": 0.9, "truncated": 3, "failed": 2,
+        "sampling": {"temperature": protocol.temperature, "top_p": protocol.top_p,
+                     "max_tokens": protocol.max_tokens, "limit": None},
+    } | more  # fmt: skip
+    folder = root / "evals" / model / (name if budget is None else f"{name}@{budget}")
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(data))
+    return data
+
+
+def test_published_figures_stand_beside_their_own_mode(tmp_path: Path) -> None:
+    _result(tmp_path, "mine", "aime24", None)
+    _result(tmp_path, "mine", "aime24", 0)
+    _result(tmp_path, "mine", "ruler-128k", 0)
+    rows = {row.name: row for row in read_table(tmp_path / "evals").rows}
+    assert rows["aime24"].paper["12B aligned"] == 85.42  # [paper], Table 8
+    assert rows["aime24@0"].paper == {}
+    assert rows["ruler-128k@0"].paper["Qwen3-8B"] == 74.13  # [paper], Table 8
+    assert rows["aime24"].departures == []
+    assert rows["aime24@0"].departures == ["reasoning off"]
+    page = write_pages(tmp_path).read_text()
+    assert "85.4" in page and "40.0 to 60.0" in page and "n = 30 x 16" in page
+    assert "3 cut" in page and "2 failed" in page
+
+
+def test_departures_are_named(tmp_path: Path) -> None:
+    sampling = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 200, "limit": 50}
+    data = _result(tmp_path, "m", "bfcl-v3-simple", None, num_samples=1, sampling=sampling)
+    assert departures(data, benchmark("bfcl-v3-simple")) == [
+        "the first 50 questions (of each category) only",
+        "temperature 0, not 0.6",
+        "top-p 1, not 0.95",
+        "at most 200 tokens, not 32,768",
+    ]
+
+
+def test_samples_carry_their_filters(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "value": 1.0, "well_formed": True, "finish_reason": "stop"},
+        {"id": "b", "value": 0.0, "well_formed": False, "finish_reason": "length"},
+        {"id": "c", "value": None, "status": "timeout", "finish_reason": "stop"},
+        {"id": "d", "value": 0.5, "well_formed": True, "finish_reason": "stop"},
+    ]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    views, counts = sample_views(path)
+    assert [view.classes for view in views] == [
+        "all right", "all wrong cut ill", "all failed", "all wrong",
+    ]  # fmt: skip
+    assert [view.verdict for view in views] == ["right", "wrong", "failed", "50% right"]
+    assert counts == {"all": 4, "right": 1, "wrong": 2, "cut": 1, "ill": 1, "failed": 1}
