@@ -107,6 +107,7 @@ class StageCallback(TrainerCallback):
 
     def __init__(self, context: StageContext) -> None:
         self.context, self.stopped = context, False
+        self._tokens: int | None = None
 
     def on_log(
         self,
@@ -123,6 +124,7 @@ class StageCallback(TrainerCallback):
             names |= {"mean_token_accuracy": "token_accuracy", "entropy": "entropy"}
             chosen = {new: float(values[old]) for old, new in names.items() if old in values}
             tokens = int(float(values.get("num_tokens", 0)))
+            self._tokens = tokens
             self.context.log_metrics(state.global_step, chosen, tokens=tokens)
 
     def on_step_end(
@@ -134,7 +136,10 @@ class StageCallback(TrainerCallback):
     ) -> None:
         """Progress, and the stop request."""
         if group.is_first():
-            self.context.progress(step=state.global_step, total=state.max_steps, message="train")
+            # The tokens of the step before: a step is logged after it has ended.
+            self.context.progress(
+                step=state.global_step, total=state.max_steps, message="train", tokens=self._tokens
+            )
         if group.any_of(self.context.should_stop()):
             self.stopped = True
             control.should_save = control.should_training_stop = True

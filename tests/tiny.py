@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +85,35 @@ def manifest(run: Path, stage: str) -> dict[str, Any]:
     """A stage's manifest."""
     found: dict[str, Any] = json.loads((run / stage / "manifest.json").read_text())
     return found
+
+
+MARK = "ANNEAL_TEST_MARK"
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Processes that were started with MARK=mark in their environment: pid -> command line."""
+    found: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                if words:  # a zombie has none
+                    found[int(folder.name)] = words
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = 120.0) -> None:
+    """Wait for something. Raises: TimeoutError."""
+    end = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(what)
+        time.sleep(0.05)
+
+
+def steps(run: Path, stage: str) -> int:
+    """Steps a stage has logged."""
+    path = run / stage / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -1,4 +1,4 @@
-"""The run directory: the only place a run writes to. Layout: docs/run-directory.md.
+"""The run directory: the only place a run writes to. Layout: docs/runs.md.
 
 Files appear by rename, so a reader (or a rerun after `kill -9`) never sees half of one.
 """

@@ -1,0 +1,102 @@
+"""The run directory: where it lies, who holds it, what is kept."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from workbench.disk import is_full
+from workbench.errors import UserError
+from workbench.rundir import RunDir, write_json
+
+ROOT = Path(__file__).resolve().parents[3]
+HOLD = """
+import signal, sys, time
+from pathlib import Path
+from workbench.rundir import RunDir
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with RunDir(Path(sys.argv[1])).stage_claimed("s"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_in_a_copy_that_ray_made_a_relative_folder_is_kept_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    run, line = RunDir.of("runs", "mine")
+    assert (run.root, line) == (tmp_path / "runs" / "mine", None)
+    copy = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_0a1b"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    run, line = RunDir.of("runs", "mine")
+    assert run.root == tmp_path / "home" / "anneal" / "runs" / "mine"
+    assert line is not None and str(run.root) in line and "--set runs_dir=" in line
+    for given in (str(tmp_path / "shared"), "~/kept"):
+        run, line = RunDir.of(given, "mine")
+        assert (run.root, line) == (Path(given).expanduser() / "mine", None)
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 30.0])
+def test_a_worker_left_over_from_a_killed_driver_is_waited_for_then_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace_s: float
+) -> None:
+    monkeypatch.setattr("workbench.rundir._LEFTOVER_GRACE_S", grace_s)
+    held = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert held.stdout is not None and held.stdout.readline() == "held\n"
+    run = RunDir(tmp_path)
+    assert (tmp_path / ".locks/s").read_text() == f"{held.pid} on {socket.gethostname()}\n"
+    try:
+        if grace_s == 0:
+            with run.stage_claimed("s"):
+                assert held.wait(timeout=10) == -signal.SIGKILL
+                assert (tmp_path / ".locks/s").read_text().startswith(f"{os.getpid()} on ")
+        else:
+            started = time.monotonic()
+            with (
+                pytest.raises(UserError, match=f"still running as {held.pid} on"),
+                run.stage_claimed("s", wait_s=0.5),
+            ):
+                pass
+            assert time.monotonic() - started >= 0.5
+            assert held.poll() is None
+    finally:
+        held.kill()
+        held.wait()
+    with run.stage_claimed("s"):  # the kernel let go of it
+        pass
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_half(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    write_json(path, {"status": "running"})
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            write_json(path, {"status": "done"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert is_full(caught.value)
+    assert "running" in path.read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_finished_stage_keeps_its_results_only(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for name in ("checkpoints/step-1.pt", ".model.writing-7/w", "model/config.json", ".x.json.9"):
+        (tmp_path / "s" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "s" / name).write_text("")
+    run.tidy("s")
+    assert [p.name for p in (tmp_path / "s").iterdir()] == ["model"]
