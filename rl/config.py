@@ -74,6 +74,25 @@ class OverlongConfig(Section):
     """The full penalty, in units of reward."""
 
 
+class RewardConfig(Section):
+    """Where rewards come from."""
+
+    kind: Literal["checker", "model"] = "checker"
+    """checker: the prompt's own check. model: a reward model's score of the answer (RLHF); the check
+    still runs where there is one, is logged as `checker_reward`, and is never trained on."""
+    model: str | None = None
+    """With kind model: the stage (in `needs`) that trained the reward model."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.kind == "model") != (self.model is not None):
+            raise ValueError(
+                f"reward kind {self.kind!r} with model {self.model!r}; write {{kind: model, model: "
+                "STAGE} or {kind: checker}"
+            )
+        return self
+
+
 class GrpoConfig(StageConfig):
     """Stage kind `grpo`."""
 
@@ -103,8 +122,10 @@ class GrpoConfig(StageConfig):
     """Sample from tokens at least this share as likely as the likeliest."""
     max_tokens: int = Field(128, ge=1)
     """Longest reply."""
-    thinking: bool = True
-    """Roll out with a trace."""
+    thinking: bool | Literal["both"] = True
+    """Roll out with a trace; both: half of the prompts with one and half without, as in RLHF."""
+    reward: RewardConfig = RewardConfig()
+    """Where rewards come from."""
     reward_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the check while training, over those of the prompt; e.g. {mode: fraction} pays for
     the share of instructions followed. The held-out reward keeps the prompt's own."""
@@ -157,6 +178,10 @@ class GrpoConfig(StageConfig):
         if self.thinking_budget is not None and not self.thinking:
             raise ValueError(
                 "thinking_budget without a trace (thinking: false); leave one of them out"
+            )
+        if self.reward.kind == "model" and self.reward.model not in self.needs:
+            raise ValueError(
+                f"reward.model {self.reward.model!r} is not in needs ({', '.join(self.needs)}); add it"
             )
         if self.updates_per_step > self.prompts_per_step:
             raise ValueError(

@@ -126,7 +126,9 @@ class Grpo:
         lengths = [len(r.completion.token_ids) for r in rollouts]
         self.tokens += sum(lengths)
         size = max(len(rollouts), 1)
-        return {
+        checked = [r.checked for r in rollouts if r.checked is not None]
+        watch = {"checker_reward": sum(checked) / len(checked)} if checked else {}
+        return watch | {
             "reward": sum(rewards) / max(len(rewards), 1),
             "failed_share": failed,
             "mixed_groups": sum(map(is_mixed, batch.groups)) / max(len(batch.groups), 1),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -13,6 +12,8 @@ from pretrain.ssd.isolation import check_isolation
 from pretrain.tokenizer import read_tokenizer
 from rl.config import GrpoConfig
 from rl.grpo import Grpo, Hooks, sync
+from rl.lift import lift
+from rl.reward_source import reward_source
 from rl.rollout import Sampler
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
@@ -20,7 +21,6 @@ from workbench.engine.actor import start_engine
 from workbench.engine.protocol import Sampling
 from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext
-from workbench.statistics import mean_interval_normal, paired_interval
 
 
 def run(context: StageContext) -> None:
@@ -44,7 +44,7 @@ def run(context: StageContext) -> None:
     )  # fmt: skip
     sampler = Sampler(
         engine, tokenizer, sampling, config.thinking, config.advantage, config.overlong,
-        config.mask_truncated, config.reward_options,
+        config.mask_truncated, config.reward_options, reward_source(context, tokenizer),
     )  # fmt: skip
     pool = take_conversations(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
     held_out = take_conversations(
@@ -58,38 +58,34 @@ def run(context: StageContext) -> None:
         context.metrics.truncate_after(grpo.step)
     if "held_out_before" not in context.outputs:
         context.progress(message="held-out reward before")
-        context.outputs["held_out_before"] = held_out_rewards(sampler, held_out, context.seed)
+        context.outputs |= held_out_rewards(sampler, held_out, context.seed, "before")
     if not grpo.fit(_hooks(context, config), checkpoints):
         context.stop()
     context.progress(message="held-out reward after")
     sync(model, engine, version=grpo.step)
-    after = held_out_rewards(sampler, held_out, context.seed)
-    context.outputs |= _lift(context.outputs["held_out_before"], after)
+    context.outputs |= held_out_rewards(sampler, held_out, context.seed, "after")
+    for name in ("held_out", "held_out_checker"):
+        if f"{name}_before" in context.outputs:
+            before, after = (context.outputs[f"{name}_{when}"] for when in ("before", "after"))
+            context.outputs[name] = lift(before, after)
     context.outputs["engine"] = engine.describe()
     save_model(model, context.stage_dir / "model", tokenizer)
     engine.close()
 
 
 def held_out_rewards(
-    sampler: Sampler, questions: Sequence[Conversation], seed: int
-) -> list[float | None]:
-    """One sampled reply a question, at the training temperature; None where it failed."""
+    sampler: Sampler, questions: Sequence[Conversation], seed: int, when: str
+) -> dict[str, list[float | None]]:
+    """One sampled reply a question, at the training temperature; None where it failed.
+
+    With a reward model: its scores, and what the checker says of the same replies.
+    """
     once = replace(sampler, sampling=replace(sampler.sampling, n=1), reward_options={})
-    return [group[0].reward for group in once.roll_out(questions, seed=seed)]
-
-
-def _lift(before: Sequence[float | None], after: Sequence[float | None]) -> dict[str, Any]:
-    both = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
-    firsts, lasts = [b for b, _ in both], [a for _, a in both]
-    return {
-        "held_out_after": list(after),
-        "held_out": {
-            "before": mean_interval_normal(firsts).as_dict(),
-            "after": mean_interval_normal(lasts).as_dict(),
-            "lift": paired_interval(firsts, lasts).as_dict(),
-            "n": len(both),
-        },
-    }
+    firsts = [group[0] for group in once.roll_out(questions, seed=seed)]
+    out = {f"held_out_{when}": [first.reward for first in firsts]}
+    if any(first.checked is not None for first in firsts):
+        out[f"held_out_checker_{when}"] = [first.checked for first in firsts]
+    return out
 
 
 def _hooks(context: StageContext, config: GrpoConfig) -> Hooks:

@@ -62,6 +62,12 @@ KINDS: dict[str, Kind] = {
         plan="rl.dpo.plan:plan_dpo",
         about="iterative on-policy DPO on a tool environment",
     ),
+    "reward_model": Kind(
+        config="rl.reward_model.config:RewardModelConfig",
+        run="rl.reward_model.stage:run",
+        plan="rl.reward_model.plan:plan_reward_model",
+        about="a Bradley-Terry reward model on replies that checkers passed and failed",
+    ),
     "merge": Kind(
         config="rl.merge.config:MergeConfig",
         run="rl.merge.stage:run",

@@ -55,6 +55,13 @@ METRICS: dict[str, Metric] = {
         Metric("entropy", "nats/token", "entropy of the model's next-token distribution"),
         Metric("reward", "share", "mean reward of the step's scored samples", "up"),
         Metric(
+            "checker_reward",
+            "share",
+            "what the checker says of replies that a reward model rewards: falling while the reward "
+            "rises, the policy games its reward",
+            "up",
+        ),
+        Metric(
             "failed_share",
             "share",
             "samples whose generation or check failed; they are left out, never scored 0",

@@ -1,0 +1,1 @@
+"""Bradley-Terry reward models trained on replies that checkers passed and failed."""

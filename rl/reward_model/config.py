@@ -1,0 +1,60 @@
+"""Recipe section of the stage kind `reward_model`. Imports no torch."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from data_mix.config import SourceConfig
+from workbench.engine.config import EngineConfig
+from workbench.recipe import StageConfig
+
+
+class RewardModelConfig(StageConfig):
+    """Stage kind `reward_model`: sample replies, pair what a checker passes with what it fails, and
+    train a score on the pairs (Bradley-Terry)."""
+
+    kind: Literal["reward_model"]
+    prompts: SourceConfig
+    """Prompts with a check."""
+    num_prompts: int = Field(512, ge=1)
+    """How many."""
+    held_out: SourceConfig
+    """Prompts for the pair accuracy."""
+    num_held_out: int = Field(200, ge=2)
+    """How many."""
+    thinking: list[Literal["with", "without"]] = Field(["with", "without"], min_length=1)
+    """Reasoning modes in which replies are sampled."""
+    samples: int = Field(8, ge=2)
+    """Replies a prompt in each mode."""
+    pairs_per_prompt: int = Field(4, ge=1)
+    """Most pairs from one prompt."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature."""
+    max_tokens: int = Field(128, ge=1)
+    """Longest reply."""
+    max_failed_share: float = Field(0.2, ge=0, lt=1)
+    """The run stops where more replies than this could not be sampled or checked."""
+    lr: float = Field(1e-5, gt=0)
+    """Learning rate (constant after the warm-up)."""
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    """Share of steps spent warming up."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the pairs."""
+    pairs_per_step: int = Field(16, ge=1)
+    """Pairs an optimizer step."""
+    microbatch_pairs: int = Field(8, ge=1)
+    """Pairs in one forward pass."""
+    row_tokens: int = Field(4096, ge=16)
+    """Longest conversation; pairs with a longer one are dropped and counted."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast with fp32 master weights."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of the trainer."""
+    checkpoint_every_steps: int = Field(50, ge=1)
+    """A resumable checkpoint every so many steps."""
+    engine: EngineConfig = EngineConfig()
+    """How vLLM is run."""
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Any further field of TRL's RewardConfig; checked by constructing it."""

@@ -1,0 +1,41 @@
+"""What a reward model stage will cost. Imports no torch."""
+
+from rl.reward_model.config import RewardModelConfig
+from workbench.load import GenerationLoad, TrainingLoad
+from workbench.recipe import Recipe
+from workbench.stage import StagePlan
+
+
+def plan_reward_model(config: RewardModelConfig, recipe: Recipe) -> StagePlan:
+    """Replies sampled, and the most pairs they can come to."""
+    prompts = config.num_prompts + config.num_held_out
+    replies = prompts * config.samples * len(config.thinking)
+    pairs = round(config.num_prompts * config.pairs_per_prompt * config.epochs)
+    engine = config.engine
+    generation = GenerationLoad(
+        tokens=replies * config.max_tokens,
+        context_tokens=engine.max_model_len,
+        sequences=min(engine.max_num_seqs, replies),
+        engines=engine.replicas,
+        gpus=engine.gpus,
+        dtype=engine.dtype,
+    )
+    training = TrainingLoad(
+        tokens=2 * pairs * config.row_tokens,
+        row_tokens=config.row_tokens,
+        microbatch_rows=2 * config.microbatch_pairs,
+        gpus=config.gpus,
+        precision=config.precision,
+        bound=True,
+    )
+    line = (
+        f"{prompts} prompts x {config.samples} replies x {len(config.thinking)} reasoning modes of at "
+        f"most {config.max_tokens} tokens; at most {pairs:,} pairs"
+    )
+    return StagePlan(
+        lines=(line,),
+        steps=-(-pairs // config.pairs_per_step),
+        tokens=replies * config.max_tokens,
+        disk_bytes=2**28,
+        loads=(generation, training),
+    )

@@ -1,0 +1,205 @@
+"""Stage kind `reward_model`: replies, pairs, training, and the accuracy on held-out pairs."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import RewardConfig as TrlConfig
+from trl import RewardTrainer
+
+from data_mix.supervised import take_conversations
+from pretrain.hybrid import load_model
+from pretrain.ssd.isolation import check_isolation
+from pretrain.tokenizer import read_tokenizer
+from reward.score_model import ScoreModel, collate, save_score_model, score_rows
+from rl.reward_model.config import RewardModelConfig
+from rl.reward_model.pairs import make_pairs, sample
+from workbench.checkpoint import seed_everything
+from workbench.engine.actor import start_engine
+from workbench.engine.protocol import Sampling
+from workbench.errors import UserError
+from workbench.memory import keep_freed_memory
+from workbench.rundir import write_json
+from workbench.stage import StageContext
+from workbench.statistics import mean_interval
+from workbench.strict_trainer import MetricsCallback, StrictResume, last_checkpoint
+
+_NAMES = {
+    "loss": "loss",
+    "learning_rate": "lr",
+    "grad_norm": "grad_norm",
+    "accuracy": "pair_accuracy",
+    "margin": "pair_margin",
+}
+
+
+def run(context: StageContext) -> None:
+    """Sample and pair once, train, measure on the held-out pairs, save."""
+    config: RewardModelConfig = context.config
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    seed_everything(context.seed)
+    tokenizer = read_tokenizer(context.parent_model)
+    data = _data(context, tokenizer)
+    context.outputs["pairs"] = {name: part["account"] for name, part in data.items()}
+    seed_everything(context.seed)  # the head starts from the same draws after a resume
+    model = ScoreModel(load_model(context.parent_model))
+    check_isolation(model.causal)
+    before = pair_accuracy(model, data["held_out"]["rows"], tokenizer)
+    _train(context, model, tokenizer, data["train"]["rows"])
+    after = pair_accuracy(model.eval(), data["held_out"]["rows"], tokenizer)
+    context.outputs["pair_accuracy"] = {"untrained": before, "held_out": after}
+    shutil.rmtree(context.stage_dir / "model", ignore_errors=True)
+    save_score_model(model, context.stage_dir / "model", tokenizer)
+    shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
+
+
+def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
+    """The pairs of both sets, sampled once and kept for a resume."""
+    config: RewardModelConfig = context.config
+    path = context.stage_dir / "pairs.json"
+    if path.is_file():
+        kept: dict[str, Any] = json.loads(path.read_text())
+        return kept
+    context.progress(message="sampling replies")
+    engine = start_engine(context.parent_model, config.engine)
+    sampling = Sampling(
+        max_tokens=config.max_tokens, n=config.samples, temperature=config.temperature
+    )
+    modes = [mode == "with" for mode in config.thinking]
+    data = {}
+    sources = (
+        ("train", config.prompts, config.num_prompts),
+        ("held_out", config.held_out, config.num_held_out),
+    )
+    for name, source, count in sources:
+        questions = take_conversations(source, count, name=name, seed=context.seed)
+        replies = sample(engine, tokenizer, questions, modes, sampling, seed=context.seed)
+        rows, account = make_pairs(
+            replies,
+            per_prompt=config.pairs_per_prompt,
+            row_tokens=config.row_tokens,
+            seed=context.seed,
+        )
+        _check(name, account, config)
+        data[name] = {"rows": rows, "account": account}
+    engine.close()
+    write_json(path, data)
+    return data
+
+
+def _check(name: str, account: dict[str, Any], config: RewardModelConfig) -> None:
+    if account["undecided"] > config.max_failed_share * account["replies"]:
+        raise RuntimeError(
+            f"{account['undecided']} of {account['replies']} replies could not be sampled or "
+            f"checked; the limit max_failed_share is {config.max_failed_share:.0%}"
+        )
+    if not account["pairs"]:
+        raise UserError(
+            f"reward_model: no {name} prompt has replies of different value (mean "
+            f"{account['mean_value']:.2f}); take easier or harder prompts, or more samples"
+        )
+
+
+def pair_accuracy(
+    model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: Any
+) -> dict[str, Any]:
+    """Share of pairs in which the better conversation scores higher (a tie counts half), with the
+    interval clustered by prompt."""
+    pad = int(tokenizer.pad_token_id or 0)
+    better = score_rows(model, [r["chosen_ids"] for r in rows], pad_token_id=pad)
+    worse = score_rows(model, [r["rejected_ids"] for r in rows], pad_token_id=pad)
+    values = [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
+    prompts = [r["prompt"] for r in rows]
+    found = mean_interval(values, prompts)
+    return found.as_dict() | {"pairs": len(rows), "prompts": len(set(prompts))}
+
+
+@dataclass
+class ScoreCollator:
+    """B pairs as 2B rows: first the chosen conversations, then the rejected ones."""
+
+    pad_token_id: int
+
+    def __call__(self, pairs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask, seq_idx [2B, T]."""
+        rows = [p["chosen_ids"] for p in pairs] + [p["rejected_ids"] for p in pairs]
+        return collate(rows, self.pad_token_id)
+
+
+class StrictRewardTrainer(StrictResume, RewardTrainer):
+    """RewardTrainer on rows that are ready."""
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: the folder is a checkpoint to resume from, not a model to publish."""
+
+
+def _train(
+    context: StageContext, model: ScoreModel, tokenizer: Any, rows: Sequence[dict[str, Any]]
+) -> None:
+    config: RewardModelConfig = context.config
+    folder = context.stage_dir / "checkpoints"
+    callback = MetricsCallback(context, _NAMES, about="reward model")
+    columns = ("chosen_ids", "rejected_ids")
+    trainer = StrictRewardTrainer(
+        model=model,
+        args=trl_config(config, folder, context.seed),
+        data_collator=ScoreCollator(int(tokenizer.pad_token_id or 0)),
+        train_dataset=Dataset.from_list([{k: r[k] for k in columns} for r in rows]),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    resume = last_checkpoint(folder)
+    context.metrics.truncate_after(int(resume.rsplit("-", 1)[1]) if resume else 0)
+    trainer.train(resume_from_checkpoint=resume)
+    if callback.stopped:
+        context.stop()
+
+
+def trl_config(config: RewardModelConfig, folder: Path, seed: int) -> TrlConfig:
+    """TRL's configuration from ours; `config.trl` passes the rest. Raises: UserError."""
+    accumulate, rest = divmod(config.pairs_per_step, config.microbatch_pairs)
+    if rest:
+        raise UserError(
+            f"pairs_per_step ({config.pairs_per_step}) must be a multiple of microbatch_pairs "
+            f"({config.microbatch_pairs})"
+        )
+    values: dict[str, Any] = {
+        "output_dir": os.fspath(folder),
+        "per_device_train_batch_size": config.microbatch_pairs,
+        "gradient_accumulation_steps": accumulate,
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.lr,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": config.warmup_share,
+        "weight_decay": 0.0,
+        "max_grad_norm": config.grad_clip,
+        "bf16": config.precision == "bf16",
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": seed,
+        "data_seed": seed,
+        "max_length": None,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint_every_steps,
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "gradient_checkpointing": False,
+        "dataloader_num_workers": 0,
+    }
+    try:
+        return TrlConfig(**(values | config.trl))
+    except (TypeError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"TRL refuses the stage's options (see `trl:`): {line}") from None
