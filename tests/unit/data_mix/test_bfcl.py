@@ -12,15 +12,27 @@ from data_mix.bfcl import (
     family_of,
     gold_calls,
     json_schema_tool,
-    unsatisfied,
 )
 from data_mix.bfcl_names import BFCL_CATEGORIES
 from data_mix.config import BfclSource
 from data_mix.sources import open_source
+from reward import check
+from workbench.chat.template import tool_calls_block
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
 TRAIN, TEST = bfcl_conversations("train"), bfcl_conversations("test")
+
+
+def unsatisfied(conversations: list[Conversation]) -> list[str]:
+    """Ids whose own gold reply fails the check."""
+    out = []
+    for c in conversations:
+        assert c.check is not None and c.reply is not None
+        text = tool_calls_block(c.reply["tool_calls"])
+        if check(c.check.kind, text, c.check.reference, **c.check.options).value != 1.0:
+            out.append(c.id)
+    return out
 
 
 def names(conversations: list[Conversation]) -> set[str]:

@@ -69,9 +69,16 @@ def test_a_run_of_the_12b_without_the_hub_ends_in_one_line(
     """Through the command line: exit 2, one line that names the source, well within a minute."""
     env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     env |= {"HF_ENDPOINT": f"http://127.0.0.1:{closed_port}", "HF_HUB_OFFLINE": "0"}
+    # Without Ray no stage can be spread, and all are checked before the first runs.
+    alone = [
+        word
+        for stage in ("pretrain", "long-context", "sft1", "sft2", "sft3")
+        for name, value in (("workers", "1"), ("strategy", "none"))
+        for word in ("--set", f"stages.{stage}.distributed.{name}={value}")
+    ]
     done = subprocess.run(
         [sys.executable, "scripts/run_stage.py", "tokenizer", "--recipe", "recipes/nano2-12b.yaml",
-         "--set", "cluster.backend=local", "--set", f"runs_dir={tmp_path}"],
+         "--set", "cluster.backend=local", "--set", f"runs_dir={tmp_path}", *alone],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr

@@ -5,6 +5,7 @@ import json
 import random
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,21 @@ def nowhere(tmp_path: Path) -> Loading:
 
 
 @pytest.fixture(scope="module")
-def official() -> Any:
-    """IFBench's own scoring code, in this process."""
+def official() -> Iterator[Any]:
+    """IFBench's own scoring code, in this process; what it stands on is put back afterwards."""
     nltk = pytest.importorskip("nltk")
     cli = types.ModuleType("spacy.cli")
     cli.download = lambda *args: None  # type: ignore[attr-defined]
-    sys.modules.setdefault("spacy", types.ModuleType("spacy"))
-    sys.modules.setdefault("spacy.cli", cli)
-    nltk.download = lambda *args, **kwargs: False
     from reward.instructions_worker import punkt_folder
 
-    nltk.data.path.insert(0, str(punkt_folder()))
-    return importlib.import_module("ifbench.evaluation_lib")
+    with pytest.MonkeyPatch.context() as patch:
+        # Whoever looks for spaCy later must not find an empty one.
+        for name, module in (("spacy", types.ModuleType("spacy")), ("spacy.cli", cli)):
+            if name not in sys.modules:
+                patch.setitem(sys.modules, name, module)
+        patch.setattr(nltk, "download", lambda *args, **kwargs: False)
+        patch.setattr(nltk.data, "path", [str(punkt_folder()), *nltk.data.path])
+        yield importlib.import_module("ifbench.evaluation_lib")
 
 
 def _rows() -> tuple[list[dict[str, Any]], dict[str, str]]:

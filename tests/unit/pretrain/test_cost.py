@@ -2,12 +2,14 @@
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMLP
 
 from pretrain import cost
 from pretrain.estimate import HARDWARE, price
 from pretrain.hybrid import build_config, load_model
 from pretrain.presets import shape
 from pretrain.sizes import GIB, parameters
+from pretrain.ssd.feed_forward import FusedFeedForward
 from workbench.load import GenerationLoad, TrainingLoad
 
 KIND_OF = {"linear_attention": "mamba", "mlp": "mlp", "full_attention": "attention"}
@@ -129,7 +131,11 @@ def test_kept_activations_are_those_autograd_saves() -> None:
     tokens = 512
     for kind in "M-*":
         s = shape("miniature", pattern=kind * 4)
-        measured = _saved_bytes(load_model(build_config(s), seed=0), tokens) / tokens
+        model = load_model(build_config(s), seed=0)
+        for module in model.modules():
+            if type(module) is FusedFeedForward:  # under autocast transformers' own layer runs
+                module.__class__ = NemotronHMLP
+        measured = _saved_bytes(model, tokens) / tokens
         load = TrainingLoad(tokens=1, row_tokens=tokens)
         expected = 4 * cost.layer_activation_bytes(s, kind, load)
         assert abs(expected / measured - 1) < 0.33, (kind, expected, measured)
