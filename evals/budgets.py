@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from budget.curves import CurvePoint, curve
-from evals.store import Row, read_rows
+from evals.store import Row
+from workbench.rundir import read_json_lines
 
 FILE = "budget_curves.json"
 
@@ -20,7 +21,7 @@ def budget_curves(out: Path) -> list[dict[str, Any]]:
     rows: dict[tuple[str, str], dict[int | None, list[Row]]] = {}
     for path in sorted(out.glob("*/*/results.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        found = list(read_rows(path.parent / "samples.jsonl"))
+        found = list(read_json_lines(path.parent / "samples.jsonl"))
         if result["budget"] != 0 and any(row.get("value") is not None for row in found):
             pair = path.parents[1].name, str(result["benchmark"])
             rows.setdefault(pair, {})[result["budget"]] = found

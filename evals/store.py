@@ -3,9 +3,11 @@
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from workbench.rundir import read_json_lines
 
 Row = dict[str, Any]
 _KEPT = ".kept.jsonl"
@@ -28,7 +30,7 @@ class SampleStore:
         found: dict[str, Row] = {}
         for folder in [self.folder, *self._others]:
             for path in (folder / "samples.jsonl", folder / _KEPT):
-                for row in read_rows(path):
+                for row in read_json_lines(path):
                     if row.get("key") in keys and row.get("value") is not None:
                         found.setdefault(row["key"], row)
         return found
@@ -37,8 +39,8 @@ class SampleStore:
         """Start from these rows; what else the file held is kept aside."""
         self.folder.mkdir(parents=True, exist_ok=True)
         keys = {row["key"] for row in rows}
-        kept = {r["key"]: r for r in read_rows(self.folder / _KEPT) if "key" in r}
-        old = [r for r in read_rows(self.path) if r.get("value") is not None and "key" in r]
+        kept = {r["key"]: r for r in read_json_lines(self.folder / _KEPT) if "key" in r}
+        old = [r for r in read_json_lines(self.path) if r.get("value") is not None and "key" in r]
         dropped = {r["key"]: r for r in old if r["key"] not in keys and r["key"] not in kept}
         if dropped:
             _write(self.folder / _KEPT, [*kept.values(), *dropped.values()])
@@ -53,20 +55,6 @@ class SampleStore:
     def finish(self, rows: Sequence[Row]) -> None:
         """Replace the file by all rows in their order, whatever order they finished in."""
         _write(self.path, rows)
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file; a line that was being written when the process died is passed over."""
-    if not path.is_file():
-        return
-    with path.open("rb") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                yield row
 
 
 def _line(row: Row) -> bytes:

@@ -15,11 +15,10 @@ from evals.models import Model
 from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
 from evals.run import Progress, evaluate
 from evals.statistics import Comparison, by_question, compare, holm
-from evals.store import read_rows
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Engine
 from workbench.provenance import digest
-from workbench.rundir import write_json
+from workbench.rundir import read_json_lines, write_json
 
 Watch = Callable[[Model, Progress], bool]
 Results = dict[str, list[dict[str, Any]]]
@@ -123,6 +122,8 @@ def comparisons(out: Path, models: Sequence[str], jobs: Sequence[Job]) -> list[d
 
 def question_values(folder: Path) -> dict[str, float]:
     """Question id -> mean value of its scored samples."""
-    rows = [row for row in read_rows(folder / "samples.jsonl") if row.get("value") is not None]
+    rows = [
+        row for row in read_json_lines(folder / "samples.jsonl") if row.get("value") is not None
+    ]
     groups = by_question(rows)
     return {q: sum(float(r["value"]) for r in own) / len(own) for q, own in groups.items()}

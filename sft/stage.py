@@ -17,13 +17,14 @@ from pretrain.tokenizer import read_tokenizer
 from sft.config import SftConfig
 from sft.examples import Accounting, Row, add_stripped, to_examples, to_rows
 from sft.lora import target_modules
-from sft.trainer import RowCollator, StageCallback, StrictSFTTrainer, last_checkpoint, trl_config
+from sft.trainer import LOGGED, RowCollator, StrictSFTTrainer, trl_config
 from workbench.checkpoint import seed_everything
 from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
 from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext
+from workbench.strict_trainer import MetricsCallback, last_checkpoint
 
 _ROWS = "rows"
 
@@ -112,12 +113,10 @@ def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Data
         check_isolation(model)
     trained = _with_lora(model, config) if config.lora else model
     checkpoints = context.stage_dir / "checkpoints"
-    callback = StageCallback(context)
+    callback = MetricsCallback(context, LOGGED, about="train")
     trainer = StrictSFTTrainer(
         model=trained,
-        args=trl_config(
-            config, checkpoints, context.seed, threads_only_cpu=not torch.cuda.is_available()
-        ),
+        args=trl_config(config, checkpoints, context.seed),
         data_collator=RowCollator(int(tokenizer.pad_token_id or 0)),
         train_dataset=rows,
         processing_class=tokenizer,

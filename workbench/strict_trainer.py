@@ -1,38 +1,126 @@
-"""What every TRL trainer of a stage here shares: a resume that accounts for every tensor, and logs."""
+"""What every TRL trainer of a stage here shares: options, a strict resume, and logs."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from workbench.checkpoint import save_whole
+from workbench.distributed import group
+from workbench.errors import UserError
+from workbench.rundir import write_json
 from workbench.stage import StageContext
 
 _STATE_FILE = "anneal_model.pt"
+_COMPLETE_FILE = "anneal_complete.json"
+
+
+class TrainerSection(Protocol):
+    """The recipe fields that every stage on a TRL trainer has."""
+
+    @property
+    def epochs(self) -> float: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def warmup_share(self) -> float: ...
+    @property
+    def grad_clip(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def checkpoint_every_steps(self) -> int: ...
+    @property
+    def trl(self) -> dict[str, Any]: ...
+
+
+def trl_arguments(
+    kind: Any, config: TrainerSection, folder: Path, seed: int, own: Mapping[str, Any]
+) -> Any:
+    """TRL's configuration of class `kind`: what all stages share, then `own`, then `config.trl`.
+
+    Raises: UserError where TRL refuses an option.
+    """
+    values: dict[str, Any] = {
+        "output_dir": os.fspath(folder),
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.lr,
+        "warmup_steps": config.warmup_share,
+        "max_grad_norm": config.grad_clip,
+        "bf16": config.precision == "bf16",
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": seed,
+        "data_seed": seed,
+        "max_length": None,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint_every_steps,
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "gradient_checkpointing": False,
+        "dataloader_num_workers": 0,
+    }
+    try:
+        return kind(**(values | dict(own) | config.trl))
+    except (TypeError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"TRL refuses the stage's options (see `trl:`): {line}") from None
+
+
+def pair_arguments(kind: Any, config: Any, folder: Path, seed: int, own: Mapping[str, Any]) -> Any:
+    """`trl_arguments` of a stage on pairs: pairs_per_step in microbatches of microbatch_pairs."""
+    accumulate, rest = divmod(config.pairs_per_step, config.microbatch_pairs)
+    if rest:
+        raise UserError(
+            f"pairs_per_step ({config.pairs_per_step}) must be a multiple of microbatch_pairs "
+            f"({config.microbatch_pairs})"
+        )
+    shared = {
+        "per_device_train_batch_size": config.microbatch_pairs,
+        "gradient_accumulation_steps": accumulate,
+        "lr_scheduler_type": "constant_with_warmup",
+        "weight_decay": 0.0,
+    }
+    return trl_arguments(kind, config, folder, seed, {**shared, **own})
 
 
 class StrictResume:
     """Mixed in before a Trainer: its checkpoints restore every tensor or fail.
 
     The Trainer saves a NemotronH under `backbone.*` and loads it with strict=False: 1 of 85 tensors
-    comes back, with exit code 0. The state dict is kept beside it and loaded instead.
+    comes back and the loss jumps, with exit code 0. We keep the state dict beside it and load that.
+    DeepSpeed keeps and restores its own shards, strictly. The last file written says "complete".
     """
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         own: Any = self
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         folder = Path(own._get_output_dir(trial=trial)) / f"checkpoint-{own.state.global_step}"
-        state = own.accelerator.unwrap_model(model).state_dict()
-        half = folder / f".{_STATE_FILE}"
-        torch.save(state, half)
-        os.replace(half, folder / _STATE_FILE)  # the last file written says "complete"
+        if group.is_first() and not own.is_deepspeed_enabled:
+            state = own.accelerator.unwrap_model(model).state_dict()
+            save_whole(state, folder / _STATE_FILE, half=folder / f".{_STATE_FILE}")
+        group.barrier()
+        if group.is_first():
+            write_json(folder / _COMPLETE_FILE, {"workers": group.workers()})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own: Any = self
         path = Path(resume_from_checkpoint) / _STATE_FILE
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+            line = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"checkpoint {path} is damaged ({line}); delete its folder to continue from the one "
+                "before, or rerun --fresh"
+            ) from None
         target = model if model is not None else own.model
         own.accelerator.unwrap_model(target).load_state_dict(state, strict=True)
 
@@ -41,12 +129,16 @@ class StrictResume:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint, or None; halves left by `kill -9` are passed over."""
-    found = [
-        path
-        for path in folder.glob("checkpoint-*")
-        if (path / _STATE_FILE).is_file() and (path / "trainer_state.json").is_file()
-    ]
+    """The newest whole checkpoint, or None.
+
+    Halves left by `kill -9` are deleted: the Trainer would count them when it deletes old ones.
+    """
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / _COMPLETE_FILE).is_file():
+            found.append(path)
+        elif group.is_first():
+            shutil.rmtree(path)
     newest = max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
     return os.fspath(newest) if newest else None
 
@@ -62,6 +154,7 @@ class MetricsCallback(TrainerCallback):
     ) -> None:
         self.context, self.names, self.offset, self.about = context, names, offset, about
         self.stopped = False
+        self._tokens: int | None = None
 
     def on_log(
         self,
@@ -73,9 +166,10 @@ class MetricsCallback(TrainerCallback):
     ) -> None:
         """One metrics line a logged step."""
         values = logs or {}
-        if "loss" in values:
+        if "loss" in values and group.is_first():
             chosen = {new: float(values[old]) for old, new in self.names.items() if old in values}
             tokens = int(float(values.get("num_tokens", 0)))
+            self._tokens = tokens or None
             self.context.log_metrics(self.offset + state.global_step, chosen, tokens=tokens)
 
     def on_step_end(
@@ -86,7 +180,12 @@ class MetricsCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Progress, and the stop request."""
-        self.context.progress(step=state.global_step, total=state.max_steps, message=self.about)
-        if self.context.should_stop():
+        if group.is_first():
+            # The tokens of the step before: a step is logged after it has ended.
+            self.context.progress(
+                step=state.global_step, total=state.max_steps, message=self.about,
+                tokens=self._tokens,
+            )  # fmt: skip
+        if group.any_of(self.context.should_stop()):
             self.stopped = True
             control.should_save = control.should_training_stop = True

@@ -6,13 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from evals.report.table import SweepTable, read_table
-from evals.store import read_rows
 from workbench.report import write as run_report
-from workbench.report.clean import clean, shortened
+from workbench.report.clean import shortened
+from workbench.report.templating import template_environment
+from workbench.rundir import read_json_lines
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_SAMPLES, _MOST_CHARACTERS = 400, 6000
@@ -77,7 +78,7 @@ def sample_views(path: Path) -> tuple[list[SampleView], dict[str, int]]:
     """The first samples of a file in its order, and how many of all samples each filter keeps."""
     views: list[SampleView] = []
     counts = dict.fromkeys(FILTERS, 0)
-    for row in read_rows(path):
+    for row in read_json_lines(path):
         classes = _classes(row)
         for name in classes:
             counts[name] += 1
@@ -150,20 +151,9 @@ def _render(template: str, context: dict[str, Any]) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
+    return template_environment(
+        _TEMPLATES, {"number": _number, "points": _points, "p_value": _p_value}
     )
-    environment.filters |= {"number": _number, "points": _points, "p_value": _p_value}
-    return environment
-
-
-def _finalize(value: Any) -> Any:
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _number(value: float | None) -> str:

@@ -10,8 +10,7 @@ from trl import DPOConfig as TrlConfig
 from trl import DPOTrainer
 
 from rl.dpo.config import DpoConfig
-from workbench.errors import UserError
-from workbench.strict_trainer import StrictResume
+from workbench.strict_trainer import StrictResume, pair_arguments
 
 
 @dataclass
@@ -56,44 +55,12 @@ class StrictDPOTrainer(StrictResume, DPOTrainer):
 
 def trl_config(config: DpoConfig, folder: Path, seed: int) -> TrlConfig:
     """TRL's configuration from ours; `config.trl` passes the rest. Raises: UserError."""
-    accumulate, rest = divmod(config.pairs_per_step, config.microbatch_pairs)
-    if rest:
-        raise UserError(
-            f"pairs_per_step ({config.pairs_per_step}) must be a multiple of microbatch_pairs "
-            f"({config.microbatch_pairs})"
-        )
-    values: dict[str, Any] = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": config.microbatch_pairs,
-        "gradient_accumulation_steps": accumulate,
-        "num_train_epochs": config.epochs,
-        "learning_rate": config.lr,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": config.warmup_share,
-        "weight_decay": 0.0,
-        "max_grad_norm": config.grad_clip,
-        "bf16": config.precision == "bf16",
-        "use_cpu": not torch.cuda.is_available(),
-        "seed": seed,
-        "data_seed": seed,
+    own = {
         "beta": config.beta,
         # The reference is the policy that sampled the pairs: its log-probabilities are computed
         # once, before the first step, and no second model is held.
         "precompute_ref_log_probs": True,
         "precompute_ref_batch_size": config.microbatch_pairs,
-        "max_length": None,
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": config.checkpoint_every_steps,
-        "save_total_limit": 2,
-        "report_to": [],
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "gradient_checkpointing": False,
-        "dataloader_num_workers": 0,
     }
-    try:
-        return TrlConfig(**(values | config.trl))
-    except (TypeError, ValueError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"TRL refuses the stage's options (see `trl:`): {line}") from None
+    made: TrlConfig = pair_arguments(TrlConfig, config, folder, seed, own)
+    return made

@@ -1,7 +1,6 @@
 """Stage kind `reward_model`: replies, pairs, training, and the accuracy on held-out pairs."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from workbench.memory import keep_freed_memory
 from workbench.rundir import write_json
 from workbench.stage import StageContext
 from workbench.statistics import mean_interval
-from workbench.strict_trainer import MetricsCallback, StrictResume, last_checkpoint
+from workbench.strict_trainer import MetricsCallback, StrictResume, last_checkpoint, pair_arguments
 
 _NAMES = {
     "loss": "loss",
@@ -167,39 +166,5 @@ def _train(
 
 def trl_config(config: RewardModelConfig, folder: Path, seed: int) -> TrlConfig:
     """TRL's configuration from ours; `config.trl` passes the rest. Raises: UserError."""
-    accumulate, rest = divmod(config.pairs_per_step, config.microbatch_pairs)
-    if rest:
-        raise UserError(
-            f"pairs_per_step ({config.pairs_per_step}) must be a multiple of microbatch_pairs "
-            f"({config.microbatch_pairs})"
-        )
-    values: dict[str, Any] = {
-        "output_dir": os.fspath(folder),
-        "per_device_train_batch_size": config.microbatch_pairs,
-        "gradient_accumulation_steps": accumulate,
-        "num_train_epochs": config.epochs,
-        "learning_rate": config.lr,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": config.warmup_share,
-        "weight_decay": 0.0,
-        "max_grad_norm": config.grad_clip,
-        "bf16": config.precision == "bf16",
-        "use_cpu": not torch.cuda.is_available(),
-        "seed": seed,
-        "data_seed": seed,
-        "max_length": None,
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": config.checkpoint_every_steps,
-        "save_total_limit": 2,
-        "report_to": [],
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "gradient_checkpointing": False,
-        "dataloader_num_workers": 0,
-    }
-    try:
-        return TrlConfig(**(values | config.trl))
-    except (TypeError, ValueError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"TRL refuses the stage's options (see `trl:`): {line}") from None
+    made: TrlConfig = pair_arguments(TrlConfig, config, folder, seed, {})
+    return made

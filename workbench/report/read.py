@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeGuard
 
 from workbench.errors import UserError
 from workbench.progress import read_progress
-from workbench.rundir import Manifest, RunDir
+from workbench.rundir import Manifest, RunDir, read_json_lines
 from workbench.statistics import Estimate
 from workbench.tracking import read_metrics
 
@@ -77,17 +77,7 @@ class Result:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The lines of samples.jsonl; a torn one is passed over."""
-        path = self.folder / "samples.jsonl"
-        if not path.is_file():
-            return
-        with path.open("rb") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict):
-                    yield row
+        return read_json_lines(self.folder / "samples.jsonl")
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from workbench.progress import duration_words
 from workbench.report import charts
 from workbench.report.budgets import budget_rows
-from workbench.report.clean import clean
 from workbench.report.compare import Table, gain_table, total_gains
 from workbench.report.details import hardware_line, stage_views, trained_tokens
 from workbench.report.palette import css_variables
@@ -21,6 +20,7 @@ from workbench.report.read import RunFacts, read_run
 from workbench.report.samples import RULE, sample_groups
 from workbench.report.summary import summary_lines, verdict
 from workbench.report.svg import compact, percent, points
+from workbench.report.templating import template_environment
 from workbench.statistics import Estimate
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -73,20 +73,7 @@ def render_page(facts: RunFacts) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters |= {"percent": percent, "points": points, "span": span}
-    return environment
-
-
-def _finalize(value: Any) -> Any:
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return template_environment(_TEMPLATES, {"percent": percent, "points": points, "span": span})
 
 
 def span(estimate: Estimate, *, gain: bool = False) -> str:

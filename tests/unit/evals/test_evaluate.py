@@ -14,10 +14,10 @@ from evals.jobs import Job, jobs_of
 from evals.responder import LocalResponder
 from evals.run import Progress, Stopped, evaluate
 from evals.sources import Loading
-from evals.store import read_rows
 from workbench.conversation import CheckSpec, Conversation
 from workbench.engine.protocol import Completion, Sampling
 from workbench.engine.scripted import ScriptedEngine
+from workbench.rundir import read_json_lines
 
 # Question i is "i + i = ?". The script is right on even i, cut on i = 3, fails on i = 5.
 NUM = 8
@@ -120,7 +120,7 @@ def test_a_killed_run_continues_with_the_same_scores(tmp_path: Path, answers: An
     answers.asked, answers.die_after = 0, 4
     with pytest.raises(KeyboardInterrupt):
         _run(answers, tmp_path / "killed")
-    kept = list(read_rows(tmp_path / "killed" / "sums" / "samples.jsonl"))
+    kept = list(read_json_lines(tmp_path / "killed" / "sums" / "samples.jsonl"))
     assert len(kept) == 4
     assert not (tmp_path / "killed" / "sums" / "results.json").exists()
     # The line that was being written when the process died.
@@ -155,7 +155,7 @@ def test_another_model_or_seed_shares_nothing(tmp_path: Path, answers: Answers) 
 def test_a_smaller_limit_throws_nothing_away(tmp_path: Path, answers: Answers) -> None:
     _run(answers, tmp_path)
     assert _run(answers, tmp_path, _job(limit=2))["n"] == 2
-    assert len(list(read_rows(tmp_path / "sums" / "samples.jsonl"))) == 2
+    assert len(list(read_json_lines(tmp_path / "sums" / "samples.jsonl"))) == 2
     answers.asked = 0
     assert _run(answers, tmp_path)["n"] == 7
     assert answers.asked == 1
@@ -207,7 +207,7 @@ def test_a_stop_keeps_what_has_ended(tmp_path: Path, answers: Answers) -> None:
 
     with pytest.raises(Stopped):
         _run(answers, tmp_path, watch=watch)
-    assert len(list(read_rows(tmp_path / "sums" / "samples.jsonl"))) == 3
+    assert len(list(read_json_lines(tmp_path / "sums" / "samples.jsonl"))) == 3
 
 
 def test_a_prompt_longer_than_the_context_is_a_failed_sample(
