@@ -1,0 +1,79 @@
+"""An OpenAI-compatible server whose replies a function of the request writes: a protocol double."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Said:
+    """One reply of the server. status other than 200: an HTTP error. text None: no content."""
+
+    text: str | None = "fine"
+    finish_reason: str = "stop"
+    status: int = 200
+
+
+@dataclass
+class JudgeServer:
+    """What was asked, and how many requests were open at once."""
+
+    address: str = ""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    most_open: int = 0
+    _open: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@contextmanager
+def judge_server(say: Callable[[dict[str, Any]], Said]) -> Iterator[JudgeServer]:
+    """Serve on a free port of this machine; `address` is as JudgeConfig.endpoint wants it."""
+    state = JudgeServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with state._lock:
+                state.asked.append(asked)
+                state._open += 1
+                state.most_open = max(state.most_open, state._open)
+            said = say(asked)
+            with state._lock:
+                state._open -= 1
+            body = json.dumps(_completion(said)).encode()
+            self.send_response(said.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("retry-after-ms", "1")  # the client's pauses are long for a test
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        state.address = f"http://127.0.0.1:{server.server_port}/v1#judge"
+        yield state
+        server.shutdown()
+
+
+def _completion(said: Said) -> dict[str, Any]:
+    if said.status != 200:
+        return {"error": {"message": "scripted failure", "type": "server_error"}}
+    message = {"role": "assistant", "content": said.text}
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "judge",
+        "choices": [{"index": 0, "message": message, "finish_reason": said.finish_reason}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 7, "total_tokens": 8},
+    }
