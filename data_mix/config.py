@@ -206,6 +206,10 @@ class PhaseConfig(Section):
         total = sum(weights.values())
         if abs(total - 1) > _SUM_TOLERANCE and abs(total / 100 - 1) > _SUM_TOLERANCE:
             raise ValueError(f"the weights sum to {total:g}; make them sum to 1 (or to 100)")
+        # Those that sum to 1 stay as they are: a stage reads its recipe back from JSON, and dividing
+        # twice would move the last bit and with it the digest that says whether it has run.
+        if abs(total - 1) <= _SUM_TOLERANCE:
+            return weights
         return {name: weight / total for name, weight in weights.items()}
 
 

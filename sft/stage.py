@@ -122,6 +122,8 @@ def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Data
         processing_class=tokenizer,
         callbacks=[callback],
     )
+    draws = config.lora is not None and config.lora.dropout > 0
+    trainer.threads = 1 if draws else config.threads
     resume = last_checkpoint(checkpoints)
     if resume and group.is_first():
         context.metrics.truncate_after(int(resume.rsplit("-", 1)[1]))

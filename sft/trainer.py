@@ -10,6 +10,7 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from sft.config import SftConfig
+from sft.side_by_side import SideBySide
 from workbench.distributed.zero import deepspeed_config
 from workbench.strict_trainer import StrictResume, trl_arguments
 
@@ -49,8 +50,8 @@ def _positions(seq_idx: torch.Tensor) -> torch.Tensor:
     return place - torch.cummax(torch.where(first, place, 0), dim=1).values
 
 
-class StrictSFTTrainer(StrictResume, SFTTrainer):
-    """SFTTrainer whose checkpoints restore every tensor or fail."""
+class StrictSFTTrainer(StrictResume, SideBySide, SFTTrainer):
+    """SFTTrainer whose checkpoints restore every tensor or fail, and whose CPU rows run in parallel."""
 
     def whole_weights(self) -> dict[str, torch.Tensor] | None:
         """All tensors of the model, on the CPU, where every worker holds a share; else None.

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import UserError
-from workbench.recipe import load
+from workbench.graph.dag import config_digest
+from workbench.recipe import build, load
 
 RECIPE = """
 name: tiny
@@ -118,3 +119,12 @@ def test_an_inheritance_that_leads_nowhere_is_refused(tmp_path: Path, text: str,
     (tmp_path / "top.yaml").write_text(text)
     with pytest.raises(UserError, match=says):
         load(tmp_path / "top.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_stage_that_reads_its_recipe_back_has_the_same_digest(path: Path) -> None:
+    """A stage's task gets the resolved recipe; another digest there would run it again for ever."""
+    recipe = load(path)
+    again = build(recipe.resolved())
+    for stage in recipe.stages:
+        assert config_digest(again, stage) == config_digest(recipe, stage), stage
