@@ -15,6 +15,9 @@ demo: setup     ## the whole recipe in miniature -> runs/miniature/report.html
 smoke: setup    ## every stage of the miniature, a few steps each -> runs/smoke/report.html
 	@$(PY) scripts/run_stage.py all --recipe recipes/smoke.yaml
 
+paper: setup    ## SFT -> {GRPO, DPO, reward model -> RLHF} -> merge, in miniature -> runs/miniature-paper/report.html
+	@$(PY) scripts/run_stage.py all --recipe recipes/miniature-paper.yaml
+
 real:           ## tool calling on a real model and real data -> runs/smollm2/report.html
 	@scripts/setup.sh real
 	@$(PY) scripts/run_stage.py all --recipe recipes/smollm2.yaml
@@ -37,4 +40,4 @@ stress: setup   ## fault injection and hostile input
 bench: setup    ## speed and memory, as ratios, interleaved
 	@for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
 
-.PHONY: help setup demo smoke real test check stress bench
+.PHONY: help setup demo smoke paper real test check stress bench

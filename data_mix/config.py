@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from data_mix.bfcl_names import BFCL_CATEGORIES, BFCL_SPLITS
 from data_mix.world.blend import PRETRAINING_KINDS
 from data_mix.world.generate import DOMAINS, SPLITS
+from data_mix.world.house import ACTIONS
 from workbench.errors import unknown_name
 from workbench.schema import Section
 
@@ -99,6 +100,27 @@ class LongContextSource(Section):
         return _known("split", value, SPLITS)
 
 
+class HouseSource(Section):
+    """Solved tasks of the miniature's house: each reply behind the tool results before it."""
+
+    type: Literal["house"]
+    split: str = "train"
+    """train, validation, test or rl; no request is in two of them."""
+    requests: tuple[int, int] = (1, 3)
+    """Fewest and most requests of a task."""
+    offered: int = Field(4, ge=1, le=10)
+    """Tools on offer (more where a task needs more)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "HouseSource":
+        _known("split", self.split, SPLITS)
+        if not 1 <= self.requests[0] <= self.requests[1] <= len(ACTIONS):
+            raise ValueError(
+                f"requests {self.requests}: give [fewest, most] between 1 and {len(ACTIONS)}"
+            )
+        return self
+
+
 class BfclSource(Section):
     """Real requests with gold tool calls of BFCL v3, in a split of our own (data_mix.bfcl)."""
 
@@ -181,6 +203,7 @@ SourceConfig = Annotated[
     WorldSource
     | PretrainingSource
     | LongContextSource
+    | HouseSource
     | BfclSource
     | JsonlSource
     | ParquetSource

@@ -10,6 +10,7 @@ from data_mix.bfcl import bfcl_conversations
 from data_mix.config import (
     BfclSource,
     CleanConfig,
+    HouseSource,
     HubSource,
     JsonlSource,
     LongContextSource,
@@ -28,6 +29,7 @@ from data_mix.world import (
     PROPORTIONS,
     conversation_at,
     conversations,
+    house_conversations,
     long_context,
     pretraining_at,
 )
@@ -80,6 +82,19 @@ class _Generated(Source):
 
     def at(self, position: int) -> Document:
         return self._at(position)
+
+
+class _Streamed(Source):
+    """Documents of an endless seeded iterator, kept in order."""
+
+    def __init__(self, name: str, documents: Iterator[Document]) -> None:
+        super().__init__(name)
+        self._documents, self._seen = documents, list[Document]()
+
+    def at(self, position: int) -> Document:
+        missing = position + 1 - len(self._seen)
+        self._seen += islice(self._documents, max(missing, 0))
+        return self._seen[position]
 
 
 class _World(Source):
@@ -327,6 +342,10 @@ def open_source(config: SourceConfig, *, name: str, seed: int) -> Source:
         return _Generated(
             name, lambda i: long_context(i, split=split, seed=seed, num_characters=length)
         )
+    if isinstance(config, HouseSource):
+        requests, offered = config.requests, config.offered
+        solved = house_conversations(config.split, seed, requests=requests, offered=offered)
+        return _Streamed(name, solved)
     if isinstance(config, BfclSource):
         items = bfcl_conversations(config.split, config.categories, config.max_characters)
         return _Listed(name, items, seed)

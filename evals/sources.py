@@ -3,19 +3,16 @@
 import csv
 import importlib.util
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_mix.hub import must_answer
+from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
 
 Row = dict[str, Any]
-# Packages that cannot live among the others (they carry generic top-level names, or ask for another
-# Python than the modules need) are installed into this folder of the environment.
-_APART = "evals-data"
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,7 @@ def package_folder(package: str, benchmark: str) -> Path:
 
     Raises: UserError that says how to install it.
     """
-    apart = Path(sys.prefix) / _APART / package
-    if apart.is_dir():
+    if (apart := apart_folder(package)) is not None:
         return apart
     try:
         found = importlib.util.find_spec(package)
@@ -56,7 +52,7 @@ def package_folder(package: str, benchmark: str) -> Path:
     if found is None or not found.submodule_search_locations:
         raise UserError(
             f"benchmark {benchmark!r} reads the package {package!r}, which is not installed; "
-            "run scripts/setup.sh evals"
+            f"{INSTALL}"
         )
     return Path(next(iter(found.submodule_search_locations)))
 

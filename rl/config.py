@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from data_mix.config import SourceConfig
+from reward.pairwise import PairwiseConfig
 from workbench.engine.config import EngineConfig
 from workbench.recipe import StageConfig
 from workbench.schema import Section
@@ -74,23 +75,60 @@ class OverlongConfig(Section):
     """The full penalty, in units of reward."""
 
 
-class RewardConfig(Section):
-    """Where rewards come from."""
+class RewardSource(Section):
+    """One reward."""
 
-    kind: Literal["checker", "model"] = "checker"
-    """checker: the prompt's own check. model: a reward model's score of the answer (RLHF); the check
-    still runs where there is one, is logged as `checker_reward`, and is never trained on."""
+    kind: Literal["checker", "model", "judge"] = "checker"
+    """checker: the prompt's own check. model: a reward model's score of the answer (RLHF). judge: the
+    reply's win rate in its group, decided by a served model. With the latter two the check still runs
+    where there is one, and is logged as `checker_reward`."""
     model: str | None = None
     """With kind model: the stage (in `needs`) that trained the reward model."""
+    judge: PairwiseConfig | None = None
+    """With kind judge: where it is served and what it is asked."""
+
+    @model_validator(mode="after")
+    def _has_its_own(self) -> Self:
+        own = {"model": self.model is not None, "judge": self.judge is not None}
+        if own != {name: name == self.kind for name in own}:
+            given = ", ".join(name for name, is_given in own.items() if is_given) or "nothing"
+            raise ValueError(
+                f"reward kind {self.kind!r} with {given}; write {{kind: model, model: STAGE}}, "
+                "{kind: judge, judge: {endpoint: http://HOST/v1#MODEL}} or {kind: checker}"
+            )
+        return self
+
+
+class RewardPart(RewardSource):
+    """One of several rewards."""
+
+    weight: float = Field(1.0, ge=0)
+    """Its share of the whole, which is the mean weighted by these."""
+
+
+class RewardConfig(RewardSource):
+    """Where rewards come from: one source, or several with weights."""
+
+    kind: Literal["checker", "model", "judge", "composite"] = "checker"  # type: ignore[assignment]
+    """One of the kinds of a source, or composite: `parts`. A prompt's check may itself be composite."""
+    parts: dict[str, RewardPart] = Field(default_factory=dict)
+    """With kind composite: name -> source. Where one part is undecided so is the whole; each part is
+    logged as `reward_of/NAME`."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if (self.kind == "model") != (self.model is not None):
+        if (self.kind == "composite") != bool(self.parts):
             raise ValueError(
-                f"reward kind {self.kind!r} with model {self.model!r}; write {{kind: model, model: "
-                "STAGE} or {kind: checker}"
+                f"reward kind {self.kind!r} with {len(self.parts)} parts; write {{kind: composite, "
+                "parts: {NAME: {kind: ..., weight: ...}, ...}} or leave parts out"
             )
+        if self.parts and not any(part.weight for part in self.parts.values()):
+            raise ValueError("every part has weight 0; give one of them more")
         return self
+
+    def sources(self) -> dict[str, RewardSource]:
+        """Name -> source; a single one is called by its kind."""
+        return dict(self.parts) if self.parts else {self.kind: self}
 
 
 class GrpoConfig(StageConfig):
@@ -167,6 +205,8 @@ class GrpoConfig(StageConfig):
     """CPU threads of the trainer."""
     checkpoint_every_steps: int = Field(5, ge=1)
     """A resumable checkpoint every so many steps."""
+    record_groups: int = Field(1, ge=0)
+    """Groups of each step that are kept in rollouts.jsonl, with every part of their rewards."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -179,10 +219,11 @@ class GrpoConfig(StageConfig):
             raise ValueError(
                 "thinking_budget without a trace (thinking: false); leave one of them out"
             )
-        if self.reward.kind == "model" and self.reward.model not in self.needs:
-            raise ValueError(
-                f"reward.model {self.reward.model!r} is not in needs ({', '.join(self.needs)}); add it"
-            )
+        for source in self.reward.sources().values():
+            if source.model is not None and source.model not in self.needs:
+                raise ValueError(
+                    f"reward.model {source.model!r} is not in needs ({', '.join(self.needs)}); add it"
+                )
         if self.updates_per_step > self.prompts_per_step:
             raise ValueError(
                 f"updates_per_step {self.updates_per_step} is more than prompts_per_step "

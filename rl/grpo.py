@@ -15,6 +15,7 @@ from rl.feed import Batch, Feed, overlap_s, staleness, timed
 from rl.logprobs import pack_rollouts
 from rl.loss import LossSettings
 from rl.prompts import Pool
+from rl.record import part_metrics
 from rl.rollout import Rollout, Sampler
 from rl.truncation import Truncation
 from rl.update import Scored, accumulate, frozen_logprobs, sum_gradients, totals_of
@@ -29,11 +30,12 @@ class MismatchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Hooks:
-    """log(step, metrics, tokens), progress(step), should_stop()."""
+    """log(step, metrics, tokens), progress(step), should_stop(), record(step, groups)."""
 
     log: Callable[[int, dict[str, float], int], None]
     progress: Callable[[int], None]
     should_stop: Callable[[], bool]
+    record: Callable[[int, Sequence[Sequence[Rollout]]], None] = lambda step, groups: None
 
 
 class Grpo:
@@ -71,6 +73,7 @@ class Grpo:
                 metrics = self._metrics(batch) | {"wait_s": time.perf_counter() - started}
                 metrics |= self._update(batch)
                 self.step, self.position = self.step + 1, batch.position
+                hooks.record(self.step, batch.groups)
                 metrics |= self._publish(feed)
                 hooks.log(
                     self.step, metrics | {"step_s": time.perf_counter() - started}, self.tokens
@@ -128,18 +131,23 @@ class Grpo:
         size = max(len(rollouts), 1)
         checked = [r.checked for r in rollouts if r.checked is not None]
         watch = {"checker_reward": sum(checked) / len(checked)} if checked else {}
-        return watch | {
-            "reward": sum(rewards) / max(len(rewards), 1),
-            "failed_share": failed,
-            "mixed_groups": sum(map(is_mixed, batch.groups)) / max(len(batch.groups), 1),
-            "reply_tokens": sum(lengths) / size,
-            "truncated": sum(r.completion.finish_reason == "length" for r in rollouts) / size,
-            "forced_share": sum(sum(r.completion.forced) for r in rollouts) / max(sum(lengths), 1),
-            "sampled_groups": float(batch.num_sampled),
-            "staleness": staleness(batch.groups, self.step),
-            "rollout_s": batch.ended - batch.began,
-            "overlap_s": overlap_s(batch, self._busy),
-        }
+        return (
+            watch
+            | part_metrics(rollouts)
+            | {
+                "reward": sum(rewards) / max(len(rewards), 1),
+                "failed_share": failed,
+                "mixed_groups": sum(map(is_mixed, batch.groups)) / max(len(batch.groups), 1),
+                "reply_tokens": sum(lengths) / size,
+                "truncated": sum(r.completion.finish_reason == "length" for r in rollouts) / size,
+                "forced_share": sum(sum(r.completion.forced) for r in rollouts)
+                / max(sum(lengths), 1),
+                "sampled_groups": float(batch.num_sampled),
+                "staleness": staleness(batch.groups, self.step),
+                "rollout_s": batch.ended - batch.began,
+                "overlap_s": overlap_s(batch, self._busy),
+            }
+        )
 
     def _update(self, batch: Batch) -> dict[str, float]:
         """The optimizer's steps on one batch, over packed rows."""

@@ -1,31 +1,65 @@
-"""Rewards from a trained reward model instead of a checker."""
+"""Rewards that are not the prompt's own check: a reward model, a judge, or several with weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from reward import Component, Verdict, compose
+from reward.judge_client import JudgeClient
+from reward.pairwise import Asks, Contest, PairwiseConfig, compare, win_rates
 from reward.score_model import ScoreModel, load_score_model, score_ids, score_rows
+from reward.verdict import decided, failed
+from rl.config import RewardSource
 from rl.rollout import Score
+from workbench.chat import parse
 from workbench.conversation import Conversation
 from workbench.engine.protocol import Completion
 from workbench.errors import UserError
 from workbench.stage import StageContext
 
 
-def reward_source(context: StageContext, tokenizer: Any) -> Score | None:
-    """The stage's reward model as a scoring function; None where the checker is the reward."""
+def reward_source(context: StageContext, tokenizer: Any, anchors: dict[str, str]) -> Score | None:
+    """What scores the stage's replies; None where the checker alone does. anchors: see JudgeReward."""
     wanted = context.config.reward
     if wanted.kind == "checker":
         return None
-    folder = context.inputs[wanted.model] / "model"
+    made = {
+        name: (getattr(source, "weight", 1.0), _one(source, context, tokenizer, anchors))
+        for name, source in wanted.sources().items()
+    }
+    if wanted.kind != "composite":
+        return next(score for _, score in made.values())
+    return CompositeReward(made)
+
+
+def _one(
+    source: RewardSource, context: StageContext, tokenizer: Any, anchors: dict[str, str]
+) -> Score:
+    if source.judge is not None:
+        client = JudgeClient(source.judge)
+        client.must_answer()
+        return JudgeReward(client, source.judge, anchors)
+    if source.model is None:
+        return _checker
+    folder = context.inputs[source.model] / "model"
     model = load_score_model(folder)
     own = (folder / "tokenizer.json").read_text(encoding="utf-8")
     policy = (context.parent_model / "tokenizer.json").read_text(encoding="utf-8")
     if own != policy:
         raise UserError(
-            f"reward model {wanted.model!r} has another tokenizer than the policy; train it from a "
+            f"reward model {source.model!r} has another tokenizer than the policy; train it from a "
             "model of the same tokenizer"
         )
     return ModelReward(model, tokenizer)
+
+
+def _checker(
+    questions: Sequence[Conversation],
+    groups: Sequence[Sequence[Completion]],
+    modes: Sequence[bool],
+    checks: Sequence[Verdict],
+) -> list[Verdict]:
+    """The checks as they are; implements rl.rollout.Score."""
+    return list(checks)
 
 
 class ModelReward:
@@ -39,24 +73,111 @@ class ModelReward:
         questions: Sequence[Conversation],
         groups: Sequence[Sequence[Completion]],
         modes: Sequence[bool],
-    ) -> list[float | None]:
-        """A score of each reply; None for those whose generation failed."""
-        rows, places, out = list[list[int]](), list[int](), list[float | None]()
-        for question, group, thinking in zip(questions, groups, modes, strict=True):
-            for done in group:
-                out.append(None)
-                if done.finish_reason == "error":
-                    continue
-                places.append(len(out) - 1)
-                rows.append(
-                    score_ids(
-                        question.prompt, done.text, thinking=thinking, tools=question.tools,
-                        tokenizer=self.tokenizer,
-                    )
-                )  # fmt: skip
+        checks: Sequence[Verdict] = (),
+    ) -> list[Verdict]:
+        """A score of each reply; an error for those whose generation failed."""
+        rows, places, out = list[list[int]](), list[int](), list[Verdict]()
+        for question, done, thinking in _replies(questions, groups, modes):
+            out.append(failed(done.error or "error"))
+            if done.finish_reason == "error":
+                continue
+            places.append(len(out) - 1)
+            rows.append(
+                score_ids(
+                    question.prompt, done.text, thinking=thinking, tools=question.tools,
+                    tokenizer=self.tokenizer,
+                )
+            )  # fmt: skip
         pad = int(self.tokenizer.pad_token_id or 0)
         for place, score in zip(
             places, score_rows(self.model, rows, pad_token_id=pad), strict=True
         ):
-            out[place] = score
+            out[place] = decided(score)
         return out
+
+
+class JudgeReward:
+    """Implements rl.rollout.Score with a judge: each reply's win rate in its group.
+
+    A group of one (the held-out measure) meets the first reply that its prompt ever got, which
+    `anchors` keeps: question -> answer. So the first measure is 0.5, and a later one says how often
+    the policy beats the one that the stage started from.
+    """
+
+    def __init__(self, judge: Asks, config: PairwiseConfig, anchors: dict[str, str]) -> None:
+        self.judge, self.config, self.anchors = judge, config, anchors
+
+    def __call__(
+        self,
+        questions: Sequence[Conversation],
+        groups: Sequence[Sequence[Completion]],
+        modes: Sequence[bool],
+        checks: Sequence[Verdict] = (),
+    ) -> list[Verdict]:
+        """A win rate of each reply; an error where it has no decided comparison."""
+        answers = [
+            [_answer(done, thinking) for done in group]
+            for group, thinking in zip(groups, modes, strict=True)
+        ]
+        if all(len(group) == 1 for group in groups):
+            return self._against_anchors(questions, [group[0] for group in answers])
+        held = [(q.prompt, group) for q, group in zip(questions, answers, strict=True)]
+        rates = win_rates(
+            self.judge, held, pairs=self.config.pairs, principle=self.config.principle
+        )
+        return [verdict for group in rates for verdict in group]
+
+    def _against_anchors(
+        self, questions: Sequence[Conversation], answers: Sequence[str | None]
+    ) -> list[Verdict]:
+        contests, places = list[Contest](), list[int]()
+        for place, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            if answer is not None:
+                first = self.anchors.setdefault(question.id, answer)
+                contests.append(Contest(question.prompt, answer, first))
+                places.append(place)
+        out = [failed("no reply") for _ in answers]
+        verdicts = compare(self.judge, contests, self.config.principle)
+        for place, verdict in zip(places, verdicts, strict=True):
+            out[place] = verdict
+        return out
+
+
+class CompositeReward:
+    """Implements rl.rollout.Score: the weighted mean of others, with every part on record."""
+
+    def __init__(self, parts: Mapping[str, tuple[float, Score]]) -> None:
+        self.parts = dict(parts)
+
+    def __call__(
+        self,
+        questions: Sequence[Conversation],
+        groups: Sequence[Sequence[Completion]],
+        modes: Sequence[bool],
+        checks: Sequence[Verdict],
+    ) -> list[Verdict]:
+        """One undecided part makes a reply's whole undecided."""
+        columns = [
+            [Component(name, weight, v) for v in score(questions, groups, modes, checks)]
+            for name, (weight, score) in self.parts.items()
+        ]
+        return [compose(row) for row in zip(*columns, strict=True)]
+
+
+def _replies(
+    questions: Sequence[Conversation],
+    groups: Sequence[Sequence[Completion]],
+    modes: Sequence[bool],
+) -> Iterator[tuple[Conversation, Completion, bool]]:
+    for question, group, thinking in zip(questions, groups, modes, strict=True):
+        for done in group:
+            yield question, done, thinking
+
+
+def _answer(done: Completion, thinking: bool) -> str | None:
+    """What a judge sees: the answer without its trace; a trace that never closes has none."""
+    if done.finish_reason == "error":
+        return None
+    reply = parse(done.text, thinking=thinking)
+    calls = f"\n{reply.tool_calls}" if reply.tool_calls else ""
+    return f"{reply.answer}{calls}".strip()

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from reward import CheckItem, check_all
+from reward import CheckItem, Verdict, check_all
+from reward.verdict import failed
 from rl.advantage import Kind, advantages
 from rl.config import OverlongConfig
 from rl.overlong import overlong_penalty
@@ -31,11 +32,15 @@ class Rollout:
     status: str
     checked: float | None = None
     """What the checker says where it is not the reward: to see a policy that games its reward."""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """The parts of the reward's verdict."""
 
 
-# (questions, their replies, with a trace or not) -> a score of each reply, None for failed ones
+# (questions, their replies, with a trace or not, what the checks say) -> a verdict on each reply. The
+# latter two are flat, group by group; a reward model's value has no scale.
 Score = Callable[
-    [Sequence[Conversation], Sequence[Sequence[Completion]], Sequence[bool]], list[float | None]
+    [Sequence[Conversation], Sequence[Sequence[Completion]], Sequence[bool], Sequence[Verdict]],
+    list[Verdict],
 ]
 
 
@@ -63,21 +68,29 @@ class Sampler:
         ]
         sampling = replace(self.sampling, seed=seed, stop_token_ids=stop_ids(self.tokenizer))
         groups = self.engine.generate(prompts, sampling)
-        verdicts = iter(self._check(questions, groups, modes))
-        scores = None if self.score is None else iter(self.score(questions, groups, modes))
+        checks = self._check(questions, groups, modes)
+        verdicts = checks
+        if self.score is not None:
+            verdicts = self.score(questions, groups, modes, checks)
+        marks, seen = iter(verdicts), iter(checks)
         out = []
         for prompt, group in zip(prompts, groups, strict=True):
-            checks = [next(verdicts) for _ in group]
-            marks = checks if scores is None else [_scored(next(scores), c) for c in group]
-            seen = [None if scores is None else value for value, _ in checks]
-            shaped = [self._shape(c, mark[0]) for c, mark in zip(group, marks, strict=True)]
+            own = [next(marks) for _ in group]
+            watched = [next(seen).value if self.score is not None else None for _ in group]
+            shaped = [self._shape(c, mark.value) for c, mark in zip(group, own, strict=True)]
             values = advantages(shaped, self.kind)
             out.append(
                 [
-                    Rollout(prompt, c, r, None if self._is_masked(c) else advantage, status, own)
-                    for c, (r, status), advantage, own in zip(
-                        group, marks, values, seen, strict=True
+                    Rollout(
+                        prompt=prompt,
+                        completion=c,
+                        reward=mark.value,
+                        advantage=None if self._is_masked(c) else advantage,
+                        status=_status(mark),
+                        checked=value,
+                        parts=mark.parts,
                     )
+                    for c, mark, advantage, value in zip(group, own, values, watched, strict=True)
                 ]
             )
         return out
@@ -107,19 +120,19 @@ class Sampler:
         questions: Sequence[Conversation],
         groups: Sequence[Sequence[Completion]],
         modes: Sequence[bool],
-    ) -> list[tuple[float | None, str]]:
-        items, places = [], []
-        marks: list[tuple[float | None, str]] = []
+    ) -> list[Verdict]:
+        items, places = list[CheckItem](), list[int]()
+        verdicts: list[Verdict] = []
         for question, group, thinking in zip(questions, groups, modes, strict=True):
             if question.check is None and self.score is not None:
-                marks += [(None, "no check")] * len(group)
+                verdicts += [failed("no check")] * len(group)
                 continue
             if question.check is None:
                 raise UserError(f"prompt {question.id!r} has no check; RL needs verifiable prompts")
             for completion in group:
-                marks.append((None, completion.error or "error"))
+                verdicts.append(failed(completion.error or "error"))
                 if completion.finish_reason != "error":
-                    places.append(len(marks) - 1)
+                    places.append(len(verdicts) - 1)
                     opened = {"thinking_opened": True} if thinking else {}
                     check = question.check
                     items.append(
@@ -131,9 +144,12 @@ class Sampler:
                         )
                     )
         for place, verdict in zip(places, check_all(items), strict=True):
-            marks[place] = (verdict.value, verdict.status)
-        return marks
+            verdicts[place] = verdict
+        return verdicts
 
 
-def _scored(score: float | None, completion: Completion) -> tuple[float | None, str]:
-    return (score, "ok") if score is not None else (None, completion.error or "error")
+def _status(verdict: Verdict) -> str:
+    """With the reason, where there is no reward."""
+    if verdict.value is None:
+        return str(verdict.parts.get("reason", verdict.status))
+    return verdict.status

@@ -13,6 +13,7 @@ from pretrain.tokenizer import read_tokenizer
 from rl.config import GrpoConfig
 from rl.grpo import Grpo, Hooks, sync
 from rl.lift import lift
+from rl.record import RolloutLog
 from rl.reward_source import reward_source
 from rl.rollout import Sampler
 from workbench.checkpoint import Checkpoints, seed_everything
@@ -20,6 +21,7 @@ from workbench.conversation import Conversation
 from workbench.engine.actor import start_engine
 from workbench.engine.protocol import Sampling
 from workbench.memory import keep_freed_memory
+from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 
 
@@ -42,9 +44,12 @@ def run(context: StageContext) -> None:
         top_p=config.top_p, top_k=config.top_k, min_p=config.min_p,
         thinking_budget=config.thinking_budget, thinking_grace=config.thinking_grace,
     )  # fmt: skip
+    # A judge's held-out measure compares with these, before a restart too.
+    kept = context.stage_dir / "held_out_replies.json"
+    anchors: dict[str, str] = read_json(kept) if kept.is_file() else {}
     sampler = Sampler(
         engine, tokenizer, sampling, config.thinking, config.advantage, config.overlong,
-        config.mask_truncated, config.reward_options, reward_source(context, tokenizer),
+        config.mask_truncated, config.reward_options, reward_source(context, tokenizer, anchors),
     )  # fmt: skip
     pool = take_conversations(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
     held_out = take_conversations(
@@ -53,13 +58,17 @@ def run(context: StageContext) -> None:
     grpo = Grpo(model, sampler, pool, config, context.seed)
     checkpoints = Checkpoints(context.stage_dir / "checkpoints")
     state = checkpoints.load_latest()
+    record = RolloutLog(context.stage_dir / "rollouts.jsonl", tokenizer, config.record_groups)
     if state is not None:
         grpo.load_state_dict(state)
         context.metrics.truncate_after(grpo.step)
+    record.truncate_after(grpo.step)
     if "held_out_before" not in context.outputs:
         context.progress(message="held-out reward before")
         context.outputs |= held_out_rewards(sampler, held_out, context.seed, "before")
-    if not grpo.fit(_hooks(context, config), checkpoints):
+        if anchors:
+            write_json(kept, anchors)
+    if not grpo.fit(_hooks(context, config, record), checkpoints):
         context.stop()
     context.progress(message="held-out reward after")
     sync(model, engine, version=grpo.step)
@@ -78,7 +87,7 @@ def held_out_rewards(
 ) -> dict[str, list[float | None]]:
     """One sampled reply a question, at the training temperature; None where it failed.
 
-    With a reward model: its scores, and what the checker says of the same replies.
+    With a reward model or a judge: its verdicts, and what the checker says of the same replies.
     """
     once = replace(sampler, sampling=replace(sampler.sampling, n=1), reward_options={})
     firsts = [group[0] for group in once.roll_out(questions, seed=seed)]
@@ -88,8 +97,9 @@ def held_out_rewards(
     return out
 
 
-def _hooks(context: StageContext, config: GrpoConfig) -> Hooks:
+def _hooks(context: StageContext, config: GrpoConfig, record: RolloutLog) -> Hooks:
     return Hooks(
+        record=record.write,
         log=lambda step, metrics, tokens: context.log_metrics(step, metrics, tokens=tokens),
         progress=lambda step: context.progress(step=step, total=config.num_steps, message="GRPO"),
         should_stop=context.should_stop,

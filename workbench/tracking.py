@@ -62,6 +62,26 @@ METRICS: dict[str, Metric] = {
             "up",
         ),
         Metric(
+            "reward_of/*",
+            "",
+            "mean of one part of a composite reward, under the part's name",
+            "up",
+        ),
+        Metric(
+            "judge_undecided",
+            "share",
+            "a judge's comparisons without a verdict (no answer, or none that can be read); they count "
+            "for nobody",
+            "down",
+        ),
+        Metric(
+            "judge_flips",
+            "share",
+            "a judge's comparisons that prefer the reply in the same place in both orders; they count "
+            "half for each",
+            "down",
+        ),
+        Metric(
             "failed_share",
             "share",
             "samples whose generation or check failed; they are left out, never scored 0",
@@ -127,6 +147,12 @@ METRICS: dict[str, Metric] = {
         Metric("accuracy", "share", "mean of the answers' values over all benchmarks", "up"),
     )
 }
+
+
+def metric(name: str) -> Metric | None:
+    """The declaration of a metric; those of one family (`reward_of/NAME`) share theirs."""
+    family, slash, _ = name.partition("/")
+    return METRICS.get(name) or METRICS.get(f"{family}/*" if slash else name)
 
 
 def metrics_markdown() -> str:
@@ -203,7 +229,7 @@ class MetricsWriter:
         line: dict[str, Any] = {"step": step, "tokens": tokens, "wall_s": wall_s}
         for name, value in values.items():
             line[name] = value if math.isfinite(value) else None
-            if name not in METRICS and name not in self._unknown:
+            if metric(name) is None and name not in self._unknown:
                 self._unknown.add(name)
                 warnings.warn(f"metric {name!r} is not declared in tracking.METRICS", stacklevel=3)
         odd = {name: str(value) for name, value in values.items() if not math.isfinite(value)}

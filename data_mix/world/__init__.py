@@ -9,6 +9,7 @@ from data_mix.world.generate import (
     conversations,
     prompt_text,
 )
+from data_mix.world.house import house_conversations
 from data_mix.world.long_context import long_context
 from data_mix.world.pretraining import pretraining_at, pretraining_text
 
@@ -20,6 +21,7 @@ __all__ = [
     "SPLITS",
     "conversation_at",
     "conversations",
+    "house_conversations",
     "long_context",
     "pretraining_at",
     "pretraining_text",

@@ -21,7 +21,7 @@ _WORDS = (
     "fish", "rain", "moon", "gold", "stone", "wind", "lamp", "road",
 )  # fmt: skip
 _LANGUAGES = ("French", "German", "Italian", "Spanish")
-_ROOMS = ("kitchen", "garden", "hall", "office")
+ROOMS = ("kitchen", "garden", "hall", "office")
 
 
 def _city(rng: Random) -> str:
@@ -41,7 +41,7 @@ def _language(rng: Random) -> str:
 
 
 def _room(rng: Random) -> str:
-    return rng.choice(_ROOMS)
+    return rng.choice(ROOMS)
 
 
 def _number(rng: Random) -> int:

@@ -1,6 +1,6 @@
 """The environments by name: how to make one and where its tasks come from."""
 
-from rl.environments.config import HouseTasks, TasksConfig
+from rl.environments.config import HouseTasks, TasksConfig, WorkplaceTasks
 from rl.environments.protocol import Environment, Task
 
 
@@ -14,6 +14,10 @@ def make_environment(name: str) -> Environment:
         from rl.environments.bfcl import Bfcl  # noqa: PLC0415 - see docstring
 
         return Bfcl()
+    if name == "workplace":
+        from rl.environments.workplace import Workplace  # noqa: PLC0415 - see docstring
+
+        return Workplace()
     raise ValueError(f"no environment {name!r}")
 
 
@@ -23,6 +27,10 @@ def take_tasks(config: TasksConfig, n: int, seed: int) -> list[Task]:
         from rl.environments import house  # noqa: PLC0415 - see make_environment
 
         return house.tasks(config.split, n, seed, requests=config.requests, offered=config.offered)
+    if isinstance(config, WorkplaceTasks):
+        from rl.environments import workplace_tasks  # noqa: PLC0415 - see make_environment
+
+        return workplace_tasks.tasks(config, n, seed)
     from rl.environments import bfcl  # noqa: PLC0415 - see make_environment
 
     return bfcl.tasks(config, n, seed)

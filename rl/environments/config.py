@@ -2,31 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from data_mix.world.generate import SPLITS
-from workbench.errors import unknown_name
+from data_mix.config import HouseSource
 from workbench.schema import Section
 
 
-class HouseTasks(Section):
+class HouseTasks(HouseSource):
     """Tasks of the miniature's house."""
 
-    type: Literal["house"]
     split: str = "rl"
     """train, validation, test or rl; no request is in two of them."""
-    requests: tuple[int, int] = (1, 3)
-    """Fewest and most requests of a task."""
-    offered: int = Field(4, ge=1, le=10)
-    """Tools on offer (more where a task needs more)."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> "HouseTasks":
-        if self.split not in SPLITS:
-            raise ValueError(str(unknown_name("split", self.split, SPLITS)))
-        if not 1 <= self.requests[0] <= self.requests[1] <= 5:
-            raise ValueError(f"requests {self.requests}: give [fewest, most] between 1 and 5")
-        return self
 
 
 class BfclTasks(Section):
@@ -41,4 +27,19 @@ class BfclTasks(Section):
     """Tools on offer besides those of the task's own solution; null: all of its APIs' tools."""
 
 
-TasksConfig = Annotated[HouseTasks | BfclTasks, Field(discriminator="type")]
+class WorkplaceTasks(Section):
+    """Tasks over the five tables of nemo-gym's workplace assistant (scripts/setup.sh evals)."""
+
+    type: Literal["workplace"]
+    half: Literal["train", "test"] = "train"
+    """Every person, title, customer, date and text belongs to one half; a task uses those of its own."""
+    domains: tuple[Literal["email", "calendar", "analytics", "projects", "customers", "several"], ...] = (
+        "email", "calendar", "analytics", "projects", "customers", "several",
+    )  # fmt: skip
+    """Kinds of request; several: two tables in one request."""
+    tools: Literal["all", "needed"] = "all"
+    """all: the 27 tools, some 16,000 characters. needed: those of the tables that the task is about,
+    and the directory."""
+
+
+TasksConfig = Annotated[HouseTasks | BfclTasks | WorkplaceTasks, Field(discriminator="type")]

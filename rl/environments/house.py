@@ -4,22 +4,17 @@ Its tools are those of the world's tool-calling domain; a task strings one to th
 so that a model which learned to make one call must learn to make all of them and then stop.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from random import Random
+from itertools import islice
 from typing import Any
 
-from data_mix.world.problem import split_of
-from data_mix.world.tooluse import CITIES, PEOPLE, TOOLS, Tool
+from data_mix.world.house import ACTIONS, DONE, house_tasks
+from data_mix.world.tooluse import CITIES, PEOPLE, ROOMS, TOOLS
 from reward.verdict import Verdict, decided
 from rl.environments.protocol import Step, Task, ToolCall, call_tool, tool_result
 
-ROOMS = ("kitchen", "garden", "hall", "office")
-# Tools that are asked for. The others stand among the tools on offer; to call one is harmless, except
-# to phone somebody who was not to be phoned.
-ACTIONS = ("set_light", "set_heat", "set_timer", "send_message", "book_table")
-_TOOL: dict[str, Tool] = {tool.name: tool for tool in TOOLS}
-_TRIES = 10_000
+_TOOLS = tuple(tool.name for tool in TOOLS)
 
 
 class House:
@@ -56,33 +51,33 @@ class House:
         return [list(self._task.data["calls"])]
 
     def _call(self, call: ToolCall, offered: set[str]) -> dict[str, Any]:
-        tools = {name: getattr(self, f"_{name}") for name in _TOOL}
+        tools = {name: getattr(self, f"_{name}") for name in _TOOLS}
         answer, _ = call_tool(call, tools, allowed=offered)
         return tool_result(answer)
 
     def _set_light(self, room: str, level: int) -> str:
         self.state["lights"][_one_of(room, ROOMS)] = _whole(level)
-        return "ok"
+        return DONE
 
     def _set_heat(self, room: str, degrees: int) -> str:
         self.state["heats"][_one_of(room, ROOMS)] = _whole(degrees)
-        return "ok"
+        return DONE
 
     def _set_timer(self, minutes: int) -> str:
         self.state["timers"].append(_whole(minutes))
-        return "ok"
+        return DONE
 
     def _send_message(self, to: str, text: str) -> str:
         self.state["messages"].append([_one_of(to, PEOPLE), str(text)])
-        return "ok"
+        return DONE
 
     def _call_person(self, name: str) -> str:
         self.state["calls"].append(_one_of(name, PEOPLE))
-        return "ok"
+        return DONE
 
     def _book_table(self, city: str, people: int) -> str:
         self.state["tables"].append([_one_of(city, CITIES), _whole(people)])
-        return "ok"
+        return DONE
 
     def _get_weather(self, city: str) -> str:
         return "sun" if len(_one_of(city, CITIES)) % 2 else "rain"
@@ -100,57 +95,22 @@ class House:
 def tasks(
     split: str, n: int, seed: int, *, requests: tuple[int, int] = (1, 3), offered: int = 4
 ) -> list[Task]:
-    """`n` different tasks of `requests` (fewest, most) requests with about `offered` tools on offer.
+    """`n` different tasks, as data_mix.world.house draws them (from other draws than SFT's).
 
     Every request belongs to the split by the world's own rule, so neither a task nor a single request
-    of a held-out split was ever trained on, in SFT or here.
+    of a held-out split was ever trained on, in SFT or here. Raises: UserError where there are fewer.
     """
-    return list(_tasks(split, n, seed, requests, offered))
-
-
-def _tasks(
-    split: str, n: int, seed: int, requests: tuple[int, int], offered: int
-) -> Iterator[Task]:
-    rng, seen = Random(f"house/{split}/{seed}"), set[str]()
-    while len(seen) < n:
-        count = rng.randint(*requests)
-        wanted = rng.sample(ACTIONS, count)
-        drawn = [_request(_TOOL[name], rng, split) for name in wanted]
-        text = " ".join(words for words, _ in drawn)
-        if text in seen:
-            continue
-        seen.add(text)
-        rest = [name for name in _TOOL if name not in wanted]
-        names = [*wanted, *rng.sample(rest, max(offered - count, 0))]
-        rng.shuffle(names)
-        yield Task(
-            id=f"house-{split}-{seed}-{len(seen) - 1}",
+    drawn = house_tasks(split, seed, requests=requests, offered=offered)
+    return [
+        Task(
+            id=f"house-{split}-{seed}-{number}",
             environment="house",
-            messages=[{"role": "user", "content": text}],
-            tools=[_TOOL[name].document for name in names],
-            data={"start": _start(rng), "calls": [call for _, call in drawn]},
+            messages=[{"role": "user", "content": task.text}],
+            tools=task.tools,
+            data={"start": task.start, "calls": task.calls},
         )
-
-
-def _request(tool: Tool, rng: Random, split: str) -> tuple[str, ToolCall]:
-    """Wording and call of a request that belongs to the split."""
-    for _ in range(_TRIES):
-        arguments = {name: draw(rng) for name, draw in tool.parameters.items()}
-        if split_of(tool.key(arguments)) == split:
-            words = rng.choice(tool.requests).format(**arguments)
-            return words, {"name": tool.name, "arguments": arguments}
-    raise RuntimeError(f"no request of {tool.name} in split {split!r}")
-
-
-def _start(rng: Random) -> dict[str, Any]:
-    return {
-        "lights": {room: rng.randint(0, 60) for room in ROOMS},
-        "heats": {room: rng.randint(5, 30) for room in ROOMS},
-        "timers": [],
-        "messages": [],
-        "calls": [],
-        "tables": [],
-    }
+        for number, task in enumerate(islice(drawn, n))
+    ]
 
 
 def _bag(value: Any) -> Any:

@@ -50,10 +50,11 @@ def run(context: StageContext) -> None:
     seed_everything(context.seed)  # the head starts from the same draws after a resume
     model = ScoreModel(load_model(context.parent_model))
     check_isolation(model.causal)
-    before = pair_accuracy(model, data["held_out"]["rows"], tokenizer)
+    held_out = data["held_out"]["rows"]
+    before = pair_values(model, held_out, tokenizer)
     _train(context, model, tokenizer, data["train"]["rows"])
-    after = pair_accuracy(model.eval(), data["held_out"]["rows"], tokenizer)
-    context.outputs["pair_accuracy"] = {"untrained": before, "held_out": after}
+    after = pair_values(model.eval(), held_out, tokenizer)
+    context.outputs["pair_accuracy"] = pair_accuracy(held_out, before, after)
     shutil.rmtree(context.stage_dir / "model", ignore_errors=True)
     save_score_model(model, context.stage_dir / "model", tokenizer)
     shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
@@ -106,18 +107,27 @@ def _check(name: str, account: dict[str, Any], config: RewardModelConfig) -> Non
         )
 
 
-def pair_accuracy(
-    model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: Any
-) -> dict[str, Any]:
-    """Share of pairs in which the better conversation scores higher (a tie counts half), with the
-    interval clustered by prompt."""
+def pair_values(model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[float]:
+    """Of each pair: 1 where the better conversation scores higher, 0.5 for a tie, else 0."""
     pad = int(tokenizer.pad_token_id or 0)
     better = score_rows(model, [r["chosen_ids"] for r in rows], pad_token_id=pad)
     worse = score_rows(model, [r["rejected_ids"] for r in rows], pad_token_id=pad)
-    values = [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
+    return [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
+
+
+def pair_accuracy(
+    rows: Sequence[dict[str, Any]], before: Sequence[float], after: Sequence[float]
+) -> dict[str, Any]:
+    """Share of pairs that are in order, untrained and trained, and the difference; intervals are
+    clustered by prompt."""
     prompts = [r["prompt"] for r in rows]
-    found = mean_interval(values, prompts)
-    return found.as_dict() | {"pairs": len(rows), "prompts": len(set(prompts))}
+    size = {"pairs": len(rows), "prompts": len(set(prompts))}
+    changes = [a - b for b, a in zip(before, after, strict=True)]
+    return {
+        "untrained": mean_interval(before, prompts).as_dict() | size,
+        "held_out": mean_interval(after, prompts).as_dict() | size,
+        "lift": mean_interval(changes, prompts).as_dict() | size,
+    }
 
 
 @dataclass

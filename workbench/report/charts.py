@@ -93,13 +93,22 @@ def sft_losses(stages: list[StageFacts]) -> list[Panel]:
 
 
 def policy_panels(stage: StageFacts) -> list[Panel]:
-    """Reward and trainer-engine mismatch of a GRPO stage by step."""
+    """GRPO by step: reward, what a watching checker says, and mismatch. DPO by round, merges by alpha."""
+    if stage.kind == "dpo":
+        return _rounds(stage)
+    if stage.kind == "merge":
+        return _sweep(stage)
     rewards, mismatch = stage.series("reward"), stage.series("mismatch_kl")
+    watched = stage.series("checker_reward")
     panels = []
-    if len(rewards) > 1:
-        line = Series("reward", rewards, "--accent", style="noisy")
-        chart = Chart(f"Mean reward of the step's rollouts: {stage.name}", [line], x_label="step")
-        panels.append(Panel("Reward of the step's rollouts", both_sizes(chart, _HALF, _NARROW)))
+    for title, line_points, colour in (
+        ("Reward of the step's rollouts", rewards, "--accent"),
+        ("Checker on the same replies, never trained on", watched, "--m1"),
+    ):
+        if len(line_points) > 1:
+            line = Series("reward", line_points, colour, style="noisy")
+            chart = Chart(f"{title}: {stage.name}", [line], x_label="step")
+            panels.append(Panel(title, both_sizes(chart, _HALF, _NARROW)))
     positive = [(x, y) for x, y in mismatch if y > 0]
     if len(positive) > 1:
         line = Series("mismatch KL", positive, "--m1", style="noisy")
@@ -108,6 +117,42 @@ def policy_panels(stage: StageFacts) -> list[Panel]:
             Panel("Mismatch KL, engine against trainer", both_sizes(chart, _HALF, _NARROW))
         )
     return panels
+
+
+def _rounds(stage: StageFacts) -> list[Panel]:
+    """Success while playing the training tasks, round by round, and the margin by step."""
+    shares = [float(r["success"]) for r in stage.outputs.get("rounds") or []]
+    panels = []
+    if len(shares) > 1:
+        names = [f"round {i + 1}" for i in range(len(shares))]
+        line = Series(
+            "success", [(float(i), y) for i, y in enumerate(shares)], "--accent", [], "points"
+        )
+        chart = Chart(f"Success on training tasks: {stage.name}", [line], "", names, None, percent)
+        title = "Success while playing, before each round's training"
+        panels.append(Panel(title, both_sizes(chart, _HALF, _NARROW)))
+    margins = stage.series("pair_margin")
+    if len(margins) > 1:
+        line = Series("margin", margins, "--m1", style="noisy")
+        chart = Chart(f"Margin of the pairs: {stage.name}", [line], x_label="step")
+        panels.append(Panel("Margin of the pairs", both_sizes(chart, _HALF, _NARROW)))
+    return panels
+
+
+def _sweep(stage: StageFacts) -> list[Panel]:
+    """The sweep's metric by alpha, with its interval."""
+    rows = stage.outputs.get("sweep") or []
+    if len(rows) < 2:
+        return []
+    values = [(float(row["alpha"]), float(row["score"])) for row in rows]
+    errors = [(float(low), float(high)) for low, high in (row["ci95"] for row in rows)]
+    metric = str(stage.outputs.get("metric"))
+    line = Series(metric, values, "--accent", errors, "points")
+    chart = Chart(f"{metric} by alpha: {stage.name}", [line], "alpha", y_format=percent)
+    ends = stage.outputs.get("models") or {}
+    title = f"{metric} by alpha"
+    note = f"0 is {ends.get('alpha 0')}, 1 is {ends.get('alpha 1')}"
+    return [Panel(title, both_sizes(chart, _HALF, _NARROW), note)]
 
 
 def _power(value: float) -> str:

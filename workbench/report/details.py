@@ -11,7 +11,7 @@ from workbench.progress import describe, duration_words
 from workbench.report.charts import spark
 from workbench.report.read import RunFacts, StageFacts
 from workbench.report.svg import compact
-from workbench.tracking import LINE_KEYS, METRICS
+from workbench.tracking import LINE_KEYS, metric
 
 # More of a step's samples than this at the token limit is worth a warning.
 _CUT_SHARE = 0.2
@@ -142,7 +142,7 @@ def _warnings(facts: RunFacts, stage: StageFacts) -> list[str]:
     if odd:
         out.append(f"{_count(odd, 'logged step')} with a value that is not a finite number")
     names = {k for line in stage.metrics for k in line if k not in LINE_KEYS}
-    if unknown := sorted(names - set(METRICS)):
+    if unknown := sorted(name for name in names if metric(name) is None):
         out.append(f"metrics without a declaration: {', '.join(unknown)}")
     if stage.kind == "evals":
         out += _eval_warnings(facts)
@@ -167,11 +167,11 @@ def _eval_warnings(facts: RunFacts) -> list[str]:
 
 
 def _metric(stage: StageFacts, name: str) -> MetricView:
-    metric = METRICS.get(name)
+    declared = metric(name)
     points = stage.series(name)
-    unit = f" {metric.unit}" if metric and metric.unit not in ("", "share") else ""
+    unit = f" {declared.unit}" if declared and declared.unit not in ("", "share") else ""
     last = f"{points[-1][1]:.4g}{unit}" if points else "–"
-    meaning = metric.meaning if metric else "not declared"
+    meaning = declared.meaning if declared else "not declared"
     return MetricView(name, last, meaning, spark(stage, name))
 
 

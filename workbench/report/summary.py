@@ -1,6 +1,7 @@
 """What a run came to, in words and as a table for the terminal."""
 
 from workbench.report.compare import Cell, gain_table, total_gains
+from workbench.report.lifts import stage_lifts
 from workbench.report.read import RunFacts
 from workbench.report.svg import points
 from workbench.statistics import mean_of_estimates
@@ -8,18 +9,8 @@ from workbench.statistics import mean_of_estimates
 
 def verdict(facts: RunFacts) -> list[str]:
     """Sentences for the head of the report, the most important first."""
-    out = _gain_sentences(facts)
-    for stage in facts.stages.values():
-        held_out = stage.outputs.get("held_out")
-        if held_out:
-            lift = held_out["lift"]
-            low, high = lift["ci95"]
-            before, after = held_out["before"]["value"], held_out["after"]["value"]
-            out.append(
-                f"{stage.name}: held-out reward {before:.3f} → {after:.3f}, {lift['value']:+.3f} "
-                f"(95% interval {low:+.3f} to {high:+.3f}, n = {held_out['n']})."
-            )
-    return out + _open_ends(facts)
+    lifts = [lift.sentence() for lift in stage_lifts(facts)]
+    return _gain_sentences(facts) + lifts + _open_ends(facts)
 
 
 def _gain_sentences(facts: RunFacts) -> list[str]:

@@ -13,6 +13,7 @@ from workbench.report import charts
 from workbench.report.budgets import budget_rows
 from workbench.report.compare import Table, gain_table, total_gains
 from workbench.report.details import hardware_line, stage_views, trained_tokens
+from workbench.report.lifts import stage_lifts
 from workbench.report.palette import css_variables
 from workbench.report.panel import Panel
 from workbench.report.paper import PaperValue, paper_values
@@ -62,6 +63,7 @@ def render_page(facts: RunFacts) -> str:
         "budgets": budget_rows(facts),
         "pretrain": _pretrain(facts),
         "sft": charts.sft_losses([s for s in facts.stages.values() if s.kind == "sft"]),
+        "lifts": stage_lifts(facts),
         "policies": _policies(facts),
         "paper": _paper_rows(table),
         "samples": sample_groups(facts),
@@ -120,7 +122,6 @@ def _pretrain(facts: RunFacts) -> list[tuple[str, Markup]]:
 class _Policy:
     name: str
     panels: list[Panel]
-    held_out: dict[str, Any] | None
 
 
 def _policies(facts: RunFacts) -> list[_Policy]:
@@ -128,7 +129,7 @@ def _policies(facts: RunFacts) -> list[_Policy]:
     for stage in facts.stages.values():
         panels = charts.policy_panels(stage)
         if panels:
-            out.append(_Policy(stage.name, panels, stage.outputs.get("held_out")))
+            out.append(_Policy(stage.name, panels))
     return out
 
 

@@ -17,7 +17,13 @@ from reward.score_model import (
 )
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.pairs import Scored, make_pairs
-from rl.reward_model.stage import ScoreCollator, StrictRewardTrainer, pair_accuracy, trl_config
+from rl.reward_model.stage import (
+    ScoreCollator,
+    StrictRewardTrainer,
+    pair_accuracy,
+    pair_values,
+    trl_config,
+)
 from workbench.errors import UserError
 from workbench.strict_trainer import last_checkpoint
 
@@ -126,17 +132,21 @@ def _train(
 
 def test_learns_which_is_better(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     model, held_out = _model(), _rows(40, 5)
-    before = pair_accuracy(model, held_out, tokenizer)
+    before = pair_values(model, held_out, tokenizer)
     trainer = _train(model, tokenizer, tmp_path / "c", epochs=3)
     first = next(x["loss"] for x in trainer.state.log_history if "loss" in x)
     assert 0.3 < first < 1.5  # near log 2: an untrained head cannot tell
-    after = pair_accuracy(model.eval(), held_out, tokenizer)
-    assert after["value"] > 0.9 > before["value"] and after["pairs"] == 40
-    assert before["ci95"][0] < before["value"] < before["ci95"][1]
+    after = pair_values(model.eval(), held_out, tokenizer)
+    found = pair_accuracy(held_out, before, after)
+    untrained, trained, gain = (found[key] for key in ("untrained", "held_out", "lift"))
+    assert trained["value"] > 0.9 > untrained["value"] and trained["pairs"] == 40
+    assert untrained["value"] == pytest.approx(sum(before) / 40)
+    assert gain["value"] == pytest.approx(trained["value"] - untrained["value"])
+    assert gain["ci95"][0] < gain["value"] < gain["ci95"][1]
     flipped = [
         r | {"chosen_ids": r["rejected_ids"], "rejected_ids": r["chosen_ids"]} for r in held_out
     ]
-    assert pair_accuracy(model, flipped, tokenizer)["value"] == pytest.approx(1 - after["value"])
+    assert pair_values(model, flipped, tokenizer) == pytest.approx([1 - v for v in after])
 
 
 def test_a_resume_is_exact(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""RLHF: a reward model in place of the checker, with and without a trace, and the checker as watchman."""
+"""RLHF: a model or a judge in place of the checker, or several rewards; the checker as watchman."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +13,22 @@ from transformers import PreTrainedTokenizerFast
 from data_mix.world import conversations
 from pretrain.hybrid import build_config, load_model
 from reward import check
+from reward.judge_client import JudgeClient
+from reward.pairwise import PairwiseConfig
 from reward.score_model import ScoreModel, score_ids, score_rows
 from rl.config import GrpoConfig
-from rl.reward_source import ModelReward
+from rl.record import RolloutLog, part_metrics
+from rl.reward_source import CompositeReward, JudgeReward, ModelReward, _checker
 from rl.rollout import Sampler
 from rl.stage import held_out_rewards
+from tests.judge_server import Said, judge_server
+from tests.judge_verdicts import longer, say, shown
 from workbench.chat import stop_ids
+from workbench.conversation import CheckSpec
 from workbench.engine.protocol import Sampling
 from workbench.engine.scripted import ScriptedEngine
 from workbench.errors import UserError
+from workbench.tracking import metric
 
 QUESTIONS = list(conversations("conversation", "rl", 12, 3))
 
@@ -121,6 +130,101 @@ def test_held_out_keeps_both(tokenizer: PreTrainedTokenizerFast) -> None:
     assert set(held_out_rewards(_sampler(tokenizer), QUESTIONS, 1, "after")) == {"held_out_after"}
 
 
+def _judged(tokenizer: Any, url: str, **fields: Any) -> tuple[Sampler, JudgeReward]:
+    config = PairwiseConfig(endpoint=url, retries=0)
+    score = JudgeReward(JudgeClient(config), config, {})
+    return _sampler(tokenizer, score=score, **fields), score
+
+
+def test_a_judge_rewards_by_win_rate_in_the_group(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The longer answer wins: the worked one beats both words, which are equally long."""
+    with judge_server(say(longer)) as served:
+        sampler, _ = _judged(tokenizer, served.address)
+        groups = sampler.roll_out(QUESTIONS[:4], seed=1)
+    for question, group in zip(QUESTIONS, groups, strict=False):
+        # Circle of three; the words tie, as this judge says itself.
+        assert [r.reward for r in group] == [1.0, 0.25, 0.25]
+        assert [r.advantage for r in group] == pytest.approx([0.5, -0.25, -0.25])
+        assert [r.checked for r in group] == _verdicts(question, group, True)
+    assert not any("hm" in text for asked in served.asked for text in shown(asked))
+    found = part_metrics([r for group in groups for r in group])
+    assert found == {"judge_undecided": 0.0, "judge_flips": 0.0}
+
+
+def test_a_judge_that_fails_gives_no_reward(tokenizer: PreTrainedTokenizerFast) -> None:
+    with judge_server(lambda asked: Said("Both are fine.")) as served:
+        sampler, _ = _judged(tokenizer, served.address)
+        (group,) = sampler.roll_out(QUESTIONS[:1], seed=1)
+    assert [(r.reward, r.advantage) for r in group] == [(None, None)] * 3
+    assert "no verdict" in group[0].status
+
+
+def test_held_out_is_against_the_policy_before(tokenizer: PreTrainedTokenizerFast) -> None:
+    with judge_server(say(longer)) as served:
+        sampler, score = _judged(tokenizer, served.address)
+        before = held_out_rewards(sampler, QUESTIONS[:4], 1, "before")
+        assert before["held_out_before"] == [0.5] * 4 and not served.asked
+        again = held_out_rewards(sampler, QUESTIONS[:4], 1, "after")
+        assert again["held_out_after"] == [0.5] * 4
+        for key in score.anchors:
+            score.anchors[key] = "x"
+        better = held_out_rewards(sampler, QUESTIONS[:4], 1, "after")
+        assert better["held_out_after"] == [1.0] * 4
+
+
+def test_parts_are_weighed_and_on_record(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """0.75 of the check and 0.25 of a score: the mean, each part in metrics and in rollouts.jsonl."""
+    model = ModelReward(_model(), tokenizer)
+    score = CompositeReward({"rules": (3.0, _checker), "taste": (1.0, model)})
+    groups = _sampler(tokenizer, score=score).roll_out(QUESTIONS, seed=1)
+    alone = _sampler(tokenizer, score=model).roll_out(QUESTIONS, seed=1)
+    for question, group, scored in zip(QUESTIONS, groups, alone, strict=True):
+        checks = _verdicts(question, group, True)
+        expected = [0.75 * c + 0.25 * s.reward for c, s in zip(checks, scored, strict=True)]  # type: ignore[operator]
+        assert [r.reward for r in group] == pytest.approx(expected, abs=1e-5)
+    flat = [r for group in groups for r in group]
+    found = part_metrics(flat)
+    known = [r.checked for r in flat if r.checked is not None]
+    assert found["reward_of/rules"] == pytest.approx(sum(known) / len(known))
+    assert set(found) == {"reward_of/rules", "reward_of/taste"}
+    assert all(metric(name) is not None for name in found)
+
+    log = RolloutLog(tmp_path / "rollouts.jsonl", tokenizer, 2)
+    for step in (1, 2):
+        log.write(step, groups)
+    log.truncate_after(1)
+    log.write(2, groups)
+    rows = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1] * 6 + [2] * 6
+    parts = rows[0]["parts"]["components"]
+    assert rows[0]["reward"] == pytest.approx(
+        0.75 * parts["rules"]["value"] + 0.25 * parts["taste"]["value"]
+    )
+
+
+def test_an_undecided_part_makes_the_whole_undecided(tokenizer: PreTrainedTokenizerFast) -> None:
+    with judge_server(lambda asked: Said(status=500)) as served:
+        _, judge = _judged(tokenizer, served.address)
+        score = CompositeReward({"rules": (1.0, _checker), "judge": (1.0, judge)})
+        (group,) = _sampler(tokenizer, score=score).roll_out(QUESTIONS[:1], seed=1)
+    assert [r.reward for r in group] == [None] * 3
+    assert all(r.checked is not None for r in group)
+
+
+def test_a_composite_check_of_the_prompt_is_on_record_too(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    both = CheckSpec("composite", [
+        {"kind": "contains", "reference": ["word"], "name": "has_word", "weight": 3},
+        {"kind": "contains", "reference": ["zebra"], "name": "has_zebra"},
+    ])  # fmt: skip
+    (group,) = _sampler(tokenizer).roll_out([replace(QUESTIONS[0], check=both)], seed=1)
+    assert group[1].reward == 0.75  # "word 1"
+    assert part_metrics(group[1:2]) == {"reward_of/has_word": 1.0, "reward_of/has_zebra": 0.0}
+
+
 def test_configuration() -> None:
     source = {"type": "world", "domain": "conversation"}
     raw = {"kind": "grpo", "prompts": source, "held_out": source, "needs": ["sft", "rm"]}
@@ -132,6 +236,12 @@ def test_configuration() -> None:
         ({"kind": "model"}, "write {kind: model, model: STAGE}"),
         ({"model": "rm"}, "or {kind: checker}"),
         ({"kind": "model", "model": "other"}, "'other' is not in needs"),
+        ({"kind": "judge"}, "{kind: judge, judge: {endpoint:"),
+        ({"kind": "composite"}, "with 0 parts"),
+        ({"parts": {"a": {}}}, "'checker' with 1 parts"),
+        ({"kind": "composite", "parts": {"a": {"weight": 0}}}, "every part has weight 0"),
+        ({"kind": "composite", "parts": {"a": {"kind": "model", "model": "no"}}}, "'no' is not in"),
+        ({"kind": "composite", "parts": {"a": {"kind": "composite"}}}, "parts.a.kind"),
     ):
         with pytest.raises(UserError, match=words):
             GrpoConfig.read({**raw, "reward": reward}, where="x")

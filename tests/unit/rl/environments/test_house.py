@@ -2,15 +2,20 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
 
+from data_mix.config import HouseSource
+from data_mix.sources import open_source
+from data_mix.world.house import house_tasks, solved
 from data_mix.world.problem import split_of
 from data_mix.world.tooluse import TOOLS
 from rl.environments import house
 from rl.environments.house import House
 from rl.environments.protocol import Task, play_gold
+from workbench.errors import UserError
 
 TASKS = house.tasks("rl", 200, 1)
 
@@ -97,3 +102,46 @@ def test_no_request_is_in_two_splits() -> None:
         assert len({t.messages[0]["content"] for t in drawn}) == 300
     assert not keys["rl"] & keys["test"]
     assert house.tasks("rl", 5, 1) == TASKS[:5] and house.tasks("rl", 5, 2) != TASKS[:5]
+
+
+def test_the_solutions_of_sft_are_what_the_house_says() -> None:
+    """Played call by call: every result in the sample is the environment's, and the end succeeds."""
+    drawn = house_tasks("train", 9, requests=(1, 3), offered=3)
+    for number, task in enumerate(islice(drawn, 60)):
+        world, messages = House(), solved(task)
+        world.reset(
+            Task(str(number), "house", [], task.tools, {"start": task.start, "calls": task.calls})
+        )
+        for place, message in enumerate(messages[1:], start=1):
+            if message["role"] == "assistant":
+                calls = [c["function"] for c in message.get("tool_calls", [])]
+                step = world.step(calls)
+                assert step.messages == messages[place + 1 : place + 1 + len(calls)]
+        assert step.done and world.verify().value == 1.0
+        assert [m["role"] for m in messages] == [
+            "user", *(["assistant", "tool"] * len(task.calls)), "assistant",
+        ]  # fmt: skip
+        keys = {_key(call) for call in task.calls}
+        assert {split_of(key) for key in keys} == {"train"}
+
+
+def _key(call: dict[str, Any]) -> str:
+    return next(t for t in TOOLS if t.name == call["name"]).key(call["arguments"])
+
+
+def test_each_reply_is_a_sample_of_its_own() -> None:
+    config = HouseSource.model_validate({"type": "house", "requests": [2, 2], "offered": 2})
+    source = open_source(config, name="house", seed=3)
+    samples = source.take(30)
+    assert [len(s.messages) for s in samples] == [2, 4, 6] * 10  # type: ignore[union-attr]
+    assert all(s.reply and s.domain == "house" for s in samples)  # type: ignore[union-attr]
+    again = open_source(config, name="house", seed=3)
+    again.load_state_dict({"position": 17})
+    assert again.draw() == samples[17]
+    other = open_source(config.model_copy(update={"split": "test"}), name="house", seed=3)
+    assert {str(s) for s in other.take(30)}.isdisjoint(map(str, samples))
+
+
+def test_a_split_that_is_used_up_says_so() -> None:
+    with pytest.raises(UserError, match="ask for fewer"):
+        house.tasks("validation", 2000, 1, requests=(1, 1))

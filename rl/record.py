@@ -1,0 +1,69 @@
+"""The parts of rewards: as metrics of a step, and of some groups word for word in rollouts.jsonl."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rl.rollout import Rollout
+from workbench.rundir import read_json_lines
+
+_PREFIX = "reward_of/"
+
+
+def part_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Mean of every part over the replies in which it has a value: `reward_of/NAME`, and of a judge
+    `judge_undecided` and `judge_flips`, shares of its comparisons."""
+    sums: dict[str, list[float]] = {}
+    for rollout in rollouts:
+        for name, value in _numbers(rollout.parts):
+            sums.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in sums.items()}
+
+
+def _numbers(parts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    if parts.get("comparisons"):
+        yield "judge_undecided", parts["undecided"] / parts["comparisons"]
+        yield "judge_flips", parts["position_flips"] / parts["comparisons"]
+    for name, part in (parts.get("components") or {}).items():
+        if part["value"] is not None:
+            yield f"{_PREFIX}{name}", float(part["value"])
+        yield from _numbers(part["parts"])
+
+
+class RolloutLog:
+    """The first `groups` groups of each step, a reply a line; a resumed step replaces its lines."""
+
+    def __init__(self, path: Path, tokenizer: Any, groups: int) -> None:
+        self._path, self._tokenizer, self._groups = path, tokenizer, groups
+
+    def truncate_after(self, step: int) -> None:
+        """Drop what later steps wrote before the stage was stopped."""
+        if self._path.is_file():
+            kept = [row for row in read_json_lines(self._path) if row["step"] <= step]
+            half = self._path.with_name(f".{self._path.name}")
+            half.write_text("".join(map(_line, kept)), encoding="utf-8")
+            half.replace(self._path)
+
+    def write(self, step: int, groups: Sequence[Sequence[Rollout]]) -> None:
+        """Append the step's."""
+        rows = [self._row(step, r) for group in groups[: self._groups] for r in group]
+        if rows:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("".join(map(_line, rows)))
+
+    def _row(self, step: int, rollout: Rollout) -> dict[str, Any]:
+        return {
+            "step": step,
+            "prompt": self._tokenizer.decode(rollout.prompt),
+            "reply": rollout.completion.text,
+            "reward": rollout.reward,
+            "advantage": rollout.advantage,
+            "status": rollout.status,
+            "checked": rollout.checked,
+            "parts": rollout.parts,
+        }
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
