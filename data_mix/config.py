@@ -4,11 +4,12 @@ Imports no torch and reads no data: a source that does not exist is found when i
 """
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from data_mix.bfcl_names import BFCL_CATEGORIES, BFCL_SPLITS
+from data_mix.reasoning_names import REASONING_SPLITS, REASONING_TASKS
 from data_mix.world.blend import PRETRAINING_KINDS
 from data_mix.world.generate import DOMAINS, SPLITS
 from data_mix.world.house import ACTIONS
@@ -140,6 +141,28 @@ class BfclSource(Section):
         return self
 
 
+class ReasoningSource(Section):
+    """Generated tasks of the package reasoning-gym whose answer is one number (data_mix.reasoning)."""
+
+    type: Literal["reasoning_gym"]
+    tasks: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Task -> settings of the package's own configuration, e.g. {chain_sum: {max_digits: 1}}. Questions
+    are drawn from the tasks in turn."""
+    split: str = "train"
+    """train or test; no problem is in both, in whatever order and wording."""
+    size: int = Field(1000, ge=1)
+    """How many different questions the source holds at most."""
+    system: str | None = None
+    """A system message put before each question; null: none (a template may have its own)."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "ReasoningSource":
+        for name in self.tasks:
+            _known("reasoning-gym task", name, REASONING_TASKS)
+        _known("split", self.split, REASONING_SPLITS)
+        return self
+
+
 class ColumnsConfig(Section):
     """How a row becomes a document."""
 
@@ -205,6 +228,7 @@ SourceConfig = Annotated[
     | LongContextSource
     | HouseSource
     | BfclSource
+    | ReasoningSource
     | JsonlSource
     | ParquetSource
     | HubSource,

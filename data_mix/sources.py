@@ -16,6 +16,7 @@ from data_mix.config import (
     LongContextSource,
     ParquetSource,
     PretrainingSource,
+    ReasoningSource,
     SourceConfig,
     WorldSource,
 )
@@ -24,6 +25,7 @@ from data_mix.dedup import unique
 from data_mix.documents import Document, document_of, text_of
 from data_mix.filters import predicate_of
 from data_mix.hub import must_answer
+from data_mix.reasoning import reasoning_conversations
 from data_mix.rows import JsonlRows, ParquetRows, RowFile, matching_files
 from data_mix.world import (
     PROPORTIONS,
@@ -348,6 +350,11 @@ def open_source(config: SourceConfig, *, name: str, seed: int) -> Source:
         return _Streamed(name, solved)
     if isinstance(config, BfclSource):
         items = bfcl_conversations(config.split, config.categories, config.max_characters)
+        return _Listed(name, items, seed)
+    if isinstance(config, ReasoningSource):
+        items = reasoning_conversations(
+            config.tasks, config.split, config.size, seed=seed, system=config.system
+        )
         return _Listed(name, items, seed)
     if isinstance(config, HubSource):
         return _Hub(name, config)

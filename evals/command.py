@@ -113,6 +113,8 @@ def _config(stage: Any, args: argparse.Namespace, overrides: list[str]) -> Evals
     for key in ("samples", "limit"):
         if getattr(args, key) is not None:
             raw[key] = getattr(args, key)
+            for own in raw.get("by_benchmark", {}).values():
+                own.pop(key, None)
     for override in overrides:
         apply_override(raw, override.removeprefix("evals."))
     return EvalsConfig.read(raw, where="evals")

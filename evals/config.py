@@ -6,6 +6,22 @@ from pydantic import Field
 
 from workbench.engine.config import EngineConfig
 from workbench.recipe import StageConfig
+from workbench.schema import Section
+
+
+class OneBenchmark(Section):
+    """What differs for one benchmark; null: as for all."""
+
+    limit: int | None = Field(None, ge=1)
+    """Questions (of each category, where it has any)."""
+    samples: int | None = Field(None, ge=1)
+    """Samples a question."""
+    temperature: float | None = Field(None, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Nucleus."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest reply, thinking included."""
 
 
 class EvalsConfig(StageConfig):
@@ -37,6 +53,8 @@ class EvalsConfig(StageConfig):
     """Nucleus; null: as the protocol says."""
     max_tokens: int | None = Field(None, ge=1)
     """Longest reply, thinking included; null: as the protocol says."""
+    by_benchmark: dict[str, OneBenchmark] = Field(default_factory=dict)
+    """Benchmark -> what differs for it, e.g. {ruler-2k: {limit: 10}}; wins over the fields above."""
     data: str = "data/evals"
     """Folder with the data of benchmarks that no installed package has."""
     engine: EngineConfig = EngineConfig()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.benchmark import Benchmark
-from evals.config import EvalsConfig
+from evals.config import EvalsConfig, OneBenchmark
 from evals.registry import benchmark
 from workbench.engine.protocol import Sampling
 from workbench.errors import UserError
@@ -34,6 +34,8 @@ class Job:
 
 def jobs_of(config: EvalsConfig, *, seed: int) -> list[Job]:
     """Every job once, modes first. Raises: UserError on an unknown benchmark or a budget below 0."""
+    for name in config.by_benchmark:
+        benchmark(name)
     jobs: dict[str, Job] = {}
     for mode in [*config.thinking, *config.budgets]:
         for name in config.benchmarks:
@@ -49,20 +51,25 @@ def _job(config: EvalsConfig, found: Benchmark, mode: str | int, seed: int) -> J
     if budget is not None and budget < 0:
         raise UserError(f"budget {budget}: give a number of tokens, 0 (reasoning off) or none")
 
-    def chosen(given: Any, default: Any) -> Any:
-        return default if given is None else given
-
+    own = config.by_benchmark.get(found.name, OneBenchmark())
+    chosen = {"limit": None, **vars(protocol), **_given(config), **_given(own)}
     sampling = Sampling(
-        max_tokens=chosen(config.max_tokens, protocol.max_tokens),
-        n=chosen(config.samples, protocol.samples),
-        temperature=chosen(config.temperature, protocol.temperature),
-        top_p=chosen(config.top_p, protocol.top_p),
+        max_tokens=chosen["max_tokens"],
+        n=chosen["samples"],
+        temperature=chosen["temperature"],
+        top_p=chosen["top_p"],
         seed=seed,
         thinking_budget=budget or None,
         thinking_grace=config.thinking_grace,
         logprobs=False,
     )
-    return Job(found, budget, config.limit, sampling)
+    return Job(found, budget, chosen["limit"], sampling)
+
+
+def _given(section: EvalsConfig | OneBenchmark) -> dict[str, Any]:
+    """What a section says over a benchmark's protocol."""
+    said = {key: getattr(section, key) for key in OneBenchmark.model_fields}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def parse_budgets(text: str) -> tuple[list[str], list[int]]:

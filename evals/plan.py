@@ -11,10 +11,11 @@ def plan_evals(config: EvalsConfig, recipe: Recipe) -> StagePlan:
     """Samples and the most tokens they can take."""
     models = config.models or config.needs
     jobs = jobs_of(config, seed=recipe.seed)
-    if config.limit is None:
+    limits = [job.limit for job in jobs if job.limit is not None]
+    if len(limits) < len(jobs):
         line = f"{len(models)} models x {len(jobs)} results, every question"
         return StagePlan(lines=(line,), disk_bytes=2**26)
-    per_model = [config.limit * job.sampling.n for job in jobs]
+    per_model = [limit * job.sampling.n for limit, job in zip(limits, jobs, strict=True)]
     tokens = sum(n * job.sampling.max_tokens for n, job in zip(per_model, jobs, strict=True))
     line = (
         f"{len(models)} models x {len(jobs)} results = {len(models) * sum(per_model):,} samples "

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from data_mix.world import DOMAINS, conversations
 from evals.benchmark import Benchmark, Sampled
 from evals.sources import Loading
-from evals.tasks import bfcl, choice, code, instructions, live_tools, maths, ruler
+from evals.tasks import bfcl, choice, code, instructions, live_tools, maths, ruler, small_arithmetic
 from workbench.conversation import Conversation
 from workbench.errors import unknown_name
 
@@ -42,6 +42,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         *instructions.BENCHMARKS,
         *live_tools.BENCHMARKS,
         *maths.BENCHMARKS,
+        *small_arithmetic.BENCHMARKS,
         *(_world(domain, split) for split in ("test", "validation") for domain in DOMAINS),
     )
 }
