@@ -1,6 +1,7 @@
 """The command behind scripts/sweep.py: recipe and options in, results, table and report out."""
 
 import argparse
+import signal
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -68,8 +69,14 @@ class SweepCommand:
         """Stop soon, keeping what has ended."""
         self._stopping = True
 
+    def catch_signals(self) -> None:
+        """Ctrl-C and SIGTERM ask to stop."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self.ask_to_stop())
+
     def run(self, out: TextIO) -> int:
         """Run it; returns the exit code."""
+        self.catch_signals()
         # Imported after everything that can be the user's mistake: these take seconds.
         from evals.report import write_pages  # noqa: PLC0415
         from evals.sweep import sweep  # noqa: PLC0415
@@ -87,6 +94,7 @@ class SweepCommand:
             if not local:
                 name = cluster.namespace("sweep", self.run_dir.root)
                 print(cluster.connect(self.recipe.cluster, namespace=name), file=out)
+                self.catch_signals()  # Ray puts a handler of its own in place, which kills
             root = self.run_dir.root / "evals"
             try:
                 results = sweep(self.models, self.config, out=root, seed=self.seed, watch=watch)

@@ -12,7 +12,6 @@ command continues after any kind of end. Exit codes: 0 done, 2 the user's mistak
 """
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -53,8 +52,6 @@ def main() -> int:
     print("\n".join(command.plan()))
     if args.dry_run:
         return 0
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: command.ask_to_stop())
     return command.run(sys.stdout)
 
 
