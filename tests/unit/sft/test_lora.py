@@ -5,6 +5,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pretrain.hybrid import build_config, load_model
 from sft.lora import target_modules
 
 
@@ -46,3 +47,48 @@ def test_a_merged_model_says_what_the_adapted_one_says() -> None:
         assert (merged(ids).logits - before).abs().max() < 1e-6
     changed = {n for n, t in merged.state_dict().items() if not torch.equal(t, plain[n])}
     assert changed == {f"{name}.weight" for name in target_modules(merged)}
+
+
+def hybrid() -> nn.Module:
+    return load_model(
+        build_config(
+            pattern="M-*M-", hidden_size=24, intermediate_size=32, mamba_num_heads=4, mamba_head_dim=6,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=6, vocab_size=40, n_groups=2,
+            ssm_state_size=8, dtype="float32",
+        ),
+        seed=0,
+    )  # fmt: skip
+
+
+def test_every_layer_of_a_hybrid_is_adapted_by_its_kind() -> None:
+    """PEFT's own choice for this model reaches its one attention layer alone (design, section 5)."""
+    model = hybrid()
+    by_layer: dict[int, set[str]] = {}
+    for name in target_modules(model):
+        _, _, rest = name.partition("layers.")
+        layer, _, tail = rest.partition(".")
+        by_layer.setdefault(int(layer), set()).add(tail.rsplit(".", 1)[-1])
+    mamba, mlp = {"in_proj"}, {"up_proj", "down_proj"}
+    attention = {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert by_layer == {0: mamba, 1: mlp, 2: attention, 3: mamba, 4: mlp}
+
+
+def test_a_hybrids_adapters_learn_and_merge_into_the_same_function() -> None:
+    base = hybrid()
+    names = target_modules(base)
+    adapted = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=names))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # B starts at 0: an adapter that is left out would not be missed
+        for name, p in adapted.named_parameters():
+            if "lora_B" in name:
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
+    ids = torch.randint(40, (2, 30), generator=generator)
+    seq_idx = (torch.arange(30) // 11).expand(2, 30).int()
+    logits = adapted(input_ids=ids, seq_idx=seq_idx, use_cache=False).logits
+    logits.square().mean().backward()
+    idle = [n for n, p in adapted.named_parameters() if "lora_" in n and not p.grad.any()]
+    assert idle == []
+    merged = adapted.merge_and_unload()
+    with torch.no_grad():
+        after = merged(input_ids=ids, seq_idx=seq_idx, use_cache=False).logits
+    torch.testing.assert_close(after, logits.detach(), atol=1e-6, rtol=1e-5)
