@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import UserError
-from workbench.statistics import Estimate, mean_interval, paired_interval
+from workbench.statistics import (
+    Estimate,
+    mean_interval,
+    mean_interval_normal,
+    paired_interval,
+)
 
 Row = Mapping[str, Any]
 """A line of samples.jsonl: {id, value, well_formed, tokens: {thinking, answer}, adheres?, ...}."""
+Rows = Mapping[int | None, Sequence[Row]]
+"""Budget (None: no limit) -> its rows."""
 _Z = 1.959963984540054  # normal quantile of 97.5%
 
 
@@ -54,16 +61,18 @@ _MEASURES: dict[str, Callable[[Row], float | None]] = {
     "answer": lambda row: row["tokens"]["answer"],
     "well_formed": lambda row: row["well_formed"],
 }
+_SHARES = ("accuracy", "well_formed")
+"""The measures that are 0 or 1 in a sample; the others are tokens."""
 
 
-def curve(rows: Mapping[int | None, Sequence[Row]]) -> list[CurvePoint]:
+def curve(rows: Rows) -> list[CurvePoint]:
     """One point a budget, the smallest first, no limit last.
 
     Growth and ratio compare with no limit, or with the largest budget where that was not run.
     Samples that failed (value None) count in nothing. Raises: UserError where two budgets share no
     question, or there is no row.
     """
-    order = sorted(rows, key=lambda budget: math.inf if budget is None else budget)
+    order = _ordered(rows)
     kept = {budget: [row for row in rows[budget] if row["value"] is not None] for budget in order}
     empty = [budget for budget in order if not kept[budget]]
     if not order or empty:
@@ -84,7 +93,7 @@ def _point(budget: int | None, rows: Sequence[Row], reference: Sequence[Row]) ->
     adherence = mean_interval(
         [float(row["adheres"]) for row in known], [str(r["id"]) for r in known]
     )
-    here, there = _answers(rows), _answers(reference)
+    here, there = _by_question(rows, "answer"), _by_question(reference, "answer")
     shared = [question for question in here if question in there]
     if not shared:
         raise UserError(
@@ -101,12 +110,82 @@ def _point(budget: int | None, rows: Sequence[Row], reference: Sequence[Row]) ->
     )
 
 
-def _answers(rows: Sequence[Row]) -> dict[str, float]:
-    """Question -> mean answer tokens of its samples."""
-    lengths: dict[str, list[float]] = {}
+def _by_question(rows: Sequence[Row], measure: str) -> dict[str, float]:
+    """Question -> mean of a measure over its samples that did not fail."""
+    read = _MEASURES[measure]
+    values: dict[str, list[float]] = {}
     for row in rows:
-        lengths.setdefault(str(row["id"]), []).append(float(row["tokens"]["answer"]))
-    return {question: sum(values) / len(values) for question, values in lengths.items()}
+        if row["value"] is not None:
+            values.setdefault(str(row["id"]), []).append(float(read(row) or 0))
+    return {question: sum(found) / len(found) for question, found in values.items()}
+
+
+@dataclass(frozen=True)
+class ContrastPoint:
+    """One model against another at one budget: after - before, paired by question, 95% intervals.
+
+    accuracy, well_formed: shares. thinking, answer: tokens. growth: how many tokens more the answer
+    of `after` grows, against its own answers without a limit, than that of `before` (a difference of
+    differences, on the same questions).
+    """
+
+    budget: int | None
+    questions: int
+    accuracy: Estimate
+    thinking: Estimate
+    answer: Estimate
+    well_formed: Estimate
+    growth: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able; NaN becomes None."""
+        estimates = {name: _json(getattr(self, name)) for name in (*_MEASURES, "growth")}
+        return {"budget": self.budget, "questions": self.questions, **estimates}
+
+
+def contrast(before: Rows, after: Rows) -> list[ContrastPoint]:
+    """One point for each budget that both models were run at, the smallest first, no limit last.
+
+    Samples that failed count in nothing, and a question counts where both models have it (growth:
+    at the largest budget too). Raises: UserError where the models share no budget or no question.
+    """
+    shared = [budget for budget in _ordered(before) if budget in after]
+    if not shared:
+        raise UserError("budget contrast: the two models share no budget; evaluate the same ones")
+    free = shared[-1]
+    return [_contrast_point(budget, before, after, free) for budget in shared]
+
+
+def _contrast_point(
+    budget: int | None, before: Rows, after: Rows, free: int | None
+) -> ContrastPoint:
+    measured = {}
+    for name in _MEASURES:
+        here, there = _by_question(before[budget], name), _by_question(after[budget], name)
+        shared = [question for question in here if question in there]
+        if not shared:
+            raise UserError(f"budget contrast: at budget {budget} the models share no question")
+        pairs = [(here[q], there[q]) for q in shared]
+        measured[name] = (
+            paired_interval(*zip(*pairs, strict=True)) if name in _SHARES else _difference(pairs)
+        )
+    grown = [_growths(rows[budget], rows[free]) for rows in (before, after)]
+    growth = _difference([(grown[0][q], grown[1][q]) for q in grown[0] if q in grown[1]])
+    return ContrastPoint(budget, measured["accuracy"].n, growth=growth, **measured)
+
+
+def _difference(pairs: Sequence[tuple[float, float]]) -> Estimate:
+    return mean_interval_normal([after - before for before, after in pairs])
+
+
+def _growths(rows: Sequence[Row], free: Sequence[Row]) -> dict[str, float]:
+    """Question -> how many tokens its answer is longer than without a limit."""
+    here, there = _by_question(rows, "answer"), _by_question(free, "answer")
+    return {question: here[question] - there[question] for question in here if question in there}
+
+
+def _ordered(rows: Rows) -> list[int | None]:
+    return sorted(rows, key=lambda budget: math.inf if budget is None else budget)
 
 
 def ratio_interval(before: Sequence[float], after: Sequence[float]) -> Estimate:

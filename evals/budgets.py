@@ -1,15 +1,20 @@
 """The budget curves of everything that was evaluated so far, for the report."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from budget.curves import CurvePoint, curve
+from budget.curves import CurvePoint, contrast, curve
 from evals.store import Row
 from workbench.rundir import read_json_lines
 
 FILE = "budget_curves.json"
+CONTRASTS = "budget_contrasts.json"
+
+Budgets = dict[int | None, list[Row]]
+"""Budget -> its rows."""
 
 
 def budget_curves(out: Path) -> list[dict[str, Any]]:
@@ -18,22 +23,44 @@ def budget_curves(out: Path) -> list[dict[str, Any]]:
     Reasoning off (budget 0) is another prompt and no point of a curve. A budget without one scored
     sample is left out.
     """
-    rows: dict[tuple[str, str], dict[int | None, list[Row]]] = {}
-    for path in sorted(out.glob("*/*/results.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        found = list(read_json_lines(path.parent / "samples.jsonl"))
-        if result["budget"] != 0 and any(row.get("value") is not None for row in found):
-            pair = path.parents[1].name, str(result["benchmark"])
-            rows.setdefault(pair, {})[result["budget"]] = found
     return [
         {
             "model": model,
             "benchmark": benchmark,
             "points": [point.as_dict() for point in _curve(budgets)],
         }
-        for (model, benchmark), budgets in rows.items()
-        if set(budgets) != {None}
+        for (model, benchmark), budgets in _read(out).items()
     ]
+
+
+def budget_contrasts(out: Path, models: Sequence[str]) -> list[dict[str, Any]]:
+    """[{benchmark, before, after, points}] for each pair of models, in their order, on each benchmark.
+
+    Points are those of `budget.curves.contrast`: after - before, paired by question.
+    """
+    found = _read(out)
+    contrasts = []
+    for benchmark in dict.fromkeys(benchmark for _, benchmark in found):
+        known = [model for model in models if (model, benchmark) in found]
+        for before, after in combinations(known, 2):
+            pair = found[before, benchmark], found[after, benchmark]
+            if set(pair[0]) & set(pair[1]):
+                points = [point.as_dict() for point in contrast(*pair)]
+                names = {"benchmark": benchmark, "before": before, "after": after}
+                contrasts.append({**names, "points": points})
+    return contrasts
+
+
+def _read(out: Path) -> dict[tuple[str, str], Budgets]:
+    """(model, benchmark) -> its rows by budget, where there is a budget besides no limit."""
+    rows: dict[tuple[str, str], Budgets] = {}
+    for path in sorted(out.glob("*/*/results.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found = list(read_json_lines(path.parent / "samples.jsonl"))
+        if result["budget"] != 0 and any(row.get("value") is not None for row in found):
+            pair = path.parents[1].name, str(result["benchmark"])
+            rows.setdefault(pair, {})[result["budget"]] = found
+    return {pair: budgets for pair, budgets in rows.items() if set(budgets) != {None}}
 
 
 def _curve(budgets: Mapping[int | None, list[Row]]) -> list[CurvePoint]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from budget.engine import with_budgets
+from evals.budgets import CONTRASTS, budget_contrasts, budget_curves
 from evals.budgets import FILE as BUDGET_FILE
-from evals.budgets import budget_curves
 from evals.config import EvalsConfig
 from evals.jobs import Job, jobs_of
 from evals.models import Model
@@ -36,7 +36,8 @@ def sweep(
     """Evaluate every model on every benchmark; results go to out/MODEL/BENCHMARK[@BUDGET].
 
     Finished replies of earlier runs are taken over. Writes out/comparisons.json, each pair of
-    models on each job, and out/budget_curves.json. Raises: Stopped where `watch` returned True.
+    models on each job, out/budget_curves.json and out/budget_contrasts.json. Raises: Stopped where
+    `watch` returned True.
     """
     jobs = jobs_of(config, seed=seed)
     make = respond or responder_of
@@ -55,8 +56,10 @@ def sweep(
             )
         finally:
             responder.close()
+    names = [model.name for model in models]
     write_json(out / BUDGET_FILE, budget_curves(out))
-    write_json(out / "comparisons.json", comparisons(out, [m.name for m in models], jobs))
+    write_json(out / CONTRASTS, budget_contrasts(out, names))
+    write_json(out / "comparisons.json", comparisons(out, names, jobs))
     return results
 
 

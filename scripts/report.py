@@ -3,6 +3,7 @@
 python scripts/report.py miniature                        (a name under runs/, or a folder)
 python scripts/report.py miniature --png docs/gains.png   (also the accuracy picture)
 python scripts/report.py miniature-budget --budgets-png docs/thinking-budget.png
+python scripts/report.py miniature-budget --budgets-table budgets.md   (its figures, in Markdown)
 
 Exit codes: 0 done, 2 the user's mistake.
 """
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("run", metavar="RUN", help="a run's name under runs/, or its folder")
     parser.add_argument("--png", metavar="FILE", help="also save the accuracy picture")
     parser.add_argument("--budgets-png", metavar="FILE", help="also save the budget curves")
+    parser.add_argument("--budgets-table", metavar="FILE", help="also save their figures")
     args = parser.parse_args()
     root = next(
         (p for p in (Path("runs") / args.run, Path(args.run)) if (p / "recipe.json").is_file()),
@@ -34,8 +36,10 @@ def main() -> int:
             f"{args.run!r} is not a run (no recipe.json); runs here: {', '.join(known) or 'none'}"
         )
     from workbench.report import write_report
+    from workbench.report.budget_table import budget_markdown
     from workbench.report.budgets import save_budget_png
     from workbench.report.overview import save_overview_png
+    from workbench.report.read import read_run
 
     print(write_report(root))
     if args.png:
@@ -44,6 +48,9 @@ def main() -> int:
     if args.budgets_png:
         save_budget_png(root, Path(args.budgets_png))
         print(f"picture: {args.budgets_png}")
+    if args.budgets_table:
+        Path(args.budgets_table).write_text(budget_markdown(read_run(root)), encoding="utf-8")
+        print(f"table: {args.budgets_table}")
     return 0
 
 

@@ -18,6 +18,9 @@ class PartConfig(Section):
     """Where its conversations come from."""
     samples: int = Field(ge=1)
     """How many to take."""
+    reasoning: Literal["trace", "answer"] = "trace"
+    """Where the reasoning stands: in the trace, as the source has it; or, with reasoning off, written
+    out in the answer, before its own text (as assistants without a trace solve problems)."""
 
 
 class TruncationConfig(Section):

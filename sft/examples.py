@@ -8,6 +8,7 @@ from typing import Any
 
 from sft.packing import pack
 from workbench.chat import render
+from workbench.chat.rendering import split_trace
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
@@ -61,6 +62,14 @@ def without_reasoning(conversation: Conversation) -> Conversation:
     """The same prompt with an empty trace: the sample that teaches reasoning-off mode."""
     reply = {k: v for k, v in (conversation.reply or {}).items() if k != "reasoning_content"}
     return replace(conversation.with_reply(reply), id=f"{conversation.id}-no-think", thinking=False)
+
+
+def worked_in_answer(conversation: Conversation) -> Conversation:
+    """The same prompt with reasoning off and the trace written out as the start of the answer."""
+    trace, answer = split_trace(conversation.reply or {"role": "assistant"})
+    kept = {k: v for k, v in (conversation.reply or {}).items() if k != "reasoning_content"}
+    reply = {**kept, "content": "\n".join(part for part in (trace, answer) if part)}
+    return replace(conversation.with_reply(reply), id=f"{conversation.id}-worked", thinking=False)
 
 
 def add_stripped(

@@ -15,7 +15,7 @@ from pretrain.hybrid import load_model, save_model
 from pretrain.ssd.isolation import check_isolation
 from pretrain.tokenizer import read_tokenizer
 from sft.config import SftConfig
-from sft.examples import Accounting, Row, add_stripped, to_examples, to_rows
+from sft.examples import Accounting, Row, add_stripped, to_examples, to_rows, worked_in_answer
 from sft.lora import target_modules
 from sft.trainer import LOGGED, RowCollator, StrictSFTTrainer, trl_config
 from workbench.checkpoint import seed_everything
@@ -101,7 +101,9 @@ def collect(config: SftConfig, seed: int) -> list[Conversation]:
     """The parts' conversations, in the recipe's order."""
     out: list[Conversation] = []
     for name, part in config.parts.items():
-        out += take_conversations(part.source, part.samples, name=name, seed=seed)
+        taken = take_conversations(part.source, part.samples, name=name, seed=seed)
+        worked = part.reasoning == "answer"
+        out += [worked_in_answer(c) for c in taken] if worked else taken
     return out
 
 

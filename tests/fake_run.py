@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.budgets import FILE, budget_curves
+from evals.budgets import CONTRASTS, FILE, budget_contrasts, budget_curves
 from workbench.rundir import Manifest
 from workbench.statistics import mean_interval
 
@@ -89,6 +89,7 @@ def write_fake_run(
             _result(root, model, "math", budget, rng, n=n, hostile=hostile)
     if evaluated:
         _json(root / "evals" / FILE, budget_curves(root / "evals"))
+        _json(root / "evals" / CONTRASTS, budget_contrasts(root / "evals", MODELS))
     return root
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from workbench.progress import duration_words
 from workbench.report import charts
+from workbench.report.budget_table import contrast_grids
 from workbench.report.budgets import budget_rows
 from workbench.report.compare import Table, gain_table, total_gains
 from workbench.report.details import hardware_line, stage_views, trained_tokens
@@ -61,6 +62,7 @@ def render_page(facts: RunFacts) -> str:
         "panels": charts.accuracy_panels(table, off),
         "has_off": bool(off.rows),
         "budgets": budget_rows(facts),
+        "contrasts": contrast_grids(facts),
         "pretrain": _pretrain(facts),
         "sft": charts.sft_losses([s for s in facts.stages.values() if s.kind == "sft"]),
         "lifts": stage_lifts(facts),

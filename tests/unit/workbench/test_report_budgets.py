@@ -9,6 +9,7 @@ from evals.budgets import budget_curves
 from tests.fake_run import write_fake_run
 from workbench.errors import UserError
 from workbench.report import write_report
+from workbench.report.budget_table import budget_markdown, contrast_grids
 from workbench.report.budgets import MEASURES, budget_rows, save_budget_png
 from workbench.report.read import read_run
 
@@ -54,6 +55,41 @@ def test_a_picture_for_the_docs_and_its_absence(tmp_path: Path) -> None:
     assert budget_rows(read_run(run)) == []
     with pytest.raises(UserError, match="no model of run 'run' was evaluated under"):
         save_budget_png(run, tmp_path / "none.png")
+
+
+def test_two_models_are_set_against_each_other_question_by_question(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run", n=30)
+    facts = read_run(run)
+    (grid,) = contrast_grids(facts)
+    assert grid.title == "math: sft3 minus sft2"
+    assert [line[0] for line in grid.rows] == ["8", "16", "32", "∞"]
+
+    def values(model: str) -> dict[str, float]:
+        path = run / "evals" / model / "mini-math@8" / "samples.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return {row["id"]: row["value"] for row in rows if row["value"] is not None}
+
+    before, after = values("sft2"), values("sft3")
+    shared = before.keys() & after.keys()
+    gained = sum(after[q] - before[q] for q in shared) / len(shared)
+    assert grid.rows[0][1].startswith(f"{100 * gained:+.1f} (")
+    assert grid.rows[0][-1] == str(len(shared))
+    text = budget_markdown(facts)
+    assert f"| {' | '.join(grid.rows[0])} |" in text
+    assert text.count("| sft2 | ") == 4
+    write_report(run)
+    assert "Model against model" in (run / "report.html").read_text()
+
+
+def test_without_budgets_there_is_no_table(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run", n=5, budgets=False)
+    assert contrast_grids(read_run(run)) == []
+    with pytest.raises(UserError, match="no model of run 'run' was evaluated under"):
+        budget_markdown(read_run(run))
+    (run / "evals" / "budget_contrasts.json").write_text('[{"before": 1}]')
+    facts = read_run(run)
+    assert contrast_grids(facts) == []
+    assert "budget_contrasts.json" in facts.problems[0]
 
 
 def test_a_torn_file_is_a_problem_and_not_a_crash(tmp_path: Path) -> None:

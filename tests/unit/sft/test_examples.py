@@ -1,0 +1,75 @@
+"""Reasoning-off samples: stripped of their trace, or with it written out in the answer."""
+
+from transformers import PreTrainedTokenizerFast
+
+from sft.config import SftConfig
+from sft.examples import add_stripped, to_examples, worked_in_answer
+from sft.stage import build_rows, collect
+from workbench.chat import prompt_ids
+from workbench.conversation import Conversation
+
+PROMPT = {"role": "user", "content": "1+2+3?"}
+
+
+def sample(**reply: object) -> Conversation:
+    return Conversation("m-1", "math", [PROMPT, {"role": "assistant", **reply}])
+
+
+def test_the_trace_moves_into_the_answer_of_a_reasoning_off_prompt(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    whole = sample(reasoning_content="1+2=3\n3+3=6", content="6")
+    worked = worked_in_answer(whole)
+    assert worked.reply == {"role": "assistant", "content": "1+2=3\n3+3=6\n6"}
+    assert (worked.id, worked.thinking, worked.prompt) == ("m-1-worked", False, whole.prompt)
+    # What is learnt from: the closed trace is part of the prompt, the steps and the end are not.
+    (example,) = to_examples([worked], tokenizer)
+    prompt = prompt_ids([PROMPT], thinking=False, tokenizer=tokenizer)
+    assert example.input_ids[: len(prompt)] == prompt
+    learnt = [label for label in example.labels if label != -100]
+    assert tokenizer.decode(learnt) == "1+2=3\n3+3=6\n6\n<SPECIAL_12>"
+
+
+def test_replies_without_a_trace_or_with_calls_keep_what_they_have() -> None:
+    assert worked_in_answer(sample(content="6")).reply == {"role": "assistant", "content": "6"}
+    calls = [{"name": "f", "arguments": {}}]
+    reply = worked_in_answer(sample(reasoning_content="use f", tool_calls=calls)).reply
+    assert reply == {"role": "assistant", "content": "use f", "tool_calls": calls}
+
+
+def test_a_part_says_where_its_reasoning_stands() -> None:
+    source = {"type": "world", "domain": "math"}
+    parts = {
+        "plain": {"source": source, "samples": 3},
+        "off": {"source": source, "samples": 3, "reasoning": "answer"},
+    }
+    config = SftConfig.model_validate({"kind": "sft", "needs": ["sft2"], "parts": parts})
+    conversations = collect(config, seed=1)  # the same three problems in both parts
+    assert [c.thinking for c in conversations] == [True] * 3 + [False] * 3
+    for plain, worked in zip(conversations[:3], conversations[3:], strict=True):
+        assert plain.reply is not None
+        assert worked.reply is not None
+        trace = plain.reply["reasoning_content"]
+        assert worked.reply["content"] == f"{trace}\n{plain.reply['content']}"
+    # Nothing is left to strip from them.
+    assert len(add_stripped(conversations, 1.0, seed=1)) == 6 + 3
+
+
+def test_the_manifest_says_what_was_cut(tokenizer: PreTrainedTokenizerFast) -> None:
+    parts = {"world": {"source": {"type": "world", "domain": "math"}, "samples": 40}}
+    body = {"kind": "sft", "needs": ["sft2"], "parts": parts, "row_tokens": 512}
+    cut = {"share": 0.25, "min_tokens": 2, "max_tokens": 6}
+    with_cuts = SftConfig.model_validate({**body, "truncation": cut})
+    without = SftConfig.model_validate(body)
+    rows, accounting = build_rows(with_cuts, tokenizer, seed=3)
+    plain, nothing = build_rows(without, tokenizer, seed=3)
+    told = accounting.as_dict()["truncated_traces"]
+    assert (told["conversations"], told["wanted"], told["cut"]) == (40, 10, 10)
+    assert (told["missing"], told["domains"], told["share"]) == (0, {"math": 10}, 0.25)
+    assert 2 <= told["kept_tokens_min"] <= told["kept_tokens_mean"] <= told["kept_tokens_max"] <= 6
+    # The two arms of the ablation differ in these samples alone, and stand in the same order.
+    pairs = list(zip(rows, plain, strict=True))
+    assert sum(a.input_ids != b.input_ids for a, b in pairs) == 10
+    removed = sum(len(b.input_ids) - len(a.input_ids) for a, b in pairs)
+    assert removed == round(10 * (told["trace_tokens_mean"] - told["kept_tokens_mean"]))
+    assert nothing.as_dict()["truncated_traces"] == {}
