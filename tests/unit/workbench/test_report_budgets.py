@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evals.budgets import budget_curves
+from evals.budgets import budget_contrasts, budget_curves
 from tests.fake_run import write_fake_run
 from workbench.errors import UserError
 from workbench.report import write_report
@@ -59,26 +60,37 @@ def test_a_picture_for_the_docs_and_its_absence(tmp_path: Path) -> None:
 
 def test_two_models_are_set_against_each_other_question_by_question(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path / "run", n=30)
+    rows = {m: _rows(run / "evals" / m / "mini-math@8" / "samples.jsonl") for m in ("sft2", "sft3")}
+    for row in rows["sft3"].values():
+        row["well_formed"] = False
+    lines = [json.dumps(row) + "\n" for row in rows["sft3"].values()]
+    (run / "evals" / "sft3" / "mini-math@8" / "samples.jsonl").write_text("".join(lines))
+    contrasts = budget_contrasts(run / "evals", ["sft2", "sft3"])
+    (run / "evals" / "budget_contrasts.json").write_text(json.dumps(contrasts))
     facts = read_run(run)
     (grid,) = contrast_grids(facts)
     assert grid.title == "math: sft3 minus sft2"
     assert [line[0] for line in grid.rows] == ["8", "16", "32", "∞"]
-
-    def values(model: str) -> dict[str, float]:
-        path = run / "evals" / model / "mini-math@8" / "samples.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return {row["id"]: row["value"] for row in rows if row["value"] is not None}
-
-    before, after = values("sft2"), values("sft3")
-    shared = before.keys() & after.keys()
-    gained = sum(after[q] - before[q] for q in shared) / len(shared)
-    assert grid.rows[0][1].startswith(f"{100 * gained:+.1f} (")
+    before, after = rows["sft2"], rows["sft3"]
+    shared = [q for q in before if before[q]["value"] is not None and after[q]["value"] is not None]
+    gained = sum(after[q]["value"] - before[q]["value"] for q in shared) / len(shared)
+    formed = sum(before[q]["well_formed"] for q in shared) / len(shared)
+    longer = sum(after[q]["tokens"]["answer"] - before[q]["tokens"]["answer"] for q in shared)
+    for cell, value in zip(
+        grid.rows[0][1:4], (100 * gained, -100 * formed, longer / len(shared)), strict=True
+    ):
+        assert cell.startswith(f"{value:+.1f} (")
     assert grid.rows[0][-1] == str(len(shared))
     text = budget_markdown(facts)
     assert f"| {' | '.join(grid.rows[0])} |" in text
     assert text.count("| sft2 | ") == 4
     write_report(run)
     assert "Model against model" in (run / "report.html").read_text()
+
+
+def _rows(path: Path) -> dict[str, dict[str, Any]]:
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return {str(row["id"]): row for row in found}
 
 
 def test_without_budgets_there_is_no_table(tmp_path: Path) -> None:
