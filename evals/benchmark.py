@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from evals.sources import Loading
+from evals.sources import Data, Loading
 from reward import Verdict
 from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
@@ -46,26 +46,46 @@ class Episode(Protocol):
 
 
 @dataclass(frozen=True)
+class Harness:
+    """Tasks of lm-eval's harness that make a benchmark.
+
+    folders: of its tasks/ that define them; (): all, which takes ten seconds to look through.
+    shots: worked examples in front; None: as the tasks say. metric: the one behind a sample's value.
+    own_split: the split that a user's file replaces, for a benchmark of one task; "": none can.
+    """
+
+    tasks: tuple[str, ...]
+    folders: tuple[str, ...] = ()
+    shots: int | None = None
+    metric: str = "acc"
+    own_split: str = ""
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A named set of questions.
 
     load: its questions. Raises: UserError that says what is missing and where to put it.
     episode: how a question of several replies is played; None for one that takes a single reply.
     more_checks: further checks of a reply by name, for metrics beside accuracy.
-    reply_tokens: the longest reply to a question, where the protocol fixes it by task.
+    reply_tokens: the longest reply to a question, where the protocol fixes it by task; temperature:
+    likewise. harness: lm-eval's harness asks and scores, and nothing else here does. judged: a judge decides, and loading.judge says which.
     metrics(rows): more estimates, from the scored rows. `accuracy` is the plain mean unless metrics
     gives its own. headline: the metric that the benchmark is quoted by.
     """
 
     name: str
     about: str
-    data: str
+    data: Data
     load: Callable[[Loading], list[Conversation]]
     protocol: Sampled = Sampled()
     more_checks: Callable[[Conversation], Mapping[str, CheckSpec]] | None = None
     metrics: Callable[[Sequence[Row]], dict[str, Estimate]] | None = None
     episode: Callable[[Conversation], Episode | None] | None = None
     reply_tokens: Callable[[Conversation], int] | None = None
+    temperature: Callable[[Conversation], float] | None = None
+    judged: bool = False
+    harness: Harness | None = None
     headline: str = "accuracy"
     paper: Mapping[str, float] = field(default_factory=dict)
     """Model -> percent, from the paper or a model card, for the same benchmark and metric."""

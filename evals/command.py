@@ -3,6 +3,7 @@
 import argparse
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from evals.config import EvalsConfig
@@ -11,6 +12,7 @@ from evals.jobs import Job, jobs_of, parse_budgets
 from evals.models import Model, resolve_models
 from evals.registry import BENCHMARKS, FAMILIES
 from evals.run import Stopped
+from evals.tasks.ruler import ruler
 from workbench.errors import UserError
 from workbench.recipe import Recipe, apply_override, load
 from workbench.rundir import RunDir
@@ -18,10 +20,15 @@ from workbench.stage import stage_seed
 
 
 def benchmark_lines() -> list[str]:
-    """Every benchmark with what it is and where its data comes from."""
-    width = max(len(name) for name in BENCHMARKS)
-    lines = [f"{b.name:{width}}  {b.about} [{b.data}]" for b in BENCHMARKS.values()]
-    return lines + [f"{make.__doc__}" for make in FAMILIES.values()]
+    """Every benchmark: its name, what it is, where its data comes from, and whether that is here."""
+    folder = Path(EvalsConfig.model_fields["data"].default)
+    shown = [*BENCHMARKS.values(), ruler("ruler-4k")]
+    width = max(len(found.name) for found in shown)
+    lines = []
+    for found in shown:
+        needs = found.data.status(folder) + ("; needs a judge" if found.judged else "")
+        lines.append(f"{found.name:{width}}  {found.about} [{found.data}] {needs}")
+    return [*lines, *(f"{make.__doc__}" for make in FAMILIES.values())]
 
 
 @dataclass

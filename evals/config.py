@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from reward.judge_client import JudgeConfig
 from workbench.engine.config import EngineConfig
 from workbench.recipe import StageConfig
 from workbench.schema import Section
@@ -55,6 +56,8 @@ class EvalsConfig(StageConfig):
     """Longest reply, thinking included; null: as the protocol says."""
     by_benchmark: dict[str, OneBenchmark] = Field(default_factory=dict)
     """Benchmark -> what differs for it, e.g. {ruler-2k: {limit: 10}}; wins over the fields above."""
+    judge: JudgeConfig | None = None
+    """The judge of benchmarks that need one (hle, arena-hard, mt-bench); null: none."""
     data: str = "data/evals"
     """Folder with the data of benchmarks that no installed package has."""
     engine: EngineConfig = EngineConfig()

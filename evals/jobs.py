@@ -1,12 +1,13 @@
 """Which results a sweep is to make: benchmarks x reasoning modes and budgets. Imports no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evals.benchmark import Benchmark
 from evals.config import EvalsConfig, OneBenchmark
 from evals.registry import benchmark
+from evals.tasks.judged import no_judge
 from workbench.engine.protocol import Sampling
 from workbench.errors import UserError
 
@@ -46,12 +47,18 @@ def jobs_of(config: EvalsConfig, *, seed: int) -> list[Job]:
 
 def _job(config: EvalsConfig, found: Benchmark, mode: str | int, seed: int) -> Job:
     protocol = found.protocol
+    if found.judged and config.judge is None:
+        raise no_judge(found.name)
+    own = config.by_benchmark.get(found.name, OneBenchmark())
+    if config.temperature is not None or own.temperature is not None:
+        found = replace(found, temperature=None)
     off = mode in ("without", 0) or (mode == "protocol" and not protocol.thinking)
     budget = 0 if off else (mode if isinstance(mode, int) else None)
+    if found.harness is not None:  # plain text, with no template that could open a trace
+        budget = None
     if budget is not None and budget < 0:
         raise UserError(f"budget {budget}: give a number of tokens, 0 (reasoning off) or none")
 
-    own = config.by_benchmark.get(found.name, OneBenchmark())
     chosen = {"limit": None, **vars(protocol), **_given(config), **_given(own)}
     sampling = Sampling(
         max_tokens=chosen["max_tokens"],

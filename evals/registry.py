@@ -4,8 +4,21 @@ from collections.abc import Callable
 
 from data_mix.world import DOMAINS, conversations
 from evals.benchmark import Benchmark, Sampled
-from evals.sources import Loading
-from evals.tasks import bfcl, choice, code, instructions, live_tools, maths, ruler, small_arithmetic
+from evals.sources import Data, Loading
+from evals.tasks import (
+    base,
+    bfcl,
+    choice,
+    code,
+    contest,
+    instructions,
+    judged,
+    live_tools,
+    maths,
+    ruler,
+    scicode,
+    small_arithmetic,
+)
 from workbench.conversation import Conversation
 from workbench.errors import unknown_name
 
@@ -25,7 +38,7 @@ def _world(domain: str, split: str = "test") -> Benchmark:
     return Benchmark(
         f"mini-{domain}{'' if split == 'test' else f'-{split}'}",
         f"held-out {domain} problems of the miniature",
-        "generated",
+        Data("generated"),
         load,
         _MINIATURE,
     )
@@ -36,18 +49,25 @@ def _world(domain: str, split: str = "test") -> Benchmark:
 BENCHMARKS: dict[str, Benchmark] = {
     b.name: b
     for b in (
+        *base.BENCHMARKS,
         *bfcl.BENCHMARKS,
         *choice.BENCHMARKS,
         *code.BENCHMARKS,
+        *contest.BENCHMARKS,
         *instructions.BENCHMARKS,
+        *judged.BENCHMARKS,
         *live_tools.BENCHMARKS,
         *maths.BENCHMARKS,
+        *scicode.BENCHMARKS,
         *small_arithmetic.BENCHMARKS,
         *(_world(domain, split) for split in ("test", "validation") for domain in DOMAINS),
     )
 }
-# Families with a number in the name: prefix -> how to make one.
-FAMILIES: dict[str, Callable[[str], Benchmark]] = {ruler.PREFIX: ruler.ruler}
+# Families: prefix of the name -> how to make one.
+FAMILIES: dict[str, Callable[[str], Benchmark]] = {
+    ruler.PREFIX: ruler.ruler,
+    base.PREFIX: base.own_task,
+}
 
 
 def benchmark(name: str) -> Benchmark:
@@ -56,5 +76,5 @@ def benchmark(name: str) -> Benchmark:
         if name.startswith(prefix):
             return make(name)
     if name not in BENCHMARKS:
-        raise unknown_name("benchmark", name, [*BENCHMARKS, *(f"{p}N" for p in FAMILIES)])
+        raise unknown_name("benchmark", name, [*BENCHMARKS, *(f"{p}..." for p in FAMILIES)])
     return BENCHMARKS[name]

@@ -100,13 +100,22 @@ class LocalResponder:
 
     def stream(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Completion]]:
         """See protocol."""
-        if self._engine is None:
-            self._engine = self.start(self._longest)
+        engine = self.engine()
         requests = [
             Request(a.prompt, _with_stop(a.sampling, self._stop, room=self.context), a.seed)
             for a in asks
         ]
-        yield from self._engine.stream(requests)
+        yield from engine.stream(requests)
+
+    def engine(self, longest: int = 0) -> Engine:
+        """The engine, started for `longest` tokens at least. A second start is made only where later
+        requests are longer than all that were known at the first."""
+        if self._engine is not None and longest > self._longest:
+            self.close()
+        self._longest = max(self._longest, min(longest, self.context))
+        if self._engine is None:
+            self._engine = self.start(self._longest)
+        return self._engine
 
     def num_tokens(self, text: str) -> int:
         """See protocol."""

@@ -1,17 +1,20 @@
 """Evaluate one model: every sample of every benchmark in one continuous batch, kept as it ends."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from evals.jobs import Job
-from evals.responder import Responder
+from evals.responder import LocalResponder, Responder
 from evals.samples import Row, Sample, checks_digest, judged, samples_of, take, unasked
 from evals.store import SampleStore
 from evals.summary import summarise
+from reward.judge_client import JudgeConfig
+from workbench.errors import UserError
 from workbench.rundir import write_json
 
 # Checkers wait for worker processes and sandboxes; two at a time keep up with an engine here.
@@ -43,6 +46,7 @@ def evaluate(
     data: Path,
     earlier: Iterable[Path] = (),
     watch: Callable[[Progress], bool] = lambda progress: False,
+    judge: JudgeConfig | None = None,
 ) -> list[dict[str, Any]]:
     """Run all jobs; returns the results, which are also written to out/JOB.
 
@@ -52,60 +56,129 @@ def evaluate(
 
     Raises: Stopped.
     """
-    loop = _Loop(responder, watch)
+    loop = _Loop(responder, watch, judge)
     folders = list(earlier)
-    for job in jobs:
+    ours = [job for job in jobs if job.benchmark.harness is None]
+    for job in ours:
         loop.add(job, out / job.folder, [folder / job.folder for folder in folders], data)
+    results = [
+        _harnessed(job, responder, loop, model=model, out=out, data=data, earlier=folders)
+        for job in jobs
+        if job.benchmark.harness is not None
+    ]
     loop.run()
-    results = []
     for job, store, samples in loop.jobs:
         rows = [loop.rows[sample.key, sample.number] for sample in samples]
         store.finish(rows)
         result = summarise(job, rows, model=model, wall_s=time.monotonic() - loop.progress.started)
+        if job.benchmark.judged and judge is not None:
+            result["judge"] = judge.endpoint.partition("#")[2]
         write_json(store.folder / "results.json", result)
         results.append(result)
     return results
 
 
+def _harnessed(
+    job: Job,
+    responder: Responder,
+    loop: "_Loop",
+    *,
+    model: str,
+    out: Path,
+    data: Path,
+    earlier: Sequence[Path],
+) -> dict[str, Any]:
+    """A benchmark that lm-eval's harness runs, on the same engine."""
+    if not isinstance(responder, LocalResponder):
+        raise UserError(
+            f"benchmark {job.benchmark.name!r} reads log-likelihoods of prompts: give a checkpoint, no "
+            "endpoint"
+        )
+    from evals.harness.run import run_harness  # noqa: PLC0415 - few sweeps need it
+
+    def watch(done: int, total: int) -> None:
+        # Its requests are not samples, of which a question has one.
+        shown = replace(loop.progress, done=done, total=total, reused=0)
+        if loop.watch(shown):
+            raise Stopped
+
+    folders = [folder / job.folder for folder in earlier]
+    return run_harness(
+        job, responder, model=model, out=out / job.folder, data=data, earlier=folders, watch=watch
+    )
+
+
 class _Loop:
-    def __init__(self, responder: Responder, watch: Callable[[Progress], bool]) -> None:
-        self.responder, self.watch = responder, watch
-        self.progress = Progress()
+    def __init__(
+        self,
+        responder: Responder,
+        watch: Callable[[Progress], bool],
+        judge: JudgeConfig | None = None,
+    ) -> None:
+        self.responder, self.watch, self.judge = responder, watch, judge
+        self.progress, self._lock = Progress(), threading.Lock()
         self.jobs: list[tuple[Job, SampleStore, list[Sample]]] = []
         self.rows: dict[tuple[str, int], Row] = {}
         self._waiting: list[tuple[Sample, SampleStore]] = []
+        self._unjudged: list[tuple[Sample, SampleStore, Row]] = []
 
     def add(self, job: Job, folder: Path, others: list[Path], data: Path) -> None:
         """Take a job in; its finished replies are read back, and judged again if checks changed."""
-        samples = samples_of(job, self.responder, data)
+        judge = None if self.judge is None else self.judge.model_dump()
+        samples = samples_of(job, self.responder, data, judge)
         store = SampleStore(folder, others)
         found = store.find({sample.key for sample in samples})
+        pending: dict[tuple[str, int], Row] = {}
         for sample in samples:
             row = found.get(sample.key)
             if row is None:
                 continue
-            if "turns" not in row and row.get("checked") != checks_digest(sample):
-                row = judged(sample, row)
-            self.rows[sample.key, sample.number] = {**row, "sample": sample.number}
-        store.begin([self.rows[k] for s in samples if (k := (s.key, s.number)) in self.rows])
+            row = {**row, "sample": sample.number}
+            stale = "turns" not in row and row.get("checked") != checks_digest(sample)
+            if stale or row["value"] is None:
+                pending[sample.key, sample.number] = row
+                self._unjudged.append((sample, store, row))
+            else:
+                self.rows[sample.key, sample.number] = row
+        kept = {**self.rows, **pending}
+        store.begin([kept[k] for s in samples if (k := (s.key, s.number)) in kept])
         # Until all its samples are in, the folder has no result.
         (folder / "results.json").unlink(missing_ok=True)
         self.jobs.append((job, store, samples))
         self.progress.total += len(samples)
         self.progress.reused += len(found)
-        for row in unasked([s for s in samples if (s.key, s.number) not in self.rows]):
+        for row in unasked([s for s in samples if (s.key, s.number) not in kept]):
             self._keep(row, store)
-        self._waiting += [(s, store) for s in samples if (s.key, s.number) not in self.rows]
+        known = {**self.rows, **pending}
+        self._waiting += [(s, store) for s in samples if (s.key, s.number) not in known]
         self.progress.done = len(self.rows)
 
     def run(self) -> None:
         """Get every missing reply. Samples of several turns go on in waves, all at once each."""
         turn, self.progress.started = 0, time.monotonic()
-        with ThreadPoolExecutor(_CHECKERS, thread_name_prefix="check") as checkers:
+        with ThreadPoolExecutor(self._threads(), thread_name_prefix="check") as checkers:
+            self._judge_again(checkers)
             while self._waiting:
                 wave, self._waiting = self._waiting, []
                 self._wave(wave, turn, checkers)
                 turn += 1
+
+    def _threads(self) -> int:
+        """A judge is waited for, which costs nothing here; other checkers keep the cores busy."""
+        asked = any(job.benchmark.judged for job, _, _ in self.jobs)
+        return max(_CHECKERS, self.judge.parallel if self.judge and asked else 0)
+
+    def _judge_again(self, checkers: ThreadPoolExecutor) -> None:
+        """Old replies whose checks have changed, or failed."""
+        futures = [checkers.submit(self._rejudge, *item) for item in self._unjudged]
+        for future in futures:
+            future.result()
+            if self.watch(self.progress):
+                checkers.shutdown(cancel_futures=True)
+                raise Stopped
+
+    def _rejudge(self, sample: Sample, store: SampleStore, row: Row) -> None:
+        self._keep(judged(sample, row), store)
 
     def _wave(
         self, wave: list[tuple[Sample, SampleStore]], turn: int, checkers: ThreadPoolExecutor
@@ -136,6 +209,7 @@ class _Loop:
 
     def _keep(self, row: Row, store: SampleStore) -> None:
         store.append(row)
-        self.rows[row["key"], row["sample"]] = row
-        self.progress.done += 1
-        self.progress.failed += row["value"] is None
+        with self._lock:
+            self.rows[row["key"], row["sample"]] = row
+            self.progress.done += 1
+            self.progress.failed += row["value"] is None

@@ -1,6 +1,7 @@
 """Samples to make, and the row that each becomes."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,9 @@ from workbench.errors import UserError
 from workbench.provenance import code_digest, digest
 
 Row = dict[str, Any]
+_LONGEST_REFERENCE = 100_000
+# Of a judge's settings, those that change what it says.
+_JUDGE_DECIDES = ("endpoint", "temperature", "max_tokens", "seed")
 
 
 @dataclass
@@ -37,11 +41,14 @@ class Sample:
 
     @property
     def sampling(self) -> Sampling:
-        """The job's sampling, with the question's own limit where its task has one."""
-        sampling, fixed = self.job.sampling, self.job.benchmark.reply_tokens
-        if fixed is None:
-            return sampling
-        return replace(sampling, max_tokens=min(sampling.max_tokens, fixed(self.question)))
+        """The job's sampling, with the question's own limit and temperature where its task has them."""
+        sampling, benchmark = self.job.sampling, self.job.benchmark
+        if benchmark.reply_tokens is not None:
+            fixed = benchmark.reply_tokens(self.question)
+            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, fixed))
+        if benchmark.temperature is not None:
+            sampling = replace(sampling, temperature=benchmark.temperature(self.question))
+        return sampling
 
     def ask(self, turn: int = 0) -> Ask:
         """The request for its next reply; a seed of its own for every turn."""
@@ -54,10 +61,13 @@ class Sample:
         )
 
 
-def samples_of(job: Job, responder: Responder, data: Path) -> list[Sample]:
+def samples_of(
+    job: Job, responder: Responder, data: Path, judge: Mapping[str, Any] | None = None
+) -> list[Sample]:
     """Every sample of a job with its prompt and its key."""
     samples: list[Sample] = []
-    for question in job.benchmark.load(Loading(data, job.limit, responder.tokenizer)):
+    loading = Loading(data, job.limit, responder.tokenizer, judge)
+    for question in job.benchmark.load(loading):
         prompt, problem = _prepared(job, question, responder)
         for number in range(job.sampling.n):
             samples.append(Sample(job, question, number, prompt, problem))
@@ -99,7 +109,13 @@ def _key(sample: Sample, identity: str) -> str:
     seed = sample.ask().seed
     episode = _episode(sample.job, sample.question)
     play = code_digest(f"{type(episode).__module__}:") if episode is not None else ""
-    return digest([identity, sample.prompt, settings, seed, play, sample.question.id])
+    whole = [identity, sample.prompt, settings, seed, play, sample.question.id]
+    if episode is not None and sample.job.benchmark.judged:
+        # Episodes keep no reply to be judged again: another judge is another sample.
+        assert sample.question.check is not None
+        judge = sample.question.check.options["judge"]
+        whole.append({name: judge[name] for name in _JUDGE_DECIDES})
+    return digest(whole)
 
 
 def checks_of(sample: Sample) -> dict[str, CheckSpec]:
@@ -197,8 +213,14 @@ def blank(sample: Sample) -> Row:
         "value": None,
         "status": "error",
         "why": {"reason": sample.problem},
-        "reference": question.check.reference if question.check else None,
+        "reference": _shown(question.check.reference) if question.check else None,
     }
+
+
+def _shown(reference: Any) -> Any:
+    """The reference in a sample's row; a contest problem's megabytes of tests are only counted."""
+    size = len(json.dumps(reference, default=str))
+    return reference if size <= _LONGEST_REFERENCE else f"({size:,} characters)"
 
 
 def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:

@@ -3,7 +3,7 @@
 import csv
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,69 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Loading:
     """What a benchmark is loaded with. data: the folder of the user's files. limit: most questions
-    (of each category); None is all. tokenizer: the model's, for benchmarks made to a length."""
+    (of each category); None is all. tokenizer: the model's, for benchmarks made to a length. judge:
+    the judge's settings, for benchmarks that ask one."""
 
     data: Path
     limit: int | None = None
     tokenizer: Any = None
+    judge: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set of the Hugging Face hub."""
+    """A data set of the Hugging Face hub. file: the file of it that holds the rows, where the hub
+    knows no configuration. columns: all that is read, where others need more packages."""
 
     id: str
     config: str | None = None
     split: str = "test"
+    revision: str | None = None
+    file: str | None = None
+    columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = ", ".join(part for part in (self.config, self.split) if part)
+        parts = self.file or ", ".join(part for part in (self.config, self.split) if part)
         return f"{self.id} ({parts})"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where a benchmark's questions come from, and whether they are here.
+
+    packages: modules that hold them (or prompts and checkers they need). files: names in the user's
+    folder that stand in for the hub. only: names that must be in the user's folder.
+    """
+
+    text: str
+    packages: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def status(self, folder: Path) -> str:
+        """What there is on this machine, and what is missing; asks no network."""
+        missing = [
+            f"package {name} (scripts/setup.sh evals)"
+            for name in self.packages
+            if not _is_here(name)
+        ]
+        missing += [f"{folder / name}" for name in self.only if not (folder / name).is_file()]
+        absent = [name for name in self.files if _own_file(folder, name) is None]
+        if absent:
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            missing.append(f"the hub, or {folder / absent[0]}.jsonl{more}")
+        return f"needs {'; '.join(missing)}" if missing else "here"
+
+
+def _is_here(package: str) -> bool:
+    try:
+        package_folder(package, "")
+    except UserError:
+        return False
+    return True
 
 
 def package_folder(package: str, benchmark: str) -> Path:
@@ -69,11 +114,32 @@ def rows_of(name: str, loading: Loading, hub: Hub, columns: Sequence[str]) -> li
 
     Raises: UserError that names the columns and where to put the file.
     """
-    for suffix in (".jsonl", ".json", ".csv", ".parquet"):
-        path = loading.data / f"{name}{suffix}"
-        if path.is_file():
-            return _checked(_read(path), columns, str(path))
-    return _checked(_from_hub(name, loading, hub, columns), columns, str(hub))
+    path = _own_file(loading.data, name)
+    if path is not None:
+        return _checked(_read(path), columns, str(path))
+    return _checked(from_hub(name, loading, hub, columns), columns, str(hub))
+
+
+def _own_file(folder: Path, name: str) -> Path | None:
+    paths = (folder / f"{name}{suffix}" for suffix in (".jsonl", ".json", ".csv", ".parquet"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def own_rows(name: str, loading: Loading, columns: Sequence[str]) -> list[Row] | None:
+    """The rows of the user's file; None without one."""
+    path = _own_file(loading.data, name)
+    return None if path is None else _checked(_read(path), columns, str(path))
+
+
+def package_text(package: str, path: str, benchmark: str) -> str:
+    """A text file that a package ships. Raises: UserError that says how to install it."""
+    found = package_folder(package, benchmark) / path
+    if not found.is_file():
+        raise UserError(
+            f"benchmark {benchmark!r} reads {package}/{path} of a package that is not installed; "
+            "run scripts/setup.sh evals"
+        )
+    return found.read_text(encoding="utf-8")
 
 
 def _read(path: Path) -> list[Row]:
@@ -94,18 +160,32 @@ def _read(path: Path) -> list[Row]:
     return list(found)
 
 
-def _from_hub(name: str, loading: Loading, hub: Hub, columns: Sequence[str]) -> list[Row]:
-    import datasets  # noqa: PLC0415 - heavy
-
+def from_hub(name: str, loading: Loading, hub: Hub, columns: Sequence[str]) -> list[Row]:
+    """The rows of the hub's data set. Raises: UserError that says where to put them instead."""
     instead = f"put its rows at {loading.data / name}.jsonl with the columns {', '.join(columns)}"
     must_answer(f"benchmark {name!r}: the hub's {hub}", instead)
     try:
-        found = datasets.load_dataset(hub.id, hub.config, split=hub.split)
+        return _downloaded(hub)
     except Exception as error:  # noqa: BLE001 - the hub fails in many ways; all mean: no data
         why = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
             f"benchmark {name!r}: the hub's {hub} cannot be loaded ({why}); {instead}"
         ) from None
+
+
+def _downloaded(hub: Hub) -> list[Row]:
+    if hub.file:
+        from huggingface_hub import hf_hub_download  # noqa: PLC0415 - heavy
+
+        return json_lines(
+            Path(hf_hub_download(hub.id, hub.file, repo_type="dataset", revision=hub.revision))
+        )
+    import datasets  # noqa: PLC0415 - heavy
+
+    found = datasets.load_dataset(hub.id, hub.config, split=hub.split, revision=hub.revision)
+    if hub.columns:
+        # As they are stored: pictures would be decoded, with a package that text does not need.
+        return list(found.select_columns(list(hub.columns)).with_format("arrow")[:].to_pylist())
     return [dict(row) for row in found]
 
 

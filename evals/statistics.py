@@ -87,6 +87,27 @@ def weighted(parts: Sequence[tuple[float, Estimate]]) -> Estimate:
     return Estimate(value, stderr, low, high, sum(e.n for _, e in parts))
 
 
+def ratio(parts: Sequence[tuple[str, float, float]]) -> Estimate:
+    """Sum of numerators by sum of denominators, its error linearised and clustered by question.
+
+    parts: (question, numerator, denominator) of each sample; the ratio lies in [0, 1].
+    """
+    whole = sum(part[2] for part in parts)
+    if not whole:
+        return mean_interval([])
+    value = sum(part[1] for part in parts) / whole
+    excess: dict[str, float] = {}
+    for question, above, below in parts:
+        excess[question] = excess.get(question, 0.0) + above - value * below
+    count = len(excess)
+    if count < 2:
+        return Estimate(value, math.nan, math.nan, math.nan, count)
+    stderr = math.sqrt(sum(x * x for x in excess.values()) * count / (count - 1)) / whole
+    return Estimate(
+        value, stderr, max(value - _Z * stderr, 0.0), min(value + _Z * stderr, 1.0), count
+    )
+
+
 def _width(estimate: Estimate) -> float:
     if estimate.stderr > 0 or math.isnan(estimate.low):
         return estimate.stderr

@@ -26,14 +26,19 @@ class SampleStore:
         self._lock = threading.Lock()
 
     def find(self, keys: set[str]) -> dict[str, Row]:
-        """The scored rows under these keys, wherever an earlier run left them."""
-        found: dict[str, Row] = {}
+        """The rows under these keys, wherever an earlier run left them: scored ones, and replies whose
+        check failed. Of two in one file the later one, which was judged later, counts."""
+        scored: dict[str, Row] = {}
+        unscored: dict[str, Row] = {}
         for folder in [self.folder, *self._others]:
             for path in (folder / "samples.jsonl", folder / _KEPT):
-                for row in read_json_lines(path):
-                    if row.get("key") in keys and row.get("value") is not None:
-                        found.setdefault(row["key"], row)
-        return found
+                own = {row["key"]: row for row in read_json_lines(path) if row.get("key") in keys}
+                for key, row in own.items():
+                    if row.get("value") is not None:
+                        scored.setdefault(key, row)
+                    elif row.get("finish_reason") != "error" and "turns" not in row:
+                        unscored.setdefault(key, row)
+        return {**unscored, **scored}
 
     def begin(self, rows: Sequence[Row]) -> None:
         """Start from these rows; what else the file held is kept aside."""

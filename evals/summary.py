@@ -52,7 +52,7 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
             "protocol": job.benchmark.protocol.source,
             "limit": job.limit,
         },
-        "data": job.benchmark.data,
+        "data": str(job.benchmark.data),
         "checker_versions": versions() | checker_versions(),
         "seed": sampling.seed,
         "wall_s": round(wall_s, 2),

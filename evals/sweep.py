@@ -15,6 +15,7 @@ from evals.models import Model
 from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
 from evals.run import Progress, evaluate
 from evals.statistics import Comparison, by_question, compare, holm
+from reward.judging import client_of
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Engine
 from workbench.provenance import digest
@@ -40,6 +41,8 @@ def sweep(
     `watch` returned True.
     """
     jobs = jobs_of(config, seed=seed)
+    if config.judge is not None and any(job.benchmark.judged for job in jobs):
+        client_of(config.judge.model_dump()).must_answer()
     make = respond or responder_of
     results: Results = {}
     for model in models:
@@ -52,6 +55,7 @@ def sweep(
                 out=out / model.name,
                 data=Path(config.data),
                 earlier=_earlier(out, model.name),
+                judge=config.judge,
                 watch=lambda progress, model=model: watch(model, progress),  # type: ignore[misc]
             )
         finally:

@@ -103,6 +103,11 @@ def _form(reference: Any) -> str:
     )
 
 
+def last_program(reply: CheckedReply) -> str | None:
+    """The reply's last ```python block, or the bare program that it is; None where it is neither."""
+    return _program(reply, {})
+
+
 def _program(reply: CheckedReply, reference: Mapping[str, Any]) -> str | None:
     function = reference.get("function")
     prefix = str(reference.get("program_prefix") or "")

@@ -18,8 +18,11 @@ CHECKERS = {
     "tools": "reward.tools:check_tools",
     "instructions": "reward.instructions:check_instructions",
     "code": "reward.code:check_code",
+    "contest": "reward.contest:check_contest",
     "contains": "reward.contains:check_contains",
     "refusal": "reward.refusal:check_refusal",
+    "judged-match": "reward.judging:check_match",
+    "judged-better": "reward.judging:check_better",
     "composite": "reward.composition:check_composite",
 }
 
@@ -30,11 +33,11 @@ def check(kind: str, response_text: str, reference: Any, **options: Any) -> Verd
     >>> check("math", "<think>6*7</think>\\\\boxed{42}", "42").value
     1.0
 
-    kinds: math, choice, tools, instructions, code, contains, refusal, composite; each checker's function
-    documents its reference and options. `thinking_opened=True` (any kind) says that the prompt
-    ended inside an open `<think>`. Raises UserError for an unknown kind or option and for a
-    reference of the wrong shape; any other failure is a Verdict of status "error". Blocks; call
-    it from a thread in async code.
+    kinds: math, choice, tools, instructions, code, contest, contains, refusal, judged-match,
+    judged-better, composite; each checker's function documents its reference and options.
+    `thinking_opened=True` (any kind) says that the prompt ended inside an open `<think>`. Raises
+    UserError for an unknown kind or option and for a reference of the wrong shape; any other failure
+    is a Verdict of status "error". Blocks; call it from a thread in async code.
     """
     thinking_opened = bool(options.pop("thinking_opened", False))
     if not isinstance(response_text, str):

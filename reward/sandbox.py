@@ -1,12 +1,13 @@
 """Untrusted Python, run where it can neither reach anything nor outlive its limit.
 
 Layers, each used where the kernel gives it: PID, network, mount, IPC and UTS namespaces with a
-root that holds only Python's library and an empty /tmp; an own uid, no capabilities,
-no_new_privs; Landlock; a seccomp filter; resource limits; a clean environment. Not covered:
+root that holds only Python's library, the packages a task allows and an empty /tmp; an own uid, no
+capabilities, no_new_privs; Landlock; a seccomp filter; resource limits; a clean environment. Not covered:
 kernel bugs, side channels by timing, and total memory of several processes of one program
 (`processes` times `memory_bytes`).
 """
 
+import importlib.util
 import itertools
 import json
 import os
@@ -21,7 +22,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -84,6 +85,10 @@ class Sandboxed:
     capture: bool = False
     allow_weak: bool = False
     without: Sequence[str] = ()
+    packages: Sequence[str] = ()
+    """Installed packages that the code may import, beside the standard library."""
+    files: Sequence[str] = ()
+    """Further files and folders that it may read, by absolute path."""
     layers: list[str] = field(default_factory=list)
     exit: dict[str, Any] | None = None
     _pending: bytes = b""
@@ -159,6 +164,7 @@ class Sandboxed:
     def _write_config(self, fd: int, status_w: int) -> None:
         limits = asdict(self.limits)
         limits["cpu_s"] = limits["cpu_s"] or limits["timeout_s"]
+        folders = [folder for name in self.packages for folder in _package_folders(name)]
         config = {
             "mode": self.mode,
             "payload": self.payload,
@@ -169,6 +175,8 @@ class Sandboxed:
             "scratch": self._scratch,
             "allow_weak": self.allow_weak,
             "without": list(self.without),
+            "import_from": sorted({str(Path(f).parent) for f in folders}),
+            "readable": [*folders, *self.files],
             "uid_offset": os.getpid() % 1_000_000 * 1000 + next(_uid_offsets) % 1000,
         }
         os.write(fd, json.dumps(config).encode("ascii"))
@@ -219,16 +227,26 @@ def run_program(
     limits: Limits | None = None,
     allow_weak: bool = False,
     without: Sequence[str] = (),
+    packages: Sequence[str] = (),
+    files: Sequence[str] = (),
 ) -> ProgramRun:
     """Run `code` as a main program with `stdin` on standard input.
 
     without: layers to leave out ("namespaces", "landlock", "seccomp"); for tests of the others.
+    packages, files: see Sandboxed.
     Raises SandboxError where there is no sandbox to run it in.
     """
     limits = limits or Limits()
     payload = {"code": code, "stdin": stdin}
     with Sandboxed(
-        "program", payload, limits, capture=True, allow_weak=allow_weak, without=without
+        "program",
+        payload,
+        limits,
+        capture=True,
+        allow_weak=allow_weak,
+        without=without,
+        packages=packages,
+        files=files,
     ) as box:
         outcome, out, err = _collect(box)
         ended = box.read_exit() if outcome == "exited" else None
@@ -276,6 +294,17 @@ def _collect(box: Sandboxed) -> tuple[str, str, str]:
                 break
     limit = box.limits.output_bytes
     return outcome, out[:limit].decode("utf-8", "replace"), err[:limit].decode("utf-8", "replace")
+
+
+@cache
+def _package_folders(name: str) -> tuple[str, ...]:
+    """Where an installed package lies, with the shared libraries that its wheel brought."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise SandboxError(f"the package {name!r} is not installed")
+    folder = Path(next(iter(spec.submodule_search_locations))).resolve()
+    libraries = folder.with_name(f"{name}.libs")
+    return (str(folder), *([str(libraries)] if libraries.is_dir() else []))
 
 
 @lru_cache(maxsize=1)

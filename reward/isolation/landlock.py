@@ -43,8 +43,11 @@ def version() -> int:
         return 0
 
 
-def restrict(read_only: Sequence[str], writable: Sequence[str]) -> None:
-    """Allow reading below `read_only`, everything below `writable`, and nothing else.
+def restrict(
+    read_only: Sequence[str], writable: Sequence[str], listable: Sequence[str] = ()
+) -> None:
+    """Allow reading below `read_only`, everything below `writable`, names of what lies below
+    `listable`, and nothing else.
 
     no_new_privs must be set. A path that does not exist is left out.
     """
@@ -54,7 +57,11 @@ def restrict(read_only: Sequence[str], writable: Sequence[str]) -> None:
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     fd = kernel.syscall("landlock_create_ruleset", ctypes.byref(ruleset), size, 0)
     try:
-        for paths, allowed in ((read_only, _READ_ONLY), (writable, rights)):
+        for paths, allowed in (
+            (read_only, _READ_ONLY),
+            (writable, rights),
+            (listable, _READ_DIR),
+        ):
             for path in paths:
                 _allow(fd, path, allowed & rights)
         kernel.syscall("landlock_restrict_self", fd, 0)

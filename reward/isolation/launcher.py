@@ -62,7 +62,9 @@ def _keep(config: dict[str, Any], method: str | None, layers: list[str]) -> None
 
 def _close_world(config: dict[str, Any], method: str | None, layers: list[str]) -> None:
     if method:
-        namespaces.build_root(config["scratch"], sys.base_prefix, config["limits"]["tmp_bytes"])
+        namespaces.build_root(
+            config["scratch"], sys.base_prefix, config["limits"]["tmp_bytes"], config["readable"]
+        )
         layers += [f"namespaces ({method}): pid, net, mount, ipc, uts", "private root"]
     else:
         os.chdir(config["scratch"])
@@ -118,11 +120,19 @@ def _become_program(config: dict[str, Any], method: str | None, layers: list[str
     if "landlock" in names:
         readable = [f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64"]
         devices = [f"/dev/{name}" for name in ("null", "zero", "random", "urandom")]
-        landlock.restrict(readable + devices[1:], [os.getcwd(), devices[0]])
+        landlock.restrict(
+            readable + config["readable"] + devices[1:],
+            [os.getcwd(), devices[0]],
+            listable=config["import_from"],
+        )
     if "seccomp" in names:
         seccomp.install(namespaces=method is not None)
     os.environ.clear()
     os.environ.update(PATH="/usr/bin:/bin", HOME=os.getcwd(), LANG="C.UTF-8")
+    if config["import_from"]:
+        # Each thread of a numerical library would count against the limits, and gain nothing.
+        os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+        sys.path += config["import_from"]
     sys.argv = ["program.py"]
     for number in (signal.SIGALRM, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 from . import kernel
 
@@ -37,8 +38,11 @@ def enter() -> str | None:
     return "user"
 
 
-def build_root(scratch: str, python_prefix: str, tmp_bytes: int) -> None:
-    """Make `scratch` a root that holds Python's library, /dev/null and an empty /tmp; go there.
+def build_root(
+    scratch: str, python_prefix: str, tmp_bytes: int, readable: Sequence[str] = ()
+) -> None:
+    """Make `scratch` a root that holds Python's library, what else is `readable`, /dev/null and an
+    empty /tmp; go there.
 
     Everything is read-only but /tmp, which is memory of at most `tmp_bytes`.
     """
@@ -47,14 +51,19 @@ def build_root(scratch: str, python_prefix: str, tmp_bytes: int) -> None:
     kernel.mount("none", scratch, "tmpfs", flags, "size=1m,nr_inodes=1000,mode=755")
     # Where the interpreter's own library is a subfolder of these, the later bind covers it.
     libraries = [f"{python_prefix}/lib", f"{python_prefix}/lib64", *_LIBRARY_FOLDERS]
-    for folder in dict.fromkeys(libraries):
-        _expose(folder, scratch)
+    late = [path for path in readable if path.startswith("/tmp/")]  # the new /tmp would cover them
+    for folder in dict.fromkeys([*libraries, *readable]):
+        if folder not in late:
+            _expose(folder, scratch)
     for device in _DEVICES:
         _expose(f"/dev/{device}", scratch)
     os.makedirs(f"{scratch}/tmp")
     kernel.make_read_only(scratch)
     data = f"size={tmp_bytes},nr_inodes=4096,mode=1777"
     kernel.mount("none", f"{scratch}/tmp", "tmpfs", flags, data)
+    for path in late:
+        _expose(path, scratch)
+        kernel.make_read_only(scratch + path)
     os.chdir(scratch)
     dot = kernel.ctypes.c_char_p(b".")
     kernel.syscall("pivot_root", dot, dot)

@@ -14,7 +14,8 @@ class Sampling:
     """How to sample. `n` completions a prompt; `max_tokens` counts every generated token.
 
     `thinking_budget` is in tokens; None leaves thinking unbounded (budget/control has the rule).
-    `logprobs`: return each token's log-probability (costs a little).
+    `logprobs`: return each token's log-probability (costs a little). `prompt_logprobs`: those of the
+    prompt's tokens too (costs a row of logits for each).
     `seed` fixes the whole call: prompt i, sample j uses a seed derived from (seed, i, j).
     """
 
@@ -30,6 +31,7 @@ class Sampling:
     thinking_grace: int = 500
     thinking_rule: Literal["newline", "card"] = "newline"
     logprobs: bool = True
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ class Completion:
     temperature, top-p, top-k and min-p). forced [T]: True where the budget rule, not the policy,
     chose the token.
     versions [T]: the policy version that sampled each token.
+    prompt_logprobs [P - 1]: log-probability of each prompt token but the first, given those before it,
+    under the model's own distribution (no temperature or the like), where they were asked for;
+    prompt_ranks [P - 1]: its place among all tokens, 1 for the likeliest.
     finish_reason: "stop" | "length" | "error"; an "error" completion holds `error` and is never
     scored or trained on.
     """
@@ -83,6 +88,8 @@ class Completion:
     forced: list[bool] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     error: str | None = None
+    prompt_logprobs: list[float] = field(default_factory=list)
+    prompt_ranks: list[int] = field(default_factory=list)
 
 
 class Engine(Protocol):

@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,10 @@ class VllmEngine:
             for output in self._engine.step():
                 if output.finished:
                     place, request = self._requests.pop(output.request_id)
-                    ended.append((place, self._completion(output.outputs[0], request)))
+                    completion = self._completion(output.outputs[0], request)
+                    if request.sampling.prompt_logprobs:
+                        completion = _with_prompt(completion, output.prompt_logprobs)
+                    ended.append((place, completion))
         return ended
 
     def abort(self) -> None:
@@ -165,6 +169,7 @@ class VllmEngine:
             seed=request.seed,
             stop_token_ids=list(sampling.stop_token_ids or self._eos),
             logprobs=0 if sampling.logprobs else None,
+            prompt_logprobs=0 if sampling.prompt_logprobs else None,
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -196,6 +201,16 @@ class VllmEngine:
             versions=versions,
             error=error,
         )
+
+
+def _with_prompt(completion: Completion, found: Any) -> Completion:
+    """The completion with its prompt's log-probabilities (of the tokens themselves, none beside)."""
+    values = [float(x) for x in found.logprobs]
+    if completion.error is None and any(math.isnan(x) for x in values):
+        error = "the model's log-probabilities of the prompt are not numbers"
+        return replace(completion, finish_reason="error", error=error)
+    ranks = [int(rank) for rank in found.ranks]
+    return replace(completion, prompt_logprobs=values, prompt_ranks=ranks)
 
 
 def _start(model: str, config: EngineConfig) -> Any:

@@ -13,7 +13,7 @@ from evals.config import EvalsConfig
 from evals.jobs import Job, jobs_of
 from evals.responder import LocalResponder
 from evals.run import Progress, Stopped, evaluate
-from evals.sources import Loading
+from evals.sources import Data, Loading
 from workbench.conversation import CheckSpec, Conversation
 from workbench.engine.protocol import Completion, Sampling
 from workbench.engine.scripted import ScriptedEngine
@@ -35,7 +35,7 @@ def _question(i: int) -> Conversation:
 SUMS = Benchmark(
     "sums",
     "sums",
-    "here",
+    Data("here"),
     lambda loading: [_question(i) for i in range(loading.limit or NUM)],
     Sampled(0.0, 1.0, 64, 1, source="test"),
 )
