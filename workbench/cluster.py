@@ -139,7 +139,7 @@ def _must_answer(address: str) -> None:
         raise UserError(f"Ray address {address!r}: write host:port (or auto)")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # a port above 65535, an odd host
         raise UserError(
             f"Ray at {address!r} does not answer ({error}); start it with `ray start --head` or "
             "leave --address out to run on this machine"

@@ -24,7 +24,9 @@ def finish(main: Callable[[], int]) -> int:
         return 1
     except OSError as error:
         if not is_full(error):
-            raise
+            if error.filename is None or error.strerror is None:
+                raise
+            return _line(f"error: {str(error.filename)!r:.300} cannot be used: {error.strerror}", 2)
         _forget_stdout()  # it may be what is full
         return _line(f"error: {no_space(Path(error.filename or '.'))}", 2)
 

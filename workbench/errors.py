@@ -15,6 +15,27 @@ class StopRequested(Exception):
     """Raised inside a stage when Ctrl-C or SIGTERM asked the run to stop; state is already saved."""
 
 
+_LONGEST_NAME_BYTES = 200
+
+
+def name_problem(name: str, taken: Iterable[str] = ()) -> str | None:
+    """Why a name cannot be that of a folder of ours, or None where it can.
+
+    >>> name_problem("../other")
+    "contains '/'"
+    """
+    if not name.strip():
+        return "is empty"
+    if name[0] in ".-":
+        return f"begins with {name[0]!r}"
+    odd = next((c for c in name if c in "/\\" or not c.isprintable()), None)
+    if odd is not None:
+        return f"contains {odd!r}"
+    if len(name.encode()) > _LONGEST_NAME_BYTES:
+        return f"is longer than {_LONGEST_NAME_BYTES} bytes"
+    return "is a file's of the run directory" if name in taken else None
+
+
 def unknown_name(what: str, given: str, allowed: Iterable[str]) -> UserError:
     """A UserError for a name that is not in a closed list, naming the nearest valid one.
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from workbench import registry
-from workbench.errors import UserError
+from workbench.errors import UserError, name_problem
 from workbench.inherit import extended, with_likes
 from workbench.schema import Section
 
@@ -33,13 +33,13 @@ class ClusterSection(Section):
     """ray: each stage is a Ray task. local: stages run in this process, one after another."""
     address: str | None = None
     """A running cluster (host:port or auto); null starts Ray on this machine."""
-    num_cpus: int | None = None
+    num_cpus: int | None = Field(None, ge=1, le=4096)
     """Logical CPUs of the Ray started here; null: as many as the machine has."""
-    num_gpus: int | None = None
+    num_gpus: int | None = Field(None, ge=0, le=4096)
     """Logical GPUs of the Ray started here; null: as many as the machine has."""
-    object_store_mb: int = 256
-    """Size of the object store of the Ray started here, in MB."""
-    stop_grace_s: float = 60.0
+    object_store_mb: int = Field(256, ge=76)
+    """Size of the object store of the Ray started here, in MB (Ray takes no less than 75)."""
+    stop_grace_s: float = Field(60.0, ge=0)
     """How long a stage may take to save after Ctrl-C or SIGTERM, in seconds."""
 
 
@@ -50,11 +50,11 @@ class StageConfig(Section):
     """A name of workbench.registry.KINDS."""
     needs: list[str] = Field(default_factory=list)
     """Stages whose outputs this one reads. The first one with a model is the parent."""
-    cpus: float = 1.0
+    cpus: float = Field(1.0, ge=0)
     """Logical CPUs the stage's Ray task reserves (its actors reserve their own)."""
-    gpus: float = 0.0
+    gpus: float = Field(0.0, ge=0)
     """GPUs the stage's Ray task reserves."""
-    seed: int | None = None
+    seed: int | None = Field(None, ge=0, lt=2**63)
     """Overrides the recipe's seed for this stage."""
 
     @property
@@ -70,7 +70,7 @@ class Recipe(Section):
     """Default name of the run."""
     about: str = ""
     """One paragraph for the report's head."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of everything; a stage derives its own from it and its name."""
     runs_dir: str = "runs"
     """Folder in which run directories are made."""
@@ -84,6 +84,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _needs_exist(self) -> "Recipe":
         for name, stage in self.stages.items():
+            if problem := name_problem(name, _TAKEN):
+                raise ValueError(f"stage name {name!r} {problem}; give it another name")
             for need in stage.needs:
                 if need not in self.stages:
                     raise ValueError(
@@ -98,6 +100,10 @@ class Recipe(Section):
         # Serialised one by one: a mapping typed by the base class would lose the kinds' fields.
         whole["stages"] = {n: s.model_dump(mode="json") for n, s in self.stages.items()}
         return whole
+
+
+# What a run directory holds beside the folders of its stages.
+_TAKEN = ("recipe.json", "report.html")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -142,15 +148,27 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise UserError(f"recipe file {str(path)!r} is a folder; name the YAML file in it")
     if not path.is_file():
         raise UserError(f"recipe file {str(path)!r} does not exist; see the recipes/ folder")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"recipe {path}: not a text file in UTF-8 ({error.reason})") from None
+    except _NOT_YAML as error:
+        raise UserError(f"recipe {path}: not valid YAML: {_words(error)}") from None
     if not isinstance(raw, dict):
         raise UserError(f"recipe {path}: the top level must be a mapping with name and stages")
     return raw
+
+
+# ValueError: a date that does not exist, an integer of thousands of digits.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
@@ -166,8 +184,8 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         target = target[_index(target, part, parents[: depth + 1])]
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override!r}: the value is not valid YAML; quote it") from None
+    except _NOT_YAML:
+        raise UserError(f"--set {override!r:.200}: the value is not valid YAML; quote it") from None
     target[_index(target, last, [*parents, last])] = value
 
 

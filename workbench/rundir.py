@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
-from workbench.errors import UserError
+from workbench.errors import UserError, name_problem
 
 Status = Literal["running", "done", "failed"]
 
@@ -121,6 +121,13 @@ class RunDir:
         `ray job submit --working-dir` runs a copy of the folder that Ray deletes later, so a
         relative `runs_dir` there means the home folder of the head node instead.
         """
+        if problem := name_problem(name):
+            raise UserError(
+                f"run name {name!r:.250} {problem}; a run is one folder under runs_dir: give a plain "
+                "name with --run, and another place with --set runs_dir=FOLDER"
+            )
+        if not runs_dir.isprintable() or not runs_dir:
+            raise UserError(f"runs_dir {runs_dir!r} is not the name of a folder")
         folder, here = Path(runs_dir).expanduser(), Path.cwd()
         if folder.is_absolute() or _RAY_COPIES not in here.parts:
             return cls(folder / name), None
@@ -226,7 +233,8 @@ class RunDir:
         """Write recipe.json. Raises: UserError where the folder holds a run of another recipe."""
         path = self.root / "recipe.json"
         if path.is_file():
-            owner = read_json(path).get("name")
+            found = read_json(path)
+            owner = found.get("name") if isinstance(found, dict) else None
             if owner != resolved["name"]:
                 raise UserError(
                     f"run directory {self.root} belongs to recipe {owner!r}, not "

@@ -12,7 +12,9 @@ from workbench.errors import UserError
 class Section(BaseModel):
     """A part of a recipe. Unknown keys are errors; defaults live on the fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @classmethod
     def read(cls, values: Any, *, where: str) -> Self:

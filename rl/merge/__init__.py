@@ -1,5 +1,1 @@
 """Merging: linear interpolation of two checkpoints, and the sweep that picks its weight."""
-
-from rl.merge.linear import interpolate
-
-__all__ = ["interpolate"]

@@ -80,6 +80,8 @@ def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], ou
                     catch_again()  # Ray puts its own SIGTERM handler in place
                     _check_room(state)
                     _drive_on_ray(state)
+                except SystemExit:  # what that handler does, until ours is back
+                    state.signals += 1
                 finally:
                     cluster.disconnect()
     return _exit_code(state)

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeGuard
 
 from workbench.errors import UserError
 from workbench.progress import read_progress
-from workbench.rundir import Manifest, RunDir, read_json_lines
+from workbench.rundir import Manifest, RunDir, read_json, read_json_lines
 from workbench.statistics import Estimate
 from workbench.tracking import read_metrics
 
@@ -144,11 +144,11 @@ def read_run(root: Path) -> RunFacts:
     if not recipe_path.is_file():
         raise UserError(f"{root} holds no run (no recipe.json); give a run's name or folder")
     problems: list[str] = []
-    recipe = _json_mapping(recipe_path, problems)
-    stages = {
-        name: _stage(RunDir(root), name, config, problems)
-        for name, config in recipe.get("stages", {}).items()
-    }
+    recipe = read_json(recipe_path)
+    stages_of = recipe.get("stages") if isinstance(recipe, dict) else None
+    if not isinstance(stages_of, dict) or not all(isinstance(s, dict) for s in stages_of.values()):
+        raise UserError(f"{recipe_path} is no resolved recipe; run the stages again to write it")
+    stages = {name: _stage(RunDir(root), name, c, problems) for name, c in stages_of.items()}
     return RunFacts(root, recipe, stages, _results(root / "evals", problems), problems)
 
 

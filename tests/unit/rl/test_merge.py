@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pretrain.hybrid import build_config, load_model, save_model
-from rl.merge import interpolate
 from rl.merge import stage as merge_stage
 from rl.merge.config import MergeConfig
+from rl.merge.linear import interpolate
 from rl.merge.plan import plan_merge
 from rl.merge.stage import Point, pick, read_point
 from workbench.errors import UserError

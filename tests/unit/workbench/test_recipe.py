@@ -68,9 +68,10 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
     assert recipe.resolved()["stages"]
 
 
-def test_reading_and_planning_a_recipe_imports_no_torch() -> None:
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_reading_and_planning_a_recipe_imports_no_torch(path: Path) -> None:
     script = (
-        "import sys; sys.argv = ['run_stage.py', 'all', '--recipe', 'recipes/miniature.yaml',"
+        f"import sys; sys.argv = ['run_stage.py', 'all', '--recipe', {str(path)!r},"
         " '--dry-run', '--run', 'never-run']\n"
         "import runpy\n"
         "try:\n    runpy.run_path('scripts/run_stage.py', run_name='__main__')\n"
@@ -80,7 +81,7 @@ def test_reading_and_planning_a_recipe_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert '"row_tokens"' in done.stdout
+    assert '"stages": {' in done.stdout
     assert "tokens trained or generated" in done.stdout
 
 
