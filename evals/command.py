@@ -28,7 +28,7 @@ def benchmark_lines() -> list[str]:
     for found in shown:
         needs = found.data.status(folder) + ("; needs a judge" if found.judged else "")
         lines.append(f"{found.name:{width}}  {found.about} [{found.data}] {needs}")
-    return [*lines, *(f"{make.__doc__}" for make in FAMILIES.values())]
+    return [*lines, *(" ".join(str(make.__doc__).split()) for make in FAMILIES.values())]
 
 
 @dataclass

@@ -49,13 +49,15 @@ class Data:
     """Where a benchmark's questions come from, and whether they are here.
 
     packages: modules that hold them (or prompts and checkers they need). files: names in the user's
-    folder that stand in for the hub. only: names that must be in the user's folder.
+    folder that stand in for the hub. only: names that must be in the user's folder. hub_only: nothing
+    stands in for the hub but its own cache.
     """
 
     text: str
     packages: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    hub_only: bool = False
 
     def __str__(self) -> str:
         return self.text
@@ -72,6 +74,8 @@ class Data:
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             missing.append(f"the hub, or {folder / absent[0]}.jsonl{more}")
+        if self.hub_only:
+            missing.append("the hub, or its cache (HF_HOME)")
         return f"needs {'; '.join(missing)}" if missing else "here"
 
 

@@ -39,7 +39,12 @@ def _made(
     return Benchmark(
         name,
         about,
-        Data(f"hub {hub}, through lm-eval", packages=("lm_eval", "sacrebleu"), files=(name,)),
+        Data(
+            f"hub {hub}, through lm-eval",
+            packages=("lm_eval", "sacrebleu"),
+            files=(name,) if harness.own_split else (),
+            hub_only=not harness.own_split,
+        ),
         _load,
         Sampled(temperature=0.0, top_p=1.0, max_tokens=1, thinking=False, source=source),
         metrics=_by_task,

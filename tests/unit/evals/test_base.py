@@ -33,6 +33,7 @@ def test_the_whole_set_of_the_issue_is_listed_with_what_is_here(
         assert name in lines, name
     assert "the hub, or data/evals/gpqa-diamond.jsonl" in lines["gpqa-diamond"]
     assert "data/evals/scicode-test-data.h5" in lines["scicode"]
+    assert "mmlu.jsonl" not in lines["mmlu"] and "its cache (HF_HOME)" in lines["mmlu"]
     assert lines["mini-math"].endswith("here")
     assert lines["mt-bench"].endswith("needs a judge")
     (tmp_path / "data" / "evals").mkdir(parents=True)
