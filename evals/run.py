@@ -13,6 +13,7 @@ from evals.responder import LocalResponder, Responder
 from evals.samples import Row, Sample, checks_digest, judged, samples_of, take, unasked
 from evals.store import SampleStore
 from evals.summary import summarise
+from reward import must_be_checkable
 from reward.judge_client import JudgeConfig
 from workbench.errors import UserError
 from workbench.rundir import write_json
@@ -126,6 +127,7 @@ class _Loop:
         """Take a job in; its finished replies are read back, and judged again if checks changed."""
         judge = None if self.judge is None else self.judge.model_dump()
         samples = samples_of(job, self.responder, data, judge)
+        must_be_checkable(sample.question.check for sample in samples)
         store = SampleStore(folder, others)
         found = store.find({sample.key for sample in samples})
         pending: dict[tuple[str, int], Row] = {}

@@ -147,6 +147,7 @@ def _check_output(
         "exit_code": run.exit_code,
         "stdout": run.stdout[-1000:],
         "stderr": run.stderr[-1000:],
+        "wall_s": run.wall_s,
     }
 
 
@@ -180,7 +181,8 @@ def _check_values(
             outcome = "time_limit"
         except ChannelBroken as broken:
             outcome, error = _why_gone(box), str(broken)
-    return {"outcome": outcome, "passed": passed, "total": len(tests), "error": error}
+    found = {"outcome": outcome, "passed": passed, "total": len(tests), "error": error}
+    return found | {"wall_s": box.wall_s}
 
 
 def _one_test(remote: RemoteFunction, args: Any, expected: Any, tolerance: float) -> str:
@@ -221,7 +223,8 @@ def _check_test_code(
         )
         tester_end.close()
         caller.close()
-        return _test_report(Channel(mine, tester.deadline), box)
+        report = _test_report(Channel(mine, tester.deadline), box)
+    return report | {"wall_s": max(box.wall_s, tester.wall_s)}
 
 
 def _test_report(channel: Channel, box: Sandboxed) -> dict[str, Any]:

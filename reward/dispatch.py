@@ -2,13 +2,14 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from reward.pool import CheckItem, check_all
 from reward.reply import CheckedReply, read_reply
 from reward.verdict import Verdict, failed
+from workbench.conversation import CheckSpec
 from workbench.errors import UserError, unknown_name
 
 # kind -> "module:function"; each function takes (reply, reference, *, options...) -> Verdict.
@@ -61,6 +62,30 @@ def check_reply(kind: str, reply: CheckedReply, reference: Any, options: dict[st
         raise
     except Exception as error:  # noqa: BLE001 - a broken check is a status, never a score
         return failed(f"{type(error).__name__}: {error}"[:500], kind=kind)
+
+
+def must_be_checkable(specs: Iterable[CheckSpec | None]) -> None:
+    """Raises: UserError where one of these checks runs programs and this machine has no sandbox.
+
+    Asked before anything is sampled: afterwards every reply would be a failed check.
+    """
+    if any(
+        spec is not None and _runs_code(spec.kind, spec.reference, spec.options) for spec in specs
+    ):
+        from reward.sandbox import require_sandbox  # noqa: PLC0415 - only where programs are checked
+
+        require_sandbox()
+
+
+def _runs_code(kind: str, reference: Any, options: Mapping[str, Any]) -> bool:
+    if kind == "code":
+        return not options.get("allow_weak")
+    if kind != "composite" or not isinstance(reference, Sequence):
+        return False
+    parts = [part for part in reference if isinstance(part, Mapping)]
+    return any(
+        _runs_code(str(p.get("kind")), p.get("reference"), p.get("options") or {}) for p in parts
+    )
 
 
 def check_many(items: Sequence[CheckItem | tuple[Any, ...]], *, workers: int = 2) -> list[Verdict]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reward.verdict import Verdict, timed_out
@@ -30,6 +30,8 @@ def check_all(
 ) -> list[Verdict]:
     """Run checks `workers` at a time and return their verdicts in the same order.
 
+    A check whose status is "error" (its worker was killed, its sandbox did not start) is run once
+    more; parts["attempts"] then says 2. One that was stopped at its limit is not.
     timeout_s bounds the whole batch: what has not been decided by then is Verdict(None,
     "timeout"). Without it each check is bounded by its own limit. The work itself happens in
     worker processes and sandboxes, so threads are enough here. A UserError in any item is raised.
@@ -58,7 +60,11 @@ def _run(item: CheckItem, stop: threading.Event) -> Verdict:
 
     if stop.is_set():
         return timed_out("the batch's time was over before this check began")
-    return check(item.kind, item.response_text, item.reference, **item.options)
+    verdict = check(item.kind, item.response_text, item.reference, **item.options)
+    if verdict.status != "error" or stop.is_set():
+        return verdict
+    again = check(item.kind, item.response_text, item.reference, **item.options)
+    return replace(again, parts={**again.parts, "attempts": 2})
 
 
 def _result(future: "Future[Verdict]", deadline: float | None) -> Verdict:

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from workbench.errors import UserError
+
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]); "
     "from isolation.launcher import main; sys.path.pop(0); main()"
@@ -91,10 +93,15 @@ class Sandboxed:
     """Further files and folders that it may read, by absolute path."""
     layers: list[str] = field(default_factory=list)
     exit: dict[str, Any] | None = None
+    wall_s: float = 0.0
+    """From its start until its last process was gone; known once it is closed."""
     _pending: bytes = b""
 
     def __enter__(self) -> "Sandboxed":
         self._scratch = tempfile.mkdtemp(prefix="sandbox-")
+        self.started = (
+            time.monotonic()
+        )  # again once it is ready: starting is not the program's time
         self._status, status_w = os.pipe()
         config_fd = os.memfd_create("config")
         try:
@@ -143,6 +150,7 @@ class Sandboxed:
         # death everything in its PID namespace, before the status pipe's last end closes.
         self.process.wait()
         self._await_end()
+        self.wall_s = time.monotonic() - self.started
         os.close(self._status)
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
@@ -256,8 +264,7 @@ def run_program(
         code_ = ended["exit"] if ended is not None and outcome == "exited" else None
         if outcome == "exited" and code_ is None:
             raise SandboxError("the sandbox ended without saying how the program did")
-    # After close: until nothing of it was left.
-    return ProgramRun(outcome, code_, out, err, time.monotonic() - box.started)
+    return ProgramRun(outcome, code_, out, err, box.wall_s)
 
 
 def _collect(box: Sandboxed) -> tuple[str, str, str]:
@@ -305,6 +312,13 @@ def _package_folders(name: str) -> tuple[str, ...]:
     folder = Path(next(iter(spec.submodule_search_locations))).resolve()
     libraries = folder.with_name(f"{name}.libs")
     return (str(folder), *([str(libraries)] if libraries.is_dir() else []))
+
+
+def require_sandbox() -> None:
+    """Raises: UserError where programs cannot be run safely here: found before any is sampled."""
+    found = describe_sandbox()
+    if not found["safe"]:
+        raise UserError(f"programs cannot be checked on this machine: {found['problem']}")
 
 
 @lru_cache(maxsize=1)

@@ -8,13 +8,14 @@ runs in the main thread of a small process, which is killed at the deadline and 
 import atexit
 import json
 import os
-import queue
 import select
 import struct
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -161,6 +162,50 @@ class _Worker:
         return code
 
 
+class _Slots:
+    """Places for workers, a warm one first, to whoever has waited longest.
+
+    A queue is not fair: a thread that puts and gets in a loop can leave another without a turn for
+    as long as it goes on.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._lock = threading.Lock()
+        self._free: list[_Worker | None] = [None] * size
+        self._waiting: deque[Future[_Worker | None]] = deque()
+
+    def take(self) -> "_Worker | None":
+        """A worker, or None for a place without one yet; waits for it."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            turn: Future[_Worker | None] = Future()
+            self._waiting.append(turn)
+        try:
+            return turn.result()
+        except BaseException:  # KeyboardInterrupt: the turn must not be lost with this thread
+            if not turn.cancel():
+                self.give(turn.result())
+            raise
+
+    def give(self, worker: "_Worker | None") -> None:
+        """Give a place back."""
+        with self._lock:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_result(worker)
+                    return
+            self._free.append(worker)
+
+    def empty(self) -> "list[_Worker]":
+        """Take the idle workers out; their places stay."""
+        with self._lock:
+            idle = [worker for worker in self._free if worker is not None]
+            self._free = [None] * len(self._free)
+            return idle
+
+
 class WorkerPool:
     """At most `size` workers; a call takes a free one, or waits for it.
 
@@ -169,10 +214,7 @@ class WorkerPool:
 
     def __init__(self, size: int, memory_bytes: int = 3 * 2**30) -> None:
         self._memory_bytes = memory_bytes
-        self._slots: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
-        for _ in range(size):
-            self._slots.put(None)
-        self._size = size
+        self._slots = _Slots(size)
 
     def call(self, target: str, args: list[Any], *, timeout_s: float) -> CallResult:
         """Run "module:function" on JSON-able `args` in a worker; thread-safe.
@@ -181,7 +223,7 @@ class WorkerPool:
         when the worker, warm, gets the call. A worker that overruns is
         killed (status "timeout"), one that dies is replaced (status "error").
         """
-        worker = self._slots.get()
+        worker = self._slots.take()
         try:
             if worker is None:
                 worker = _Worker(self._memory_bytes)
@@ -203,18 +245,12 @@ class WorkerPool:
             worker = None
             raise
         finally:
-            self._slots.put(worker)
+            self._slots.give(worker)
 
     def close(self) -> None:
         """Kill every idle worker. The pool stays usable."""
-        for _ in range(self._size):
-            try:
-                worker = self._slots.get_nowait()
-            except queue.Empty:
-                return
-            if worker is not None:
-                worker.kill()
-            self._slots.queue.insert(0, None)
+        for worker in self._slots.empty():
+            worker.kill()
 
 
 def _discard(worker: _Worker | None) -> None:

@@ -167,6 +167,9 @@ class GrpoConfig(StageConfig):
     reward_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the check while training, over those of the prompt; e.g. {mode: fraction} pays for
     the share of instructions followed. The held-out reward keeps the prompt's own."""
+    check_limit_s: float = Field(600.0, gt=0)
+    """Most seconds for the checks of one step's replies; those undecided by then count as failed. Each
+    check has its own, shorter limit too."""
     thinking_budget: int | None = Field(None, ge=1)
     """Close traces from so many tokens on (budget.control); what the rule forces carries no loss.
     null: no limit."""

@@ -58,6 +58,8 @@ class Sampler:
     reward_options: Mapping[str, Any] = field(default_factory=dict)
     score: Score | None = None
     """In place of the check; the check is then only recorded."""
+    check_limit_s: float | None = None
+    """For all checks of one `roll_out`; those undecided by then have status "timeout"."""
 
     def roll_out(self, questions: Sequence[Conversation], *, seed: int) -> list[list[Rollout]]:
         """A group of rollouts for each question, in order."""
@@ -143,7 +145,8 @@ class Sampler:
                             {**check.options, **self.reward_options, **opened},
                         )
                     )
-        for place, verdict in zip(places, check_all(items), strict=True):
+        limited = check_all(items, timeout_s=self.check_limit_s)
+        for place, verdict in zip(places, limited, strict=True):
             verdicts[place] = verdict
         return verdicts
 

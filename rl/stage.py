@@ -10,6 +10,7 @@ from data_mix.supervised import take_conversations
 from pretrain.hybrid import load_model, save_model
 from pretrain.ssd.isolation import check_isolation
 from pretrain.tokenizer import read_tokenizer
+from reward import must_be_checkable
 from rl.config import GrpoConfig
 from rl.grpo import Grpo, Hooks, sync
 from rl.lift import lift
@@ -50,11 +51,13 @@ def run(context: StageContext) -> None:
     sampler = Sampler(
         engine, tokenizer, sampling, config.thinking, config.advantage, config.overlong,
         config.mask_truncated, config.reward_options, reward_source(context, tokenizer, anchors),
+        config.check_limit_s,
     )  # fmt: skip
     pool = take_conversations(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
     held_out = take_conversations(
         config.held_out, config.num_held_out, name="held_out", seed=context.seed
     )
+    must_be_checkable(question.check for question in (*pool, *held_out))
     grpo = Grpo(model, sampler, pool, config, context.seed)
     checkpoints = Checkpoints(context.stage_dir / "checkpoints")
     state = checkpoints.load_latest()

@@ -105,7 +105,12 @@ def sum_gradients(model: nn.Module, sums: dict[str, float]) -> dict[str, float]:
         parameters, flat.split([p.numel() for p in parameters]), strict=True
     ):
         parameter.grad = part.view_as(parameter).clone()
-    names = sorted(sums)
-    values = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=flat.device)
+    # A trainer without a row of this update has no sums, and still takes part.
+    known: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(known, list(sums))
+    names = sorted({name for of_one in known for name in of_one})
+    values = torch.tensor(
+        [sums.get(name, 0.0) for name in names], dtype=torch.float64, device=flat.device
+    )
     distributed.all_reduce(values)
     return dict(zip(names, values.tolist(), strict=True))

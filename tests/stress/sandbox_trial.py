@@ -1,5 +1,6 @@
 """Run hostile programs in the sandbox and count what got out. Used by unit and stress tests."""
 
+import math
 import os
 import secrets
 import signal
@@ -81,9 +82,7 @@ def run_all(hostile: Sequence[Any], *, workers: int, without: Sequence[str] = ()
 
     def one(program: Any) -> None:
         name = f"{program.kind}/{program.variant}"
-        started = time.monotonic()
         outcome, escaped, wall_s = _spoof(program) if program.spoof else _escape(program, without)
-        del started
         with lock:
             report.outcomes[outcome] += 1
             report.longest_s = max(report.longest_s, wall_s)
@@ -108,15 +107,12 @@ def _escape(program: Any, without: Sequence[str]) -> tuple[str, str, float]:
 def _spoof(program: Any) -> tuple[str, str, float]:
     answer = secrets.randbits(64)
     tests = [[[i], answer] for i in range(3)]
-    started = time.monotonic()
     verdict = check(
         "code",
         f"```python\n{program.code}\n```",
         {"function": "f", "tests": tests},
         timeout_s=TIMEOUT_S,
     )
-    # The check also waits for an interpreter to start, which is not the program's time.
-    wall_s = min(time.monotonic() - started, TIMEOUT_S + GRACE_S)
     suffix = f"def check(f):\n    for i in range(3):\n        assert f(i) == {answer}\n"
     tested = check(
         "code",
@@ -124,6 +120,8 @@ def _spoof(program: Any) -> tuple[str, str, float]:
         {"function": "f", "program_suffix": suffix},
         timeout_s=TIMEOUT_S,
     )
+    # A sandbox that broke says nothing about the program: it must not pass for a kept limit.
+    wall_s = max(found.parts.get("wall_s", math.inf) for found in (verdict, tested))
     for found in (verdict, tested):
         if found.value not in (0.0, None):
             return "spoofed", f"{found}", wall_s

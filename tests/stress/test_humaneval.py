@@ -26,8 +26,10 @@ def test_reference_solutions_pass_and_stubs_fail(capsys: pytest.CaptureFixture[s
     verdicts = check_many(items, workers=2)
     with capsys.disabled():
         right = sum(v.value == 1.0 for v in verdicts[::2])
+        wrong = sum(v.value == 0.0 for v in verdicts[1::2])
         print(
-            f"\nHumanEval: {right}/164 pass; {len(items)} checks {time.monotonic() - started:.0f} s"
+            f"\nHumanEval: {right}/{len(problems)} reference solutions pass, {wrong}/{len(problems)} "
+            f"stubs fail, {time.monotonic() - started:.0f} s"
         )
     failed = [name for name, v in zip(problems, verdicts[::2], strict=True) if v.value != 1.0]
     passed = [name for name, v in zip(problems, verdicts[1::2], strict=True) if v.value != 0.0]

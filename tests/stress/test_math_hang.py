@@ -1,18 +1,36 @@
-"""10,000 adversarial answers, in four batches: every one gets a verdict in bounded time."""
+"""10,000 adversarial answers, in four batches: every one gets a verdict in bounded time.
+
+And the fast path against math-verify, on many more replies than the unit test.
+"""
 
 import random
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reward import CheckItem, check_many
+from reward import CheckItem, Verdict, check, math_fast
+from tests.unit.reward.test_math import TEMPLATES, _number, _rewritten
 
 pytestmark = pytest.mark.stress
 TIMEOUT_S = 1.0
 BATCHES, BATCH_SIZE = 4, 2500
 # True hangs cost their whole limit and a new worker; a few keep the suite short.
 NUM_HANGS, NUM_LONG = 6, 10
+NUM_AGREED = 5000
+
+
+# A limit in CPU time is at most four times that in wall time; then a new worker loads math-verify.
+LONGEST_S = 4 * TIMEOUT_S + 60.0
+SUMS: Counter[str] = Counter()
+
+
+def _timed(item: CheckItem, spans: list[float]) -> Verdict:
+    started = time.monotonic()
+    verdict = check(item.kind, item.response_text, item.reference, **item.options)
+    spans.append(time.monotonic() - started)
+    return verdict
 
 
 def _hang(rng: random.Random) -> str:
@@ -76,15 +94,41 @@ def test_adversarial_answers_never_hang(batch: int, capsys: pytest.CaptureFixtur
     golds = ["42", r"\frac{1}{2}", "[2,5)", "x^2+1"]
     options = {"timeout_s": TIMEOUT_S}
     items = [CheckItem("math", text, golds[i % 4], options) for i, text in enumerate(texts)]
-    started = time.monotonic()
-    verdicts = check_many(items, workers=2)
+    started, spans = time.monotonic(), list[float]()
+    with ThreadPoolExecutor(2) as executor:
+        verdicts = list(executor.map(lambda item: _timed(item, spans), items))
     statuses = Counter(v.status for v in verdicts)
     errors = Counter(v.parts["reason"] for v in verdicts if v.status == "error")
+    hung = sum(span > LONGEST_S for span in spans)
+    SUMS.update(statuses)
+    SUMS["hung"] += hung
     with capsys.disabled():
-        wall_s = time.monotonic() - started
-        print(f"\n{len(items):,} answers in {wall_s:.0f} s: {dict(statuses)} {dict(errors)}")
-    assert len(verdicts) == BATCH_SIZE
+        print(
+            f"\nmath: {SUMS.total() - SUMS['hung']:,} adversarial strings so far, {SUMS['hung']} hung, "
+            f"{SUMS['timeout']} stopped at their limit of {TIMEOUT_S:g} s of CPU time (of {NUM_HANGS} "
+            f"in each batch of {BATCH_SIZE:,} that never end), {SUMS['error']} undecided {dict(errors)}, "
+            f"longest {max(spans):.1f} s, this batch {time.monotonic() - started:.0f} s"
+        )
+    assert len(verdicts) == len(spans) == BATCH_SIZE
+    assert hung == 0
     assert all((v.value is None) == (v.status in ("timeout", "error")) for v in verdicts)
     # Only a memory limit or a crash of the parser may leave an answer undecided.
     assert statuses["error"] <= 5
     assert 1 <= statuses["timeout"] <= 2 * NUM_HANGS
+
+
+def test_the_fast_path_agrees_with_math_verify(capsys: pytest.CaptureFixture[str]) -> None:
+    from math_verify import parse, verify
+
+    rng = random.Random(1)
+    agreed: list[bool] = []
+    while len(agreed) < NUM_AGREED:
+        gold = _number(rng)
+        reply = rng.choice(TEMPLATES).format(n=_rewritten(gold, rng))
+        gold_value, read = math_fast.read_gold(gold), math_fast.read_answer(reply)
+        fast = math_fast.same(gold_value, read[0]) if gold_value is not None and read else None
+        if fast is not None:
+            agreed.append(fast == verify(parse(f"\\boxed{{{gold}}}"), parse(reply)))
+    with capsys.disabled():
+        print(f"\nmath: {sum(agreed):,} of {len(agreed):,} fast verdicts agree with math-verify")
+    assert all(agreed)

@@ -31,10 +31,13 @@ def test_no_hostile_program_escapes_or_overstays(
         programs = hostile.programs(VARIANTS, around)
         report = trial.run_all(programs, workers=2)
     with capsys.disabled():
-        print(f"\n{len(programs)} hostile programs of {len({p.kind for p in programs})} kinds")
-        print(f"layers: {', '.join(describe_sandbox()['layers'])}")
-        print(f"outcomes: {dict(report.outcomes)}; longest {report.longest_s:.2f} s")
-        print(f"escapes: {len(report.escapes)}, overruns: {len(report.overruns)}")
+        kinds = len({p.kind for p in programs})
+        print(
+            f"\nsandbox: {len(programs)} hostile programs of {kinds} kinds, {len(report.escapes)} "
+            f"escaped, {len(report.overruns)} outlived their limit by over {trial.GRACE_S:g} s "
+            f"(longest {report.longest_s:.2f} s, limit {trial.TIMEOUT_S:g} s); "
+            f"{', '.join(describe_sandbox()['layers'])}; {dict(report.outcomes)}"
+        )
     assert len(programs) >= 500
     assert report.escapes == []
     assert report.overruns == []

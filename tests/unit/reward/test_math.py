@@ -105,6 +105,27 @@ def test_a_dead_worker_is_an_error_and_is_replaced(monkeypatch: pytest.MonkeyPat
     assert all(process.returncode is not None for process in started)
 
 
+def test_a_place_goes_to_whoever_has_waited_longest() -> None:
+    pool, got = WorkerPool(1), list[int]()
+    pool.call("time:sleep", [0], timeout_s=60)
+
+    def one(number: int) -> None:
+        for _ in range(8):
+            pool.call("time:sleep", [0.01], timeout_s=10)
+            got.append(number)
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pool.close()
+    # Between two turns of one thread each of the others has one: never three in a row.
+    assert sorted(got) == [0] * 8 + [1] * 8 + [2] * 8
+    middle = got[3:-6]
+    assert all(len(set(middle[i : i + 3])) == 3 for i in range(len(middle) - 2)), got
+
+
 def test_check_many_keeps_order_under_load() -> None:
     items = [("math", f"${i}x+{i}$", f"{i if i % 3 else i + 1}(x+1)") for i in range(1, 31)]
     values = [v.value for v in check_many(items, workers=4)]

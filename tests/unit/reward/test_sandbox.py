@@ -8,8 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from reward import check, sandbox
+from reward import check, must_be_checkable, sandbox
 from reward.sandbox import Limits, SandboxError, describe_sandbox, run_program
+from workbench.conversation import CheckSpec
+from workbench.errors import UserError
 
 STRESS = Path(__file__).resolve().parents[2] / "stress"
 # Kinds that run until their limit take a second each; the stress tier has all of them.
@@ -107,6 +109,51 @@ def test_no_safe_layer_is_refused_unless_allowed() -> None:
     with pytest.raises(SandboxError, match="allow_weak"):
         run_program("print(1)", without=weak)
     assert run_program("print(1)", without=weak, allow_weak=True).stdout == "1\n"
+
+
+_NO_NAMESPACES = """
+for kind in user mnt pid net ipc uts; do echo 0 > /proc/sys/user/max_${kind}_namespaces; done
+exec "$@"
+"""
+_REPORT = """
+import sys; sys.path.insert(0, sys.argv[1])
+from reward.sandbox import SandboxError, describe_sandbox, run_program
+print(any(layer.startswith("namespaces") for layer in describe_sandbox()["layers"]))
+print(run_program("print(1)").stdout.strip())
+try:
+    print(run_program("print(1)", without=("landlock",)))
+except SandboxError as error:
+    print(error)
+"""
+
+
+def test_a_kernel_that_gives_no_namespaces() -> None:
+    """Landlock and seccomp hold alone; where one of them is missing too, nothing is run."""
+    command = ["unshare", "-Ur", "bash", "-c", _NO_NAMESPACES, "sh", sys.executable, "-c", _REPORT]
+    done = subprocess.run(
+        [*command, str(STRESS.parents[1])], capture_output=True, text=True, check=False
+    )
+    if "unshare" in done.stderr or "/proc/sys/user" in done.stderr:
+        pytest.skip("needs a user namespace of its own, to take the others away in it")
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["False", "1"], done.stderr
+    assert len(lines) == 3
+    assert lines[2].startswith("no safe sandbox: neither namespaces nor Landlock with seccomp")
+
+
+def test_checks_that_run_programs_are_refused_before_anything_is_sampled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = {"safe": False, "layers": [], "problem": "no safe sandbox: no kernel"}
+    monkeypatch.setattr(sandbox, "describe_sandbox", lambda: refused)
+    code = CheckSpec("code", {"expected_output": "1"})
+    both = CheckSpec(
+        "composite", [{"kind": "math", "reference": "1"}, {"kind": "code", "reference": {}}]
+    )
+    for specs in ([CheckSpec("math", "1"), code], [None, both]):
+        with pytest.raises(UserError, match="^programs cannot be checked on this machine: no safe"):
+            must_be_checkable(specs)
+    must_be_checkable([None, CheckSpec("math", "1"), CheckSpec("code", {}, {"allow_weak": True})])
 
 
 def test_a_sandbox_that_cannot_start_is_an_error_not_a_score(

@@ -96,26 +96,37 @@ def test_gradients_do_not_depend_on_packing_order_or_microbatches(variant: str) 
         assert others == pytest.approx(sums, rel=1e-9)
 
 
-def _worker(rank: int, world: int, folder: str, variant: str) -> None:
+def _worker(rank: int, shares: list[slice], folder: str, variant: str) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shares)
     )
     rows = pack_rollouts(rollouts(), 40)
-    found = grad_of_rows(tiny(), rows[rank::world], VARIANTS[variant], totals_of(rows))
+    found = grad_of_rows(tiny(), rows[shares[rank]], VARIANTS[variant], totals_of(rows))
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_data_parallel_trainers_have_the_gradient_of_one(tmp_path: Path) -> None:
+TURNS = [slice(0, None, 2), slice(1, None, 2)]
+ALL_AND_NONE = [slice(None), slice(0)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "shares"),
+    [*((name, TURNS) for name in VARIANTS), ("token", ALL_AND_NONE)],
+    ids=[*VARIANTS, "one without rows"],
+)
+def test_two_data_parallel_trainers_have_the_gradient_of_one(
+    tmp_path: Path, variant: str, shares: list[slice]
+) -> None:
     import torch.multiprocessing as mp
 
-    whole, sums = gradient(tiny(), rollouts(), 40, VARIANTS["sequence"])
+    whole, sums = gradient(tiny(), rollouts(), 40, VARIANTS[variant])
     context = mp.get_context("fork")  # the imports of a new process take longer than the test
     workers = [
-        context.Process(target=_worker, args=(rank, 2, str(tmp_path), "sequence"))
+        context.Process(target=_worker, args=(rank, shares, str(tmp_path), variant))
         for rank in (0, 1)
     ]
     for worker in workers:
