@@ -74,6 +74,9 @@ def test_a_judge_that_always_prefers_the_first_place_says_nothing() -> None:
     rates, _ = _rates(lambda first, second: Said(verdict(5, 1)), "a", "bb", "ccc")
     assert [r.value for r in rates] == [0.5] * 3
     assert [r.parts["position_flips"] for r in rates] == [2] * 3
+    # A circle hides it where only one order is asked: everybody is first once.
+    rates, _ = _rates(lambda first, second: Said(verdict(5, 1)), "a", "bb")
+    assert [r.value for r in rates] == [0.5] * 2
 
 
 def test_equal_replies_are_equal_without_asking_and_missing_ones_meet_nobody() -> None:
