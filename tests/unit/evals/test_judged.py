@@ -188,9 +188,10 @@ def test_mt_bench_rates_each_turn_with_the_packages_prompts() -> None:
     assert all("hidden" not in m["content"] for j in writing.judgements() for m in j)
 
 
-def test_an_unreadable_rating_fails_the_sample() -> None:
+@pytest.mark.parametrize("said", [Said("Good work."), Said("[[9]]", finish_reason="length")])
+def test_an_unreadable_or_cut_rating_fails_the_sample(said: Said) -> None:
     _needs_packages()
-    with judge_server(lambda asked: Said("Good work.")) as server:
+    with judge_server(lambda asked: said) as server:
         dialogue = _dialogue(81, server.address)
         _play(dialogue)
         assert (dialogue.verdict().status, dialogue.verdict().value) == ("error", None)

@@ -1,6 +1,7 @@
 """SciCode's steps on the problems that nemo-gym ships, with targets computed from their gold code."""
 
 import ast
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -147,3 +148,16 @@ def test_the_sandbox_gives_only_the_packages_that_are_asked_for() -> None:
     outside = f"import os\nprint(os.listdir({str(Path(sys.prefix) / 'lib')!r}))"
     listed = run_program(outside, packages=("numpy",))
     assert "yaml" not in listed.stdout, listed
+    # Without namespaces Landlock alone stands between the code and other packages' files.
+    other = importlib.util.find_spec("yaml")
+    assert other is not None and other.origin is not None
+    real = str(Path(other.origin).resolve())
+    try:
+        alone = run_program(
+            f"import numpy\nprint(numpy.arange(3).sum())\nopen({real!r})",
+            packages=("numpy",),
+            without=("namespaces",),
+        )
+    except SandboxError:
+        return  # no Landlock on this kernel
+    assert alone.stdout.strip() == "3" and "PermissionError" in alone.stderr, alone
