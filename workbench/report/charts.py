@@ -114,7 +114,11 @@ def policy_panels(stage: StageFacts) -> list[Panel]:
         line = Series("mismatch KL", positive, "--m1", style="noisy")
         chart = Chart(f"Mismatch KL: {stage.name}", [line], "step", y_log=True, y_format=_power)
         panels.append(
-            Panel("Mismatch KL, engine against trainer", both_sizes(chart, _HALF, _NARROW))
+            Panel(
+                "Mismatch KL, engine against trainer",
+                both_sizes(chart, _HALF, _NARROW),
+                "on the same weights and tokens: it should stay near 0",
+            )
         )
     return panels
 
@@ -128,7 +132,9 @@ def _rounds(stage: StageFacts) -> list[Panel]:
         line = Series(
             "success", [(float(i), y) for i, y in enumerate(shares)], "--accent", [], "points"
         )
-        chart = Chart(f"Success on training tasks: {stage.name}", [line], "", names, None, percent)
+        chart = Chart(
+            f"Success on training tasks: {stage.name}", [line], "", names, (0.0, 1.0), percent
+        )
         title = "Success while playing, before each round's training"
         panels.append(Panel(title, both_sizes(chart, _HALF, _NARROW)))
     margins = stage.series("pair_margin")
