@@ -77,7 +77,7 @@ def run_harness(
     result["harness"] = {
         "shots": dict(found["n-shot"]),
         "versions": dict(found["versions"]),
-        "results": _plain(found["results"]),
+        "results": _plain({**found["results"], **found.get("groups", {})}),
         "asked": answers.num_asked,
     }
     write_json(out / "results.json", result)
@@ -158,10 +158,10 @@ def _tasks(harness: Harness, name: str, data: Path) -> tuple[Any, list[Any]]:
 
     root = package_folder("lm_eval", name) / "tasks"
     folders = [root / folder for folder in harness.folders]
-    own = data / OWN_TASKS
-    manager = TaskManager(
-        include_defaults=not folders, include_path=[*folders, *([own] if own.is_dir() else [])]
-    )
+    own = [data / OWN_TASKS] if (data / OWN_TASKS).is_dir() else []
+    manager = TaskManager(include_defaults=False, include_path=[*folders, *own])
+    if not folders and not set(harness.tasks) <= set(manager.all_tasks):
+        manager = TaskManager(include_path=own)  # of all tasks: ten seconds
     specs: list[Any] = list(harness.tasks)
     path = data / f"{name}.jsonl"
     if harness.own_split and path.is_file():

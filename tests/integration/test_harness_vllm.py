@@ -83,7 +83,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert asked.check is not None
         options = ["alpha beta", "gamma", "a longer option, with words", "delta ray"]
         gold = "ABCD".index(str(asked.check.reference))
-        text = str(asked.prompt[-1]["content"])[:120]
+        text = f"{number}. " + str(asked.prompt[-1]["content"])[:120]
         rows.append({"asked": text, "options": options, "gold": gold, "number": number})
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = {
