@@ -16,7 +16,7 @@ from reward.pairwise import PairwiseConfig, win_rates
 
 pytestmark = pytest.mark.integration
 
-_LENGTH = 1024
+_LENGTH = 2048
 
 
 def _checkpoint(path: Path) -> Path:
@@ -50,12 +50,11 @@ def test_a_served_model(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
     command += [str(checkpoint), "--port", str(port), "--host", "127.0.0.1", "--dtype", "float32"]
-    command += ["--max-model-len", str(2 * _LENGTH), "--enforce-eager"]
+    command += ["--max-model-len", str(_LENGTH), "--enforce-eager"]
     command += ["--no-enable-prefix-caching", "--served-model-name", "tiny"]
     extra = {
         "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1",
         "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(Path.cwd()),
-        "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
     }  # fmt: skip
     path = tmp_path / "serve.log"
     with path.open("w") as log:
