@@ -134,7 +134,10 @@ class EngineLM(TemplateLM):
             until = options.pop("until", None) or []
             stops.append([until] if isinstance(until, str) else list(until))
             sampling = Sampling(
-                max_tokens=int(options.get("max_gen_toks", _MAX_GENERATED)),
+                # A short context leaves its first half to the prompt.
+                max_tokens=min(
+                    int(options.get("max_gen_toks", _MAX_GENERATED)), self._context // 2
+                ),
                 temperature=float(options.get("temperature", 0.0))
                 if options.get("do_sample")
                 else 0.0,
