@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -55,13 +55,8 @@ def _made(tmp_path: Path, context: int = 64) -> tuple[Any, _Known, list[int]]:
         longest.append(length)
         return engine
 
-    lm = EngineLM(
-        _Letters(),
-        start,
-        context=context,
-        identity="m",
-        answers=Answers(tmp_path),  # type: ignore[arg-type]
-    )
+    answers, tokenizer, begin = Answers(tmp_path), _Letters(), cast(Any, start)
+    lm = EngineLM(tokenizer, begin, context=context, identity="m", answers=answers)
     return lm, engine, longest
 
 
