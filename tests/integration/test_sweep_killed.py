@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import ROOT, environment, wait_until, write_recipe
+from tests.tiny import ROOT, environment, tokenizer_stage, wait_until, write_recipe
 from workbench.rundir import read_json_lines
 
 pytestmark = pytest.mark.integration
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _start(folder: Path, checkpoint: Path, run: str) -> subprocess.Popen[str]:
     recipe = folder / "recipe.yaml"
     if not recipe.exists():
-        write_recipe(folder, {}, cluster={"backend": "local"})
+        write_recipe(folder, {"tokenizer": tokenizer_stage()}, cluster={"backend": "local"})
     command = [
         sys.executable, "scripts/sweep.py", "--recipe", str(recipe), "--models", str(checkpoint),
         "--benchmarks", ",".join(BENCHMARKS), "--samples", "2", "--limit", "24", "--run", run,
