@@ -6,6 +6,7 @@ And the fast path against math-verify, on many more replies than the unit test.
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -24,6 +25,7 @@ NUM_AGREED = 5000
 # A limit in CPU time is at most four times that in wall time; then a new worker loads math-verify.
 LONGEST_S = 4 * TIMEOUT_S + 60.0
 SUMS: Counter[str] = Counter()
+LONGEST, WALL = list[float](), list[float]()
 
 
 def _timed(item: CheckItem, spans: list[float]) -> Verdict:
@@ -86,7 +88,7 @@ def _long(rng: random.Random) -> str:
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_adversarial_answers_never_hang(batch: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_adversarial_answers_never_hang(batch: int, count: Callable[[str], None]) -> None:
     rng = random.Random(batch)
     texts = [_hang(rng) for _ in range(NUM_HANGS)] + [_long(rng) for _ in range(NUM_LONG)]
     texts += [_adversarial(rng) for _ in range(BATCH_SIZE - len(texts))]
@@ -102,12 +104,15 @@ def test_adversarial_answers_never_hang(batch: int, capsys: pytest.CaptureFixtur
     hung = sum(span > LONGEST_S for span in spans)
     SUMS.update(statuses)
     SUMS["hung"] += hung
-    with capsys.disabled():
-        print(
-            f"\nmath: {SUMS.total() - SUMS['hung']:,} adversarial strings so far, {SUMS['hung']} hung, "
-            f"{SUMS['timeout']} stopped at their limit of {TIMEOUT_S:g} s of CPU time (of {NUM_HANGS} "
-            f"in each batch of {BATCH_SIZE:,} that never end), {SUMS['error']} undecided {dict(errors)}, "
-            f"longest {max(spans):.1f} s, this batch {time.monotonic() - started:.0f} s"
+    LONGEST.append(max(spans))
+    WALL.append(time.monotonic() - started)
+    if batch == BATCHES - 1:
+        checked = SUMS.total() - SUMS["hung"]
+        count(
+            f"math: {checked:,} adversarial strings, {SUMS['hung']} hung, {SUMS['timeout']} stopped at "
+            f"their limit of {TIMEOUT_S:g} s of CPU time ({NUM_HANGS * len(WALL)} never end), "
+            f"{SUMS['error']} undecided for another reason {dict(errors) or ''}, longest "
+            f"{max(LONGEST):.1f} s, {sum(WALL):.0f} s in all"
         )
     assert len(verdicts) == len(spans) == BATCH_SIZE
     assert hung == 0
@@ -117,7 +122,7 @@ def test_adversarial_answers_never_hang(batch: int, capsys: pytest.CaptureFixtur
     assert 1 <= statuses["timeout"] <= 2 * NUM_HANGS
 
 
-def test_the_fast_path_agrees_with_math_verify(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_fast_path_agrees_with_math_verify(count: Callable[[str], None]) -> None:
     from math_verify import parse, verify
 
     rng = random.Random(1)
@@ -129,6 +134,5 @@ def test_the_fast_path_agrees_with_math_verify(capsys: pytest.CaptureFixture[str
         fast = math_fast.same(gold_value, read[0]) if gold_value is not None and read else None
         if fast is not None:
             agreed.append(fast == verify(parse(f"\\boxed{{{gold}}}"), parse(reply)))
-    with capsys.disabled():
-        print(f"\nmath: {sum(agreed):,} of {len(agreed):,} fast verdicts agree with math-verify")
+    count(f"math: {sum(agreed):,} of {len(agreed):,} fast verdicts agree with math-verify")
     assert all(agreed)

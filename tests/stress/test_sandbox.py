@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -24,20 +25,19 @@ def _beside(name: str) -> ModuleType:
 
 
 def test_no_hostile_program_escapes_or_overstays(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, count: Callable[[str], None]
 ) -> None:
     hostile, trial = _beside("hostile_programs"), _beside("sandbox_trial")
     with trial.surroundings(tmp_path, hostile.Surroundings) as (around, touched):
         programs = hostile.programs(VARIANTS, around)
         report = trial.run_all(programs, workers=2)
-    with capsys.disabled():
-        kinds = len({p.kind for p in programs})
-        print(
-            f"\nsandbox: {len(programs)} hostile programs of {kinds} kinds, {len(report.escapes)} "
-            f"escaped, {len(report.overruns)} outlived their limit by over {trial.GRACE_S:g} s "
-            f"(longest {report.longest_s:.2f} s, limit {trial.TIMEOUT_S:g} s); "
-            f"{', '.join(describe_sandbox()['layers'])}; {dict(report.outcomes)}"
-        )
+    kinds = len({p.kind for p in programs})
+    count(
+        f"sandbox: {len(programs)} hostile programs of {kinds} kinds, {len(report.escapes)} "
+        f"escaped, {len(report.overruns)} outlived their limit by over {trial.GRACE_S:g} s "
+        f"(longest {report.longest_s:.2f} s, limit {trial.TIMEOUT_S:g} s); "
+        f"{', '.join(describe_sandbox()['layers'])}; {dict(report.outcomes)}"
+    )
     assert len(programs) >= 500
     assert report.escapes == []
     assert report.overruns == []

@@ -25,6 +25,9 @@ from workbench.provenance import digest
 IDLE_EXIT_S = 600.0
 _POLL_S = 0.5
 _MOST_RESTARTS = 3
+_DEAD_NAME_S = (
+    30.0  # a dead actor's name is free again once Ray has noticed, later on a busy machine
+)
 # Configuration keys that differ between stages of one run and change nothing in the engine.
 _NOT_SHAPE = {
     "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "transformers_version", "dtype",
@@ -209,11 +212,13 @@ class RemoteEngine:
         calls = [r.handle.call.remote(method, *args, **kwargs) for r in self._replicas]
         results = []
         for replica, call in zip(self._replicas, calls, strict=True):
-            try:
-                results.append(_get(call))
-            except ray.exceptions.RayActorError as error:
-                self._revive(replica, error)
-                results.append(_get(replica.handle.call.remote(method, *args, **kwargs)))
+            while True:
+                try:
+                    results.append(_get(call))
+                    break
+                except ray.exceptions.RayActorError as error:
+                    self._revive(replica, error)
+                    call = replica.handle.call.remote(method, *args, **kwargs)
         return results
 
     def _submit(self, replica: _Replica, requests: dict[int, Request]) -> Any:
@@ -237,14 +242,21 @@ class RemoteEngine:
 
     def _revive(self, replica: _Replica, error: Exception) -> None:
         """A new actor in place of a dead one, with the newest weights."""
-        replica.restarts += 1
-        if replica.restarts > _MOST_RESTARTS:
-            raise RuntimeError(f"the engine died {replica.restarts} times") from error
-        replica.open()
-        _get(replica.started)
-        if self._weights is not None:
-            method, source, version = self._weights
-            _get(replica.handle.call.remote(method, source, version=version))
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        while True:
+            replica.restarts += 1
+            if replica.restarts > _MOST_RESTARTS:
+                raise RuntimeError(f"the engine died {replica.restarts} times") from error
+            try:
+                replica.open()
+                _get(replica.started)
+                if self._weights is not None:
+                    method, source, version = self._weights
+                    _get(replica.handle.call.remote(method, source, version=version))
+                return
+            except ray.exceptions.RayActorError as again:  # the new one has died too
+                error = again
 
 
 def start_engine(
@@ -282,9 +294,8 @@ def _acquire(spec: _Spec) -> tuple[Any, Lease]:
     environment["env_vars"] |= ENVIRONMENT | (ENVIRONMENT_CPU if spec.config.gpus == 0 else {})
     environment["env_vars"]["OMP_NUM_THREADS"] = str(spec.config.threads)
     lease = Lease(_node_id(), os.getpid(), next(_LEASES))
-    dead = 0
-    number = 0
-    while dead <= _MOST_RESTARTS:
+    number, deadline = 0, time.monotonic() + _DEAD_NAME_S
+    while time.monotonic() < deadline:
         actor = (
             ray.remote(EngineActor)
             .options(
@@ -302,8 +313,6 @@ def _acquire(spec: _Spec) -> tuple[Any, Lease]:
                 return actor, lease
             number += 1
         except ray.exceptions.RayActorError:
-            # Its name is free again a moment after its death.
-            dead += 1
             time.sleep(0.5)
     raise RuntimeError("engine actors die before they can be used; see Ray's worker logs")
 

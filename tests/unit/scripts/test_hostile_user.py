@@ -126,7 +126,20 @@ def test_settings(tmp_path: Path, fails: Callable[..., str], setting: str, says:
         assert word in line, line
 
 
-NAMES = ["../other", "/etc", "a/b", "..", ".", ".hidden", "-x", " ", "a\tb", "n" * 300, "\udcff"]
+# An absolute name is one that nobody can write to, should this ever fail.
+NAMES = [
+    "../other",
+    "/proc/other",
+    "a/b",
+    "..",
+    ".",
+    ".hidden",
+    "-x",
+    " ",
+    "a\tb",
+    "n" * 300,
+    "\udcff",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
