@@ -1,12 +1,14 @@
 """One training step of a hybrid on the CPU: Anneal against transformers' own path.
 
     python benchmarks/hybrid_step.py                       # 6.6M parameters, rows of 1,024 tokens
-    python benchmarks/hybrid_step.py --model miniature --rows 8 --threads 2 --autocast
+    python benchmarks/hybrid_step.py --model miniature --threads 1
     python benchmarks/hybrid_step.py --memory              # peak memory of each path as well
 
 A step is forward, loss, backward and AdamW on the same weights and tokens. The paths alternate
-step by step, so that a busy machine slows both. `packed` is our path with rows cut into documents
-of 150 tokens on average, which transformers' path cannot isolate.
+step by step, so that a busy machine slows both. `transformers` is its own model with its own loss;
+`anneal` is the step of pretraining (pretrain.train), a row a microbatch; both may use all threads.
+`packed` is ours with rows cut into documents of 150 tokens on average, which transformers' path
+cannot isolate.
 """
 
 import argparse
@@ -43,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=("6.6M", "miniature"), default="6.6M")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--length", type=int, default=1024, help="tokens a row")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--autocast", action="store_true", help="bf16 autocast, both paths")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--memory", action="store_true", help="also measure peak memory")
@@ -57,7 +59,10 @@ def training_step(options: argparse.Namespace, path: str) -> Callable[[], None]:
     from transformers import NemotronHForCausalLM
 
     from pretrain.hybrid import build_config
+    from pretrain.parallel import GradientWorkers
+    from pretrain.rows import Rows, document_labels
     from pretrain.ssd.install import NO_TIME_STEP_CLAMP, install
+    from pretrain.train import token_loss_sum
     from workbench.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -83,13 +88,25 @@ def training_step(options: argparse.Namespace, path: str) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     ids = torch.randint(3, config.vocab_size, (options.rows, options.length))
     starts = torch.rand(ids.shape) < 1 / MEAN_DOCUMENT_TOKENS
-    packed = {"seq_idx": starts.cumsum(1).int()} if path == "packed" else {}
+    seq_idx = starts.cumsum(1).int() if path == "packed" else torch.zeros_like(ids).int()
+    rows = Rows(ids, document_labels(ids, seq_idx), seq_idx)
+    workers = GradientWorkers(list(model.parameters()), options.threads)
+    precision = "bf16" if options.autocast else "fp32"
+
+    def theirs() -> None:
+        torch.set_num_threads(options.threads)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.autocast):
+            loss = model(ids, labels=ids, use_cache=False).loss
+        loss.backward()
+
+    def ours() -> None:
+        parts = [Rows(*(t[i : i + 1] for t in rows)) for i in range(options.rows)]
+        workers.run(
+            [lambda p=p: token_loss_sum(model, p, precision) / rows.num_valid for p in parts]
+        )
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.autocast):
-            logits = model(ids, use_cache=False, **packed).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        loss.backward()
+        (theirs if path == "transformers" else ours)()
         optimizer.step()
         optimizer.zero_grad()
 
