@@ -8,7 +8,6 @@ program that reports the right values has computed them.
 
 import math
 import re
-import signal
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -180,7 +179,7 @@ def _check_values(
         except ChannelTimeout:
             outcome = "time_limit"
         except ChannelBroken as broken:
-            outcome, error = _why_gone(box), str(broken)
+            outcome, error = box.why_gone(), str(broken)
     found = {"outcome": outcome, "passed": passed, "total": len(tests), "error": error}
     return found | {"wall_s": box.wall_s}
 
@@ -238,18 +237,11 @@ def _test_report(channel: Channel, box: Sandboxed) -> dict[str, Any]:
     passed = report.get("passed") is True
     outcome = "exited" if passed or "ChannelBroken" not in str(report.get("error")) else ""
     return {
-        "outcome": outcome or _why_gone(box),
+        "outcome": outcome or box.why_gone(),
         "passed": int(passed),
         "total": 1,
         "error": str(report.get("error", "")),
     }
-
-
-def _why_gone(box: Sandboxed) -> str:
-    ended = box.read_exit()
-    if ended is not None and ended["exit"] in (-signal.SIGXCPU, -signal.SIGKILL):
-        return "time_limit" if ended["cpu_s"] >= box.limits.timeout_s - 0.1 else "killed"
-    return "exited"
 
 
 def equal(expected: Any, got: Any, tolerance: float = 0.0) -> bool:

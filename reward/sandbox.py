@@ -95,6 +95,8 @@ class Sandboxed:
     exit: dict[str, Any] | None = None
     wall_s: float = 0.0
     """From its start until its last process was gone; known once it is closed."""
+    gone: bool = False
+    """Whether nothing that could still report is left of it."""
     _pending: bytes = b""
 
     def __enter__(self) -> "Sandboxed":
@@ -157,12 +159,27 @@ class Sandboxed:
                 stream.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def read_exit(self) -> dict[str, Any] | None:
+    def read_exit(self, wait_s: float = 0.2) -> dict[str, Any] | None:
         """{"exit", "cpu_s", "wall_s"} once the program has ended; None before."""
         if self.exit is None:
-            message = self._message(time.monotonic() + 0.2)
+            message = self._message(time.monotonic() + wait_s)
             self.exit = message if message and "exit" in message else None
         return self.exit
+
+    def why_gone(self) -> str:
+        """How the program ended that has not been heard of: "exited", "killed" or "time_limit".
+
+        Raises: SandboxError where the sandbox itself was ended: that says nothing about the program.
+        """
+        left = self.deadline - time.monotonic()
+        ended = self.read_exit(min(2.0, max(0.2, left)))
+        if ended is None and self.gone:
+            if time.monotonic() >= self.deadline:  # it ends itself where nobody does
+                return "time_limit"
+            raise SandboxError("the sandbox ended without saying how the program did")
+        if ended is not None and ended["exit"] in (-signal.SIGXCPU, -signal.SIGKILL):
+            return "time_limit" if ended["cpu_s"] >= self.limits.timeout_s - 0.1 else "killed"
+        return "exited"
 
     @property
     def status_fd(self) -> int:
@@ -212,6 +229,7 @@ class Sandboxed:
                     return None
                 chunk = os.read(self._status, 4096)
                 if not chunk:
+                    self.gone = True
                     return None
                 self._pending += chunk
         line, _, self._pending = self._pending.partition(b"\n")
@@ -257,7 +275,9 @@ def run_program(
         files=files,
     ) as box:
         outcome, out, err = _collect(box)
-        ended = box.read_exit() if outcome == "exited" else None
+        if outcome == "exited" and box.read_exit() is None and box.why_gone() == "time_limit":
+            outcome = "time_limit"
+        ended = box.exit if outcome == "exited" else None
         if ended is not None and ended["exit"] in (-signal.SIGXCPU, -signal.SIGKILL):
             used_up = ended["cpu_s"] >= (limits.cpu_s or limits.timeout_s) - 0.1
             outcome = "time_limit" if used_up else outcome

@@ -132,19 +132,27 @@ def sandbox_processes() -> list[int]:
     """PIDs of sandbox processes that are still there, given a second to go."""
     limit = time.monotonic() + 1.0
     while True:
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    command = (entry / "cmdline").read_bytes()
-                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                except OSError:
-                    continue
-                if b"isolation.launcher" in command and _is_ours(int(parent)):
-                    found.append(int(entry.name))
+        found = [pid for pid, parent in _launchers() if _is_ours(parent)]
         if not found or time.monotonic() > limit:
             return found
         time.sleep(0.05)
+
+
+def children_in_a_sandbox() -> list[int]:
+    """PIDs of the launchers that this process has started."""
+    return [pid for pid, parent in _launchers() if parent == os.getpid()]
+
+
+def _launchers() -> Iterator[tuple[int, int]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            except OSError:
+                continue
+            if b"isolation.launcher" in command:
+                yield int(entry.name), int(parent)
 
 
 def _is_ours(parent: int) -> bool:

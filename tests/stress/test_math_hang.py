@@ -111,7 +111,7 @@ def test_adversarial_answers_never_hang(batch: int, count: Callable[[str], None]
         count(
             f"math: {checked:,} adversarial strings, {SUMS['hung']} hung, {SUMS['timeout']} stopped at "
             f"their limit of {TIMEOUT_S:g} s of CPU time ({NUM_HANGS * len(WALL)} never end), "
-            f"{SUMS['error']} undecided for another reason {dict(errors) or ''}, longest "
+            f"{SUMS['error']} undecided for another reason{f' {dict(errors)}' if errors else ''}, longest "
             f"{max(LONGEST):.1f} s, {sum(WALL):.0f} s in all"
         )
     assert len(verdicts) == len(spans) == BATCH_SIZE

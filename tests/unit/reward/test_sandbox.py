@@ -1,14 +1,18 @@
 """The sandbox: one hostile program of each kind, each set of layers, and honest reports."""
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from reward import check, must_be_checkable, sandbox
+from reward import CheckItem, check, check_all, must_be_checkable, sandbox
 from reward.sandbox import Limits, SandboxError, describe_sandbox, run_program
 from workbench.conversation import CheckSpec
 from workbench.errors import UserError
@@ -162,6 +166,44 @@ def test_a_sandbox_that_cannot_start_is_an_error_not_a_score(
     monkeypatch.setattr(sandbox, "_BOOT", "raise SystemExit(1)")
     verdict = check("code", "```python\nprint(1)\n```", {"expected_output": "1"})
     assert (verdict.value, verdict.status) == (None, "error")
+
+
+SLOW = "```python\nimport time\ndef f(x):\n    time.sleep(0.7)\n    return x + 1\n```"
+FORMS = [
+    {"function": "f", "tests": [[[1], 2]]},
+    {"function": "f", "program_suffix": "def check(f):\n    assert f(1) == 2\n"},
+    {"stdin": "", "expected_output": "2"},
+]
+
+
+@pytest.mark.parametrize("reference", FORMS, ids=["values", "test code", "output"])
+def test_a_sandbox_that_is_killed_from_outside_is_no_verdict_on_the_program(
+    reference: dict[str, object],
+) -> None:
+    text = SLOW.replace("\n```", "\nprint(f(1))\n```") if "stdin" in reference else SLOW
+    over = threading.Event()
+    killed: list[int] = []
+
+    def killer(times: int) -> None:
+        while not over.wait(0.05) and len(killed) < times:
+            for pid in _stress_module("sandbox_trial").children_in_a_sandbox():
+                if not over.wait(0.4):  # in the middle of the program
+                    killed.append(pid)
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+    for times, expected in ((99, (None, "error", 2)), (1, (1.0, "ok", 2))):
+        over.clear()
+        killed.clear()
+        thread = threading.Thread(target=killer, args=(times,))
+        thread.start()
+        try:
+            (verdict,) = check_all([CheckItem("code", text, reference)])
+        finally:
+            over.set()
+            thread.join()
+        assert killed
+        assert (verdict.value, verdict.status, verdict.parts.get("attempts")) == expected, verdict
 
 
 def test_the_report_names_the_layers() -> None:
