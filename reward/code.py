@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from reward.isolation.wire import (
@@ -21,7 +22,7 @@ from reward.isolation.wire import (
     RemoteFunction,
 )
 from reward.reply import CheckedReply
-from reward.sandbox import Limits, Sandboxed, SandboxError, run_program
+from reward.sandbox import START_LIMIT_S, Limits, Sandboxed, SandboxError, run_program
 from reward.verdict import Verdict, decided, failed, timed_out, wrong_format
 from workbench.errors import UserError, unknown_name
 
@@ -206,24 +207,24 @@ def _check_test_code(
         mine, tester_end = (stack.enter_context(s) for s in socket.socketpair())
         caller, called = (stack.enter_context(s) for s in socket.socketpair())
         program = {"code": code, "function": function}
+        # The tester first: it waits for the program, whose time is its own from its start on.
+        longer = replace(
+            limits,
+            timeout_s=limits.timeout_s + START_LIMIT_S,
+            cpu_s=limits.cpu_s or limits.timeout_s,
+        )
+        tester = Sandboxed(
+            "tests", tests, longer, control=tester_end, solution=caller, allow_weak=allow_weak
+        )
+        stack.enter_context(tester)
+        tester_end.close()
+        caller.close()
         box = stack.enter_context(
             Sandboxed("function", program, limits, control=called, allow_weak=allow_weak)
         )
         called.close()
-        tester = stack.enter_context(
-            Sandboxed(
-                "tests",
-                tests,
-                limits,
-                control=tester_end,
-                solution=caller,
-                allow_weak=allow_weak,
-            )
-        )
-        tester_end.close()
-        caller.close()
-        report = _test_report(Channel(mine, tester.deadline), box)
-    return report | {"wall_s": max(box.wall_s, tester.wall_s)}
+        report = _test_report(Channel(mine, box.deadline), box)
+    return report | {"wall_s": box.wall_s}
 
 
 def _test_report(channel: Channel, box: Sandboxed) -> dict[str, Any]:

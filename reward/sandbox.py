@@ -35,7 +35,7 @@ _BOOT = (
 )
 _HERE = str(Path(__file__).resolve().parent)
 # Starting an interpreter on a busy machine; not part of the program's own time.
-_START_LIMIT_S = 30.0
+START_LIMIT_S = 30.0
 _uid_offsets = itertools.count()
 
 
@@ -208,7 +208,7 @@ class Sandboxed:
         os.lseek(fd, 0, os.SEEK_SET)
 
     def _await_ready(self) -> None:
-        message = self._message(time.monotonic() + _START_LIMIT_S)
+        message = self._message(time.monotonic() + START_LIMIT_S)
         if message is None:
             raise SandboxError("the sandbox did not start")
         self.layers = message.get("layers", [])
