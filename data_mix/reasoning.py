@@ -3,10 +3,10 @@
 The split is by problem: the numbers and signs of an expression in sorted order (of other questions, their
 words). So `7 + 5` and `5 + 7` are one problem, in any wording and whatever the seed, and no problem of
 a training prompt stands in a test prompt.
-Rewards are not the package's (its usual scorer pays for a text that merely holds the answer): the
-checker compares the number that the reply ends with, and the value is 0 or 1. Nor are all its answer
-keys right: 0.1.25 keys `Evaluate: 4 / 1.` with 2 where brackets are off. A question whose expression has
-another value than its key is left out.
+Rewards are not the package's (its usual scorer pays for a text that merely holds the answer): the value
+is 1 where the reply states the number last, else 0; repeating the question states none. Nor are all its
+answer keys right: 0.1.25 keys `Evaluate: 4 / 1.` with 2 where brackets are off. A question whose
+expression has another value than its key is left out.
 """
 
 import ast
@@ -132,7 +132,7 @@ def _conversation(item: Mapping[str, Any], split: str, system: str | None) -> Co
             {"role": "user", "content": str(item["question"])},
             {"role": "assistant", "content": answer},
         ],
-        check=CheckSpec("math", answer),
+        check=CheckSpec("math", answer, {"number": True}),
         thinking=False,
     )
 

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from reward import math_fast
+from reward.math_number import stated_number
 from reward.reply import CheckedReply
 from reward.verdict import Verdict, decided, failed, timed_out, wrong_format
 from reward.workers import shared_pool
@@ -13,13 +14,19 @@ _DELIMITED = re.compile(r"\\boxed|\$|\\\(|\\\[")
 
 
 def check_math(
-    reply: CheckedReply, reference: Any, *, timeout_s: float = 5.0, require_boxed: bool = False
+    reply: CheckedReply,
+    reference: Any,
+    *,
+    timeout_s: float = 5.0,
+    require_boxed: bool = False,
+    number: bool = False,
 ) -> Verdict:
     """1.0 where math-verify finds the answer equal to the reference.
 
     reference: a number or LaTeX ("42", "\\\\frac{1}{2}", "[2,5)"); boxed, dollars or bare.
     The answer is \\boxed{...} where there is one, else what math-verify finds (at last, the last
     number of the text); require_boxed makes a reply without a box wrong_format.
+    number: the reply must state the number itself, last; math-verify would work out "1 + 8" for it.
     timeout_s: CPU time; a check that takes longer is stopped, status "timeout".
     """
     gold = _gold(reference)
@@ -28,6 +35,8 @@ def check_math(
         return wrong_format("empty answer")
     if require_boxed and "\\boxed" not in answer:
         return wrong_format("no \\boxed{}")
+    if number:
+        return _stated(gold, answer)
     verdict = _fast(gold, answer)
     return verdict if verdict is not None else _verified(gold, answer, timeout_s)
 
@@ -39,6 +48,16 @@ def _gold(reference: Any) -> str:
     if not gold:
         raise UserError("the reference of a math check is empty")
     return gold
+
+
+def _stated(gold: str, answer: str) -> Verdict:
+    wanted = math_fast.read_gold(gold)
+    if wanted is None:
+        raise UserError(f"the reference {gold[:80]!r} is no plain number; leave out `number`")
+    value = stated_number(answer)
+    if value is None:
+        return wrong_format("no number stated at the end")
+    return decided(value == wanted, extracted=str(value), path="number")
 
 
 def _fast(gold: str, answer: str) -> Verdict | None:

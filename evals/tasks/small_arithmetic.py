@@ -11,12 +11,14 @@ _TASKS = {
         "operators": ("+", "-", "*"), "allow_parentheses": False, "format_style": "natural",
     }
 }  # fmt: skip
+_SYSTEM = "Answer with the number only."
 _QUESTIONS = 300
 _SEED = 2508
 
 
 def _load(loading: Loading) -> list[Conversation]:
-    return reasoning_conversations(_TASKS, "test", loading.limit or _QUESTIONS, seed=_SEED)
+    count = loading.limit or _QUESTIONS
+    return reasoning_conversations(_TASKS, "test", count, seed=_SEED, system=_SYSTEM)
 
 
 BENCHMARKS = (
@@ -26,7 +28,7 @@ BENCHMARKS = (
         Data("package reasoning-gym", packages=("reasoning_gym",)),
         _load,
         Sampled(
-            temperature=0.0, top_p=1.0, max_tokens=32, thinking=False, source="ours: greedy, short"
+            temperature=0.0, top_p=1.0, max_tokens=24, thinking=False, source="ours: greedy, short"
         ),
     ),
 )
