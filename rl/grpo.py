@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rl.config import GrpoConfig
+from rl.diagnosis import diagnose
 from rl.feed import Batch, Feed, overlap_s, staleness, timed
 from rl.logprobs import pack_rollouts
 from rl.loss import LossSettings
@@ -19,9 +20,13 @@ from rl.record import part_metrics
 from rl.rollout import Rollout, Sampler
 from rl.truncation import Truncation
 from rl.update import Scored, accumulate, frozen_logprobs, sum_gradients, totals_of
+from rl.weight_sync import sync
 from workbench.checkpoint import Checkpoints, rng_state, set_rng_state
 from workbench.conversation import Conversation
-from workbench.engine.protocol import Engine, sample_seed
+from workbench.engine.protocol import Request, Sampling, sample_seed
+
+# Enough of each to see a layer's error in both paths of an engine.
+_DIAGNOSED_ROLLOUTS, _DIAGNOSED_TOKENS = 2, 16
 
 
 class MismatchError(RuntimeError):
@@ -75,9 +80,9 @@ class Grpo:
                 self.step, self.position = self.step + 1, batch.position
                 hooks.record(self.step, batch.groups)
                 metrics |= self._publish(feed)
-                hooks.log(
-                    self.step, metrics | {"step_s": time.perf_counter() - started}, self.tokens
-                )
+                step_s = time.perf_counter() - started
+                metrics |= {"step_s": step_s, "sync_share": metrics["sync_s"] / step_s}
+                hooks.log(self.step, metrics, self.tokens)
                 hooks.progress(self.step)
                 stop = hooks.should_stop()
                 if stop or self.step % self.config.checkpoint_every_steps == 0:
@@ -89,12 +94,17 @@ class Grpo:
             feed.close()
 
     def _publish(self, feed: Feed | None) -> dict[str, float]:
-        """Give the engine the weights, under the number of updates as their version."""
+        """Give the engine the weights, under the number of updates as their version.
+
+        Raises: SyncError; nothing is sampled from weights that failed their checks.
+        """
         begun = time.perf_counter()
-        sync(self.model, self.sampler.engine, version=self.step)
+        longest = self.config.engine.max_model_len
+        report = sync(self.model, self.sampler.engine, version=self.step, longest=longest)
         if feed is not None:
             feed.published(self.step)
-        return {"sync_s": time.perf_counter() - begun}
+        errors = {} if report is None else {"probe_error": max(report)}
+        return errors | {"sync_s": time.perf_counter() - begun}
 
     def _collect(self, step: int, position: int) -> Batch:
         """Sample the batch of a step; with dynamic sampling until enough groups teach something."""
@@ -174,7 +184,7 @@ class Grpo:
                 self.model, part, self.settings, self.truncation, totals=totals, version=self.step
             )
             sums = sum_gradients(self.model, sums)
-            self._gate(sums)
+            self._gate(sums, batch)
             norms.append(self._optimize())
             metrics = {k: metrics.get(k, 0.0) + v for k, v in sums.items()}
         ended = time.perf_counter()
@@ -198,15 +208,23 @@ class Grpo:
             ]  # fmt: skip
         return [Scored(*parts) for parts in zip(rows, olds, references, strict=True)]
 
-    def _gate(self, sums: dict[str, float]) -> None:
+    def _gate(self, sums: dict[str, float], batch: Batch) -> None:
         if not sums["fresh_tokens"]:
             return
         kl = sums["mismatch_kl_sum"] / sums["fresh_tokens"]
         if not kl <= self.config.mismatch_kl_limit:
             raise MismatchError(
                 f"trainer and engine disagree at step {self.step + 1}: mean KL {kl:.4g}, limit "
-                f"{self.config.mismatch_kl_limit:.4g}; check dtype, weight sync and kernels"
+                f"{self.config.mismatch_kl_limit:.4g}; {self._difference(batch)}"
             )
+
+    def _difference(self, batch: Batch) -> str:
+        """Which kinds of layers differ, from some of the step's prompts sampled once more."""
+        plain = Sampling(max_tokens=_DIAGNOSED_TOKENS)
+        prompts = [group[0].prompt for group in batch.groups if group][:_DIAGNOSED_ROLLOUTS]
+        engine = self.sampler.engine
+        traces = [t for p in prompts for t in engine.trace(Request(p, plain, seed=self.seed))]
+        return diagnose(self.model, traces, self.config.engine.dtype)
 
     def _optimize(self) -> float:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
@@ -260,11 +278,3 @@ def _update_metrics(sums: dict[str, float], norms: Sequence[float]) -> dict[str,
     if sums["fresh_tokens"]:
         metrics["mismatch_kl"] = sums["mismatch_kl_sum"] / sums["fresh_tokens"]
     return metrics
-
-
-def sync(model: nn.Module, engine: Engine, *, version: int) -> None:
-    """Give the engine every tensor of the policy, under its Hugging Face name."""
-    state = model.state_dict()
-    engine.update_weights(
-        [(name, tensor.detach().cpu().clone()) for name, tensor in state.items()], version=version
-    )

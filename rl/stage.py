@@ -12,11 +12,12 @@ from pretrain.ssd.isolation import check_isolation
 from pretrain.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.config import GrpoConfig
-from rl.grpo import Grpo, Hooks, sync
+from rl.grpo import Grpo, Hooks
 from rl.lift import lift
 from rl.record import RolloutLog
 from rl.reward_source import reward_source
 from rl.rollout import Sampler
+from rl.weight_sync import sync
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
 from workbench.engine.actor import start_engine
@@ -74,7 +75,7 @@ def run(context: StageContext) -> None:
     if not grpo.fit(_hooks(context, config, record), checkpoints):
         context.stop()
     context.progress(message="held-out reward after")
-    sync(model, engine, version=grpo.step)
+    sync(model, engine, version=grpo.step, longest=config.engine.max_model_len)
     context.outputs |= held_out_rewards(sampler, held_out, context.seed, "after")
     for name in ("held_out", "held_out_checker"):
         if f"{name}_before" in context.outputs:

@@ -130,6 +130,14 @@ METRICS: dict[str, Metric] = {
         Metric("overlap_s", "s", "part of rollout_s during which the trainer was updating", "up"),
         Metric("update_s", "s", "time of the policy update: forward, backward, optimizer", "down"),
         Metric("sync_s", "s", "time to copy the weights into the engine and to check them", "down"),
+        Metric("sync_share", "share", "sync_s of step_s", "down"),
+        Metric(
+            "probe_error",
+            "nats",
+            "largest difference of a probe token's log-probability between engine and trainer, and "
+            "between the engine's own two paths, right after a weight sync",
+            "down",
+        ),
         Metric("rollout_s", "s", "time to sample and score the step's rollouts", "down"),
         Metric("step_s", "s", "wall time of the whole step", "down"),
         Metric(

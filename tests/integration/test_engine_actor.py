@@ -10,6 +10,7 @@ import pytest
 
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Completion, Request, Sampling
+from workbench.engine.sync_check import SyncError, SyncReport
 from workbench.errors import UserError
 
 pytestmark = pytest.mark.integration
@@ -36,10 +37,13 @@ class Clerk:
     def abort(self) -> None:
         self.waiting = []
 
-    def update_weights(self, tensors: Any, *, version: int) -> None:
+    def update_weights(self, tensors: Any, *, version: int, proof: Any = None) -> SyncReport | None:
         if not list(tensors):
             raise UserError("no tensors")
         self.version = version
+        if proof == "wrong":
+            raise SyncError("weight sync of version 5: D")
+        return None if proof is None else SyncReport(proof, os.getpid())
 
     def load_checkpoint(self, path: str, *, version: int) -> None:
         self.version = version
@@ -119,10 +123,11 @@ def test_a_dead_engine_is_made_again_with_its_weights_and_requests(ray: Any, mod
     engine.update_weights([("w", None)], version=6)
     before = replies(engine, 8)
     stream = engine.stream([Request([1], Sampling(8), seed=n) for n in range(20)])
-    done = dict([next(stream)])
+    ended = [next(stream)]
     os.kill(before[0][0], signal.SIGKILL)
-    done |= dict(stream)
-    assert sorted(done) == list(range(20))
+    ended += stream
+    assert sorted(place for place, _ in ended) == list(range(20))  # none lost, none twice
+    done = dict(ended)
     assert [done[n].token_ids[2] for n in range(20)] == list(range(20))
     assert {c.token_ids[1] for c in done.values()} == {6}
     after = replies(engine, 8)
@@ -130,6 +135,16 @@ def test_a_dead_engine_is_made_again_with_its_weights_and_requests(ray: Any, mod
     os.kill(after[1][0], signal.SIGKILL)
     engine.update_weights([("w", None)], version=7)
     assert {r[1] for r in replies(engine, 8)} == {7}
+
+
+def test_every_replica_checks_a_sync_and_the_worst_report_counts(ray: Any, model: Path) -> None:
+    engine = start(model, replicas=2)
+    pids = {group[0] for group in replies(engine, 2)}
+    proof: Any = 0.25
+    assert engine.update_weights([("w", None)], version=4, proof=proof) == (0.25, max(pids))
+    proof = "wrong"
+    with pytest.raises(SyncError, match="^weight sync of version 5: D$"):
+        engine.update_weights([("w", None)], version=5, proof=proof)
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused_at_once(ray: Any, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from workbench.cluster import runtime_env
 from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Completion, Engine, Request, Sampling, requests_of
+from workbench.engine.protocol import Completion, Engine, Request, Sampling, Trace, requests_of
+from workbench.engine.sync_check import Proof, SyncError, SyncReport
 from workbench.engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
 from workbench.engine.weights import checkpoint_specs
 from workbench.errors import UserError
@@ -144,7 +145,7 @@ class RemoteEngine:
 
     def __init__(self, spec: _Spec) -> None:
         self._replicas = [_Replica(spec) for _ in range(spec.config.replicas)]
-        self._weights: tuple[str, Any, int] | None = None
+        self._weights: tuple[str, Any, dict[str, Any]] | None = None
         self._finalizer = weakref.finalize(self, _release, self._replicas)
 
     def generate(
@@ -182,15 +183,28 @@ class RemoteEngine:
             for replica in polls.values():
                 replica.handle.call.remote("abort")
 
-    def update_weights(self, tensors: Iterable[tuple[str, Any]], *, version: int) -> None:
-        """See protocol. The tensors are put into Ray's object store once."""
+    def update_weights(
+        self,
+        tensors: Iterable[tuple[str, Any]],
+        *,
+        version: int,
+        proof: Proof | None = None,
+    ) -> SyncReport | None:
+        """See protocol. The tensors are put into Ray's object store once; every replica checks
+        them, and so does one that is made again later. The report is of the worst."""
         import ray  # noqa: PLC0415 - only where Ray is used
 
-        self._load("update_weights", ray.put(list(tensors)), version)
+        source = ray.put(list(tensors))
+        reports = self._load("update_weights", source, version=version, proof=proof)
+        return worst_report(reports)
 
     def load_checkpoint(self, path: str, *, version: int) -> None:
         """See protocol."""
-        self._load("load_checkpoint", path, version)
+        self._load("load_checkpoint", path, version=version)
+
+    def trace(self, request: Request) -> list[Trace]:
+        """See protocol."""
+        return [trace for traces in self._on_all("trace", request) for trace in traces]
 
     def describe(self) -> dict[str, Any]:
         """See protocol."""
@@ -200,9 +214,10 @@ class RemoteEngine:
         """Leave the actors warm for the next stage."""
         self._finalizer()
 
-    def _load(self, method: str, source: Any, version: int) -> None:
-        self._on_all(method, source, version=version)
-        self._weights = (method, source, version)
+    def _load(self, method: str, source: Any, **options: Any) -> list[Any]:
+        results = self._on_all(method, source, **options)
+        self._weights = (method, source, options)
+        return results
 
     def _on_all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         import ray  # noqa: PLC0415 - only where Ray is used
@@ -252,8 +267,8 @@ class RemoteEngine:
                 replica.open()
                 _get(replica.started)
                 if self._weights is not None:
-                    method, source, version = self._weights
-                    _get(replica.handle.call.remote(method, source, version=version))
+                    method, source, options = self._weights
+                    _get(replica.handle.call.remote(method, source, **options))
                 return
             except ray.exceptions.RayActorError as again:  # the new one has died too
                 error = again
@@ -280,6 +295,18 @@ def start_engine(
         engine: Engine = engine_class(str(model), config)
         return engine
     return RemoteEngine(_Spec(str(model), config, str(log) if log else None, engine_class))
+
+
+def worst_report(reports: Sequence[SyncReport | None]) -> SyncReport | None:
+    """The largest errors of several replicas; None where one did not check.
+
+    >>> worst_report([SyncReport(1e-6, 2e-6), SyncReport(3e-6, 1e-6)])
+    SyncReport(probe_error=3e-06, decode_error=2e-06)
+    """
+    known = [report for report in reports if report is not None]
+    if len(known) < len(reports):
+        return None
+    return SyncReport(*(max(errors) for errors in zip(*known, strict=True)))
 
 
 _LEASES = count()
@@ -326,13 +353,13 @@ def _release(replicas: Sequence[_Replica]) -> None:
 
 
 def _get(call: Any) -> Any:
-    """The result of a call; a UserError raised in the actor is raised here as itself."""
+    """The result of a call; a UserError or SyncError of the actor is raised here as itself."""
     import ray  # noqa: PLC0415 - only where Ray is used
 
     try:
         return ray.get(call)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
+        if isinstance(error.cause, UserError | SyncError):
             raise error.cause from None
         raise
 

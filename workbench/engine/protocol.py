@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from workbench.engine.sync_check import Proof, SyncReport
+
 if TYPE_CHECKING:
     import torch
 
@@ -92,6 +94,21 @@ class Completion:
     prompt_ranks: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What one sample looked like from inside an engine of L decoder layers.
+
+    token_ids [P + R]: prompt and reply; the last one was sampled and never fed back. num_prompt: P.
+    logprobs [R]: of the reply. streams [L + 1, P + R - 1, H]: the residual stream before the first
+    layer and after each.
+    """
+
+    token_ids: list[int]
+    num_prompt: int
+    logprobs: list[float]
+    streams: "torch.Tensor"
+
+
 class Engine(Protocol):
     """What rollouts, evaluation and data synthesis may ask of a generator."""
 
@@ -109,13 +126,24 @@ class Engine(Protocol):
         ...
 
     def update_weights(
-        self, tensors: Iterable[tuple[str, "torch.Tensor"]], *, version: int
-    ) -> None:
+        self,
+        tensors: Iterable[tuple[str, "torch.Tensor"]],
+        *,
+        version: int,
+        proof: Proof | None = None,
+    ) -> SyncReport | None:
         """Replace every weight by the named tensors (Hugging Face names) and note the version.
 
-        Raises: UserError where a tensor is missing, unknown, or of another shape; then no weight
-        has changed.
+        With a proof: check what arrives against it, and what was loaded; a report of the checks.
+        Raises: UserError (SyncError with a proof) where a tensor is missing, unknown, of another
+        shape or not the one sent; then no weight has changed. SyncError where the weights that are
+        loaded are not those; then nothing is sampled until a sync succeeds.
         """
+        ...
+
+    def trace(self, request: Request) -> list["Trace"]:
+        """Make one sample and keep what each layer saw and gave, in every engine behind this one.
+        Drops the requests under way. Only plain sampling at temperature 1."""
         ...
 
     def load_checkpoint(self, path: str, *, version: int) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from workbench.engine.protocol import Completion, Request, Sampling
+from workbench.engine.protocol import Completion, Request, Sampling, Trace
+from workbench.engine.sync_check import Proof
 
 # (prompt ids, sample number) -> reply ids
 Script = Callable[[Sequence[int], int], Sequence[int]]
@@ -44,10 +45,16 @@ class ScriptedEngine:
             versions=[self.version] * len(ids),
         )
 
-    def update_weights(self, tensors: Iterable[tuple[str, Any]], *, version: int) -> None:
-        """Only notes the version."""
+    def update_weights(
+        self, tensors: Iterable[tuple[str, Any]], *, version: int, proof: Proof | None = None
+    ) -> None:
+        """Only notes the version: there is no model that could hold anything."""
         list(tensors)
         self.version = version
+
+    def trace(self, request: Request) -> list[Trace]:
+        """There are no layers."""
+        return []
 
     def load_checkpoint(self, path: str, *, version: int) -> None:
         """Only notes the version."""

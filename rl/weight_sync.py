@@ -1,0 +1,53 @@
+"""The policy's weights into the engine, with the proof that the engine then samples from them."""
+
+import torch
+from torch import nn
+
+from workbench.engine.protocol import Engine
+from workbench.engine.sync_check import (
+    PROBE_REPLY_TOKENS,
+    Probe,
+    Proof,
+    SyncReport,
+    digests_of,
+    probe_ids,
+)
+
+
+def sync(model: nn.Module, engine: Engine, *, version: int, longest: int) -> SyncReport | None:
+    """Give the engine every tensor of the policy, under its Hugging Face name.
+
+    `longest`: tokens of a prompt and its reply that the engine takes. Raises: SyncError where what
+    the engine holds or computes afterwards is not the policy.
+    """
+    state = model.state_dict()
+    proof = prove(model, state, version=version, longest=longest)
+    copies = [(name, tensor.detach().cpu().clone()) for name, tensor in state.items()]
+    return engine.update_weights(copies, version=version, proof=proof)
+
+
+def prove(model: nn.Module, state: dict[str, torch.Tensor], *, version: int, longest: int) -> Proof:
+    """Digests of the tensors, and the model's own log-probabilities of the probes' tokens."""
+    vocabulary = int(model.get_input_embeddings().num_embeddings)
+    # One token more: an engine scores a prompt only together with a token after it.
+    prompts = probe_ids(vocabulary, longest - PROBE_REPLY_TOKENS - 1, version)
+    return Proof(digests_of(state), score(model, prompts))
+
+
+def score(model: nn.Module, prompts: list[list[int]]) -> list[Probe]:
+    """The prompts with the log-probability of each token but the first, in one packed row."""
+    device = next(model.parameters()).device
+    numbers = [number for number, ids in enumerate(prompts) for _ in ids]
+    row = torch.tensor([i for ids in prompts for i in ids], device=device)
+    with torch.no_grad():
+        logits = model(
+            input_ids=row[None],
+            seq_idx=torch.tensor(numbers, dtype=torch.int32, device=device)[None],
+            use_cache=False,
+        ).logits[0]
+    values = logits[:-1].float().log_softmax(-1).gather(1, row[1:, None])[:, 0].tolist()
+    out, start = [], 0
+    for ids in prompts:
+        out.append(Probe(ids, values[start : start + len(ids) - 1]))
+        start += len(ids)
+    return out

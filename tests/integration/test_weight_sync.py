@@ -1,0 +1,79 @@
+"""Weight sync into a real vLLM engine: every corruption is caught, and clean syncs raise no alarm."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sync_faults import LOADED
+from tests.sync_pair import Pair
+from tests.sync_trial import clean_syncs, loading, try_faults
+from workbench.engine.protocol import Request, Sampling
+from workbench.engine.sync_check import SyncError
+
+pytestmark = pytest.mark.integration
+CLEAN = 50
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("pair"))
+    yield made
+    made.engine.close()
+
+
+def test_every_corruption_of_a_sync_is_caught(
+    pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = try_faults(pair)
+    with capsys.disabled():
+        print(f"\n{found}")
+    assert len(set(found.names)) == len(found.names) >= 30
+    assert found.missed == []
+    assert found.otherwise == []
+    assert found.alarms == []
+
+
+def test_clean_syncs_raise_no_alarm(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    says, alarms = clean_syncs(pair, CLEAN)
+    with capsys.disabled():
+        print(says)
+    assert alarms == []
+
+
+def test_every_tensor_of_a_hybrid_is_read_back(pair: Pair) -> None:
+    from workbench.engine.readback import Readback
+
+    pair.sync()
+    found = Readback(pair.engine.live_model(), list(pair.state().items()))
+    assert found.unread == []
+    assert set(found.errors) == set(pair.state())
+    assert max(found.errors.values()) < 1e-6
+
+
+def test_an_engine_in_doubt_samples_nothing(pair: Pair) -> None:
+    pair.sync()
+    requests = [Request([5, 6], Sampling(max_tokens=3), seed=1)]
+    assert len(dict(pair.engine.stream(requests))) == 1
+    with pytest.raises(SyncError, match=r"model\.layers\.0\.mixer\.D"), loading(
+        pair.engine, lambda new: LOADED["the loader skips D"](new, new)
+    ):  # fmt: skip
+        pair.sync()
+    with pytest.raises(SyncError, match="nothing is sampled until one succeeds"):
+        list(pair.engine.stream(requests))
+    pair.sync()
+    assert len(dict(pair.engine.stream(requests))) == 1
+
+
+def test_requests_under_way_survive_a_sync_and_do_not_hold_it_up(pair: Pair) -> None:
+    pair.sync()
+    before = pair.version
+    long = Sampling(max_tokens=100, stop_token_ids=(0,))
+    pair.engine.submit([Request([5, n], long, seed=n) for n in range(20)])  # seats: 4
+    ended = pair.engine.poll(0.05)
+    pair.move()
+    pair.sync()
+    while pair.engine.num_unfinished:
+        ended += pair.engine.poll(0.5)
+    assert sorted(place for place, _ in ended) == list(range(20))
+    versions = {v for _, done in ended for v in done.versions}
+    assert versions == {before, before + 1}

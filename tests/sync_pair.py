@@ -1,0 +1,54 @@
+"""A trainer's hybrid and a real vLLM engine that holds it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.engine.config import EngineConfig
+from workbench.engine.sync_check import SyncReport
+
+MAX_LEN = 128
+
+
+class Pair:
+    """A trainer's model and an engine; `move` is what an optimizer's step does to the weights."""
+
+    def __init__(self, folder: Path, dtype: Any = "float32") -> None:
+        from pretrain.hybrid import build_config, load_model, save_model
+        from pretrain.tokenizer import train_tokenizer
+        from workbench.engine.vllm_engine import VllmEngine
+
+        tokenizer = train_tokenizer(["a line\nof text </think>\n"] * 3, 300, folder / "tokenizer")
+        config = build_config(
+            "miniature", vocab_size=len(tokenizer), max_position_embeddings=MAX_LEN
+        )  # fmt: skip
+        self.model: Any = load_model(config, seed=0)
+        self.made = torch.Generator().manual_seed(1)
+        self.version = 0
+        self.move(0.02)  # biases and D away from their constants
+        save_model(self.model, folder / "model", tokenizer)
+        settings = EngineConfig(
+            dtype=dtype, max_model_len=MAX_LEN, max_num_seqs=4, max_num_batched_tokens=256,
+            kv_cache_mb=64,
+        )  # fmt: skip
+        self.engine = VllmEngine(str(folder / "model"), settings)
+
+    def move(self, size: float = 3e-4) -> None:
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                step = torch.randn(parameter.shape, generator=self.made)
+                parameter.add_(size * step.sign() * (0.5 + step.abs() / 2))
+
+    def sync(self, engine: Any = None) -> SyncReport:
+        from rl.weight_sync import sync
+
+        self.version += 1
+        report = sync(
+            self.model, engine or self.engine, version=self.version, longest=MAX_LEN
+        )  # fmt: skip
+        assert report is not None
+        return report
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {k: v.detach().clone() for k, v in self.model.state_dict().items()}

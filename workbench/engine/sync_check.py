@@ -1,0 +1,141 @@
+"""Proof that an engine samples from the weights it was sent: digests, and what the sender computes.
+
+The sender digests every tensor before it leaves and scores probe tokens itself. The engine refuses
+tensors that are not those (nothing is loaded), and scores the same probe tokens with what it loaded.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from workbench.engine.weights import canonical, some
+
+if TYPE_CHECKING:
+    import torch
+
+# Largest difference of a probe token's log-probability, in nats, by the engine's dtype. Clean syncs
+# differ by 1e-5 (fp32) and 4e-2 (bf16) at most; docs/weight-sync.md has the measurement.
+PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
+# Below, about and over a chunk of the scan (64 tokens in the miniature), so that state crosses one.
+_PROBE_TOKENS = (80, 24, 5)
+# Sampled after each probe: the engine's one-token path, on states and caches of its own.
+PROBE_REPLY_TOKENS = 4
+
+
+class SyncError(RuntimeError):
+    """A weight sync that failed: the engine does not sample from the trainer's policy."""
+
+
+class Probe(NamedTuple):
+    """Tokens and the sender's log-probability of each but the first.
+
+    Example: Probe([5, 17, 9], [-3.2, -0.7])
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What travels with the weights. digests: of every tensor, by its canonical name.
+
+    Example: Proof({"model.norm_f.weight": "9f3c..."}, [Probe([5, 17, 9], [-3.2, -0.7])])
+    """
+
+    digests: dict[str, str]
+    probes: list[Probe] = field(default_factory=list)
+
+
+class SyncReport(NamedTuple):
+    """What the checks of a sync found; all within tolerance, or it would have been an error.
+
+    probe_error: largest difference from the sender's log-probabilities. decode_error: the same between
+    the engine's one-token path and its own whole-prompt path. In nats.
+    """
+
+    probe_error: float
+    decode_error: float
+
+
+def tensor_digest(tensor: "torch.Tensor") -> str:
+    """128 bits over dtype, shape and every bit of the values."""
+    import torch  # noqa: PLC0415 - configuration imports us
+    import xxhash  # noqa: PLC0415 - same
+
+    made = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    made.update(flat.view(torch.uint8).numpy())
+    return made.hexdigest()
+
+
+def digests_of(tensors: "Mapping[str, torch.Tensor]") -> dict[str, str]:
+    """The digest of each tensor under its canonical name."""
+    return {canonical(name): tensor_digest(tensor) for name, tensor in tensors.items()}
+
+
+def check_arrival(
+    digests: Mapping[str, str], arrived: "Sequence[tuple[str, torch.Tensor]]", version: int
+) -> None:
+    """Raises: SyncError naming the tensors that are missing, unknown, repeated or not as sent."""
+    found: dict[str, str] = {}
+    wrong: dict[str, list[str]] = {"missing": [], "unknown": [], "twice": [], "changed": []}
+    for raw, tensor in arrived:
+        name = canonical(raw)
+        if name in found:
+            wrong["twice"].append(name)
+        found[name] = tensor_digest(tensor)
+        if name not in digests:
+            wrong["unknown"].append(name)
+        elif found[name] != digests[name] and name not in wrong["changed"]:
+            wrong["changed"].append(name)
+    wrong["missing"] = [name for name in digests if name not in found]
+    parts = [f"{what}: {some(names)}" for what, names in wrong.items() if names]
+    if parts:
+        raise SyncError(
+            f"weight sync of version {version}: what arrived is not what was sent "
+            f"({len(digests)} tensors); {'; '.join(parts)}. Nothing was loaded"
+        )
+
+
+def probe_ids(vocabulary: int, longest: int, version: int) -> list[list[int]]:
+    """Token ids of the probes, none longer than `longest`.
+
+    The first is the same at every sync, so that a cache which outlives one answers with old states;
+    the others change, so that in time they meet the whole vocabulary.
+    """
+    out = []
+    for number, size in enumerate(_PROBE_TOKENS):
+        made = random.Random(f"{number}/{version if number else 0}")
+        out.append([made.randrange(vocabulary) for _ in range(min(size, longest))])
+    return out
+
+
+def largest_difference(found: Sequence[float], expected: Sequence[float]) -> float:
+    """Largest absolute difference; infinite where a number is none or one is missing.
+
+    >>> largest_difference([-1.0, -2.0], [-1.0, -2.5])
+    0.5
+    """
+    if len(found) != len(expected):
+        return float("inf")
+    gaps = [abs(a - b) for a, b in zip(found, expected, strict=True)]
+    return max((gap if gap == gap else float("inf") for gap in gaps), default=0.0)
+
+
+def check_probes(report: SyncReport, dtype: str, version: int) -> None:
+    """Raises: SyncError where the engine's probabilities are not the sender's."""
+    limit = PROBE_TOLERANCE[dtype]
+    says = {
+        "the engine's log-probabilities of probe tokens are off by": report.probe_error,
+        "tokens sampled after the probes are off from the engine's own scoring of them by": (
+            report.decode_error
+        ),
+    }
+    parts = [f"{what} {error:.3g} nats" for what, error in says.items() if not error <= limit]
+    if parts:
+        raise SyncError(
+            f"weight sync of version {version}: {'; '.join(parts)} (limit {limit:g} in {dtype}). "
+            "Every tensor arrived and was read back as sent, so look at caches, states and kernels"
+        )
