@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,36 @@ def sft_stage(**changes: Any) -> dict[str, Any]:
     return base | changes
 
 
+# Sizes that vLLM's CPU attention takes too.
+ENGINE_MODEL = {"preset": "miniature", "overrides": {"pattern": "M*-", "hidden_size": 64}}
+
+
+def grpo_stage(folder: Path, **changes: Any) -> dict[str, Any]:
+    """8 steps of 2 prompts x 4 replies of 24 tokens, a checkpoint every second; 4 held out.
+
+    A reply is right where it has an "e": what a model of a few steps' training does now and then.
+    """
+    path = folder / "prompts.jsonl"
+    rows = [
+        {
+            "id": f"q{n}", "domain": "letters",
+            "messages": [{"role": "user", "content": f"Write {n} words."}],
+            "check": {"kind": "contains", "reference": ["e"], "options": {}},
+        }
+        for n in range(16)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    source = {"type": "jsonl", "path": str(path), "form": "conversation"}
+    base = {
+        "kind": "grpo", "needs": ["pretrain"], "prompts": source, "held_out": source,
+        "num_prompts": 16, "num_held_out": 4, "num_steps": 8, "prompts_per_step": 2,
+        "group_size": 4, "max_tokens": 24, "thinking": False, "threads": 1, "lr": 1e-3,
+        "checkpoint_every_steps": 2,
+        "engine": {"max_model_len": 256, "max_num_seqs": 16, "kv_cache_mb": 64},
+    }  # fmt: skip
+    return base | changes
+
+
 def write_recipe(folder: Path, stages: dict[str, Any], **top: Any) -> Path:
     """A recipe file in `folder` whose runs go to `folder`/runs."""
     path = folder / "recipe.yaml"
@@ -78,7 +110,9 @@ def start(*words: str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "scripts/run_stage.py", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     whole: dict[str, Any] = {"cwd": ROOT, "env": environment(), "start_new_session": True}
-    return subprocess.Popen(command, **(pipes | whole | options))
+    process = subprocess.Popen(command, **(pipes | whole | options))
+    _SESSIONS.add(process.pid)
+    return process
 
 
 def manifest(run: Path, stage: str) -> dict[str, Any]:
@@ -88,20 +122,34 @@ def manifest(run: Path, stage: str) -> dict[str, Any]:
 
 
 MARK = "ANNEAL_TEST_MARK"
+_SESSIONS: set[int] = set()
+"""Sessions that `start` began; processes stay in them when their parent dies."""
 
 
 def marked(mark: str) -> dict[int, str]:
-    """Processes that were started with MARK=mark in their environment: pid -> command line."""
+    """Processes with MARK=mark in their environment, or begun by `start`: pid -> command line.
+
+    Some of Ray's processes overwrite their environment with a title.
+    """
     found: dict[int, str] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+            session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            if session in _SESSIONS or f"{MARK}={mark}".encode() in environment:
                 words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 if words:  # a zombie has none
                     found[int(folder.name)] = words
         except OSError:
             continue
     return found
+
+
+def end_marked(mark: str) -> None:
+    """`kill -9` of every process with this mark."""
+    for pid in marked(mark):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = 120.0) -> None:
@@ -111,6 +159,58 @@ def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = 120.0
         if time.monotonic() > end:
             raise TimeoutError(what)
         time.sleep(0.05)
+
+
+# Where Ray's head is killed, these two wait a minute for it (Ray 2.60), and then they end.
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+
+def no_one_left(mark: str, *, but_agents: bool = False) -> set[int]:
+    """Wait until no process with this mark is left, but for Ray's agents; their pids are returned.
+
+    Raises: TimeoutError.
+    """
+    start = time.monotonic()
+    while True:
+        left = marked(mark)
+        agents = {pid for pid, words in left.items() if but_agents and words.startswith(_AGENTS)}
+        if set(left) == agents:
+            print(f"nobody left after {time.monotonic() - start:.1f} s", flush=True)
+            return agents
+        if time.monotonic() > start + 90:
+            raise TimeoutError(f"left over: {left}")
+        time.sleep(0.2)
+
+
+def finish(*words: str, timeout_s: float = 300, **options: Any) -> str:
+    """Run the command to its end, which must be a good one without a line on stderr."""
+    done = start(*words, **options)
+    out, err = done.communicate(timeout=timeout_s)
+    assert (done.returncode, err) == (0, ""), out + err
+    return out
+
+
+def each_step_once(run: Path, stage: str, count: int) -> None:
+    """Whether metrics.jsonl has every step once, in order."""
+    lines = (run / stage / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, count + 1))
+
+
+def kill_worker(mark: str, name: str) -> None:
+    """`kill -9` of the Ray worker that now does `name` (its title says so)."""
+    found = [pid for pid, words in marked(mark).items() if words.startswith(name)]
+    assert len(found) == 1, marked(mark)
+    os.kill(found[0], signal.SIGKILL)
+
+
+def wait_for_step(driver: "subprocess.Popen[str]", run: Path, stage: str, step: int) -> None:
+    """Wait until a stage has logged a step. The driver must be alive then."""
+    wait_until(
+        lambda: steps(run, stage) >= step or driver.poll() is not None,
+        f"{stage} {step}",
+        timeout_s=240,
+    )
+    assert driver.poll() is None, driver.communicate()
 
 
 def steps(run: Path, stage: str) -> int:

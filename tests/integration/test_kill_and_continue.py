@@ -1,12 +1,9 @@
-"""Runs that are killed, stopped and lose workers continue, and leave nobody behind."""
+"""Runs without Ray that are killed and stopped continue; with Ray: test_kill_under_ray.py."""
 
 import hashlib
-import json
 import os
 import random
 import signal
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,32 +15,8 @@ NUM_STEPS = 300
 LONG = {"total_tokens": NUM_STEPS * 256, "seed": 5, "checkpoint_every_steps": 7}
 
 
-@pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Marks every process of the test, whoever its parent is; none may outlive it."""
-    name = uuid.uuid4().hex
-    monkeypatch.setenv(tiny.MARK, name)
-    yield name
-    monkeypatch.delenv(tiny.MARK)
-    for pid in tiny.marked(name):
-        os.kill(pid, signal.SIGKILL)
-
-
 def weights(run: Path, stage: str) -> str:
     return hashlib.sha256((run / stage / "model/model.safetensors").read_bytes()).hexdigest()
-
-
-def finish(recipe: Path, *words: str) -> str:
-    done = tiny.start("all", "--recipe", str(recipe), *words)
-    out, err = done.communicate(timeout=300)
-    assert done.returncode == 0, out + err
-    assert err == ""  # nothing of Ray's or a library's either
-    return out
-
-
-def each_step_once(run: Path, stage: str, count: int) -> None:
-    lines = (run / stage / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, count + 1))
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +24,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The weights of the run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     stages = {"tokenizer": tiny.tokenizer_stage(), "a": tiny.pretrain_stage(**LONG)}
-    finish(tiny.write_recipe(folder, stages), "--set", "cluster.backend=local")
+    recipe = tiny.write_recipe(folder, stages)
+    tiny.finish("all", "--recipe", str(recipe), "--set", "cluster.backend=local")
     return weights(folder / "runs/tiny", "a")
-
-
-def no_one_left(mark: str) -> None:
-    tiny.wait_until(lambda: not tiny.marked(mark), f"left over: {tiny.marked(mark)}", timeout_s=40)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -78,15 +48,15 @@ def test_pretraining_that_is_ended_at_any_step_ends_equal_to_the_bit(
         assert (driver.returncode, err) == (1, ""), out + err
         assert "= a: stopped" in out
     assert tiny.manifest(run, "a")["status"] == "running"
-    assert "> a: runs (continues where it stopped)" in finish(recipe)
+    assert "> a: runs (continues where it stopped)" in tiny.finish("all", "--recipe", str(recipe))
     assert weights(run, "a") == uninterrupted
-    each_step_once(run, "a", NUM_STEPS)
+    tiny.each_step_once(run, "a", NUM_STEPS)
     assert tiny.manifest(run, "a")["attempts"] == 2
     assert tiny.manifest(run, "tokenizer")["attempts"] == 1
     assert not (run / "a" / "checkpoints").exists()
 
 
-def test_sft_continues_from_its_checkpoint(tmp_path: Path, mark: str) -> None:
+def test_sft_continues_from_its_checkpoint(tmp_path: Path) -> None:
     sft = tiny.sft_stage(needs=["a"], epochs=10)
     stages = {
         "tokenizer": tiny.tokenizer_stage(),
@@ -105,9 +75,9 @@ def test_sft_continues_from_its_checkpoint(tmp_path: Path, mark: str) -> None:
         driver.kill()
         driver.wait()
     before = (run / "sft" / "metrics.jsonl").read_text().splitlines()
-    finish(recipe)
+    tiny.finish("all", "--recipe", str(recipe))
     after = (run / "sft" / "metrics.jsonl").read_text().splitlines()
     kept = len(before) - 3  # a checkpoint every second step, and a line that may be torn
     assert after[:kept] == before[:kept]
-    each_step_once(run, "sft", 60)
+    tiny.each_step_once(run, "sft", 60)
     assert tiny.manifest(run, "sft")["attempts"] == 3

@@ -1,0 +1,54 @@
+"""`kill -9` of the driver and of an engine in GRPO, in a real Ray with a real vLLM.
+
+The same command continues each time, nothing is left behind, and every step is logged once.
+tests/stress/test_kills_under_ray.py does it at more moments, and through `ray job submit`.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+pytestmark = pytest.mark.integration
+GRPO_STEPS = 12
+
+
+def kept(run: Path, stage: str, count: int) -> list[str]:
+    return (run / stage / "metrics.jsonl").read_text().splitlines()[:count]
+
+
+def test_a_run_survives_the_death_of_its_driver_and_of_its_engine(
+    tmp_path: Path, mark: str
+) -> None:
+    stages = {
+        "tokenizer": tiny.tokenizer_stage(),
+        "pretrain": tiny.pretrain_stage(),
+        "grpo": tiny.grpo_stage(tmp_path, num_steps=GRPO_STEPS),
+    }
+    recipe = tiny.write_recipe(tmp_path, stages, model=tiny.ENGINE_MODEL)
+    run = tmp_path / "runs" / "tiny"
+
+    # The driver, while rollouts and updates take turns: Ray, the worker and the engine go with it.
+    driver = tiny.start("all", "--recipe", str(recipe))
+    tiny.wait_for_step(driver, run, "grpo", 3)
+    driver.kill()
+    driver.wait()
+    agents = tiny.no_one_left(mark, but_agents=True)
+    before = kept(run, "grpo", 2)
+
+    # The engine: it is made again, and the stage does not notice.
+    driver = tiny.start("all", "--recipe", str(recipe))
+    tiny.wait_for_step(driver, run, "grpo", 5)
+    tiny.kill_worker(mark, "ray::EngineActor")
+    out, err = driver.communicate(timeout=180)
+    assert (driver.returncode, err) == (0, ""), out + err
+    assert "- pretrain: skipped" in out and "> grpo: runs (continues where it stopped)" in out
+    tiny.each_step_once(run, "grpo", GRPO_STEPS)
+    assert kept(run, "grpo", 2) == before
+    attempts = {name: tiny.manifest(run, name)["attempts"] for name in stages}
+    assert attempts == {"tokenizer": 1, "pretrain": 1, "grpo": 2}
+    held_out = tiny.manifest(run, "grpo")["outputs"]["held_out"]
+    assert (held_out["n"], held_out["failed"]) == (4, 0)
+    tiny.no_one_left(mark)
+    assert not agents & set(tiny.marked(mark))
