@@ -43,7 +43,8 @@ def truncate_trace(
 
     The number is uniform, below the trace's own length. The cut falls between two tokens, or before
     the character or the tool call that it would split (after the call where the trace would else be
-    shorter than min_tokens). Answer and tool calls of the reply are untouched.
+    shorter than min_tokens). Answer and tool calls of the reply are untouched. The reply is marked
+    `reasoning_cut`, so that the closing tag is rendered right where the trace ends.
 
     Returns None where there is nothing to cut: no trace, one of at most min_tokens, or no place for a
     cut outside a tool call. Raises: UserError where min_tokens > max_tokens or below 0.
@@ -68,6 +69,8 @@ def truncate_trace(
         (kept_ids,) = encoder.runs([trace[:end]])
         if end == len(kept) or min_tokens <= len(kept_ids) <= max_tokens:
             reply = {**conversation.reply, "content": answer, "reasoning_content": trace[:end]}
+            # The tag follows at once, as the rule puts it: after a newline or inside a line.
+            reply["reasoning_cut"] = True
             cut = replace(conversation.with_reply(reply), id=f"{conversation.id}-cut")
             return Cut(cut, len(ids), len(kept_ids))
     return None

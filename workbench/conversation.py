@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-# A message is the ecosystem's own mapping: {role, content, reasoning_content?, tool_calls?}.
+# A message is the ecosystem's own mapping: {role, content, reasoning_content?, tool_calls?}; ours is
+# `reasoning_cut` on a reply whose trace was cut (budget.truncation).
 Message = dict[str, Any]
 
 

@@ -168,11 +168,12 @@ def _expressed(message: Message, *, last: bool, thinking: bool, tokenizer: Any) 
         content = json.dumps(content, ensure_ascii=False)
     shown = {**message, "content": t.content_of({**message, "content": content})}
     trace = shown.pop("reasoning_content", None)
+    before = "" if shown.pop("reasoning_cut", False) else t.CLOSE_BEFORE
     if not (trace and last and thinking):
         return shown
     if "reasoning_content" in tokenizer.chat_template:
         return {**shown, "reasoning_content": trace}
-    close = t.CLOSE_BEFORE + t.CLOSE + t.CLOSE_AFTER
+    close = before + t.CLOSE + t.CLOSE_AFTER
     return {**shown, "content": f"{t.THINK_ON}{trace}{close}{shown['content']}"}
 
 

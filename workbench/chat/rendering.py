@@ -47,7 +47,7 @@ def render(
     """Render a whole conversation.
 
     The last message, if it is the assistant's, keeps its trace; older ones lose everything up to
-    `</think>`. `/think` and `/no_think` in system and user turns override `thinking`; the last wins.
+    `</think>`. With `reasoning_cut: true` in it, no newline is put between trace and tag. `/think` and `/no_think` in system and user turns override `thinking`; the last wins.
     The loss is on what follows each generation prompt up to and including the end of the turn.
     loss_on: "all" assistant turns, or the "last" message only (training unrolls multi-turn data,
     because older turns stand there without their trace).
@@ -160,7 +160,8 @@ def _reply(message: Message, *, on: bool) -> Iterator[_Piece]:
     trace, answer = split_trace(message)
     after = t.with_calls(answer, message.get("tool_calls")) + "\n"
     if on:
-        yield _Piece(trace + t.CLOSE_BEFORE, loss=1)
+        # A budget that runs out in the middle of a line puts the tag right there.
+        yield _Piece(trace + ("" if message.get("reasoning_cut") else t.CLOSE_BEFORE), loss=1)
         yield _Piece(t.CLOSE, loss=1)
         after = t.CLOSE_AFTER + after
     yield _Piece(after, loss=1)

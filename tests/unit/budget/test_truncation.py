@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from budget.control import BudgetRule
 from budget.truncation import truncate_share, truncate_trace
+from workbench.chat import prompt_ids, render
+from workbench.chat.tokens import encoder_of
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
 
@@ -43,7 +46,7 @@ def test_the_trace_is_cut_and_all_else_stays(tokenizer: PreTrainedTokenizerFast)
     assert cut.conversation.id == "s-0-cut"
     reply, original = cut.conversation.reply, whole.reply
     assert reply and original
-    assert reply == {**original, "reasoning_content": "0123456"}
+    assert reply == {**original, "reasoning_content": "0123456", "reasoning_cut": True}
     assert (cut.conversation.check, cut.conversation.prompt) == (whole.check, whole.prompt)
     assert len(original["reasoning_content"]) == 40  # the caller's own is not changed
 
@@ -102,6 +105,25 @@ def test_a_tool_call_is_never_split(tokenizer: PreTrainedTokenizerFast) -> None:
     assert cut_at(tokenizer, f"{before}<TOOLCALL>[never closed", 12, 20) is None
 
 
+def test_a_cut_sample_ends_its_trace_as_the_rule_does(tokenizer: PreTrainedTokenizerFast) -> None:
+    """What is trained on, up to the answer, is what serving under that budget leaves."""
+    whole = sample("12+3=15\n15+4=19")
+    (trace_ids,) = encoder_of(tokenizer).runs(["12+3=15\n15+4=19\n"])
+    before = len(prompt_ids(whole.prompt, tokenizer=tokenizer))
+    for length in range(1, 15):
+        cut = truncate_trace(
+            whole, tokenizer, min_tokens=length, max_tokens=length, rng=random.Random(0)
+        )
+        assert cut is not None
+        rule = BudgetRule.for_tokenizer(tokenizer, length, grace=0)
+        served = trace_ids[:length]
+        while (forced := rule.next_forced(served)) is not None:
+            served.append(forced)
+        done = render(cut.conversation.messages, tokenizer=tokenizer)
+        assert done.input_ids[before : before + len(served)] == served, length
+        assert "</think>\n\nthe answer" in done.text
+
+
 def test_a_trace_inside_the_content_is_cut_too(tokenizer: PreTrainedTokenizerFast) -> None:
     reply = {"role": "assistant", "content": "<think>\n123456789\n</think>\n\nso"}
     inline = Conversation("i", "math", [{"role": "user", "content": "q"}, reply])
@@ -111,6 +133,7 @@ def test_a_trace_inside_the_content_is_cut_too(tokenizer: PreTrainedTokenizerFas
         "role": "assistant",
         "content": "so",
         "reasoning_content": "123",
+        "reasoning_cut": True,
     }
 
 
