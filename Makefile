@@ -27,7 +27,9 @@ real-tools:     ## tool calling on a real model and real data -> runs/smollm2-to
 	@$(PY) scripts/run_stage.py all --recipe recipes/smollm2-tools.yaml
 
 # vLLM in a process owns its torch.distributed groups and its threads: one file a process.
+# The extras hold the benchmarks' own code and data, which parity is tested against.
 test: setup     ## unit, golden and integration tests
+	@scripts/setup.sh real evals
 	@$(PY) -m pytest tests/unit -m "not stress and not gpu"
 	@for file in tests/integration/test_*.py; do echo $$file; \
 	  $(PY) -m pytest $$file -m "not stress and not gpu" || exit 1; done
