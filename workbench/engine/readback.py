@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from workbench.engine.sync_check import SyncError
+from workbench.engine.tied_head import tied_head
 from workbench.engine.weights import some
 
 # Rounding of a product, relative to the sum of its terms' sizes. fp32: K * 2^-24 at worst.
@@ -74,6 +75,9 @@ class Readback:
                 self._check_alias(path, names, given)
         if packed and not looked_up:
             self._multiply(module, parts, given)
+        head = tied_head(self._model) if looked_up else None
+        if head is not None:
+            self._multiply(head, parts, given)
 
     def _multiply(
         self, module: Any, parts: list[tuple[str, torch.Tensor]], given: torch.Tensor

@@ -21,6 +21,7 @@ from workbench.engine.sync_check import (
     check_arrival,
     check_probes,
 )
+from workbench.engine.tied_head import renew_tied_head
 from workbench.engine.weights import check_tensors, checkpoint_specs, load_tensors, tied_names
 from workbench.errors import UserError
 
@@ -164,6 +165,7 @@ class VllmEngine:
     def _load(self, tensors: Sequence[tuple[str, Any]]) -> None:
         # On the CPU vLLM repacks weights, so it must reload layer by layer.
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(tensors)})
+        self._engine.apply_model(renew_tied_head)
 
     def _read_back(self, tensors: Sequence[tuple[str, Any]], version: int) -> None:
         if self.config.tensor_parallel_size > 1:
