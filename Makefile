@@ -18,13 +18,9 @@ smoke: setup    ## every stage of the miniature, a few steps each -> runs/smoke/
 paper: setup    ## SFT -> {GRPO, DPO, reward model -> RLHF} -> merge, in miniature -> runs/miniature-paper/report.html
 	@$(PY) scripts/run_stage.py all --recipe recipes/miniature-paper.yaml
 
-real:           ## GRPO on a real model -> runs/smollm2/report.html
+real:           ## LoRA on real tool calls, and GRPO, on a real model -> runs/smollm2/report.html
 	@scripts/setup.sh real
 	@$(PY) scripts/run_stage.py all --recipe recipes/smollm2.yaml
-
-real-tools:     ## tool calling on a real model and real data -> runs/smollm2-tools/report.html
-	@scripts/setup.sh real
-	@$(PY) scripts/run_stage.py all --recipe recipes/smollm2-tools.yaml
 
 # vLLM in a process owns its torch.distributed groups and its threads: one file a process.
 # The extras hold the benchmarks' own code and data, which parity is tested against.
@@ -46,4 +42,4 @@ stress: setup   ## fault injection and hostile input
 bench: setup    ## speed and memory, as ratios, interleaved
 	@for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
 
-.PHONY: help setup demo smoke paper real real-tools test check stress bench
+.PHONY: help setup demo smoke paper real test check stress bench

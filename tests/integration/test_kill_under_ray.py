@@ -1,9 +1,11 @@
-"""`kill -9` of the driver and of an engine in GRPO, in a real Ray with a real vLLM.
+"""`kill -9` of the driver, Ctrl-C, and `kill -9` of an engine in GRPO, in a real Ray with a real vLLM.
 
 The same command continues each time, nothing is left behind, and every step is logged once.
 tests/stress/test_kills_under_ray.py does it at more moments, and through `ray job submit`.
 """
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ def kept(run: Path, stage: str, count: int) -> list[str]:
     return (run / stage / "metrics.jsonl").read_text().splitlines()[:count]
 
 
-def test_a_run_survives_the_death_of_its_driver_and_of_its_engine(
+def test_a_run_survives_the_death_of_its_driver_ctrl_c_and_the_death_of_its_engine(
     tmp_path: Path, mark: str
 ) -> None:
     stages = {
@@ -37,9 +39,19 @@ def test_a_run_survives_the_death_of_its_driver_and_of_its_engine(
     agents = tiny.no_one_left(mark, but_agents=True)
     before = kept(run, "grpo", 2)
 
+    # Ctrl-C, as a terminal sends it: to the whole foreground group. The step at work is saved.
+    driver = tiny.start("all", "--recipe", str(recipe))
+    tiny.wait_for_step(driver, run, "grpo", 4)
+    os.killpg(driver.pid, signal.SIGINT)
+    out, err = driver.communicate(timeout=90)
+    assert (driver.returncode, err) == (1, ""), out + err
+    assert "stopping: stages save their state" in out and "= grpo: stopped after" in out
+    stopped_at = tiny.steps(run, "grpo")
+    agents |= tiny.no_one_left(mark, but_agents=True)
+
     # The engine: it is made again, and the stage does not notice.
     driver = tiny.start("all", "--recipe", str(recipe))
-    tiny.wait_for_step(driver, run, "grpo", 5)
+    tiny.wait_for_step(driver, run, "grpo", stopped_at + 2)
     tiny.kill_worker(mark, "ray::EngineActor")
     out, err = driver.communicate(timeout=180)
     assert (driver.returncode, err) == (0, ""), out + err
@@ -47,7 +59,7 @@ def test_a_run_survives_the_death_of_its_driver_and_of_its_engine(
     tiny.each_step_once(run, "grpo", GRPO_STEPS)
     assert kept(run, "grpo", 2) == before
     attempts = {name: tiny.manifest(run, name)["attempts"] for name in stages}
-    assert attempts == {"tokenizer": 1, "pretrain": 1, "grpo": 2}
+    assert attempts == {"tokenizer": 1, "pretrain": 1, "grpo": 3}
     held_out = tiny.manifest(run, "grpo")["outputs"]["held_out"]
     assert (held_out["n"], held_out["failed"]) == (4, 0)
     tiny.no_one_left(mark)
