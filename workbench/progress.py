@@ -193,7 +193,7 @@ def describe(stage: str, state: dict[str, Any]) -> str:
     'sft1: train  step 12/80 (15%)  1,830 tok/s  ETA 1:35'
     """
     if not state:
-        return f"{stage}: starting"
+        return f"{stage}: waiting for a worker with its CPUs and GPUs"
     step, total, rate = state.get("step"), state.get("total"), state.get("rate")
     parts = [str(state.get("message") or "running")]
     if step is not None:

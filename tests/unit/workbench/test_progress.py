@@ -87,7 +87,7 @@ def test_a_missing_or_half_written_file_is_no_progress(tmp_path: Path) -> None:
     assert read_progress(tmp_path / "progress.json") == {}
     (tmp_path / "progress.json").write_text('{"stage": ')
     assert read_progress(tmp_path / "progress.json") == {}
-    assert describe("sft1", {}) == "sft1: starting"
+    assert describe("sft1", {}) == "sft1: waiting for a worker with its CPUs and GPUs"
 
 
 def _running(tmp_path: Path, show: ProgressDisplay, stage: str, step: int) -> None:
