@@ -1,6 +1,6 @@
 """The miniature world: a seeded, procedurally generated stand-in for the paper's data."""
 
-from data_mix.world.blend import PHASES, PRETRAINING_KINDS
+from data_mix.world.blend import PRETRAINING_KINDS
 from data_mix.world.generate import (
     DOMAINS,
     PROPORTIONS,
@@ -15,7 +15,6 @@ from data_mix.world.pretraining import pretraining_at, pretraining_text
 
 __all__ = [
     "DOMAINS",
-    "PHASES",
     "PRETRAINING_KINDS",
     "PROPORTIONS",
     "SPLITS",

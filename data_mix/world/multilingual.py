@@ -6,7 +6,7 @@ from data_mix.world import arithmetic
 from data_mix.world.facts import CAPITALS_SHARED, RELATIONS
 from data_mix.world.languages import LANGUAGES, Language
 from data_mix.world.problem import Problem
-from data_mix.world.science import LETTERS, choice_key, options_block
+from data_mix.world.science import LETTERS, choice_key, look_through, options_block
 from workbench.conversation import CheckSpec
 
 _NAMES = ("Ana", "Ben", "Eva", "Leo")
@@ -47,7 +47,7 @@ def _capital_problem(rng: Random, language: Language) -> Problem:
     return Problem(
         key=choice_key(english, CAPITALS_SHARED[right], same_in_english),
         prompt=f"{language.capital_ask.format(s=subjects[right])}\n{options_block(options)}",
-        trace=f"{fact}\n{letter}) {capitals[right]}",
+        trace=f"{fact}\n{look_through(options, capitals[right])}",
         answer=letter,
         check=CheckSpec("choice", letter, {"num_choices": 4}),
     )

@@ -1,4 +1,4 @@
-"""Multiple choice with four options over the fact base: recall the fact, find its letter."""
+"""Multiple choice with four options over the fact base: recall the fact, go through the options."""
 
 from random import Random
 
@@ -22,6 +22,20 @@ def options_block(options: list[str]) -> str:
     return "\n".join(f"{letter}) {text}" for letter, text in zip(LETTERS, options, strict=True))
 
 
+def look_through(options: list[str], right: str) -> str:
+    """The options in turn up to the right one, each with its verdict, one line each.
+
+    A small model that is to name the letter of a word at once stays at chance; read line by line, each
+    step is a copy and a comparison.
+
+    >>> look_through(["nose", "tongue", "eye", "lung"], "tongue")
+    'A) nose: no\\nB) tongue: yes'
+    """
+    place = options.index(right)
+    lines = options_block(options).splitlines()
+    return "\n".join([*(f"{line}: no" for line in lines[:place]), f"{lines[place]}: yes"])
+
+
 def choice_key(relation: Relation, subject: str, options: list[str]) -> str:
     """What is asked and what is offered where; the wording is no part of it."""
     return f"choice:{relation.name}:{subject}:{'|'.join(options)}"
@@ -36,7 +50,7 @@ def propose(rng: Random, split: str) -> Problem:
     return Problem(
         key=choice_key(relation, subject, options),
         prompt=f"{rng.choice(relation.asks).format(s=subject)}\n{options_block(options)}",
-        trace=f"{relation.states[0].format(s=subject, o=right)}\n{letter}) {right}",
+        trace=f"{relation.states[0].format(s=subject, o=right)}\n{look_through(options, right)}",
         answer=letter,
         check=CheckSpec("choice", letter, {"num_choices": 4}),
     )

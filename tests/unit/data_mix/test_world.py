@@ -1,5 +1,6 @@
 """The miniature world: splits, determinism, and worked solutions that are right."""
 
+import json
 import re
 from itertools import islice
 from random import Random
@@ -77,11 +78,40 @@ def test_written_functions_pass_their_tests() -> None:
             assert "\n".join(printed) + "\n" == reference["expected_output"]
 
 
-def test_the_chosen_letter_is_the_option_the_trace_names() -> None:
+def test_the_chosen_letter_is_the_one_option_that_the_trace_accepts() -> None:
     for conversation in world.conversations("science", "test", 200, 0):
         trace, letter = (conversation.messages[-1][k] for k in ("reasoning_content", "content"))
-        assert trace.splitlines()[-1] in conversation.messages[0]["content"].splitlines()
-        assert trace.splitlines()[-1].startswith(f"{letter}) ")
+        options = conversation.messages[0]["content"].splitlines()[1:]
+        _, *looked_at = trace.splitlines()
+        verdicts = ["no"] * (len(looked_at) - 1) + ["yes"]
+        assert looked_at == [f"{o}: {v}" for o, v in zip(options, verdicts, strict=False)]
+        assert looked_at[-1].startswith(f"{letter}) ")
+
+
+def test_synthetic_documents_ask_no_held_out_request() -> None:
+    """By hand: the first line is a request or a list of options, the rest is copied from it."""
+    found = {"call": 0, "instructions": 0, "options": 0}
+    held_out = {
+        conversation.messages[0]["content"]
+        for domain in ("tool_calling", "conversation")
+        for conversation in world.conversations(domain, "test", 300, 0)
+    }
+    for index in range(600):
+        text = world.pretraining_at(index, kind="syn-crawl-high", seed=0)
+        assert isinstance(text, str)
+        for part in text.split("\n\n"):
+            first, *rest = part.splitlines()
+            assert first not in held_out
+            if rest and rest[0].startswith("{"):
+                found["call"] += 1
+                assert all(str(v) in first for v in json.loads(rest[0]).values())
+            elif first.startswith("A) "):
+                found["options"] += 1
+                assert rest[-1] == f"{(part.splitlines())[len(rest) - 5]}: yes"
+            elif rest and rest[0].startswith("about "):
+                found["instructions"] += 1
+                assert rest[0].removeprefix("about ") in first
+    assert min(found.values()) > 100
 
 
 def test_calls_name_an_offered_tool_and_copy_arguments_from_the_request() -> None:
@@ -107,13 +137,6 @@ def test_proportions_are_the_papers_with_a_floor_for_safety() -> None:
     ratio = world.PROPORTIONS["math"] / world.PROPORTIONS["tool_calling"]
     assert ratio == pytest.approx(3.75)
     assert sum(PAPER_SAMPLES.values()) == 11_502_000
-
-
-def test_phase_weights_sum_to_100_and_name_known_kinds() -> None:
-    for _, weights in world.PHASES:
-        assert sum(weights.values()) == pytest.approx(100)
-        assert set(weights) == set(world.PRETRAINING_KINDS)
-    assert [until for until, _ in world.PHASES] == [0.6, 0.9, 1.0]
 
 
 def test_same_seed_same_stream_and_another_seed_another() -> None:
