@@ -4,7 +4,7 @@ Comparing whole forward passes would only say that everything after the first wr
 Fed the engine's own residual stream, a layer answers for itself alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -114,11 +114,16 @@ def diagnose(model: nn.Module, traces: Sequence[Trace], dtype: str) -> str:
         return "the engine keeps no trace of its layers"
     worst = [
         same[0]._replace(
-            prompt=max(e.prompt for e in same), reply=max(e.reply for e in same)
+            prompt=_largest(e.prompt for e in same), reply=_largest(e.reply for e in same)
         )
         for same in zip(*found, strict=True)
     ]  # fmt: skip
     return explain(worst, dtype)
+
+
+def _largest(values: Iterable[float]) -> float:
+    # `max` keeps or loses a NaN by its place.
+    return max(values, key=lambda value: value if value == value else float("inf"))
 
 
 def _limit(error: LayerError, dtype: str) -> float:

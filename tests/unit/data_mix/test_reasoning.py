@@ -104,6 +104,8 @@ def test_the_reward_is_exact() -> None:
     assert value(c.reply["content"]) == 1.0
     assert value(f"The sum is {answer}.") == 1.0
     assert value("0123456789") == 0.0
+    expression = re.sub(r"[^-+*/\d ]", "", _question(c)).strip()
+    assert value(expression) == 0.0, expression  # math-verify alone would work it out
     assert value("") == 0.0
 
 

@@ -1,6 +1,13 @@
 """The words of the mismatch gate: kinds of layers that differ, by how much, and the others."""
 
-from rl.diagnosis import LayerError, explain
+import math
+from typing import Any
+
+import pytest
+from torch import nn
+
+from rl import diagnosis
+from rl.diagnosis import LayerError, diagnose, explain
 
 FINE = [
     LayerError("embedding", None, 0.0, 0.0),
@@ -28,3 +35,21 @@ def test_rounding_is_not_a_difference() -> None:
     half = [e._replace(prompt=0.02, reply=0.05) for e in FINE]
     assert explain(half, "bfloat16").startswith("fed the same inputs")
     assert explain(half, "float32").startswith("layers that differ: embedding by 0.02")
+
+
+def test_twice_the_tolerance_is_a_difference() -> None:
+    errors = [*FINE]
+    errors[1] = errors[1]._replace(reply=2e-3)
+    assert explain(errors, "float32").startswith("layers that differ: Mamba-2 (layer 0) by")
+
+
+@pytest.mark.parametrize("bad", [0.4, math.nan])
+@pytest.mark.parametrize("place", [0, 1])
+def test_of_several_traces_the_worst_counts(
+    monkeypatch: pytest.MonkeyPatch, bad: float, place: int
+) -> None:
+    traces: list[Any] = [[*FINE], [*FINE]]
+    traces[place][2] = traces[place][2]._replace(prompt=bad)
+    monkeypatch.setattr(diagnosis, "compare", lambda model, trace: trace)
+    told = diagnose(nn.Identity(), traces, "float32")
+    assert told.startswith(f"layers that differ: attention (layer 1) by {bad:.2g} on prompts")

@@ -69,8 +69,9 @@ def test_limits_by_type() -> None:
         check_probes(SyncReport(2e-3, 0.0), "float32", 1)
     with pytest.raises(SyncError, match=r"own scoring of them by 0.4 nats \(limit 0.3 in bfloat16"):
         check_probes(SyncReport(0.0, 0.4), "bfloat16", 1)
-    with pytest.raises(SyncError, match="inf nats"):
-        check_probes(SyncReport(float("inf"), 0.0), "float32", 1)
+    for value in ("inf", "nan"):
+        with pytest.raises(SyncError, match=f"{value} nats"):
+            check_probes(SyncReport(float(value), 0.0), "float32", 1)
 
 
 def test_the_report_of_several_engines_is_of_the_worst() -> None:
