@@ -1,5 +1,6 @@
 """Fill the page and write it. Works at any time of a run."""
 
+import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from workbench.progress import duration_words
+from workbench.provenance import ROOT
 from workbench.report import charts
 from workbench.report.budget_table import contrast_grids
 from workbench.report.budgets import budget_rows
@@ -152,6 +154,20 @@ def _commands(facts: RunFacts) -> list[str]:
         for s in facts.stages.values()
         if s.manifest and "commit" in s.manifest.git
     ]
-    name = facts.name
-    run = f"python scripts/run_stage.py all --recipe runs/{name}/recipe.json --run {name}-again"
-    return [*(f"git checkout {c}" for c in dict.fromkeys(commits[-1:])), "make setup", run]
+    # With the environment's own Python and the run's own place: it works without activating anything.
+    recipe = (facts.root / "recipe.json").resolve()
+    if recipe.is_relative_to(ROOT):
+        recipe = recipe.relative_to(ROOT)
+    words = ["scripts/run_stage.py", "all", "--recipe", str(recipe), "--run", f"{facts.name}-again"]
+    run = shlex.join([".venv/bin/python", *words])
+    return [*(f"git checkout {c}" for c in dict.fromkeys(commits[-1:])), _setup(facts), run]
+
+
+def _setup(facts: RunFacts) -> str:
+    """What installs all that the run imports: models and benchmarks from elsewhere are extras."""
+    configs = [stage.config for stage in facts.stages.values()]
+    asked = [str(name) for config in configs for name in config.get("benchmarks") or ()]
+    own = all(name.startswith("mini-") for name in asked)
+    if own and all(config.get("kind") != "convert" for config in configs):
+        return "make setup"
+    return "scripts/setup.sh real evals"

@@ -1,5 +1,7 @@
+import html
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -9,6 +11,7 @@ import pytest
 
 from tests.fake_run import ACCURACY, HOSTILE, MODELS, write_fake_run
 from workbench.errors import UserError
+from workbench.recipe import load
 from workbench.report import write_report
 from workbench.report.compare import gain_table, total_gains
 from workbench.report.overview import save_overview_png
@@ -142,6 +145,34 @@ def test_the_page_shows_every_part_of_a_finished_run(run: Path) -> None:
     assert page.text.count("What is 17 + 25 + 8?") >= 2
     # 8 accuracy panels and 6 budget pictures for two sizes, pretraining, two of GRPO likewise.
     assert page.tags.count("svg") >= 2 * (8 + 6 + 1 + 2) + 3
+
+
+def test_the_commands_to_reproduce_a_run_work_as_written(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "else where" / "copy", n=5)
+    recipe = load(ROOT / "recipes" / "miniature.yaml").resolved()
+    (run / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    setup, command = _commands(run)[-2:]
+    assert setup == "make setup"
+    # As a shell would, with no environment activated; only the interpreter is this one.
+    python, *words = shlex.split(command)
+    assert python == ".venv/bin/python"
+    done = subprocess.run(
+        [sys.executable, *words, "--dry-run"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert words[-2:] == ["--run", "copy-again"]
+
+
+def test_a_run_on_a_model_from_elsewhere_is_set_up_with_the_extras(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "real", n=5)
+    recipe = load(ROOT / "recipes" / "smollm2.yaml").resolved()
+    (run / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    assert _commands(run)[-2] == "scripts/setup.sh real evals"
+
+
+def _commands(run: Path) -> list[str]:
+    block = re.findall(r"<h2>Reproduce</h2>\s*<pre>(.*?)</pre>", _text_of(run), re.DOTALL)[0]
+    return html.unescape(block).strip().splitlines()
 
 
 def test_the_page_asks_the_network_for_nothing(run: Path) -> None:
