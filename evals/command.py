@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from evals.config import EvalsConfig
-from evals.console import Teller, failure_lines, table
+from evals.console import Teller, failure_lines, kept_lines, table
 from evals.jobs import Job, jobs_of, parse_budgets
 from evals.models import Model, resolve_models
+from evals.own import must_not_replace
 from evals.registry import BENCHMARKS, FAMILIES
 from evals.run import Stopped
 from evals.tasks.ruler import ruler
@@ -46,16 +47,20 @@ class SweepCommand:
     @classmethod
     def build(cls, args: argparse.Namespace) -> "SweepCommand":
         """Raises: UserError."""
-        own = [o for o in args.overrides if o.startswith("evals.")]
-        recipe = load(args.recipe, [o for o in args.overrides if o not in own])
+        local = [o for o in args.overrides if o.startswith("evals.")]
+        recipe = load(args.recipe, [o for o in args.overrides if o not in local])
         run, _ = RunDir.of(recipe.runs_dir, args.run or recipe.name)
         stage = next((n for n, s in recipe.stages.items() if s.kind == "evals"), None)
-        config = _config(recipe.stages[stage] if stage else None, args, own)
+        config = _config(recipe.stages[stage] if stage else None, args, local)
         seed = config.seed if config.seed is not None else recipe.seed
         if stage is not None:
             seed = stage_seed(recipe, stage)
         models = resolve_models(_words(args.models, "models"), run, list(recipe.stages))
-        return cls(recipe, run, config, models, jobs_of(config, seed=seed), seed)
+        jobs = jobs_of(config, seed=seed)
+        own = recipe.stages[stage] if stage else None
+        if isinstance(own, EvalsConfig):
+            must_not_replace(own, config, models, jobs, run.root / "evals")
+        return cls(recipe, run, config, models, jobs, seed)
 
     def plan(self) -> list[str]:
         """What is going to be run."""
@@ -82,13 +87,15 @@ class SweepCommand:
             signal.signal(number, lambda *_: self.ask_to_stop())
 
     def run(self, out: TextIO) -> int:
-        """Run it; returns the exit code."""
+        """Run it; returns the exit code. Raises: UserError where a served model does not answer."""
         self.catch_signals()
         # Imported after everything that can be the user's mistake: these take seconds.
-        from evals.report import write_pages  # noqa: PLC0415
-        from evals.sweep import sweep  # noqa: PLC0415
+        from evals.sweep import must_answer, sweep  # noqa: PLC0415
         from workbench import cluster  # noqa: PLC0415
 
+        for model in self.models:
+            if model.served:
+                must_answer(model)
         teller = Teller(out)
 
         def watch(model: Model, progress: Any) -> bool:
@@ -112,10 +119,21 @@ class SweepCommand:
                 if not local:
                     cluster.disconnect()
             print(table(results), file=out)
-            print("\n".join(failure_lines(results)), file=out)
-            print(f"pages: {write_pages(self.run_dir.root)}", file=out)
+            notes = [*kept_lines(results, self.jobs), *failure_lines(results)]
+            print("\n".join([*notes, *self._pages()]), file=out)
         undecided = [r for found in results.values() for r in found if r["n"] == 0]
         return 1 if undecided else 0
+
+    def _pages(self) -> list[str]:
+        """Write the pages and the run's report; where they are."""
+        from evals.report import write_pages  # noqa: PLC0415 - a second of imports
+        from workbench.report import write_report  # noqa: PLC0415 - same
+
+        root = self.run_dir.root
+        lines = [f"table and samples: {write_pages(root)}"]
+        write_report(root)
+        also = ", curves by budget" if any(job.budget for job in self.jobs) else ""
+        return [*lines, f"the run's report{also}: {root / 'report.html'}"]
 
 
 def _config(stage: Any, args: argparse.Namespace, overrides: list[str]) -> EvalsConfig:

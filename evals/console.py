@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from evals.jobs import Job
 from evals.models import Model
 from evals.run import Progress
 
@@ -56,12 +57,11 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def _row(model: str, result: Mapping[str, Any]) -> tuple[str, ...]:
     name = result["headline"]
     metric = result["metrics"][name]
-    budget = result["budget"]
     low, high = metric["ci95"]
     known = metric["value"] is not None
     return (
         model,
-        result["benchmark"] + ("" if budget is None else f"@{budget}"),
+        _name(result),
         name,
         f"{100 * metric['value']:.1f}" if known else "-",
         f"{100 * low:.1f} to {100 * high:.1f}" if known and low is not None else "-",
@@ -83,3 +83,30 @@ def failure_lines(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[st
                     f"({count} x {reason}); they count in no metric, and a rerun tries them again"
                 )
     return lines
+
+
+def kept_lines(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], jobs: Sequence[Job]
+) -> list[str]:
+    """A line for each model whose results have more than was asked for, and so stay as they are."""
+    asked = {(job.benchmark.name, job.budget): job for job in jobs}
+    lines = []
+    for model, found in results.items():
+        fuller = [r for r in found if _is_fuller(r, asked[r["benchmark"], r["budget"]])]
+        if fuller:
+            names = ", ".join(_name(r) for r in fuller)
+            lines.append(
+                f"{model}: {names}: more questions or samples than asked for are there already; they "
+                "stay, and the table is of all of them"
+            )
+    return lines
+
+
+def _is_fuller(result: Mapping[str, Any], job: Job) -> bool:
+    limit = result["sampling"]["limit"]
+    return bool(limit != job.limit or result["num_samples"] != job.sampling.n)
+
+
+def _name(result: Mapping[str, Any]) -> str:
+    budget = result["budget"]
+    return str(result["benchmark"]) + ("" if budget is None else f"@{budget}")

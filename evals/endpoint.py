@@ -20,6 +20,7 @@ from workbench.errors import UserError
 from workbench.provenance import digest
 
 _RETRIES, _TIMEOUT_S = 4, 1800.0
+_ANSWER_S = 20.0
 
 
 class EndpointResponder:
@@ -43,6 +44,23 @@ class EndpointResponder:
             timeout=_TIMEOUT_S,
         )
         self._errors = openai.OpenAIError
+
+    def must_answer(self) -> None:
+        """Raises: UserError where nothing answers at the address; call it before anything is spent.
+        Any reply will do, an error too: not every server lists its models."""
+        import openai  # noqa: PLC0415 - half a second, and few sweeps need it
+
+        client = self._client.with_options(max_retries=1, timeout=_ANSWER_S)
+        try:
+            client.models.list()
+        except openai.APIConnectionError as error:
+            why = error.__cause__ or error
+            raise UserError(
+                f"model {self.model!r}: nothing answers at {self._client.base_url} ({why}); start the "
+                "server, or correct http://host:port/v1#name"
+            ) from None
+        except openai.OpenAIError:
+            return
 
     def prepare(self, conversation: Conversation, *, thinking: bool) -> dict[str, Any]:
         """See protocol."""

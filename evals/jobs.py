@@ -1,6 +1,6 @@
 """Which results a sweep is to make: benchmarks x reasoning modes and budgets. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,6 +71,14 @@ def _job(config: EvalsConfig, found: Benchmark, mode: str | int, seed: int) -> J
         logprobs=False,
     )
     return Job(found, budget, chosen["limit"], sampling)
+
+
+def extended(job: Job, result: Mapping[str, Any]) -> Job:
+    """The job with at least the questions and samples of a result of the same settings."""
+    there = result["sampling"]["limit"]
+    limit = None if job.limit is None or there is None else max(job.limit, there)
+    n = max(job.sampling.n, int(result["num_samples"]))
+    return replace(job, limit=limit, sampling=replace(job.sampling, n=n))
 
 
 def _given(section: EvalsConfig | OneBenchmark) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evals.jobs import Job
+from evals.jobs import Job, extended
 from evals.responder import LocalResponder, Responder
 from evals.samples import Row, Sample, checks_digest, judged, samples_of, take, unasked
-from evals.store import SampleStore
+from evals.store import RESULT, SampleStore
 from evals.summary import summarise
 from reward import must_be_checkable
 from reward.judge_client import JudgeConfig
@@ -48,10 +48,13 @@ def evaluate(
     earlier: Iterable[Path] = (),
     watch: Callable[[Progress], bool] = lambda progress: False,
     judge: JudgeConfig | None = None,
+    completion: str | None = None,
 ) -> list[dict[str, Any]]:
     """Run all jobs; returns the results, which are also written to out/JOB.
 
-    earlier: more folders with a model's results, to take finished replies from. watch: called as
+    A result of the same settings that has more questions or samples than a job asks for stays, and
+    is returned; one that has fewer is added to, and stands until all is in. completion: which result
+    of its stage the model is. earlier: more folders with a model's results, to take finished replies from. watch: called as
     samples end; True stops. A sample whose generation or check failed is counted in `failed` and
     left out of the metrics; it is never scored 0, and the next run tries it again.
 
@@ -62,11 +65,12 @@ def evaluate(
     ours = [job for job in jobs if job.benchmark.harness is None]
     for job in ours:
         loop.add(job, out / job.folder, [folder / job.folder for folder in folders], data)
-    results = [
-        _harnessed(job, responder, loop, model=model, out=out, data=data, earlier=folders)
-        for job in jobs
-        if job.benchmark.harness is not None
-    ]
+    made_from = {"model_digest": responder.identity, "completion": completion}
+    results = []
+    for job in [job for job in jobs if job.benchmark.harness is not None]:
+        result = _harnessed(job, responder, loop, model=model, out=out, data=data, earlier=folders)
+        results.append(result | made_from)
+        write_json(out / job.folder / RESULT, results[-1])
     loop.run()
     for job, store, samples in loop.jobs:
         rows = [loop.rows[sample.key, sample.number] for sample in samples]
@@ -74,8 +78,8 @@ def evaluate(
         result = summarise(job, rows, model=model, wall_s=time.monotonic() - loop.progress.started)
         if job.benchmark.judged and judge is not None:
             result["judge"] = judge.endpoint.partition("#")[2]
-        write_json(store.folder / "results.json", result)
-        results.append(result)
+        results.append(result | made_from)
+        write_json(store.folder / RESULT, results[-1])
     return results
 
 
@@ -126,10 +130,15 @@ class _Loop:
     def add(self, job: Job, folder: Path, others: list[Path], data: Path) -> None:
         """Take a job in; its finished replies are read back, and judged again if checks changed."""
         judge = None if self.judge is None else self.judge.model_dump()
-        samples = samples_of(job, self.responder, data, judge)
-        must_be_checkable(sample.question.check for sample in samples)
         store = SampleStore(folder, others)
-        found = store.find({sample.key for sample in samples})
+        samples = samples_of(job, self.responder, data, judge)
+        there, keys = store.keys(), {sample.key for sample in samples}
+        if there & keys and not there <= keys:  # of the same settings, and more of them
+            job = extended(job, store.result())
+            samples = samples_of(job, self.responder, data, judge)
+            keys = {sample.key for sample in samples}
+        must_be_checkable(sample.question.check for sample in samples)
+        found = store.find(keys)
         pending: dict[tuple[str, int], Row] = {}
         for sample in samples:
             row = found.get(sample.key)
@@ -143,9 +152,9 @@ class _Loop:
             else:
                 self.rows[sample.key, sample.number] = row
         kept = {**self.rows, **pending}
-        store.begin([kept[k] for s in samples if (k := (s.key, s.number)) in kept])
-        # Until all its samples are in, the folder has no result.
-        (folder / "results.json").unlink(missing_ok=True)
+        rows = [kept[k] for s in samples if (k := (s.key, s.number)) in kept]
+        # Until all its samples are in, the folder has no result, or the one that it had.
+        store.begin(rows, stands=bool(there) and there <= keys)
         self.jobs.append((job, store, samples))
         self.progress.total += len(samples)
         self.progress.reused += len(found)

@@ -10,20 +10,37 @@ from typing import Any
 from workbench.rundir import read_json_lines
 
 Row = dict[str, Any]
+RESULT = "results.json"
 _KEPT = ".kept.jsonl"
+_MORE = ".more.jsonl"
 
 
 class SampleStore:
     """Rows of one results folder, found by their `key`.
 
-    The file has the rows of the present settings only. Rows of others (a larger limit, another seed)
-    are moved to a hidden file beside it and found there when they are asked for again.
+    The file has the rows of the present settings only. Rows of others (another model, another seed)
+    are moved to a hidden file beside it and found there when they are asked for again. While a result
+    that stands is added to, new rows wait in a second hidden file, so that a stop leaves it whole.
     """
 
     def __init__(self, folder: Path, others: Iterable[Path] = ()) -> None:
         self.folder, self._others = folder, list(others)
-        self.path = folder / "samples.jsonl"
+        self.path = self._growing = folder / "samples.jsonl"
         self._lock = threading.Lock()
+
+    def result(self) -> dict[str, Any]:
+        """The result that stands in the folder; empty where there is none that can be read."""
+        try:
+            found = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) and "sampling" in found else {}
+
+    def keys(self) -> set[str]:
+        """The keys of the rows behind the result that stands; none where there is no result."""
+        if not self.result():
+            return set()
+        return {row["key"] for row in read_json_lines(self.path) if "key" in row}
 
     def find(self, keys: set[str]) -> dict[str, Row]:
         """The rows under these keys, wherever an earlier run left them: scored ones, and replies whose
@@ -31,7 +48,7 @@ class SampleStore:
         scored: dict[str, Row] = {}
         unscored: dict[str, Row] = {}
         for folder in [self.folder, *self._others]:
-            for path in (folder / "samples.jsonl", folder / _KEPT):
+            for path in (folder / _MORE, folder / "samples.jsonl", folder / _KEPT):
                 own = {row["key"]: row for row in read_json_lines(path) if row.get("key") in keys}
                 for key, row in own.items():
                     if row.get("value") is not None:
@@ -40,26 +57,38 @@ class SampleStore:
                         unscored.setdefault(key, row)
         return {**unscored, **scored}
 
-    def begin(self, rows: Sequence[Row]) -> None:
-        """Start from these rows; what else the file held is kept aside."""
+    def begin(self, rows: Sequence[Row], *, stands: bool = False) -> None:
+        """Start from these rows; other rows are kept aside. stands: the folder's result and its rows
+        stay until `finish`."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        held = list(read_json_lines(self.folder / _MORE))
+        if stands:
+            self._growing = self.folder / _MORE
+        else:
+            (self.folder / RESULT).unlink(missing_ok=True)
+            held = [*read_json_lines(self.path), *held]
         keys = {row["key"] for row in rows}
         kept = {r["key"]: r for r in read_json_lines(self.folder / _KEPT) if "key" in r}
-        old = [r for r in read_json_lines(self.path) if r.get("value") is not None and "key" in r]
+        old = [r for r in held if r.get("value") is not None and "key" in r]
         dropped = {r["key"]: r for r in old if r["key"] not in keys and r["key"] not in kept}
         if dropped:
             _write(self.folder / _KEPT, [*kept.values(), *dropped.values()])
-        _write(self.path, rows)
+        _write(self._growing, rows)
+        if not stands:
+            (self.folder / _MORE).unlink(missing_ok=True)
 
     def append(self, row: Row) -> None:
         """Add a row. Thread-safe; it survives this process from here on."""
         line = _line(row)
-        with self._lock, self.path.open("ab") as lines:
+        with self._lock, self._growing.open("ab") as lines:
             lines.write(line)
 
     def finish(self, rows: Sequence[Row]) -> None:
-        """Replace the file by all rows in their order, whatever order they finished in."""
+        """Replace the file by all rows in their order, whatever order they finished in. The result
+        that stood is of fewer, or of other verdicts, and goes."""
+        (self.folder / RESULT).unlink(missing_ok=True)
         _write(self.path, rows)
+        (self.folder / _MORE).unlink(missing_ok=True)
 
 
 def _line(row: Row) -> bytes:

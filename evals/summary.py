@@ -49,6 +49,7 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
+            **({"grace": sampling.thinking_grace} if sampling.thinking_budget is not None else {}),
             "protocol": job.benchmark.protocol.source,
             "limit": job.limit,
         },

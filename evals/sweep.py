@@ -19,7 +19,7 @@ from reward.judging import client_of
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Engine
 from workbench.provenance import digest
-from workbench.rundir import read_json_lines, write_json
+from workbench.rundir import read_json, read_json_lines, write_json
 
 Watch = Callable[[Model, Progress], bool]
 Results = dict[str, list[dict[str, Any]]]
@@ -56,6 +56,7 @@ def sweep(
                 data=Path(config.data),
                 earlier=_earlier(out, model.name),
                 judge=config.judge,
+                completion=_completion(model),
                 watch=lambda progress, model=model: watch(model, progress),  # type: ignore[misc]
             )
         finally:
@@ -92,6 +93,17 @@ def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Resp
     )
 
 
+def must_answer(model: Model) -> None:
+    """Raises: UserError where a served model cannot be reached."""
+    from evals.endpoint import EndpointResponder  # noqa: PLC0415 - few sweeps need it
+
+    responder = EndpointResponder(model.place)
+    try:
+        responder.must_answer()
+    finally:
+        responder.close()
+
+
 def _engine_config(config: EngineConfig, longest: int, context: int, budgets: bool) -> EngineConfig:
     # In steps, so that a few tokens more do not make a warm engine useless.
     wanted = min(max(config.max_model_len, -(-longest // 256) * 256), context)
@@ -107,6 +119,15 @@ def _earlier(out: Path, name: str) -> list[Path]:
     aside = out.parent / ".replaced" / out.name
     folders = [aside / name, *(p for p in out.glob("*") if p.is_dir() and p.name != name)]
     return [folder for folder in folders if folder.is_dir()]
+
+
+def _completion(model: Model) -> str | None:
+    """Which result of its stage a checkpoint is; None where no stage of ours made it."""
+    path = Path(model.place).parent / "manifest.json"
+    if model.served or not path.is_file():
+        return None
+    found = read_json(path)
+    return str(found["completion"]) if found.get("completion") else None
 
 
 def comparisons(out: Path, models: Sequence[str], jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -10,16 +10,15 @@ from typing import Any
 from data_mix.hub import must_answer
 from evals.benchmark import Harness
 from evals.harness.answers import Answers
-from evals.jobs import Job
+from evals.jobs import Job, extended
 from evals.responder import LocalResponder
 from evals.samples import Row
 from evals.sources import package_folder
-from evals.store import SampleStore
+from evals.store import RESULT, SampleStore
 from evals.summary import summarise
 from evals.tasks.base import OWN_TASKS
 from workbench.errors import UserError, unknown_name
 from workbench.provenance import digest
-from workbench.rundir import write_json
 
 # Builders of local files, which need no hub.
 _LOCAL = ("json", "csv", "parquet", "text", "arrow")
@@ -36,8 +35,8 @@ def run_harness(
     earlier: Iterable[Path] = (),
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Evaluate and write results.json and samples.jsonl to `out`; what an earlier run asked is not
-    asked again. watch(done, total): of the present batch of requests.
+    """Evaluate and write samples.jsonl to `out`; returns the result. What an earlier run asked is not
+    asked again, and a result of the same model with more questions is only made anew. watch(done, total): of the present batch of requests.
 
     Raises: UserError where a data set cannot be had, in one line that names it.
     """
@@ -49,7 +48,12 @@ def run_harness(
     harness, started = job.benchmark.harness, time.monotonic()
     assert harness is not None
     manager, tasks = _tasks(harness, job.benchmark.name, data)
-    (out / "results.json").unlink(missing_ok=True)
+    store = SampleStore(out)
+    there = store.result()
+    if there.get("model_digest") == responder.identity:
+        job = extended(job, there)  # it stands until it is replaced
+    else:
+        (out / RESULT).unlink(missing_ok=True)
     answers = Answers(out, earlier)
     lm = EngineLM(
         responder.tokenizer,
@@ -69,7 +73,6 @@ def run_harness(
         task_manager=manager,
     )
     rows = sample_rows(found["samples"], harness.metric, lm.failed)
-    store = SampleStore(out)
     store.begin(())
     store.finish(rows)
     result = summarise(job, rows, model=model, wall_s=time.monotonic() - started)
@@ -80,7 +83,6 @@ def run_harness(
         "results": _plain({**found["results"], **found.get("groups", {})}),
         "asked": answers.num_asked,
     }
-    write_json(out / "results.json", result)
     return result
 
 

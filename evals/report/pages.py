@@ -52,7 +52,8 @@ def write_pages(root: Path) -> Path:
         for model, cell in row.cells.items():
             _write(folder / cell.page, _page(folder, table, row.name, model))
     index = folder / "index.html"
-    links = [p for p in ("../report.html",) if (folder / p).is_file()]
+    # A run's report is written when the run, or the sweep, ends: after this.
+    links = ["../report.html"] if (root / "recipe.json").is_file() else []
     _write(index, _render("table.html", {"table": table, "run": root.name, "links": links}))
     return index
 

@@ -28,6 +28,7 @@ from workbench.report.templating import template_environment
 from workbench.statistics import Estimate
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_SAMPLES = "evals/index.html"
 
 
 def write_report(root: Path) -> str:
@@ -72,6 +73,7 @@ def render_page(facts: RunFacts) -> str:
         "paper": _paper_rows(table),
         "samples": sample_groups(facts),
         "rule": RULE,
+        "samples_page": _SAMPLES if (facts.root / _SAMPLES).is_file() else "",
         "commands": _commands(facts),
     }
     return _environment().get_template("report.html").render(context)

@@ -4,6 +4,8 @@ import argparse
 import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,12 @@ from typing import Any
 import pytest
 
 from evals.command import SweepCommand
+from evals.models import Model
 from evals.run import Progress, Stopped
+from evals.sweep import must_answer
+from tests.judge_server import Said, judge_server
+from workbench.errors import UserError
+from workbench.rundir import write_json
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +58,93 @@ def test_sigterm_stops_a_sweep_once_ray_has_put_its_own_handler_in_place(
     assert command.run(out) == 1
     assert by_ray == []
     assert "the same command continues" in out.getvalue()
+
+
+def _args(runs: Path, **more: Any) -> argparse.Namespace:
+    given = {
+        "recipe": "recipes/miniature.yaml", "overrides": [f"runs_dir={runs}"], "run": "mini",
+        "models": "grpo", "benchmarks": "mini-math", "budgets": None, "samples": None, "limit": 5,
+    } | more  # fmt: skip
+    given["overrides"] = [f"runs_dir={runs}", *more.get("set", [])]
+    return argparse.Namespace(**given)
+
+
+def _run_with_a_result(runs: Path, args: argparse.Namespace) -> Path:
+    """A run with a model at grpo, and the result that the recipe's evals stage would make of it."""
+    (runs / "mini" / "grpo" / "model").mkdir(parents=True)
+    (runs / "mini" / "grpo" / "model" / "config.json").write_text("{}")
+    job = SweepCommand.build(args).jobs[0]
+    sampling = {key: getattr(job.sampling, key) for key in ("temperature", "top_p", "max_tokens")}
+    folder = runs / "mini" / "evals" / "grpo" / "mini-math"
+    write_json(
+        folder / "results.json",
+        {"sampling": {**sampling, "limit": 60}, "seed": job.sampling.seed, "num_samples": 1},
+    )
+    return folder
+
+
+def test_a_sweep_never_replaces_the_evals_stages_results(tmp_path: Path) -> None:
+    folder = _run_with_a_result(tmp_path, _args(tmp_path))
+    SweepCommand.build(_args(tmp_path))  # fewer questions of the same settings
+    SweepCommand.build(_args(tmp_path, limit=500, samples=4))
+    for words, named in (
+        (["evals.temperature=1.0"], "temperature 0.0, not 1.0"),
+        (["seed=3"], "seed"),
+        (["stages.evals.max_tokens=9"], "max_tokens 128, not 9"),
+        (["evals.engine.dtype=bfloat16"], "dtype float32, not bfloat16"),
+    ):
+        with pytest.raises(UserError) as refused:
+            SweepCommand.build(_args(tmp_path, set=words))
+        text = str(refused.value)
+        assert named in text and "\n" not in text
+        assert f"--run OTHER-NAME --models {tmp_path / 'mini' / 'grpo'}" in text
+    # The way out that the line names, and a place that the stage does not write to.
+    elsewhere = {"run": "other", "models": str(tmp_path / "mini" / "grpo")}
+    SweepCommand.build(_args(tmp_path, set=["evals.temperature=1.0"], **elsewhere))
+    SweepCommand.build(_args(tmp_path, set=["evals.temperature=1.0"], budgets="16"))
+    assert [path.name for path in folder.iterdir()] == ["results.json"]
+
+
+def test_a_sweep_says_what_stayed_and_where_its_pages_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _run_with_a_result(tmp_path, _args(tmp_path))
+    recipe = "cluster.backend=local"
+    command = SweepCommand.build(_args(tmp_path, budgets="none,4", set=[recipe]))
+
+    def sweep(models: Any, config: Any, *, out: Path, seed: int, watch: Any) -> Any:
+        metric = {"accuracy": {"value": 0.5, "stderr": 0.1, "ci95": [0.3, 0.7]}}
+        made = [
+            {"benchmark": "mini-math", "budget": budget, "n": n, "num_samples": 1, "failed": 0,
+             "truncated": 0, "headline": "accuracy", "metrics": metric, "well_formed_rate": 1.0,
+             "sampling": {"limit": n}}
+            for budget, n in ((None, 60), (4, 5))
+        ]  # fmt: skip
+        write_json(folder / "results.json", made[0])
+        return {"grpo": made}
+
+    monkeypatch.setattr("evals.sweep.sweep", sweep)
+    out = io.StringIO()
+    assert command.run(out) == 0
+    kept = [line for line in out.getvalue().splitlines() if "are there already" in line]
+    assert len(kept) == 1
+    assert kept[0].startswith("grpo: mini-math: ")
+    run = tmp_path / "mini"
+    assert f"table and samples: {run / 'evals' / 'index.html'}" in out.getvalue()
+    assert f"the run's report, curves by budget: {run / 'report.html'}" in out.getvalue()
+    assert 'href="evals/index.html"' in (run / "report.html").read_text()
+    assert 'href="../report.html"' in (run / "evals" / "index.html").read_text()
+
+
+def test_a_served_model_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "scripts/sweep.py", "--recipe", "recipes/miniature.yaml", "--models",
+        "http://127.0.0.1:9/v1#x", "--benchmarks", "mini-math", "--set", f"runs_dir={tmp_path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "nothing answers at http://127.0.0.1:9/v1" in done.stderr
+    assert not list(tmp_path.glob("*/evals/*"))
+    with judge_server(lambda asked: Said()) as server:  # it lists no models: an answer all the same
+        must_answer(Model("x", server.address))

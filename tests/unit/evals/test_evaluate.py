@@ -152,13 +152,46 @@ def test_another_model_or_seed_shares_nothing(tmp_path: Path, answers: Answers) 
         assert answers.asked == 8
 
 
-def test_a_smaller_limit_throws_nothing_away(tmp_path: Path, answers: Answers) -> None:
-    _run(answers, tmp_path)
-    assert _run(answers, tmp_path, _job(limit=2))["n"] == 2
-    assert len(list(read_json_lines(tmp_path / "sums" / "samples.jsonl"))) == 2
+def test_a_smaller_limit_takes_nothing_away(tmp_path: Path, answers: Answers) -> None:
+    whole = _run(answers, tmp_path)
     answers.asked = 0
+    again = _run(answers, tmp_path, _job(limit=2))
+    assert (again["n"], again["sampling"]["limit"]) == (7, None)
+    assert again["metrics"] == whole["metrics"]
+    assert len(list(read_json_lines(tmp_path / "sums" / "samples.jsonl"))) == 8
+    assert not (tmp_path / "sums" / ".kept.jsonl").exists()
+    assert answers.asked == 1  # question 5, which had failed
+    # Fewer questions, more samples of each: both are extended, none is dropped.
+    more = _run(answers, tmp_path, _job(limit=2, samples=2))
+    assert (more["n"], more["num_samples"]) == (7, 2)
+
+
+def test_a_larger_limit_adds_and_a_stop_on_the_way_leaves_the_result(
+    tmp_path: Path, answers: Answers
+) -> None:
+    _run(answers, tmp_path, _job(limit=4))
+    files = [tmp_path / "sums" / name for name in ("results.json", "samples.jsonl")]
+    before = [path.read_bytes() for path in files]
+    answers.asked, answers.die_after = 0, 2
+    with pytest.raises(KeyboardInterrupt):
+        _run(answers, tmp_path)
+    assert [path.read_bytes() for path in files] == before
+    # What is asked for after the stop may be less again.
+    answers.asked, answers.die_after = 0, None
+    assert _run(answers, tmp_path, _job(limit=2))["n"] == 4
+    assert answers.asked == 0
     assert _run(answers, tmp_path)["n"] == 7
-    assert answers.asked == 1
+    assert answers.asked == 3  # of the four new ones, one had a verdict before the stop
+    assert not list((tmp_path / "sums").glob(".more*"))
+    assert (
+        _run(answers, tmp_path / "other")["metrics"] == json.loads(files[0].read_text())["metrics"]
+    )
+
+
+def test_a_result_says_what_it_is_of(tmp_path: Path, answers: Answers) -> None:
+    result = _run(answers, tmp_path, completion="c0ffee")
+    assert (result["model_digest"], result["completion"]) == ("model-a", "c0ffee")
+    assert json.loads((tmp_path / "sums" / "results.json").read_text()) == result
 
 
 def test_replies_are_found_under_another_name_of_the_model(
