@@ -58,7 +58,7 @@ class WorldSource(Section):
 
     type: Literal["world"]
     domain: str = "mix"
-    """A domain of the world, or mix: all seven in the paper's SFT proportions (by samples)."""
+    """A domain of the world (`Names`), or mix: all seven in the paper's SFT proportions (by samples)."""
     split: str = "train"
     """train, validation, test or rl; no problem is in two of them."""
     num_terms: int | None = Field(None, ge=2)
@@ -167,12 +167,13 @@ class ColumnsConfig(Section):
     """How a row becomes a document."""
 
     form: Literal["conversation", "messages", "text"] = "messages"
-    """conversation: the row is one of this project's (id, messages, check, ...). messages: `column`
-    holds [{role, content}]. text: `column` holds plain text."""
+    """conversation: the whole row, {id, domain, messages, tools?, check?, thinking?}; the only form with
+    a check, which RL and `passes_check` need. messages: `column` holds [{role, content}]. text: `column`
+    holds plain text, for pretraining alone."""
     column: str = "messages"
     """The column read, for messages and text."""
     tools_column: str | None = None
-    """With messages: the column of tool schemas, a list or its JSON."""
+    """With messages: the column of tool schemas, a list or its JSON; null: no tools."""
     domain: str = "data"
     """The domain written on the conversations."""
 
@@ -182,7 +183,7 @@ class JsonlSource(ColumnsConfig):
 
     type: Literal["jsonl"]
     path: str
-    """A file, or a glob that matches several."""
+    """A file, or a glob that matches several; relative to the folder the command is run in."""
     clean: CleanConfig = CleanConfig()
     """Filters, dedup and decontamination."""
 
@@ -192,7 +193,7 @@ class ParquetSource(ColumnsConfig):
 
     type: Literal["parquet"]
     path: str
-    """A file, or a glob that matches several."""
+    """A file, or a glob that matches several; relative to the folder the command is run in."""
     clean: CleanConfig = CleanConfig()
     """Filters, dedup and decontamination."""
 

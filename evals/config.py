@@ -35,7 +35,7 @@ class EvalsConfig(StageConfig):
     models: list[str] = Field(default_factory=list)
     """Stages (which must be in `needs`) whose models are evaluated; empty: all of `needs`."""
     benchmarks: list[str] = Field(min_length=1)
-    """Names of evals.registry."""
+    """Names that `python scripts/sweep.py --list` prints."""
     thinking: list[Literal["with", "without", "protocol"]] = ["with"]
     """Reasoning modes; `without` results are written as BENCHMARK@0. `protocol`: as each benchmark
     asks."""

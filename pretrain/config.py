@@ -16,7 +16,7 @@ class TokenizerConfig(StageConfig):
 
     kind: Literal["tokenizer"]
     from_pretrained: str | None = None
-    """Take this model's tokenizer (a hub id or a folder) and learn none."""
+    """Take this model's tokenizer (a hub id or a folder) and learn none. Either this or `blend`."""
     vocab_size: int = Field(1536, ge=300)
     """Size of the vocabulary, special tokens included."""
     sample_documents: int = Field(6000, ge=100)
@@ -85,10 +85,10 @@ class PretrainConfig(StageConfig):
     blend: BlendConfig
     """Sources and their weights by phase [paper: three phases, switching at 60% and 90%]."""
     activations: Activations = "keep"
-    """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
-    again. offload: checkpoint, and the inputs wait in the CPU's memory."""
+    """keep: all of a layer's for its backward pass. The others (see `sft`) are priced by the plan and
+    refused by the run: not built for pretraining."""
     distributed: DistributedConfig = DistributedConfig()
-    """Several processes: data parallel, optionally sharded."""
+    """Several processes: priced by the plan and refused by the run, not built for pretraining."""
     checkpoint_every_steps: int = Field(50, ge=1)
     """A resumable checkpoint every so many steps."""
     log_every_steps: int = Field(1, ge=1)

@@ -138,11 +138,11 @@ class GrpoConfig(StageConfig):
     prompts: SourceConfig
     """Where prompts with a check come from."""
     num_prompts: int = Field(512, ge=1)
-    """Different prompts in the pool."""
+    """Different prompts in the pool; a source that holds fewer is an error."""
     held_out: SourceConfig
-    """Prompts for the reward before and after."""
+    """Prompts, with a check, for the reward before and after; take others than `prompts`."""
     num_held_out: int = Field(200, ge=2)
-    """How many of them."""
+    """How many of them; a source that holds fewer is an error."""
     num_steps: int = Field(20, ge=1)
     """Policy updates."""
     prompts_per_step: int = Field(16, ge=1)
@@ -159,7 +159,7 @@ class GrpoConfig(StageConfig):
     min_p: float = Field(0.0, ge=0, lt=1)
     """Sample from tokens at least this share as likely as the likeliest."""
     max_tokens: int = Field(128, ge=1)
-    """Longest reply."""
+    """Longest reply, thinking included, in tokens. With the prompt it must fit engine.max_model_len."""
     thinking: bool | Literal["both"] = True
     """Roll out with a trace; both: half of the prompts with one and half without, as in RLHF."""
     reward: RewardConfig = RewardConfig()

@@ -17,7 +17,7 @@ class PartConfig(Section):
     source: SourceConfig
     """Where its conversations come from."""
     samples: int = Field(ge=1)
-    """How many to take."""
+    """How many to take, each another one; a source that holds fewer is an error."""
     reasoning: Literal["trace", "answer"] = "trace"
     """Where the reasoning stands: in the trace, as the source has it; or, with reasoning off, written
     out in the answer, before its own text (as assistants without a trace solve problems)."""
@@ -46,7 +46,7 @@ class LoraConfig(Section):
 
 
 class SftConfig(StageConfig):
-    """Stage kind `sft`: any of the three stages of the recipe."""
+    """Stage kind `sft`."""
 
     kind: Literal["sft"]
     parts: dict[str, PartConfig] = Field(min_length=1)
@@ -58,7 +58,7 @@ class SftConfig(StageConfig):
     concatenate: bool = False
     """Pack samples into rows of `row_tokens` (stage 1); false: one sample a row (stage 2)."""
     row_tokens: int = Field(131072, ge=8)
-    """Row length, and the longest sample [paper, stage 1: about 128k]."""
+    """Row length, and the longest sample, in tokens [paper, stage 1: about 128k]."""
     drop_longer: bool = False
     """Drop samples longer than the row (counted); false: they are an error."""
     epochs: float = Field(1.0, gt=0)

@@ -47,7 +47,7 @@ class StageConfig(Section):
     """What every stage has; kinds add their own fields."""
 
     kind: str
-    """A name of workbench.registry.KINDS."""
+    """What the stage does: a name of workbench.registry.KINDS."""
     needs: list[str] = Field(default_factory=list)
     """Stages whose outputs this one reads. The first one with a model is the parent."""
     cpus: float = Field(1.0, ge=0)

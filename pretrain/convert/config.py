@@ -13,7 +13,7 @@ class GgufSource(Section):
 
     type: Literal["gguf"]
     path: str | None = None
-    """A local file."""
+    """A local file. Either this or `package`."""
     package: str | None = None
     """Import name of an installed package that ships exactly one GGUF; it is not imported."""
 
@@ -33,7 +33,7 @@ class CheckpointSource(Section):
 
 
 class ConvertConfig(StageConfig):
-    """Stage kind `convert`: a model from elsewhere becomes the run's base."""
+    """Stage kind `convert`."""
 
     kind: Literal["convert"]
     source: Annotated[GgufSource | CheckpointSource, Field(discriminator="type")]
