@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from workbench.command import finish
 from workbench.errors import UserError
 
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
+
 
 def main() -> int:
     """Parse, write, print where it is."""
@@ -26,6 +28,11 @@ def main() -> int:
     parser.add_argument("--budgets-png", metavar="FILE", help="also save the budget curves")
     parser.add_argument("--budgets-table", metavar="FILE", help="also save their figures")
     args = parser.parse_args()
+    for path in filter(None, (args.png, args.budgets_png)):
+        if Path(path).suffix.lower() not in PICTURES:
+            raise UserError(
+                f"{path!r} is no picture that can be written; end it in {', '.join(PICTURES)}"
+            )
     root = next(
         (p for p in (Path("runs") / args.run, Path(args.run)) if (p / "recipe.json").is_file()),
         None,

@@ -1,6 +1,7 @@
 """What the table of a sweep shows: numbers with intervals, the paper's beside them, departures."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from evals.benchmark import Benchmark
 from evals.registry import benchmark
 from workbench.errors import UserError
+from workbench.report.checkpoints import Checkpoints
+from workbench.rundir import Manifest, RunDir
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class TableRow:
 
 @dataclass(frozen=True)
 class SweepTable:
-    """rows in the registry's order; models in the order of their folders."""
+    """models and benchmarks in the recipe's order, then by name; a benchmark's budgets by number,
+    after no limit."""
 
     models: list[str]
     paper_models: list[str]
@@ -48,19 +52,59 @@ class SweepTable:
 
 def read_table(folder: Path) -> SweepTable:
     """Everything under a run's evals folder that has a result."""
+    stages = _stages(folder.parent)
+    checkpoints = Checkpoints.of(_manifests(RunDir(folder.parent), stages))
     results: dict[str, dict[str, dict[str, Any]]] = {}
+    stale: set[tuple[str, str]] = set()
     for path in sorted(folder.glob("*/*/results.json")):
-        data = _json(path)
+        data, model, name = _json(path), path.parents[1].name, path.parent.name
         if data:
-            results.setdefault(path.parent.name, {})[path.parents[1].name] = data
-    models = list(dict.fromkeys(m for found in results.values() for m in found))
-    rows = [_row(name, found) for name, found in results.items()]
+            results.setdefault(name, {})[model] = data
+            if checkpoints.is_earlier(model, data):
+                stale.add((model, name))
+    models = _ordered({m for found in results.values() for m in found}, stages)
+    listed = [b for s in stages.values() for b in s.get("benchmarks") or []]
+    known = _ordered({str(next(iter(r.values()))["benchmark"]) for r in results.values()}, listed)
+
+    def place(name: str) -> tuple[int, int]:
+        first = next(iter(results[name].values()))
+        budget = first["budget"]
+        return known.index(str(first["benchmark"])), -1 if budget is None else int(budget)
+
+    rows = [_row(name, results[name], stale) for name in sorted(results, key=place)]
     paper = list(dict.fromkeys(model for row in rows for model in row.paper))
     compared = _json(folder / "comparisons.json")
-    return SweepTable(models, paper, rows, compared if isinstance(compared, list) else [])
+    pairs = compared if isinstance(compared, list) else []
+    current = [
+        p for p in pairs if not {(p[k], p["benchmark"]) for k in ("before", "after")} & stale
+    ]
+    return SweepTable(models, paper, rows, current)
 
 
-def _row(folder: str, found: dict[str, dict[str, Any]]) -> TableRow:
+def _stages(root: Path) -> dict[str, dict[str, Any]]:
+    """The stages of the run's recipe; none where it has none."""
+    recipe = _json(root / "recipe.json")
+    stages = recipe.get("stages") if isinstance(recipe, dict) else None
+    return stages if isinstance(stages, dict) else {}
+
+
+def _manifests(run: RunDir, stages: Iterable[str]) -> Iterator[Manifest]:
+    for stage in stages:
+        try:
+            manifest = run.manifest(stage)
+        except UserError:  # unreadable: the report says so
+            continue
+        if manifest is not None:
+            yield manifest
+
+
+def _ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:
+    """Names in the order of `first`; others after them, by name."""
+    rank = {name: place for place, name in enumerate(dict.fromkeys(first))}
+    return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def _row(folder: str, found: dict[str, dict[str, Any]], stale: set[tuple[str, str]]) -> TableRow:
     first = next(iter(found.values()))
     known = _benchmark(str(first["benchmark"]))
     metric = str(first.get("headline", "accuracy"))
@@ -72,15 +116,18 @@ def _row(folder: str, found: dict[str, dict[str, Any]]) -> TableRow:
         name=folder,
         about=known.about if known else "",
         metric=metric,
-        cells={model: _cell(model, folder, data, metric) for model, data in found.items()},
+        cells={
+            model: _cell(model, folder, data, metric, stale=(model, folder) in stale)
+            for model, data in found.items()
+        },
         paper=dict(known.paper) if known is not None and own_mode else {},
         departures=departures(first, known) if known is not None else [],
     )
 
 
-def _cell(model: str, folder: str, data: dict[str, Any], metric: str) -> Cell:
+def _cell(model: str, folder: str, data: dict[str, Any], metric: str, *, stale: bool) -> Cell:
     value, low, high = _percent(data["metrics"].get(metric, {}))
-    notes = []
+    notes = ["of an earlier checkpoint"] if stale else []
     for key, words in (("truncated", "cut"), ("failed", "failed")):
         if data.get(key):
             notes.append(f"{data[key]} {words}")

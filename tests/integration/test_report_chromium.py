@@ -31,7 +31,19 @@ window.addEventListener("load", () => {
   const small = [...document.querySelectorAll("svg text")].filter(shown).map(
     t => parseFloat(getComputedStyle(t).fontSize) * t.ownerSVGElement.getBoundingClientRect().width
          / t.ownerSVGElement.viewBox.baseVal.width);
+  // Tables of gains: the first and the last cell of each row, and the room between them.
+  const rows = [...document.querySelectorAll(".scroll > table.gains")].filter(shown).flatMap(t => {
+    t.parentElement.scrollLeft = SCROLLED * t.offsetWidth;
+    const box = t.parentElement.getBoundingClientRect();
+    return [...t.rows].map(row => {
+      const first = row.cells[0].getBoundingClientRect();
+      const last = row.cells[row.cells.length - 1].getBoundingClientRect();
+      const inside = first.left >= box.left - 0.5 && last.right <= box.right + 0.5;
+      return inside ? last.left - first.right : -1;
+    });
+  });
   parent.postMessage(JSON.stringify({
+    rows: rows.length, room: Math.min(9999, ...rows),
     inner: innerWidth, scroll: document.documentElement.scrollWidth,
     height: document.documentElement.scrollHeight,
     wide: wide.map(e => e.tagName + "." + e.className), svgs: svgs.length,
@@ -49,11 +61,18 @@ _FRAME = """<!doctype html><meta name="color-scheme" content="light dark"><title
 
 
 def _measure(
-    report: Path, folder: Path, *, width: int, opened: bool = True, dark: bool = False
+    report: Path,
+    folder: Path,
+    *,
+    width: int,
+    opened: bool = True,
+    dark: bool = False,
+    scrolled: float = 0,
 ) -> dict[str, Any]:
     # The page's own policy forbids scripts, so the measured copy goes without it.
     page = re.sub(r"<meta http-equiv[^>]*>", "", report.read_text(encoding="utf-8"))
     script = _MEASURE.replace("OPEN", "true") if opened else _MEASURE.replace("OPEN", "d.open")
+    script = script.replace("SCROLLED", str(scrolled))
     copy = folder / "measured.html"
     copy.write_text(page.replace("</body>", script + "</body>"), encoding="utf-8")
     frame = folder / "frame.html"
@@ -101,6 +120,16 @@ def test_the_page_fits_its_window(tmp_path: Path, width: int, kind: str) -> None
     assert seen["empty"] == 0
     assert seen["smallest"] >= 10  # pixels: readable without zooming
     assert seen["requests"] == 0
+
+
+@pytest.mark.parametrize("scrolled", [0, 0.5, 1])
+def test_a_gain_stays_in_sight_on_a_phone(tmp_path: Path, scrolled: float) -> None:
+    """However far a wide table is scrolled: its first and last column, and room for one between."""
+    run = write_fake_run(tmp_path / "run", n=30)
+    write_report(run)
+    seen = _measure(run / "report.html", tmp_path, width=390, scrolled=scrolled)
+    assert seen["rows"] == 2 * 9 + 2  # reasoning on and off: seven benchmarks; one lift
+    assert seen["room"] >= 100  # pixels
 
 
 def test_each_width_gets_one_drawing_of_a_chart(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from workbench.errors import UserError
-from workbench.report.budgets import budget_rows
+from workbench.report.budgets import budget_rows, is_stale
 from workbench.report.compare import label
 from workbench.report.details import Grid
 from workbench.report.read import RunFacts
@@ -21,10 +21,15 @@ def contrast_grids(facts: RunFacts) -> list[Grid]:
         return []
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return [_contrast_grid(one) for one in found]
+        return [_contrast_grid(one) for one in found if not _stale(facts, one)]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         facts.problems.append(f"{path}: cannot be read ({error!r})")
         return []
+
+
+def _stale(facts: RunFacts, found: dict[str, Any]) -> bool:
+    pair = found["before"], found["after"]
+    return any(is_stale(facts, model, found["benchmark"]) for model in pair)
 
 
 def _contrast_grid(found: dict[str, Any]) -> Grid:

@@ -65,16 +65,20 @@ class BudgetRow:
         return list(self.curves)
 
     @property
-    def n(self) -> int:
-        """Questions of a point, the fewest."""
-        return min(point["questions"] for points in self.curves.values() for point in points)
+    def n(self) -> str:
+        """Questions behind a model's points; of each model where they differ."""
+        counts = {m: min(p["questions"] for p in points) for m, points in self.curves.items()}
+        if len(set(counts.values())) == 1:
+            return f"{next(iter(counts.values())):,}"
+        return ", ".join(f"{n:,} ({model})" for model, n in counts.items())
 
 
 def budget_rows(facts: RunFacts) -> list[BudgetRow]:
     """A row of pictures for each benchmark that was run under a budget."""
     found: dict[str, dict[str, list[Point]]] = {}
     for curve in _read(facts.root / "evals" / "budget_curves.json", facts.problems):
-        if curve["points"] and curve["model"] in facts.models:
+        known = curve["model"] in facts.models
+        if curve["points"] and known and not is_stale(facts, curve["model"], curve["benchmark"]):
             found.setdefault(str(curve["benchmark"]), {})[curve["model"]] = curve["points"]
     rank = {name: place for place, name in enumerate(facts.benchmarks)}
     rows = []
@@ -83,6 +87,15 @@ def budget_rows(facts: RunFacts) -> list[BudgetRow]:
         panels = [_panel(facts, curves, measure) for measure in MEASURES]
         rows.append(BudgetRow(label(benchmark), curves, panels))
     return rows
+
+
+def is_stale(facts: RunFacts, model: str, benchmark: str) -> bool:
+    """Whether any of a model's results on a benchmark is of an earlier checkpoint: then its curve is
+    of two models."""
+    return any(
+        result.stale and result.model == model and result.benchmark == benchmark
+        for result in facts.results.values()
+    )
 
 
 def _read(path: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -186,7 +199,7 @@ def _draw(axes: "Axes", row: BudgetRow, measure: Measure, colours: dict[str, str
     title = f"{row.benchmark}: {measure.title.lower()}"
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_INK)
     if measure is MEASURES[0]:  # the row's other titles are too long for it
-        axes.set_title(f"n = {row.n:,}", loc="right", fontsize=8, color=_MUTED)
+        axes.set_title(f"n = {row.n}", loc="right", fontsize=8, color=_MUTED)
     axes.set_xticks(list(places.values()), _names(places), fontsize=8.5, color=_MUTED)
     if measure.y_range is not None:
         axes.set_ylim(-0.02, 1.04)

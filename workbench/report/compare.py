@@ -1,5 +1,7 @@
 """Numbers of the comparison between models: accuracies, paired gains, means over benchmarks."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from workbench.report.read import Result, RunFacts
@@ -10,20 +12,25 @@ from workbench.statistics import Estimate, mean_of_estimates, paired_interval, u
 class Gain:
     """A difference between two models on one benchmark (or a mean of such differences).
 
-    paired: over the same questions. Unpaired where the samples are missing.
+    paired: over the same questions. Unpaired where the samples are missing. before, after: the
+    accuracies of which it is the difference.
     """
 
     estimate: Estimate
     against: str
     paired: bool = True
+    before: float = math.nan
+    after: float = math.nan
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model on one benchmark: its accuracy, and its gain over the model it was made from."""
+    """One model on one benchmark: its accuracy, and its gain over the model it was made from. stale:
+    of an earlier checkpoint, and so in no gain and no mean."""
 
     accuracy: Estimate
     gain: Gain | None = None
+    stale: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,17 @@ class Table:
     def mean_row(self) -> tuple[str, dict[str, Cell]] | None:
         """The row that sums up: the mean, or the only benchmark."""
         return self.rows[-1] if self.rows else None
+
+    def current(self) -> "Table":
+        """Without the cells of earlier checkpoints."""
+        rows = [(name, {m: c for m, c in row.items() if not c.stale}) for name, row in self.rows]
+        return Table(self.models, [(name, row) for name, row in rows if row])
+
+
+def questions(cells: Iterable[Cell]) -> str:
+    """The number of questions behind cells, fewest and most where they differ: `60`, `10–60`."""
+    counts = sorted({cell.accuracy.n for cell in cells})
+    return "–".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
 
 
 def label(benchmark: str) -> str:
@@ -52,8 +70,10 @@ def gain(before: Result, after: Result) -> Gain:
     common = [key for key in before.values if key in after.values]
     if common:
         old, new = [before.values[k] for k in common], [after.values[k] for k in common]
-        return Gain(paired_interval(old, new), before.model)
-    return Gain(unpaired_interval(before.estimate, after.estimate), before.model, paired=False)
+        levels = sum(old) / len(old), sum(new) / len(new)
+        return Gain(paired_interval(old, new), before.model, True, *levels)
+    first, last = before.estimate, after.estimate
+    return Gain(unpaired_interval(first, last), before.model, False, first.value, last.value)
 
 
 def gain_table(facts: RunFacts, budget: int | None = None) -> Table:
@@ -64,7 +84,7 @@ def gain_table(facts: RunFacts, budget: int | None = None) -> Table:
         for model in facts.models:
             result = facts.results.get((model, benchmark, budget))
             if result is not None:
-                cells[model] = Cell(result.estimate, _gain_of(facts, result))
+                cells[model] = Cell(result.estimate, _gain_of(facts, result), result.stale)
         if cells:
             rows.append((label(benchmark), cells))
     if len(rows) > 1:
@@ -73,16 +93,15 @@ def gain_table(facts: RunFacts, budget: int | None = None) -> Table:
 
 
 def _gain_of(facts: RunFacts, result: Result) -> Gain | None:
-    parent = facts.parent(result.model)
-    before = facts.results.get((parent or "", result.benchmark, result.budget))
-    return gain(before, result) if before is not None else None
+    before = facts.current(facts.parent(result.model) or "", result.benchmark, result.budget)
+    return gain(before, result) if before is not None and not result.stale else None
 
 
 def _means(facts: RunFacts, rows: list[tuple[str, dict[str, Cell]]]) -> dict[str, Cell]:
     """Only of models that have every benchmark: means over different sets do not compare."""
     out = {}
     for model in facts.models:
-        cells = [cells[model] for _, cells in rows if model in cells]
+        cells = [row[model] for _, row in rows if model in row and not row[model].stale]
         if len(cells) < len(rows):
             continue
         gains = [cell.gain for cell in cells if cell.gain is not None]
@@ -101,16 +120,11 @@ def _means(facts: RunFacts, rows: list[tuple[str, dict[str, Cell]]]) -> dict[str
 
 def total_gains(facts: RunFacts, budget: int | None = None) -> list[tuple[str, Gain]]:
     """(benchmark label, gain) of the last evaluated model over the first, largest first."""
-    evaluated = [m for m in facts.models if any(key[0] == m for key in facts.results)]
-    if len(evaluated) < 2:
+    if len(facts.evaluated) < 2:
         return []
-    first, last = evaluated[0], evaluated[-1]
+    first, last = facts.evaluated[0], facts.evaluated[-1]
     pairs = [
-        (
-            b,
-            facts.results.get((first, b, budget)),
-            facts.results.get((last, b, budget)),
-        )
+        (b, facts.current(first, b, budget), facts.current(last, b, budget))
         for b in facts.benchmarks
     ]
     gains = [(label(b), gain(old, new)) for b, old, new in pairs if old and new]

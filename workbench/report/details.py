@@ -108,7 +108,7 @@ def _facts(stage: StageFacts) -> list[tuple[str, str]]:
         ("started", manifest.started_at),
         (
             "wall time",
-            f"{duration_words(manifest.wall_s)} over {_count(manifest.attempts, 'attempt')}",
+            f"{duration_words(manifest.wall_s)} over {count_of(manifest.attempts, 'attempt')}",
         ),
         ("tokens", f"{tokens:,}" if tokens else ""),
         ("tokens per second", f"{tokens / spent:,.0f} (mean)" if tokens and spent else ""),
@@ -140,7 +140,7 @@ def _warnings(facts: RunFacts, stage: StageFacts) -> list[str]:
         out.append("made from uncommitted changes: the commit alone does not give this result back")
     odd = sum("nonfinite" in line for line in stage.metrics)
     if odd:
-        out.append(f"{_count(odd, 'logged step')} with a value that is not a finite number")
+        out.append(f"{count_of(odd, 'logged step')} with a value that is not a finite number")
     names = {k for line in stage.metrics for k in line if k not in LINE_KEYS}
     if unknown := sorted(name for name in names if metric(name) is None):
         out.append(f"metrics without a declaration: {', '.join(unknown)}")
@@ -230,5 +230,6 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
-def _count(n: int, what: str) -> str:
+def count_of(n: int, what: str) -> str:
+    """`1 attempt`, `2 attempts`."""
     return f"{n} {what}{'' if n == 1 else 's'}"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import UserError
-from workbench.report.compare import Cell, gain_table
+from workbench.report.compare import Cell, gain_table, questions
 from workbench.report.palette import ramp
 from workbench.report.read import read_run
 
@@ -26,7 +26,7 @@ def save_overview_png(run: Path, path: Path) -> None:
     from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: PLC0415
 
     facts = read_run(run)
-    table = gain_table(facts)
+    table = gain_table(facts).current()
     if not table.rows:
         raise UserError(f"no model of run {facts.name!r} was evaluated; there is nothing to draw")
     columns = min(len(table.rows), _COLUMNS)
@@ -36,7 +36,7 @@ def save_overview_png(run: Path, path: Path) -> None:
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     colours = dict(zip(table.models, ramp(len(table.models)), strict=True))
-    off = dict(gain_table(facts, budget=0).rows)
+    off = dict(gain_table(facts, budget=0).current().rows)
     for axes, (name, cells) in zip(grid.flat, table.rows, strict=False):
         _panel(axes, name, cells, off.get(name, {}), colours)
     for axes in list(grid.flat)[len(table.rows) :]:
@@ -74,10 +74,12 @@ def _panel(
         bounds = [100 * estimate.low, 100 * estimate.high]
         axes.plot([places[model]] * 2, bounds, color=colour, lw=2, alpha=0.55, zorder=3)
         axes.plot(places[model], value, "o", color=colour, ms=6.5, mec="white", mew=1, zorder=4)
-    n = max(cell.accuracy.n for cell in cells.values())
     axes.set_title(f"{name}", loc="left", fontsize=10.5, fontweight="bold", color=_INK)
     axes.set_title(
-        f"{values[0]:.0f}% → {values[-1]:.0f}%, n = {n:,}", loc="right", fontsize=8.5, color=_MUTED
+        f"{values[0]:.0f}% → {values[-1]:.0f}%, n = {questions(cells.values())}",
+        loc="right",
+        fontsize=8.5,
+        color=_MUTED,
     )
     axes.set_xticks([])
     axes.set_xlim(-0.4, len(colours) - 0.6)

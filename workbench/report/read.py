@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeGuard
 
 from workbench.errors import UserError
 from workbench.progress import read_progress
+from workbench.report.checkpoints import Checkpoints
 from workbench.rundir import Manifest, RunDir, read_json, read_json_lines
 from workbench.statistics import Estimate
 from workbench.tracking import read_metrics
@@ -48,13 +49,15 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Result:
-    """One results.json; budget None means no limit on thinking, 0 reasoning off."""
+    """One results.json; budget None means no limit on thinking, 0 reasoning off. stale: it is of an
+    earlier checkpoint of its stage."""
 
     model: str
     benchmark: str
     budget: int | None
     data: dict[str, Any]
     folder: Path
+    stale: bool = False
 
     @property
     def estimate(self) -> Estimate:
@@ -105,6 +108,17 @@ class RunFacts:
         return sorted(wanted | found, key=lambda name: (rank.get(name, len(rank)), name))
 
     @cached_property
+    def evaluated(self) -> list[str]:
+        """Models with a result of their present checkpoint, in the report's order."""
+        found = {model for (model, _, _), result in self.results.items() if not result.stale}
+        return [model for model in self.models if model in found]
+
+    def current(self, model: str, benchmark: str, budget: int | None = None) -> Result | None:
+        """The result, unless there is none or it is of an earlier checkpoint."""
+        result = self.results.get((model, benchmark, budget))
+        return None if result is None or result.stale else result
+
+    @cached_property
     def benchmarks(self) -> list[str]:
         """Benchmarks with a result, in the recipe's order."""
         listed = [
@@ -149,7 +163,9 @@ def read_run(root: Path) -> RunFacts:
     if not isinstance(stages_of, dict) or not all(isinstance(s, dict) for s in stages_of.values()):
         raise UserError(f"{recipe_path} is no resolved recipe; run the stages again to write it")
     stages = {name: _stage(RunDir(root), name, c, problems) for name, c in stages_of.items()}
-    return RunFacts(root, recipe, stages, _results(root / "evals", problems), problems)
+    checkpoints = Checkpoints.of(s.manifest for s in stages.values() if s.manifest)
+    results = _results(root / "evals", checkpoints, problems)
+    return RunFacts(root, recipe, stages, results, problems)
 
 
 def _stage(run: RunDir, name: str, config: dict[str, Any], problems: list[str]) -> StageFacts:
@@ -172,7 +188,9 @@ def _stage(run: RunDir, name: str, config: dict[str, Any], problems: list[str]) 
     return StageFacts(name, status, config, manifest, metrics, progress, tail)
 
 
-def _results(folder: Path, problems: list[str]) -> dict[tuple[str, str, int | None], Result]:
+def _results(
+    folder: Path, checkpoints: Checkpoints, problems: list[str]
+) -> dict[tuple[str, str, int | None], Result]:
     out: dict[tuple[str, str, int | None], Result] = {}
     for path in sorted(folder.glob("*/*/results.json")):
         data = _json_mapping(path, problems)
@@ -184,6 +202,7 @@ def _results(folder: Path, problems: list[str]) -> dict[tuple[str, str, int | No
                 budget=None if budget is None else int(budget),
                 data=data,
                 folder=path.parent,
+                stale=checkpoints.is_earlier(path.parents[1].name, data),
             )
             _ = result.estimate  # read here, so that an incomplete file is one problem, not a crash
         except (KeyError, TypeError, ValueError, StopIteration) as error:

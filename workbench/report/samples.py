@@ -9,9 +9,11 @@ from workbench.report.compare import label
 from workbench.report.read import Result, RunFacts
 
 RULE = (
-    "For each benchmark: the first question that only the last model answers right, the first that "
-    "both do, the first that the last model gets wrong, in the benchmark's order."
+    "For each benchmark, in its order: the first question that only the last model answers right, the "
+    "first that both do, the first that only the first model does; where there is none such, the "
+    "first that the last model gets wrong."
 )
+_REASONS = ("gained", "right both times", "still wrong", "lost")
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,10 @@ class SampleGroup:
 
 def sample_groups(facts: RunFacts) -> list[SampleGroup]:
     """Questions for every benchmark that the first and the last evaluated model share."""
-    evaluated = [m for m in facts.models if any(key[0] == m for key in facts.results)]
+    ends = facts.evaluated[:1] + facts.evaluated[1:][-1:]
     groups = []
     for benchmark in facts.benchmarks:
-        own = [
-            facts.results.get((m, benchmark, None)) for m in (evaluated[:1] + evaluated[1:][-1:])
-        ]
+        own = [facts.current(model, benchmark) for model in ends]
         results = [r for r in own if r is not None]
         chosen = _choose(results)
         pairs = _read_pairs(results, chosen)
@@ -68,23 +68,19 @@ def _choose(results: list[Result]) -> dict[str, str]:
     if not results:
         return {}
     first, last = results[0].values, results[-1].values
-    reasons: dict[str, str] = {}
-    wanted = ["gained", "right both times", "still wrong", "lost"]
+    found: dict[str, str] = {}
     for key, value in last.items():
-        before = first.get(key)
-        if before is None:
-            continue
-        if value >= 1:
-            why = "right both times" if before >= 1 else "gained"
-        else:
-            why = "lost" if before >= 1 else "still wrong"
-        if why in wanted:
-            reasons[key] = why
-            wanted.remove(why)
-            if why in ("lost", "still wrong"):  # one of the two kinds of wrong is enough
-                wanted = [w for w in wanted if w not in ("lost", "still wrong")]
-    rank = ["gained", "right both times", "still wrong", "lost"]
-    return dict(sorted(reasons.items(), key=lambda item: rank.index(item[1])))
+        if key in first:
+            found.setdefault(_why(first[key] >= 1, value >= 1), key)
+    if "lost" in found:  # it says more than one that was never right
+        found.pop("still wrong", None)
+    return {found[why]: why for why in _REASONS if why in found}
+
+
+def _why(before: bool, after: bool) -> str:
+    if after:
+        return "right both times" if before else "gained"
+    return "lost" if before else "still wrong"
 
 
 def _read_pairs(results: list[Result], chosen: dict[str, str]) -> list[Pair]:

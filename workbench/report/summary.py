@@ -1,16 +1,22 @@
 """What a run came to, in words and as a table for the terminal."""
 
-from workbench.report.compare import Cell, gain_table, total_gains
+from workbench.report.compare import Cell, Table, gain_table, questions, total_gains
 from workbench.report.lifts import stage_lifts
 from workbench.report.read import RunFacts
 from workbench.report.svg import points
-from workbench.statistics import mean_of_estimates
+from workbench.statistics import Estimate, mean_of_estimates
 
 
 def verdict(facts: RunFacts) -> list[str]:
     """Sentences for the head of the report, the most important first."""
     lifts = [lift.sentence() for lift in stage_lifts(facts)]
-    return _gain_sentences(facts) + lifts + _open_ends(facts)
+    return [
+        *_gain_sentences(facts),
+        *_harm_sentences(facts),
+        *lifts,
+        *_stale_sentences(facts),
+        *_open_ends(facts),
+    ]
 
 
 def _gain_sentences(facts: RunFacts) -> list[str]:
@@ -19,8 +25,7 @@ def _gain_sentences(facts: RunFacts) -> list[str]:
         return []
     parts = [g.estimate for _, g in gains]
     mean = mean_of_estimates(parts) if len(parts) > 1 else parts[0]
-    evaluated = [m for m in facts.models if any(key[0] == m for key in facts.results)]
-    name, best = gains[0]
+    evaluated, (name, best) = facts.evaluated, gains[0]
     what = f"mean accuracy over {len(gains)} benchmarks" if len(gains) > 1 else f"{name} accuracy"
     sentences = [
         f"From {evaluated[0]} to {evaluated[-1]}, {what} moved by {points(mean.value)} points (95% "
@@ -32,6 +37,40 @@ def _gain_sentences(facts: RunFacts) -> list[str]:
         most = f"; most in {name} ({points(best.estimate.value)})" if up else ""
         sentences.append(f"Clearly up in {up} of {len(gains)}, clearly down in {down}{most}.")
     return sentences
+
+
+def _harm_sentences(facts: RunFacts) -> list[str]:
+    """Where the last model is clearly worse than the one it was made from, the mean first."""
+    if not facts.evaluated:
+        return []
+    last = facts.evaluated[-1]
+    rows = [(name, cells[last].gain) for name, cells in gain_table(facts).rows if last in cells]
+    lost = [(name, gain) for name, gain in rows if gain is not None and gain.estimate.high < 0]
+    if not lost:
+        return []
+    lost.sort(key=lambda item: (item[0] != "mean", item[1].estimate.value))
+    against = lost[0][1].against  # a model has one parent
+    shown = "; ".join(f"{name} {_in_words(gain.estimate)}" for name, gain in lost)
+    what = "did harm" if lost[0][0] == rows[-1][0] else "lost something"
+    return [f"The last stage {what}: from {against} to {last}, clearly down in {shown}."]
+
+
+def _in_words(gain: Estimate) -> str:
+    return (
+        f"{points(gain.value)} points (95% interval {points(gain.low)} to {points(gain.high)}, "
+        f"n = {gain.n:,})"
+    )
+
+
+def _stale_sentences(facts: RunFacts) -> list[str]:
+    stale = {result.model for result in facts.results.values() if result.stale}
+    if not stale:
+        return []
+    names = ", ".join(model for model in facts.models if model in stale)
+    return [
+        f"Of an earlier checkpoint, and in no gain: evaluations of {names}, whose stage was run again "
+        "since; run the evals stage, or the sweep, again."
+    ]
 
 
 def _open_ends(facts: RunFacts) -> list[str]:
@@ -51,30 +90,41 @@ def _open_ends(facts: RunFacts) -> list[str]:
 def summary_lines(facts: RunFacts) -> list[str]:
     """The table of what each stage gained, and the verdict, for the terminal."""
     table = gain_table(facts)
-    lines = []
-    if table.rows:
-        lines.append(
-            "accuracy in % ± half of its 95% interval; in brackets: points gained over the"
-        )
-        lines.append("stage before, * where the interval of that difference is clear of 0")
-        width = max(len(name) for name, _ in table.rows)
-        cells = {name: {m: _cell(c.get(m)) for m in table.models} for name, c in table.rows}
-        widths = {m: max(len(m), *(len(c[m]) for c in cells.values())) for m in table.models}
-        lines.append(
-            f"{'':{width}}  {'n':>5}  " + "  ".join(f"{m:>{widths[m]}}" for m in table.models)
-        )
-        for name, row in table.rows:
-            n = max(cell.accuracy.n for cell in row.values())
-            shown = "  ".join(f"{cells[name][m]:>{widths[m]}}" for m in table.models)
-            lines.append(f"{name:{width}}  {n:>5}  {shown}")
-    return [*lines, *verdict(facts)]
+    return [*_table_lines(table), *verdict(facts)]
+
+
+def _table_lines(table: Table) -> list[str]:
+    if not table.rows:
+        return []
+    lines = [
+        "accuracy in % ± half of its 95% interval; in brackets: points gained over the",
+        "stage before, * where the interval of that difference is clear of 0",
+    ]
+    cells = {name: {m: _cell(row.get(m)) for m in table.models} for name, row in table.rows}
+    counts = {name: questions(row.values()) for name, row in table.rows}
+    width, n_width = max(map(len, cells)), max(5, *map(len, counts.values()))
+    widths = {m: max(len(m), *(len(c[m]) for c in cells.values())) for m in table.models}
+    head = "  ".join(f"{m:>{widths[m]}}" for m in table.models)
+    lines.append(f"{'':{width}}  {'n':>{n_width}}  {head}")
+    for name, shown in cells.items():
+        row = "  ".join(f"{shown[m]:>{widths[m]}}" for m in table.models)
+        lines.append(f"{name:{width}}  {counts[name]:>{n_width}}  {row}")
+    for name, found in table.rows:
+        if len({cell.accuracy.n for cell in found.values()}) > 1:
+            each = ", ".join(f"{m} {c.accuracy.n:,}" for m, c in found.items())
+            lines.append(f"{name}: questions differ ({each}); a gain is over those that both have")
+    if any(cell.stale for _, row in table.rows for cell in row.values()):
+        lines.append("† of an earlier checkpoint: in no gain and no mean")
+    return lines
 
 
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "–"
     value = cell.accuracy
-    text = f"{100 * value.value:.0f} ±{50 * (value.high - value.low):.0f}"
+    text = (
+        f"{100 * value.value:.0f} ±{50 * (value.high - value.low):.0f}{'†' if cell.stale else ''}"
+    )
     if cell.gain is None:
         return text
     star = "*" if cell.gain.estimate.clear_of_zero else " "

@@ -14,8 +14,8 @@ from workbench.provenance import ROOT
 from workbench.report import charts
 from workbench.report.budget_table import contrast_grids
 from workbench.report.budgets import budget_rows
-from workbench.report.compare import Table, gain_table, total_gains
-from workbench.report.details import hardware_line, stage_views, trained_tokens
+from workbench.report.compare import Table, gain_table, questions, total_gains
+from workbench.report.details import count_of, hardware_line, stage_views, trained_tokens
 from workbench.report.lifts import stage_lifts
 from workbench.report.palette import css_variables
 from workbench.report.panel import Panel
@@ -47,6 +47,7 @@ def write_report(root: Path) -> str:
 def render_page(facts: RunFacts) -> str:
     """The whole page. Everything that a model, the data or a recipe wrote is escaped."""
     table, off = gain_table(facts), gain_table(facts, budget=0)
+    current = table.current()
     count = max(len(facts.models), 1)
     style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
     context: dict[str, Any] = {
@@ -62,7 +63,7 @@ def render_page(facts: RunFacts) -> str:
             for title, shown in (("Reasoning on", table), ("Reasoning off", off))
             if shown.rows
         ],
-        "panels": charts.accuracy_panels(table, off),
+        "panels": charts.accuracy_panels(current, off.current()),
         "has_off": bool(off.rows),
         "budgets": budget_rows(facts),
         "contrasts": contrast_grids(facts),
@@ -70,7 +71,7 @@ def render_page(facts: RunFacts) -> str:
         "sft": charts.sft_losses([s for s in facts.stages.values() if s.kind == "sft"]),
         "lifts": stage_lifts(facts),
         "policies": _policies(facts),
-        "paper": _paper_rows(table),
+        "paper": _paper_rows(current),
         "samples": sample_groups(facts),
         "rule": RULE,
         "samples_page": _SAMPLES if (facts.root / _SAMPLES).is_file() else "",
@@ -81,7 +82,9 @@ def render_page(facts: RunFacts) -> str:
 
 @cache
 def _environment() -> Environment:
-    return template_environment(_TEMPLATES, {"percent": percent, "points": points, "span": span})
+    return template_environment(
+        _TEMPLATES, {"percent": percent, "points": points, "span": span, "questions": questions}
+    )
 
 
 def span(estimate: Estimate, *, gain: bool = False) -> str:
@@ -96,12 +99,16 @@ def span(estimate: Estimate, *, gain: bool = False) -> str:
 def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     """(label, number, note) of the headline figures."""
     out = []
-    gains = total_gains(facts)
-    mean = gain_table(facts).mean_row()
-    if gains and mean and len(mean[1]) > 1:
-        cells = list(mean[1].values())
-        value = f"{percent(cells[0].accuracy.value)} → {percent(cells[-1].accuracy.value)}"
-        note = f"{len(gains)} benchmarks, n = {cells[-1].accuracy.n:,} questions"
+    gains = [gain for _, gain in total_gains(facts)]
+    if gains:  # the questions of the first sentence: those that both models have
+        before = sum(gain.before for gain in gains) / len(gains)
+        after = sum(gain.after for gain in gains) / len(gains)
+        n = sum(gain.estimate.n for gain in gains)
+        note = (
+            f"{facts.evaluated[0]} to {facts.evaluated[-1]}, {count_of(len(gains), 'benchmark')}, "
+            f"n = {n:,} questions"
+        )
+        value = f"{percent(before)} → {percent(after)}"
         out.append(("mean accuracy" if len(gains) > 1 else "accuracy", value, note))
     stages = [s for s in facts.stages.values() if s.manifest]
     sizes = [s.outputs["parameters"] for s in stages if "parameters" in s.outputs]
@@ -143,10 +150,10 @@ def _paper_rows(table: Table) -> list[tuple[str, str, list[PaperValue]]]:
     """(domain, our first and last accuracy, the paper's figures of that domain)."""
     rows = []
     for name, cells in table.rows:
-        values = [cell.accuracy for cell in cells.values()]
-        ours = " → ".join(percent(v.value) for v in dict.fromkeys((values[0], values[-1])))
+        ends = list(dict.fromkeys((next(iter(cells.values())), [*cells.values()][-1])))
+        ours = " → ".join(percent(cell.accuracy.value) for cell in ends)
         if found := paper_values(name):
-            rows.append((name, f"{ours} (n = {values[-1].n})", found))
+            rows.append((name, f"{ours} (n = {questions(ends)})", found))
     return rows
 
 

@@ -8,6 +8,7 @@ from evals.registry import benchmark
 from evals.report import write_pages
 from evals.report.pages import sample_views
 from evals.report.table import departures, read_table
+from workbench.rundir import Manifest, RunDir
 
 METRIC = {"value": 0.5, "stderr": 0.05, "ci95": [0.4, 0.6]}
 
@@ -51,6 +52,37 @@ def test_departures_are_named(tmp_path: Path) -> None:
         "top-p 1, not 0.95",
         "at most 200 tokens, not 32,768",
     ]
+
+
+def test_models_are_in_the_recipes_order_and_budgets_by_number(tmp_path: Path) -> None:
+    for model in ("ada", "grpo", "pretrain", "sft"):
+        for budget in (None, 4, 16, 128, 0):
+            _result(tmp_path, model, "aime24", budget)
+    _result(tmp_path, "grpo", "aime25", None)
+    evals = {"kind": "evals", "benchmarks": ["aime25", "aime24"]}
+    stages = {"pretrain": {}, "sft": {}, "grpo": {}, "evals": evals}
+    (tmp_path / "recipe.json").write_text(json.dumps({"name": "r", "stages": stages}))
+    table = read_table(tmp_path / "evals")
+    assert table.models == ["pretrain", "sft", "grpo", "ada"]
+    names = [row.name for row in table.rows]
+    assert names == ["aime25", *("aime24" + end for end in ("", "@0", "@4", "@16", "@128"))]
+
+
+def test_a_result_of_an_earlier_checkpoint_is_marked_and_not_compared(tmp_path: Path) -> None:
+    for model in ("sft", "grpo"):
+        _result(tmp_path, model, "aime24", None, completion=f"{model}-1")
+        manifest = Manifest(model, "sft", "done", {}, "c", "d", 1, completion=f"{model}-1")
+        RunDir(tmp_path).write_manifest(manifest)
+    (tmp_path / "recipe.json").write_text(json.dumps({"stages": {"sft": {}, "grpo": {}}}))
+    pair = {"benchmark": "aime24", "before": "sft", "after": "grpo"}
+    (tmp_path / "evals" / "comparisons.json").write_text(json.dumps([pair]))
+    assert read_table(tmp_path / "evals").comparisons == [pair]
+    manifest.completion = "grpo-2"
+    RunDir(tmp_path).write_manifest(manifest)
+    table = read_table(tmp_path / "evals")
+    assert "of an earlier checkpoint" in table.rows[0].cells["grpo"].notes
+    assert "of an earlier checkpoint" not in table.rows[0].cells["sft"].notes
+    assert table.comparisons == []
 
 
 def test_samples_carry_their_filters(tmp_path: Path) -> None:

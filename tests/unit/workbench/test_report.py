@@ -6,6 +6,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,12 @@ from tests.fake_run import ACCURACY, HOSTILE, MODELS, write_fake_run
 from workbench.errors import UserError
 from workbench.recipe import load
 from workbench.report import write_report
-from workbench.report.compare import gain_table, total_gains
+from workbench.report.compare import gain_table, questions, total_gains
 from workbench.report.overview import save_overview_png
 from workbench.report.paper import PAPER
 from workbench.report.read import read_run
 from workbench.report.samples import sample_groups
+from workbench.statistics import mean_interval
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -254,8 +256,10 @@ def test_samples_follow_the_stated_rule(run: Path) -> None:
     chosen = {pair.why: pair.id for pair in group.pairs}
     assert chosen["gained"] == next(k for k in common if (first[k], last[k]) == (0, 1))
     assert chosen["right both times"] == next(k for k in common if (first[k], last[k]) == (1, 1))
-    wrong = next(k for k in common if last[k] == 0)
-    assert chosen["still wrong" if first[wrong] == 0 else "lost"] == wrong
+    lost = [k for k in common if (first[k], last[k]) == (1, 0)]
+    still = [k for k in common if (first[k], last[k]) == (0, 0)]
+    assert ("lost" in chosen) == bool(lost) != ("still wrong" in chosen)
+    assert chosen.get("lost", chosen.get("still wrong")) == (lost or still)[0]
     assert [reply.model for reply in group.pairs[0].replies] == ["pretrain", "grpo"]
     assert [reply.verdict for reply in group.pairs[0].replies] == ["wrong", "right"]
 
@@ -267,6 +271,93 @@ def test_the_verdict_is_of_first_and_last_model(run: Path) -> None:
     (line,) = [x for x in write_report(run).splitlines() if x.startswith("From pretrain to grpo")]
     assert f"mean accuracy over 7 benchmarks moved by {mean:+.1f} points" in line
     assert "n = 693 questions" in line
+
+
+def _rewrite(run: Path, model: str, benchmark: str, *, keep: int = 10**6, **row: Any) -> None:
+    """Change a result: its first `keep` rows, each with the values of `row`."""
+    folder = run / "evals" / model / benchmark
+    rows = [json.loads(x) | row for x in (folder / "samples.jsonl").read_text().splitlines()][:keep]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+    values = [x["value"] for x in rows if x["value"] is not None]
+    data = json.loads((folder / "results.json").read_text())
+    data |= {"n": len(values), "metrics": {"accuracy": mean_interval(values).as_dict()}}
+    (folder / "results.json").write_text(json.dumps(data))
+
+
+def test_a_question_that_was_lost_is_shown_before_one_that_was_never_right(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "lost", n=20)
+    _rewrite(run, "pretrain", "mini-math", value=0.0)
+    _rewrite(run, "grpo", "mini-math", value=0.0)
+    path = run / "evals" / "pretrain" / "mini-math" / "samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[7]["value"] = 1.0  # the first seven stay wrong
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    group = next(g for g in sample_groups(read_run(run)) if g.benchmark == "math")
+    assert [(pair.why, pair.id) for pair in group.pairs] == [("lost", "math-test-7")]
+    assert [reply.verdict for reply in group.pairs[0].replies] == ["right", "wrong"]
+
+
+def test_every_n_is_that_of_what_it_averages(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "mixed", n=60)
+    _rewrite(run, "grpo", "mini-math", keep=10)
+    table = dict(gain_table(read_run(run)).rows)
+    assert questions(table["math"].values()) == "10–59"
+    assert table["mean"]["grpo"].accuracy.n == 6 * 59 + 10
+    summary = write_report(run).splitlines()
+    assert next(line for line in summary if line.startswith("math ")).split()[1] == "10–59"
+    (each,) = [line for line in summary if line.startswith("math: questions differ")]
+    assert "sft3 59, grpo 10" in each
+    assert "n = 364 questions" in next(line for line in summary if line.startswith("From pretrain"))
+    page = _page(run)
+    assert "pretrain to grpo, 7 benchmarks, n = 364 questions" in page.text
+    assert "math n = 10–59" in page.text
+    # The tile's two levels are over the questions of the first sentence.
+    before = [_values(run, "pretrain", f"mini-{d}") for d in ACCURACY]
+    before[0] = {k: v for k, v in before[0].items() if k in _values(run, "grpo", "mini-math")}
+    level = sum(sum(found.values()) / len(found) for found in before) / 7
+    assert f"mean accuracy {100 * level:.0f}% →" in page.text
+
+
+def test_harm_by_the_last_stage_is_said_in_words(tmp_path: Path, run: Path) -> None:
+    (line,) = [x for x in write_report(run).splitlines() if x.startswith("The last stage")]
+    # By its seed; the mean is not down.
+    assert line.startswith(
+        "The last stage lost something: from sft3 to grpo, clearly down in math −"
+    )
+    worse = write_fake_run(tmp_path / "worse")
+    for domain in ("safety", "coding"):
+        _rewrite(worse, "grpo", f"mini-{domain}", value=0.0)
+    _rewrite(worse, "grpo", "mini-math", value=1.0)
+    (line,) = [x for x in write_report(worse).splitlines() if "did harm" in x]
+    assert line.startswith("The last stage did harm: from sft3 to grpo, clearly down in mean −")
+    assert re.search(r"; safety −\d\d\.\d points \(95% interval .*, n = 99\); coding −", line)
+    assert "math" not in line and "conversation" not in line
+    assert line in _page(worse).text
+
+
+def test_results_of_an_earlier_checkpoint_are_marked_and_count_in_no_gain(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "again", n=40)
+    path = run / "sft3" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"completion": "a-later-result"}))
+    facts = read_run(run)
+    assert facts.evaluated == ["pretrain", "sft1", "sft2", "grpo"]
+    table = dict(gain_table(facts).rows)
+    assert table["math"]["sft3"].stale and table["math"]["sft3"].gain is None
+    assert table["math"]["grpo"].gain is None  # against the same
+    assert "sft3" not in table["mean"]
+    summary = write_report(run)
+    assert "Of an earlier checkpoint, and in no gain: evaluations of sft3" in summary
+    assert "±" in summary and "†" in summary
+    page = _page(run)
+    assert page.text.count("of an earlier checkpoint") >= 2 * len(ACCURACY)
+    assert "sft3 minus sft2" not in page.text  # budgets, model against model
+    # Evaluated anew: results.json says of which result of the stage it is.
+    for found in run.glob("evals/sft3/*/results.json"):
+        data = json.loads(found.read_text())
+        found.write_text(json.dumps(data | {"completion": "a-later-result"}))
+    assert "sft3" in read_run(run).evaluated
+    assert "earlier checkpoint" not in write_report(run)
 
 
 def test_the_papers_figures_are_the_papers() -> None:
@@ -305,3 +396,10 @@ def test_the_command_writes_the_report_and_refuses_what_is_no_run(tmp_path: Path
     refused = report("minni")
     assert refused.returncode == 2
     assert refused.stderr == "error: 'minni' is not a run (no recipe.json); runs here: mini\n"
+    for option in ("--png", "--budgets-png"):
+        refused = report("mini", option, "x.xyz")
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(
+            "error: 'x.xyz' is no picture that can be written; end it in .png"
+        )
+        assert refused.stderr.count("\n") == 1
