@@ -237,6 +237,16 @@ SourceConfig = Annotated[
 ]
 
 
+def no_checks(source: SourceConfig) -> str | None:
+    """Why no conversation of this source can have a check, or None."""
+    if not isinstance(source, ColumnsConfig) or source.form == "conversation":
+        return None
+    return (
+        f"form {source.form!r} has no checks; use form: conversation, whose rows have "
+        "{id, domain, messages, check: {kind, reference}}"
+    )
+
+
 class PhaseConfig(Section):
     """The weights that hold up to a share of all tokens."""
 

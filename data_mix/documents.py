@@ -26,18 +26,20 @@ def document_of(row: Mapping[str, Any], columns: ColumnsConfig, *, where: str) -
     """Read one row. Raises UserError naming source, row and column where it cannot be read."""
     if columns.form == "conversation":
         try:
+            _must_be_messages(row["messages"])
             return Conversation.from_row(dict(row))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{where} is no conversation row ({type(error).__name__}: {error}); it needs id, "
-                "domain and messages, or set form: messages"
+                "domain and messages, a check needs kind and reference and may have options; or set "
+                "form: messages"
             ) from None
     value = _column(row, columns.column, where)
     if columns.form == "text":
         if not isinstance(value, str):
             raise UserError(f"{where}: column {columns.column!r} holds no text but {value!r:.60}")
         return value
-    messages = json.loads(value) if isinstance(value, str) else value
+    messages = _from_json(value)
     if not isinstance(messages, list) or not all(_is_message(m) for m in messages):
         raise UserError(
             f"{where}: column {columns.column!r} is no list of {{role, content}}; "
@@ -48,7 +50,7 @@ def document_of(row: Mapping[str, Any], columns: ColumnsConfig, *, where: str) -
         id=str(row.get("id") or row.get("uuid") or where),
         domain=columns.domain,
         messages=[_with_reasoning(message) for message in messages],
-        tools=(json.loads(tools) if isinstance(tools, str) else tools) or None,
+        tools=_from_json(tools) or None,
     )
 
 
@@ -56,6 +58,19 @@ def _column(row: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in row:
         raise UserError(f"{where} has no column {name!r}; its columns are: {', '.join(row)}")
     return row[name]
+
+
+def _from_json(value: Any) -> Any:
+    """The value of a JSON text; anything else, and text that is no JSON, as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _must_be_messages(value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(m, dict) and "role" in m for m in value):
+        raise TypeError("messages is no list of {role, content}")
 
 
 def _is_message(value: Any) -> bool:

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_mix.config import SourceConfig
+from data_mix.config import SourceConfig, no_checks
 from reward.pairwise import PairwiseConfig
 from workbench.engine.config import EngineConfig
 from workbench.recipe import StageConfig
@@ -222,6 +222,10 @@ class GrpoConfig(StageConfig):
             raise ValueError(
                 "thinking_budget without a trace (thinking: false); leave one of them out"
             )
+        checked = any(source.kind == "checker" for source in self.reward.sources().values())
+        for name, prompts in (("prompts", self.prompts), ("held_out", self.held_out)):
+            if checked and (problem := no_checks(prompts)):
+                raise ValueError(f"{name}: {problem}")
         for source in self.reward.sources().values():
             if source.model is not None and source.model not in self.needs:
                 raise ValueError(

@@ -10,7 +10,7 @@ from reward.verdict import failed
 from rl.advantage import Kind, advantages
 from rl.config import OverlongConfig
 from rl.overlong import overlong_penalty
-from workbench.chat import prompt_ids, stop_ids
+from workbench.chat import opens_trace, prompt_ids, stop_ids
 from workbench.conversation import Conversation
 from workbench.engine.protocol import Completion, Engine, Sampling
 from workbench.errors import UserError
@@ -36,7 +36,7 @@ class Rollout:
     """The parts of the reward's verdict."""
 
 
-# (questions, their replies, with a trace or not, what the checks say) -> a verdict on each reply. The
+# (questions, their replies, whether these begin in a trace, what the checks say) -> a verdict on each. The
 # latter two are flat, group by group; a reward model's value has no scale.
 Score = Callable[
     [Sequence[Conversation], Sequence[Sequence[Completion]], Sequence[bool], Sequence[Verdict]],
@@ -70,10 +70,11 @@ class Sampler:
         ]
         sampling = replace(self.sampling, seed=seed, stop_token_ids=stop_ids(self.tokenizer))
         groups = self.engine.generate(prompts, sampling)
-        checks = self._check(questions, groups, modes)
+        opened = [opens_trace(prompt, self.tokenizer) for prompt in prompts]
+        checks = self._check(questions, groups, opened)
         verdicts = checks
         if self.score is not None:
-            verdicts = self.score(questions, groups, modes, checks)
+            verdicts = self.score(questions, groups, opened, checks)
         marks, seen = iter(verdicts), iter(checks)
         out = []
         for prompt, group in zip(prompts, groups, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from reward.verdict import Verdict, decided, failed
 from rl.environments.protocol import Environment, Task
-from workbench.chat import Reply, parse, prompt_ids, stop_ids
+from workbench.chat import Reply, opens_trace, parse, prompt_ids, stop_ids
 from workbench.conversation import Message
 from workbench.engine.protocol import Completion, Engine, Request, Sampling, sample_seed
 
@@ -105,7 +105,7 @@ class Player:
             requests.append(Request(prompt, sampling, sample_seed(seed, name, index % samples)))
             asked.append(index)
         for place, completion in self.engine.stream(requests):
-            games[asked[place]].take(requests[place].prompt, completion, self.thinking)
+            games[asked[place]].take(requests[place].prompt, completion, self.tokenizer)
         return [index for index in asked if games[index].trajectory.verdict is None]
 
 
@@ -120,14 +120,14 @@ class _Game:
         t = self.trajectory
         return prompt_ids(t.messages, tools=t.tools, thinking=thinking, tokenizer=tokenizer)
 
-    def take(self, prompt: Sequence[int], completion: Completion, thinking: bool) -> None:
+    def take(self, prompt: Sequence[int], completion: Completion, tokenizer: Any) -> None:
         """Carry out a reply; sets the verdict where the episode ends."""
         t = self.trajectory
         if completion.finish_reason == "error":
             t.verdict = failed(completion.error or "the engine failed")
             return
         t.turns.append(Turn(list(prompt), completion))
-        reply = parse(completion.text, thinking=thinking)
+        reply = parse(completion.text, thinking=opens_trace(prompt, tokenizer))
         t.messages.append(_message(reply))
         calls = reply.tool_calls or [] if completion.finish_reason == "stop" else []
         t.num_calls += len(calls)

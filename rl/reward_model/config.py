@@ -1,10 +1,10 @@
 """Recipe section of the stage kind `reward_model`. Imports no torch."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from data_mix.config import SourceConfig
+from data_mix.config import SourceConfig, no_checks
 from workbench.engine.config import EngineConfig
 from workbench.recipe import StageConfig
 
@@ -58,3 +58,10 @@ class RewardModelConfig(StageConfig):
     """How vLLM is run."""
     trl: dict[str, Any] = Field(default_factory=dict)
     """Any further field of TRL's RewardConfig; checked by constructing it."""
+
+    @model_validator(mode="after")
+    def _have_checks(self) -> Self:
+        for name, prompts in (("prompts", self.prompts), ("held_out", self.held_out)):
+            if problem := no_checks(prompts):
+                raise ValueError(f"{name}: {problem}")
+        return self

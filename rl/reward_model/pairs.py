@@ -7,7 +7,7 @@ from typing import Any
 
 from reward import CheckItem, check_all
 from reward.score_model import score_ids
-from workbench.chat import prompt_ids, stop_ids
+from workbench.chat import opens_trace, prompt_ids, stop_ids
 from workbench.conversation import Conversation
 from workbench.engine.protocol import Engine, Sampling
 from workbench.errors import UserError
@@ -40,7 +40,8 @@ def sample(
     stops = stop_ids(tokenizer)
     groups = engine.generate(prompts, _with(sampling, seed, stops))
     out, items, places = list[Scored](), list[CheckItem](), list[int]()
-    for (question, on), group in zip(jobs, groups, strict=True):
+    for (question, _), prompt, group in zip(jobs, prompts, groups, strict=True):
+        on = opens_trace(prompt, tokenizer)
         if question.check is None:
             raise UserError(f"prompt {question.id!r} has no check; pairs need verifiable prompts")
         for done in group:

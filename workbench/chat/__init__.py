@@ -1,7 +1,7 @@
 """The chat format: render conversations to tokens with a loss mask, and parse replies."""
 
 from workbench.chat.parsing import Reply, parse, parse_conversation
-from workbench.chat.rendering import Rendered, as_text, prompt_ids, render
+from workbench.chat.rendering import Rendered, as_text, opens_trace, prompt_ids, render
 from workbench.chat.template import SPECIAL_TOKENS, chat_template
 from workbench.chat.tokens import format_of, stop_ids
 
@@ -12,6 +12,7 @@ __all__ = [
     "as_text",
     "chat_template",
     "format_of",
+    "opens_trace",
     "parse",
     "parse_conversation",
     "prompt_ids",

@@ -17,6 +17,7 @@ from workbench.conversation import Conversation, Message
 from workbench.errors import UserError
 
 LossOn = Literal["all", "last"]
+_PROMPT_END = 16
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,17 @@ def prompt_ids(
         return foreign.prompt_ids(messages, tools, thinking, tokenizer)
     pieces = [*_turns(messages, tools, history=len(messages)), *_opening(messages, thinking)]
     return _encode(pieces, tokenizer).input_ids
+
+
+def opens_trace(prompt: Sequence[int], tokenizer: Any) -> bool:
+    """Whether a prompt's ids [T] end inside an open trace, so that a reply begins in it.
+
+    Asked for is not opened: `/no_think` may have closed it, and many templates know no reasoning. Whoever
+    reads such a reply as one that began in a trace finds no answer in it.
+    """
+    # The end of every generation prompt; a tag and its newline have 8 bytes, so no more than 8 ids.
+    end = encoder_of(tokenizer).decode(prompt[-_PROMPT_END:])
+    return end.rstrip().endswith(t.OPEN)
 
 
 def as_text(conversation: Conversation) -> str:

@@ -18,6 +18,7 @@ from reward.pairwise import PairwiseConfig
 from reward.score_model import ScoreModel, score_ids, score_rows
 from rl.config import GrpoConfig
 from rl.record import RolloutLog, part_metrics
+from rl.reward_model.config import RewardModelConfig
 from rl.reward_source import CompositeReward, JudgeReward, ModelReward, _checker
 from rl.rollout import Sampler
 from rl.stage import held_out_rewards
@@ -223,6 +224,25 @@ def test_a_composite_check_of_the_prompt_is_on_record_too(
     (group,) = _sampler(tokenizer).roll_out([replace(QUESTIONS[0], check=both)], seed=1)
     assert group[1].reward == 0.75  # "word 1"
     assert part_metrics(group[1:2]) == {"reward_of/has_word": 1.0, "reward_of/has_zebra": 0.0}
+
+
+def test_prompts_that_cannot_have_a_check_are_refused_with_the_recipe() -> None:
+    own = {"type": "jsonl", "path": "own.jsonl"}
+    whole = {**own, "form": "conversation"}
+    raw = {"kind": "grpo", "prompts": whole, "held_out": whole, "needs": ["sft", "rm"]}
+    assert GrpoConfig.read(raw, where="x").num_prompts == 512
+    for place, kind in (("prompts", "messages"), ("held_out", "text")):
+        wrong = {**raw, place: {**own, "form": kind}}
+        with pytest.raises(UserError, match=f"x: {place}: form '{kind}' has no checks; use form"):
+            GrpoConfig.read(wrong, where="x")
+        judged = {"kind": "model", "model": "rm"}  # asks for no check
+        assert GrpoConfig.read({**wrong, "reward": judged}, where="x").reward.model == "rm"
+        mixed = {"kind": "composite", "parts": {"rm": judged, "own": {}}}
+        with pytest.raises(UserError, match=f"x: {place}: form"):
+            GrpoConfig.read({**wrong, "reward": mixed}, where="x")
+    pairs = {"kind": "reward_model", "prompts": own, "held_out": whole, "needs": ["sft"]}
+    with pytest.raises(UserError, match="x: prompts: form 'messages' has no checks"):
+        RewardModelConfig.read(pairs, where="x")
 
 
 def test_configuration() -> None:
