@@ -9,9 +9,13 @@ import pytest
 import yaml
 
 from evals.command import benchmark_lines
+from evals.config import EvalsConfig
 from evals.harness.answers import Answers
 from evals.harness.run import sample_rows
+from evals.jobs import jobs_of
 from evals.registry import BENCHMARKS, benchmark
+from evals.responder import LocalResponder
+from evals.run import evaluate
 from workbench.errors import UserError
 
 NAMES = (
@@ -138,3 +142,37 @@ def test_answers_survive_a_torn_line(tmp_path: Path) -> None:
     again.keep("three", "text")
     assert Answers(tmp_path / "elsewhere", [tmp_path]).get("three") == "text"
     assert Answers(tmp_path).get("three") == "text"
+
+
+def test_a_smaller_limit_takes_nothing_from_a_result_of_the_harness(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sacrebleu", reason="scripts/setup.sh evals installs what lm-eval imports")
+    asked: list[int | None] = []
+
+    def simple_evaluate(lm: Any, *, limit: int | None, **_: Any) -> dict[str, Any]:
+        asked.append(limit)
+        docs = [
+            {
+                "doc_id": i, "doc_hash": str(i), "prompt_hash": str(i), "target": "a", "metrics": ["acc"],
+                "acc": float(i % 2), "filter": "none", "arguments": [("q", "a")], "resps": [["a"]],
+            }
+            for i in range(limit or 9)
+        ]  # fmt: skip
+        return {"samples": {"t": docs}, "n-shot": {}, "versions": {}, "results": {}}
+
+    monkeypatch.setattr("lm_eval.simple_evaluate", simple_evaluate)
+    monkeypatch.setattr("evals.harness.run._tasks", lambda *_: (None, []))
+
+    def result(limit: int | None, identity: str = "model-a") -> dict[str, Any]:
+        config = EvalsConfig(kind="evals", benchmarks=["lm-eval-t"], limit=limit)
+        responder = LocalResponder(tokenizer, identity, lambda _: None, 64)  # type: ignore[arg-type,return-value]
+        jobs = jobs_of(config, seed=1)
+        (found,) = evaluate(responder, jobs, model="m", out=tmp_path, data=tmp_path)
+        return found
+
+    assert [result(limit)["n"] for limit in (4, 2, 6, None, 2)] == [4, 4, 6, 9, 9]
+    assert asked == [4, 4, 6, None, None]
+    path = tmp_path / "lm-eval-t" / "results.json"
+    assert json.loads(path.read_text())["sampling"]["limit"] is None
+    assert result(2, "model-b")["n"] == 2  # another model starts anew

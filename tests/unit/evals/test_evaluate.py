@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,13 +12,15 @@ import pytest
 from evals.benchmark import Benchmark, Sampled
 from evals.config import EvalsConfig
 from evals.jobs import Job, jobs_of
+from evals.models import Model
 from evals.responder import LocalResponder
 from evals.run import Progress, Stopped, evaluate
 from evals.sources import Data, Loading
+from evals.sweep import sweep
 from workbench.conversation import CheckSpec, Conversation
 from workbench.engine.protocol import Completion, Sampling
 from workbench.engine.scripted import ScriptedEngine
-from workbench.rundir import read_json_lines
+from workbench.rundir import Manifest, RunDir, read_json_lines
 
 # Question i is "i + i = ?". The script is right on even i, cut on i = 3, fails on i = 5.
 NUM = 8
@@ -192,6 +195,29 @@ def test_a_result_says_what_it_is_of(tmp_path: Path, answers: Answers) -> None:
     result = _run(answers, tmp_path, completion="c0ffee")
     assert (result["model_digest"], result["completion"]) == ("model-a", "c0ffee")
     assert json.loads((tmp_path / "sums" / "results.json").read_text()) == result
+
+
+def test_a_sweep_writes_down_which_result_of_its_stage_it_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "run")
+    run.write_manifest(Manifest("sft", "sft", "done", {}, "c", "d", 1, completion="c0ffee"))
+    seen: dict[str, Any] = {}
+
+    def noted(responder: Any, jobs: Any, *, model: str, **more: Any) -> list[dict[str, Any]]:
+        seen[model] = more["completion"]
+        return []
+
+    monkeypatch.setattr("evals.sweep.evaluate", noted)
+    models = [
+        Model("sft", str(run.stage("sft") / "model")),
+        Model("bare", str(tmp_path / "bare")),
+        Model("served", "http://host/v1#served"),
+    ]
+    config = EvalsConfig(kind="evals", benchmarks=["mini-math"])
+    closing = SimpleNamespace(close=lambda: None)
+    sweep(models, config, out=run.root / "evals", seed=1, respond=lambda *_: closing)  # type: ignore[arg-type,return-value]
+    assert seen == {"sft": "c0ffee", "bare": None, "served": None}
 
 
 def test_replies_are_found_under_another_name_of_the_model(
