@@ -41,6 +41,8 @@ class Accounting:
     stripped: int = 0
     truncated: dict[str, Any] = field(default_factory=dict)
     dropped_longer: int = 0
+    without_reply: dict[str, int] = field(default_factory=dict)
+    """Part -> conversations left out of it, for they do not end with an assistant turn."""
     rows: int = 0
     fill_rate: float = 0.0
 
@@ -53,6 +55,7 @@ class Accounting:
             "stripped_reasoning": self.stripped,
             "truncated_traces": self.truncated,
             "dropped_longer": self.dropped_longer,
+            "without_reply": self.without_reply,
             "rows": self.rows,
             "fill_rate": round(self.fill_rate, 5),
         }
@@ -70,6 +73,26 @@ def worked_in_answer(conversation: Conversation) -> Conversation:
     kept = {k: v for k, v in (conversation.reply or {}).items() if k != "reasoning_content"}
     reply = {**kept, "content": "\n".join(part for part in (trace, answer) if part)}
     return replace(conversation.with_reply(reply), id=f"{conversation.id}-worked", thinking=False)
+
+
+def with_replies(
+    conversations: Sequence[Conversation], *, part: str, accounting: Accounting
+) -> list[Conversation]:
+    """Those that end with an assistant turn: nothing in the others carries loss.
+
+    The others are counted. Raises: UserError, naming the part, where there are only such.
+    """
+    kept = [c for c in conversations if c.reply is not None]
+    if left_out := len(conversations) - len(kept):
+        accounting.without_reply[part] = left_out
+    if not kept:
+        last = conversations[0].messages[-1]["role"] if conversations[0].messages else "nothing"
+        raise UserError(
+            f"part {part!r}: none of its {len(conversations):,} conversations ends with an assistant "
+            f"turn (the first, {conversations[0].id!r:.80}, ends with {last!r}), so there is nothing to "
+            "train on; add the replies or remove the part"
+        )
+    return kept
 
 
 def add_stripped(
@@ -108,7 +131,8 @@ def to_rows(
 ) -> list[Row]:
     """Rows in training order: concatenated samples, or one sample a row.
 
-    Raises: UserError on an empty set, or on a sample longer than the row unless `drop_longer`.
+    Raises: UserError on an empty set, one without a token to train on, or on a sample longer than the
+    row unless `drop_longer`.
     """
     kept = [e for e in examples if len(e.input_ids) <= row_tokens] if drop_longer else examples
     accounting.dropped_longer = len(examples) - len(kept)
@@ -121,6 +145,11 @@ def to_rows(
         accounting.samples[example.domain] += 1
         accounting.tokens[example.domain] += len(example.input_ids)
         accounting.loss_tokens += sum(label != -100 for label in example.labels)
+    if not accounting.loss_tokens:
+        raise UserError(
+            f"none of the {len(kept):,} samples has a token to train on: their assistant turns are "
+            "empty, or the chat template marks none; check the sources"
+        )
     order = list(range(len(kept)))
     random.Random(seed).shuffle(order)
     shuffled = [kept[i] for i in order]

@@ -15,7 +15,15 @@ from pretrain.hybrid import load_model, save_model
 from pretrain.ssd.isolation import check_isolation
 from pretrain.tokenizer import read_tokenizer
 from sft.config import SftConfig
-from sft.examples import Accounting, Row, add_stripped, to_examples, to_rows, worked_in_answer
+from sft.examples import (
+    Accounting,
+    Row,
+    add_stripped,
+    to_examples,
+    to_rows,
+    with_replies,
+    worked_in_answer,
+)
 from sft.lora import target_modules
 from sft.trainer import LOGGED, RowCollator, StrictSFTTrainer, trl_config
 from workbench.checkpoint import seed_everything
@@ -39,6 +47,10 @@ def run(context: StageContext) -> None:
     tokenizer = read_tokenizer(context.parent_model)
     rows, accounting = build_rows(config, tokenizer, context.seed)
     context.outputs["data"] = accounting.as_dict()
+    context.outputs["warnings"] = [
+        f"part {part!r}: {count:,} conversations without a final assistant turn were left out"
+        for part, count in accounting.without_reply.items()
+    ]
     if not config.distributed.on:
         _train(context, tokenizer, Dataset.from_list([asdict(row) for row in rows]))
         return
@@ -72,8 +84,8 @@ def build_rows(
     config: SftConfig, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[list[Row], Accounting]:
     """The whole training set, from the stage's parts."""
-    conversations = collect(config, seed)
     accounting = Accounting()
+    conversations = collect(config, seed, accounting)
     whole = add_stripped(conversations, config.strip_reasoning_share, seed)
     accounting.stripped = len(whole) - len(conversations)
     if config.truncation:
@@ -97,11 +109,12 @@ def build_rows(
     return rows, accounting
 
 
-def collect(config: SftConfig, seed: int) -> list[Conversation]:
-    """The parts' conversations, in the recipe's order."""
+def collect(config: SftConfig, seed: int, accounting: Accounting) -> list[Conversation]:
+    """The parts' conversations, in the recipe's order; those without a reply are left out."""
     out: list[Conversation] = []
     for name, part in config.parts.items():
         taken = take_conversations(part.source, part.samples, name=name, seed=seed)
+        taken = with_replies(taken, part=name, accounting=accounting)
         worked = part.reasoning == "answer"
         out += [worked_in_answer(c) for c in taken] if worked else taken
     return out

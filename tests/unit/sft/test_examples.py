@@ -1,12 +1,17 @@
 """Reasoning-off samples: stripped of their trace, or with it written out in the answer."""
 
+import json
+from pathlib import Path
+
+import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sft.config import SftConfig
-from sft.examples import add_stripped, to_examples, worked_in_answer
+from sft.examples import Accounting, Example, add_stripped, to_examples, to_rows, worked_in_answer
 from sft.stage import build_rows, collect
 from workbench.chat import prompt_ids
 from workbench.conversation import Conversation
+from workbench.errors import UserError
 
 PROMPT = {"role": "user", "content": "1+2+3?"}
 
@@ -44,7 +49,7 @@ def test_a_part_says_where_its_reasoning_stands() -> None:
         "off": {"source": source, "samples": 3, "reasoning": "answer"},
     }
     config = SftConfig.model_validate({"kind": "sft", "needs": ["sft2"], "parts": parts})
-    conversations = collect(config, seed=1)  # the same three problems in both parts
+    conversations = collect(config, 1, Accounting())  # the same three problems in both parts
     assert [c.thinking for c in conversations] == [True] * 3 + [False] * 3
     for plain, worked in zip(conversations[:3], conversations[3:], strict=True):
         assert plain.reply is not None
@@ -53,6 +58,39 @@ def test_a_part_says_where_its_reasoning_stands() -> None:
         assert worked.reply["content"] == f"{trace}\n{plain.reply['content']}"
     # Nothing is left to strip from them.
     assert len(add_stripped(conversations, 1.0, seed=1)) == 6 + 3
+
+
+def test_conversations_without_a_reply_are_left_out_and_counted(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = [[PROMPT, {"role": "assistant", "content": "6"}], [PROMPT], [PROMPT]]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    part = {"source": {"type": "jsonl", "path": str(path)}, "samples": 3}
+    config = SftConfig.model_validate({"kind": "sft", "parts": {"mine": part}, "row_tokens": 64})
+    made, accounting = build_rows(config, tokenizer, seed=1)
+    assert len(made) == 1
+    assert accounting.as_dict()["without_reply"] == {"mine": 2}
+    assert accounting.loss_tokens > 0
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows[1:]))
+    config = SftConfig.model_validate(
+        {"kind": "sft", "parts": {"mine": {**part, "samples": 2}}, "row_tokens": 64}
+    )
+    with pytest.raises(UserError, match=r"part 'mine': none of its 2 .* \(the first, .*'user'\)"):
+        build_rows(config, tokenizer, seed=1)
+
+
+def test_rows_without_a_token_to_train_on_are_refused() -> None:
+    silent = [Example("d", [1, 2, 3], [-100] * 3)] * 2
+    with pytest.raises(UserError, match="none of the 2 samples has a token to train on"):
+        to_rows(
+            silent,
+            row_tokens=8,
+            concatenate=False,
+            drop_longer=False,
+            seed=1,
+            accounting=Accounting(),
+        )
 
 
 def test_the_manifest_says_what_was_cut(tokenizer: PreTrainedTokenizerFast) -> None:
