@@ -57,7 +57,8 @@ def namespace(what: str, run: Path) -> str:
 def connect(cluster: ClusterSection, *, namespace: str) -> str:
     """Join the cluster at `cluster.address` (or RAY_ADDRESS), or start Ray on this machine.
 
-    Returns a line that says which. Raises: UserError where the address does not answer.
+    Returns a line that says which. Raises: UserError where the address does not answer or Ray does not
+    start.
     """
     for name, value in {**_QUIET, **thread_environment()}.items():
         os.environ.setdefault(name, value)
@@ -81,14 +82,20 @@ def connect(cluster: ClusterSection, *, namespace: str) -> str:
             raise UserError(f"Ray at {address!r} cannot be joined: {_first_line(error)}") from None
         end_engines()  # left over where an earlier driver of this run was killed
         return f"joined the Ray cluster at {address}"
-    ray.init(
-        address="local",
-        num_cpus=cluster.num_cpus,
-        num_gpus=cluster.num_gpus,
-        object_store_memory=cluster.object_store_mb * 2**20,
-        include_dashboard=False,
-        **common,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cluster.num_cpus,
+            num_gpus=cluster.num_gpus,
+            object_store_memory=cluster.object_store_mb * 2**20,
+            include_dashboard=False,
+            **common,
+        )
+    except Exception as error:  # noqa: BLE001 - Ray has no type of its own for this
+        raise UserError(
+            f"Ray could not be started on this machine: {_first_line(error)} Look for processes that "
+            "keep every core busy, a full disk under /tmp, or too little shared memory"
+        ) from None
     return "started Ray on this machine"
 
 
