@@ -19,7 +19,7 @@ from reward.judging import client_of
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Engine
 from workbench.provenance import digest
-from workbench.rundir import read_json, read_json_lines, write_json
+from workbench.rundir import UNFINISHED, read_json, read_json_lines, write_json
 
 Watch = Callable[[Model, Progress], bool]
 Results = dict[str, list[dict[str, Any]]]
@@ -116,8 +116,11 @@ def _engine_config(config: EngineConfig, longest: int, context: int, budgets: bo
 
 def _earlier(out: Path, name: str) -> list[Path]:
     """Where else replies of this model may lie: results that a rerun set aside, or another name."""
-    aside = out.parent / ".replaced" / out.name
-    folders = [aside / name, *(p for p in out.glob("*") if p.is_dir() and p.name != name)]
+    aside = [out.parent / ".replaced" / place / out.name for place in ("", UNFINISHED)]
+    folders = [
+        *(folder / name for folder in aside),
+        *(p for p in out.glob("*") if p.is_dir() and p.name != name),
+    ]
     return [folder for folder in folders if folder.is_dir()]
 
 

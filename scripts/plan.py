@@ -14,20 +14,24 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from workbench.command import finish
+from workbench.command import RECIPE_HELP, SET_HELP, finish
 from workbench.errors import UserError, unknown_name
-from workbench.recipe import Recipe, load
+
+if TYPE_CHECKING:
+    from workbench.recipe import Recipe
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--recipe", required=True, metavar="FILE")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument("--recipe", required=True, metavar="FILE", help=RECIPE_HELP)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", dest="overrides", help=SET_HELP
+    )
     parser.add_argument("--hardware", metavar="NAME", help="default: h100 for stages on GPUs, cpu")
     parser.add_argument("--mfu", type=float, metavar="SHARE", help="share of the FLOPs in training")
     parser.add_argument(
@@ -40,13 +44,15 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Parse, price, print."""
     args = parse()
+    from workbench.recipe import load  # after parsing: --help needs no third-party package
+
     recipe = load(args.recipe, args.overrides)
     plan = build(recipe, hardware_of(args, recipe))
     print(json.dumps(plan, indent=1) if args.json else "\n".join(lines(plan)))
     return 0
 
 
-def hardware_of(args: argparse.Namespace, recipe: Recipe) -> Any:
+def hardware_of(args: argparse.Namespace, recipe: "Recipe") -> Any:
     """The hardware asked for, with the shares asked for."""
     from pretrain.estimate import HARDWARE
 
@@ -61,19 +67,40 @@ def hardware_of(args: argparse.Namespace, recipe: Recipe) -> Any:
     return dataclasses.replace(HARDWARE[name], **shares)
 
 
-def _loads(recipe: Recipe) -> dict[str, tuple[Any, ...]]:
+def _loads(recipe: "Recipe") -> dict[str, tuple[Any, ...]]:
     from workbench import registry
     from workbench.graph.dag import order
 
-    return {
-        name: registry.resolve(registry.kind(recipe.stages[name].kind).plan)(
-            recipe.stages[name], recipe
-        ).loads
-        for name in order(recipe, ["all"])
-    }
+    loads: dict[str, tuple[Any, ...]] = {}
+    for name in order(recipe, ["all"]):
+        plan = registry.resolve(registry.kind(recipe.stages[name].kind).plan)
+        found = plan(recipe.stages[name], recipe).loads
+        loads[name] = tuple(_counted(recipe, name, load) for load in found)
+    return loads
 
 
-def build(recipe: Recipe, hardware: Any) -> dict[str, Any]:
+def _counted(recipe: "Recipe", name: str, load: Any) -> Any:
+    """With the tokens that the recipe's run counted, where it has finished this very stage."""
+    from workbench.graph.dag import config_digest
+    from workbench.rundir import RunDir
+
+    config: Any = recipe.stages[name]
+    if config.kind != "sft" or not load.bound:
+        return load
+    run, _ = RunDir.of(recipe.runs_dir, recipe.name)
+    manifest = run.manifest(name)
+    if manifest is None or manifest.status != "done":
+        return load
+    if manifest.config_digest != config_digest(recipe, name):
+        return load
+    data = manifest.outputs["data"]
+    tokens, samples = sum(data["tokens"].values()), sum(data["samples"].values())
+    mean = round(tokens / samples)
+    counted = round(tokens * config.epochs)
+    return dataclasses.replace(load, tokens=counted, document_tokens=mean, bound=False)
+
+
+def build(recipe: "Recipe", hardware: Any) -> dict[str, Any]:
     """The whole plan as JSON-able figures."""
     from pretrain.cost import parameters_by_kind
     from pretrain.estimate import price
@@ -129,7 +156,7 @@ def lines(plan: dict[str, Any]) -> list[str]:
         out.append("  ".join(cells).rstrip())
     out += [
         "",
-        "GiB a process, at whole rows. <=: the most it can be; the mean is not known.",
+        "GiB a process, at whole rows. <=: the most it can be; what it will be is not known.",
         _NOTE,
     ]
     return out
@@ -163,7 +190,7 @@ def _row(name: str, load: dict[str, Any]) -> tuple[str, ...]:
         f"{rest / 2**30:,.2f}" if rest else "",
         total,
         f"{load['flops']:.2e}",
-        _time(load["seconds"]),
+        ("" if load["seconds"] is None else bound) + _time(load["seconds"]),
     )
 
 

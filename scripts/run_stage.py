@@ -4,7 +4,7 @@
     python scripts/run_stage.py grpo --recipe recipes/miniature.yaml --set stages.grpo.num_steps=20
     ray job submit --working-dir . -- python scripts/run_stage.py all --recipe recipes/miniature.yaml
 
-Exit codes: 0 done, 2 the user's mistake, 1 a failure or a stop (the same command continues).
+`python` is the environment's: .venv/bin/python, which `make setup` makes. Exit codes: 0 done, 2 the user's mistake, 1 a failure or a stop (the same command continues).
 """
 
 import argparse
@@ -14,17 +14,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from workbench.command import finish
-from workbench.recipe import load
+from workbench.command import RECIPE_HELP, SET_HELP, finish
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("stages", nargs="+", metavar="STAGE", help="stage names, or all")
-    parser.add_argument("--recipe", required=True, metavar="FILE")
+    parser.add_argument("--recipe", required=True, metavar="FILE", help=RECIPE_HELP)
     parser.add_argument("--run", metavar="NAME", help="run directory under runs_dir")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", dest="overrides", help=SET_HELP
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and plan")
     parser.add_argument("--fresh", action="store_true", help="run the named stages from scratch")
     parser.add_argument("--address", metavar="RAY", help="a running Ray cluster, host:port or auto")
@@ -36,19 +37,28 @@ def main() -> int:
     args = parse()
     if args.address:
         args.overrides.append(f"cluster.address={args.address}")
-    recipe = load(args.recipe, args.overrides)
     from workbench.graph.dag import order
+    from workbench.recipe import load
     from workbench.rundir import RunDir
 
+    recipe = load(args.recipe, args.overrides)
     stages = order(recipe, args.stages)
     run, where = RunDir.of(recipe.runs_dir, args.run or recipe.name)
     from workbench.graph.plan import check_disk, plan_run
 
-    plan = plan_run(recipe, run, stages)
+    run.check_owner(recipe.resolved())
+    named = set(recipe.stages) if "all" in args.stages else set(args.stages)
+    fresh = named if args.fresh else set()
+    plan = plan_run(recipe, run, stages, fresh=fresh)
     if args.dry_run:
         print(json.dumps(recipe.resolved(), indent=1, ensure_ascii=False))
         print("\n".join(plan.lines))
         return 0
+    from workbench.cluster import check_address
+    from workbench.installed import require
+
+    require(plan.targets, ray=recipe.cluster.backend == "ray")
+    check_address(recipe.cluster)
     # Imported after everything that can be the user's mistake: these take seconds.
     from workbench.graph.execute import drive
     from workbench.report import write_report
@@ -58,8 +68,7 @@ def main() -> int:
     with run.claimed():
         run.adopt(recipe.resolved())
         check_disk(plan, run)
-        named = set(recipe.stages) if "all" in args.stages else set(args.stages)
-        code = drive(recipe, run, stages, fresh=named if args.fresh else set(), out=sys.stdout)
+        code = drive(recipe, run, stages, fresh=fresh, out=sys.stdout)
         print(write_report(run.root))
     return code
 

@@ -17,20 +17,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from workbench.command import finish
+from workbench.command import RECIPE_HELP, SET_HELP, finish
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--recipe", metavar="FILE")
+    parser.add_argument("--recipe", metavar="FILE", help=RECIPE_HELP)
     parser.add_argument("--models", metavar="STAGE_OR_PATH,...")
     parser.add_argument("--benchmarks", metavar="NAME,...")
     parser.add_argument("--budgets", metavar="64,256,none", help="tokens; 0: reasoning off")
     parser.add_argument("--samples", type=int, metavar="N", help="samples a question")
     parser.add_argument("--limit", type=int, metavar="N", help="questions a benchmark or category")
     parser.add_argument("--run", metavar="NAME", help="run directory under runs_dir")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", dest="overrides", help=SET_HELP
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be run")
     parser.add_argument("--list", action="store_true", help="print the benchmarks")
     args = parser.parse_args()
@@ -52,6 +54,13 @@ def main() -> int:
     print("\n".join(command.plan()))
     if args.dry_run:
         return 0
+    from workbench.cluster import check_address
+    from workbench.installed import require
+
+    on_ray = command.recipe.cluster.backend == "ray" and not all(m.served for m in command.models)
+    require(["evals.sweep:sweep", "evals.report:write_pages"], ray=on_ray)
+    if on_ray:
+        check_address(command.recipe.cluster)
     return command.run(sys.stdout)
 
 

@@ -1,5 +1,6 @@
 """What an SFT stage will cost. Imports no torch."""
 
+from data_mix.sizes import most_tokens
 from sft.config import SftConfig
 from workbench.distributed.config import why_not
 from workbench.errors import UserError
@@ -29,18 +30,28 @@ def plan_sft(config: SftConfig, recipe: Recipe) -> StagePlan:
 
 
 def _load(config: SftConfig, samples: int) -> TrainingLoad:
-    """The stage's tokens: samples of the stated mean length, or whole rows at most."""
-    spread, mean = config.distributed, config.sample_tokens
+    """The stage's tokens: samples of the stated mean length, or the most that they can be."""
+    spread, mean = config.distributed, config.sample_tokens or _longest_mean(config)
     return TrainingLoad(
-        tokens=round(samples * config.epochs * (mean or config.row_tokens)),
+        tokens=round(samples * config.epochs * mean),
         row_tokens=config.row_tokens,
         microbatch_rows=config.microbatch_rows,
-        document_tokens=mean,
+        document_tokens=round(mean),
         workers=spread.workers,
         gpus=spread.gpus_per_worker if spread.on else config.gpus,
         strategy=spread.strategy,
         precision=config.precision,
         activations=config.activations,
         lora_rank=config.lora.rank if config.lora else None,
-        bound=mean is None,
+        bound=config.sample_tokens is None,
     )
+
+
+def _longest_mean(config: SftConfig) -> float:
+    """The longest that samples can be on average, in tokens: a byte each, or a whole row."""
+    total = 0.0
+    for part in config.parts.values():
+        known = most_tokens(part.source, part.samples)
+        rows = float(part.samples * config.row_tokens)
+        total += rows if known is None else min(known, rows)
+    return total / sum(part.samples for part in config.parts.values())

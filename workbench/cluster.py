@@ -99,6 +99,13 @@ def connect(cluster: ClusterSection, *, namespace: str) -> str:
     return "started Ray on this machine"
 
 
+def check_address(cluster: ClusterSection) -> None:
+    """Raises: UserError where a cluster that a run is to join does not answer. Starts nothing."""
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if cluster.backend == "ray" and address:
+        _must_answer(address)
+
+
 def disconnect() -> None:
     """Leave the cluster; what was started here ends with it."""
     import ray  # noqa: PLC0415 - see connect

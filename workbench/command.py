@@ -1,4 +1,9 @@
-"""The end of every command line: exit codes, and one line where it ends badly."""
+"""The end of every command line: exit codes, and one line where it ends badly.
+
+Imports nothing that is not Python's own: it is what says that something is missing.
+"""
+
+from __future__ import annotations
 
 import os
 import sys
@@ -7,16 +12,31 @@ from pathlib import Path
 
 from workbench.disk import is_full, no_space
 from workbench.errors import UserError
+from workbench.installed import is_ours, missing_line
+
+RECIPE_HELP = "a YAML recipe; those shipped are in recipes/"
+SET_HELP = (
+    "change one value of the recipe, as in stages.grpo.lr=1e-4 (lists by number: phases.0.until); "
+    "the value is YAML; may be given several times"
+)
+_PYTHON = (3, 11)
 
 
 def finish(main: Callable[[], int]) -> int:
     """Run `main`. Returns the exit code: 0 done, 2 the user's mistake, 1 a failure or a stop."""
+    if sys.version_info < _PYTHON:
+        version = ".".join(map(str, sys.version_info[:2]))
+        return _line(f"error: {missing_line(f'it is Python {version}, not 3.11 or newer')}", 2)
     try:
         code = main()
         sys.stdout.flush()
         return code
     except UserError as error:
         return _line(f"error: {error}", 2)
+    except ModuleNotFoundError as error:
+        if error.name is None or is_ours(error.name):
+            raise
+        return _line(f"error: {missing_line(f'it lacks {error.name}')}", 2)
     except KeyboardInterrupt:
         return _line("stopped before anything ran", 1)
     except BrokenPipeError:  # `... | head`: the reader has gone, so nothing can be shown

@@ -1,5 +1,7 @@
 """A full disk, recognised in whatever shape a library reports it."""
 
+from __future__ import annotations
+
 import errno
 import shutil
 from pathlib import Path

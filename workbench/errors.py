@@ -1,5 +1,7 @@
 """The two ways a run ends badly: the user's mistake, and a stop that was asked for."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from difflib import get_close_matches
 

@@ -7,7 +7,9 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import threading
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -90,6 +92,34 @@ def _imports(module: str) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return tuple(name for name in names if name.split(".")[0] in PACKAGES)
+
+
+def third_party(targets: Iterable[str]) -> set[str]:
+    """Top-level names of the packages that are imported as soon as these targets are.
+
+    Imports inside functions and under a condition do not count: those packages may be optional.
+    """
+    waiting, seen, found = [t.partition(":")[0] for t in targets], set[str](), set[str]()
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        if _source(module) is not None:
+            waiting += [module.rpartition(".")[0], *_imports_at_once(module)]
+        elif module and module.split(".")[0] not in {*PACKAGES, *sys.stdlib_module_names}:
+            found.add(module.split(".")[0])
+    return found
+
+
+def _imports_at_once(module: str) -> Iterator[str]:
+    for node in _tree(module).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            if node.module.split(".")[0] in PACKAGES:
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @cache

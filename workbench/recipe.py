@@ -4,7 +4,8 @@ Order of values: defaults on the fields < the recipe it `extends` < the recipe f
 other source.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -119,15 +120,19 @@ def build(raw: dict[str, Any]) -> Recipe:
     stages = raw.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError("recipe: `stages` must be a mapping of stage name to {kind, needs, ...}")
-    typed = {str(n): _read_stage(str(n), body) for n, body in with_likes(stages).items()}
+    whole = with_likes(stages)
+    made = [str(n) for n, body in whole.items() if isinstance(body, dict) and "kind" in body]
+    typed = {str(n): _read_stage(str(n), body, made) for n, body in whole.items()}
     return Recipe.read({**raw, "stages": typed}, where="")
 
 
-def _read_stage(name: str, body: Any) -> StageConfig:
+def _read_stage(name: str, body: Any, others: Iterable[str]) -> StageConfig:
     where = f"stages.{name}"
     if not isinstance(body, dict) or "kind" not in body:
+        near = get_close_matches(name, [n for n in others if n != name], n=1)
+        meant = f" (or did you mean stages.{near[0]}?)" if near else ""
         kinds = ", ".join(registry.KINDS)
-        raise UserError(f"recipe: {where} must be a mapping with `kind`; kinds: {kinds}")
+        raise UserError(f"recipe: {where} must be a mapping with `kind`{meant}; kinds: {kinds}")
     if name == "evals" and body["kind"] != "evals":
         raise UserError("recipe: stages.evals: the name `evals` is for a stage of kind evals")
     config = cast(type[StageConfig], registry.resolve(registry.kind(str(body["kind"])).config))
@@ -172,7 +177,11 @@ def _words(error: Exception) -> str:
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Apply one `a.b=c`; the value is YAML, so 1e-3, [a, b], null and true mean what they say."""
+    """Apply one `a.b=c`; the value is YAML, so 1e-3, [a, b], null and true mean what they say.
+
+    Mappings and lists on the way are copied first: a YAML alias makes one object of what stands in
+    several stages, and only the one that is named may change.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {override!r}: write it as section.key=value")
@@ -181,7 +190,10 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parents):
         if isinstance(target, dict) and target.get(part) is None:
             target[part] = {}
-        target = target[_index(target, part, parents[: depth + 1])]
+        place = _index(target, part, parents[: depth + 1])
+        if isinstance(target[place], dict | list):
+            target[place] = target[place].copy()
+        target = target[place]
     try:
         value = yaml.safe_load(text)
     except _NOT_YAML:

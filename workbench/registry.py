@@ -16,13 +16,16 @@ class Kind:
     """Where a stage kind's parts live, as "package.module:name".
 
     config: a `StageConfig` subclass.  run: `(StageContext) -> None`.
-    plan: `(config, PlanContext) -> StagePlan`, importing no torch.
+    plan: `(config, Recipe) -> StagePlan`, importing no torch.
+    inputs: `(config) -> None`, a UserError where a file or package that the stage reads is not there
+    or an option is none; importing no torch. Asked before a run begins, of stages that will run.
     """
 
     config: str
     run: str
     plan: str
     about: str
+    inputs: str | None = None
 
 
 KINDS: dict[str, Kind] = {
@@ -31,42 +34,49 @@ KINDS: dict[str, Kind] = {
         run="pretrain.tokenizer_stage:run",
         plan="pretrain.plan:plan_tokenizer",
         about="train a byte-level BPE tokenizer with the chat format's special tokens",
+        inputs="data_mix.inputs:check_data",
     ),
     "convert": Kind(
         config="pretrain.convert.config:ConvertConfig",
         run="pretrain.convert.stage:run",
         plan="pretrain.convert.plan:plan_convert",
         about="a GGUF file or a Hugging Face checkpoint becomes the run's base model",
+        inputs="pretrain.convert.inputs:check_origin",
     ),
     "pretrain": Kind(
         config="pretrain.config:PretrainConfig",
         run="pretrain.stage:run",
         plan="pretrain.plan:plan_pretrain",
         about="pretrain the hybrid base model on a phased blend",
+        inputs="data_mix.inputs:check_data",
     ),
     "sft": Kind(
         config="sft.config:SftConfig",
         run="sft.stage:run",
         plan="sft.plan:plan_sft",
         about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
+        inputs="data_mix.inputs:check_data",
     ),
     "grpo": Kind(
         config="rl.config:GrpoConfig",
         run="rl.stage:run",
         plan="rl.plan:plan_grpo",
         about="GRPO on verifiable rewards with vLLM rollouts",
+        inputs="rl.inputs:check_grpo",
     ),
     "dpo": Kind(
         config="rl.dpo.config:DpoConfig",
         run="rl.dpo.stage:run",
         plan="rl.dpo.plan:plan_dpo",
         about="iterative on-policy DPO on a tool environment",
+        inputs="rl.inputs:check_tasks",
     ),
     "reward_model": Kind(
         config="rl.reward_model.config:RewardModelConfig",
         run="rl.reward_model.stage:run",
         plan="rl.reward_model.plan:plan_reward_model",
         about="a Bradley-Terry reward model on replies that checkers passed and failed",
+        inputs="data_mix.inputs:check_data",
     ),
     "merge": Kind(
         config="rl.merge.config:MergeConfig",

@@ -20,6 +20,8 @@ from workbench.errors import UserError, name_problem
 
 Status = Literal["running", "done", "failed"]
 
+UNFINISHED = ".unfinished"
+"""Folder in `.replaced` of attempts that were set aside where a better one is kept."""
 _RAY_COPIES = "working_dir_files"  # the folder in which Ray unpacks what a job was submitted with
 _JOB_RUNS = "anneal"
 _LEFTOVER_GRACE_S = 10.0
@@ -154,17 +156,23 @@ class RunDir:
         write_json(self.stage(manifest.stage) / "manifest.json", asdict(manifest))
 
     def set_aside(self, stage: str) -> None:
-        """Move a stage's old result out of the way; the newest replaced one is kept.
+        """Move a stage's old result out of the way.
 
-        A recipe change must not delete days of training: `.replaced/STAGE` holds it.
+        A change must not delete days of training: `.replaced/STAGE` holds the newest of the best that
+        there was (done, else with state to continue from, else begun). A lesser attempt, such as one
+        that failed on a typo, goes to `.replaced/.unfinished/STAGE` by the same rule, or nowhere.
         """
         folder = self.stage(stage)
         if not folder.exists():
             return
-        kept = self.root / ".replaced" / stage
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(folder, kept)
+        aside = self.root / ".replaced"
+        for kept in (aside / stage, aside / UNFINISHED / stage):
+            if _worth(folder) >= _worth(kept):
+                shutil.rmtree(kept, ignore_errors=True)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(folder, kept)
+                return
+        shutil.rmtree(folder)
 
     @property
     def stop_file(self) -> Path:
@@ -231,6 +239,11 @@ class RunDir:
 
     def adopt(self, resolved: dict[str, Any]) -> None:
         """Write recipe.json. Raises: UserError where the folder holds a run of another recipe."""
+        self.check_owner(resolved)
+        write_json(self.root / "recipe.json", resolved)
+
+    def check_owner(self, resolved: dict[str, Any]) -> None:
+        """Raises: UserError where the folder holds a run of another recipe. Writes nothing."""
         path = self.root / "recipe.json"
         if path.is_file():
             found = read_json(path)
@@ -240,7 +253,17 @@ class RunDir:
                     f"run directory {self.root} belongs to recipe {owner!r}, not "
                     f"{resolved['name']!r}; choose another name with --run"
                 )
-        write_json(path, resolved)
+
+
+def _worth(folder: Path) -> int:
+    """What would be lost with a stage's folder: 2 a result, 1 state to continue from, 0 neither."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except (OSError, UserError):
+        return int((folder / "model").is_dir())  # cut short: what is beside it may be whole
+    if isinstance(manifest, dict) and manifest.get("status") == "done":
+        return 2
+    return int(any((folder / "checkpoints").glob("*")))
 
 
 def _try_lock(file: IO[str]) -> bool:

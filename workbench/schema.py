@@ -6,7 +6,7 @@ from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from workbench.errors import UserError
+from workbench.errors import UserError, unknown_name
 
 
 class Section(BaseModel):
@@ -33,15 +33,29 @@ def first_problem(error: ValidationError, model: type[BaseModel], *, where: str)
     problems = error.errors(include_url=False)
     problem = problems[0]
     place = ".".join([where, *(str(part) for part in problem["loc"])]).strip(".")
+    at = f"recipe: {place}: " if place else "recipe: "
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         return _unknown_key(place, str(problem["loc"][-1]), _keys_at(model, problem["loc"])) + more
     if problem["type"] == "missing":
         return f"recipe: {place} is missing; add it{more}"
     if problem["type"] == "value_error":
-        return f"recipe: {place}: {problem['ctx']['error']}{more}"
+        return f"{at}{problem['ctx']['error']}{more}"
+    if problem["type"].startswith("union_tag_"):
+        return _wrong_tag(at, problem, model) + more
     got = _short(problem["input"])
-    return f"recipe: {place}: got {got}; {problem['msg'][0].lower()}{problem['msg'][1:]}{more}"
+    return f"{at}got {got}; {problem['msg'][0].lower()}{problem['msg'][1:]}{more}"
+
+
+def _wrong_tag(at: str, problem: Any, model: type[BaseModel]) -> str:
+    """A mapping whose `type` is missing or none of those that the place takes."""
+    key = str(problem["ctx"]["discriminator"]).strip("'")
+    if problem["type"] == "union_tag_not_found":
+        models = [m for m in _models_at(model, problem["loc"]) if key in m.model_fields]
+        tags = {str(t) for m in models for t in get_args(m.model_fields[key].annotation)}
+        return f"{at}{key!r} is missing; add it, one of: {', '.join(sorted(tags))}"
+    tags = {tag.strip(" '") for tag in str(problem["ctx"]["expected_tags"]).split(",")}
+    return f"{at}{unknown_name(key, str(problem['ctx']['tag']), tags)}"
 
 
 def _unknown_key(place: str, key: str, allowed: Iterable[str]) -> str:
@@ -53,11 +67,16 @@ def _unknown_key(place: str, key: str, allowed: Iterable[str]) -> str:
 
 def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """The field names valid at the mapping in which the unknown key `loc[-1]` stands."""
+    return [name for m in _models_at(model, loc[:-1]) for name in m.model_fields]
+
+
+def _models_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """The sections that the mapping at a place can be."""
     models: list[type[BaseModel]] = [model]
-    for part in loc[:-1]:
+    for part in loc:
         inner = [m for parent in models for m in _models_under(parent, part)]
         models = inner or models
-    return [name for m in models for name in m.model_fields]
+    return models
 
 
 def _models_under(model: type[BaseModel], part: int | str) -> list[type[BaseModel]]:

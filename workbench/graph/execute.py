@@ -64,10 +64,9 @@ def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], ou
     """Run the stages. Returns the exit code: 0 done, 2 a user's mistake, 1 failed or stopped."""
     with ProgressDisplay(out) as show:
         state = Drive(recipe, run, stages, show, fresh)
-        for name in fresh:
-            run.set_aside(name)
         if recipe.cluster.backend == "local":
             with _stop_on_signal(state):
+                _set_aside(state)
                 _drive_here(state)
         else:
             with _stop_on_signal(state) as catch_again:
@@ -79,6 +78,7 @@ def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], ou
                     )
                     catch_again()  # Ray puts its own SIGTERM handler in place
                     _check_room(state)
+                    _set_aside(state)
                     _drive_on_ray(state)
                 except SystemExit:  # what that handler does, until ours is back
                     state.signals += 1
@@ -90,10 +90,16 @@ def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], ou
 def _check_room(state: Drive) -> None:
     rerun: set[str] = set()
     for name in state.stages:
-        if decide(state.recipe, state.run, name, rerun).run:
+        if name in state.fresh or decide(state.recipe, state.run, name, rerun).run:
             rerun.add(name)
             config = state.recipe.stages[name]
             cluster.check_room(name, cpus=config.cpus, gpus=config.gpus)
+
+
+def _set_aside(state: Drive) -> None:
+    """Once nothing can be refused any more: --fresh must not move results and then fail."""
+    for name in state.fresh:
+        state.run.set_aside(name)
 
 
 def _drive_here(state: Drive) -> None:

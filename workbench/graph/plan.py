@@ -1,6 +1,7 @@
 """What a run is going to do and cost, from the recipe alone (imports no torch)."""
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ class RunPlan:
 
     stages: dict[str, StagePlan]
     decisions: dict[str, Decision]
+    targets: tuple[str, ...] = ()
+    """What the stages to run import, as "package.module:name"."""
 
     @property
     def lines(self) -> list[str]:
@@ -34,11 +37,14 @@ class RunPlan:
         return out
 
 
-def plan_run(recipe: Recipe, run: RunDir, stages: list[str]) -> RunPlan:
+def plan_run(
+    recipe: Recipe, run: RunDir, stages: list[str], *, fresh: Collection[str] = ()
+) -> RunPlan:
     """Plan the stages in order. Raises: UserError for a mistake anywhere in the recipe.
 
     Stages that were not asked for are looked at too: a name that is wrong in the last one must not
-    be found out after days of training.
+    be found out after days of training. What lies on this machine (files, packages) is looked for
+    where a stage is going to run. fresh: stages that run again whatever they have.
     """
     registry.resolve(registry.MODEL_SHAPE)(recipe.model.preset, **recipe.model.overrides)
     costs = {name: _stage_plan(recipe, name) for name in recipe.stages}
@@ -47,8 +53,13 @@ def plan_run(recipe: Recipe, run: RunDir, stages: list[str]) -> RunPlan:
     for name in stages:
         rerun = {n for n, d in decisions.items() if d.run}
         decisions[name] = decide(recipe, run, name, rerun)
+        if name in fresh and not decisions[name].run:
+            decisions[name] = Decision(name, True, "asked for with --fresh")
         plans[name] = costs[name]
-    return RunPlan(plans, decisions)
+    kinds = {n: registry.kind(recipe.stages[n].kind) for n, d in decisions.items() if d.run}
+    for name, kind in kinds.items():
+        _check_inputs(recipe, name, kind)
+    return RunPlan(plans, decisions, tuple(dict.fromkeys(kind.run for kind in kinds.values())))
 
 
 def _stage_plan(recipe: Recipe, name: str) -> StagePlan:
@@ -56,6 +67,15 @@ def _stage_plan(recipe: Recipe, name: str) -> StagePlan:
         recipe.stages[name], recipe
     )
     return plan
+
+
+def _check_inputs(recipe: Recipe, name: str, kind: registry.Kind) -> None:
+    if kind.inputs is None:
+        return
+    try:
+        registry.resolve(kind.inputs)(recipe.stages[name])
+    except UserError as error:
+        raise UserError(f"stage {name!r}: {error}") from None
 
 
 def check_disk(plan: RunPlan, run: RunDir) -> None:

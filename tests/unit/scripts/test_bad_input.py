@@ -110,7 +110,11 @@ def test_a_run_directory_of_another_recipe_is_left_alone(tmp_path: Path, command
     ended = command("tokenizer", "--recipe", str(recipe), "--run", "mine")
     assert_one_line(ended, "belongs to recipe 'other', not 'tiny'", "--run")
     assert (run / "recipe.json").read_text() == '{"name": "other"}'
-    assert {path.name for path in run.iterdir()} == {"recipe.json", ".lock"}
+    assert {path.name for path in run.iterdir()} == {"recipe.json"}
+    assert_one_line(
+        command("tokenizer", "--recipe", str(recipe), "--run", "mine", "--dry-run"),
+        "belongs to recipe 'other', not 'tiny'",
+    )
 
 
 def test_a_run_directory_that_cannot_be_made(tmp_path: Path, command: Any) -> None:
@@ -207,6 +211,10 @@ IN_A_STAGE: list[tuple[str, Harm, str, list[str]]] = [
      lambda f, r: {**PIPELINE, "sft": tiny.sft_stage(
          parts=part(type="jsonl", path=jsonl(f, {"messages": TURNS})))},
      "sft", ["source 'rows' has 1 documents, 2 were asked for"]),
+    ("no assistant turns",
+     lambda f, r: {**PIPELINE, "sft": tiny.sft_stage(
+         parts=part(type="jsonl", path=jsonl(f, *[{"messages": TURNS[:1]}] * 2)))},
+     "sft", ["part 'rows'", "none of its 2 conversations ends with an assistant turn", "'user'"]),
     ("sample longer than the row",
      lambda f, r: {**PIPELINE, "sft": tiny.sft_stage(
          row_tokens=64, parts=part(type="jsonl", path=jsonl(f, *[{"messages": TURNS}] * 2)))},
@@ -257,6 +265,97 @@ def test_a_mistake_in_the_data_or_a_checkpoint(
     recipe = tiny.write_recipe(tmp_path, stages, cluster={"backend": "local"})
     assert_one_line(command(stage, "--recipe", str(recipe)), *says)
     assert (run / "pretrain" / "model").is_dir() or (run / ".replaced").is_dir()
+
+
+def grpo(**changes: Any) -> dict[str, Any]:
+    source = {"type": "world", "domain": "conversation"}
+    base = {"kind": "grpo", "needs": ["pretrain"], "prompts": source, "held_out": source}
+    return {**PIPELINE, "last": {**base, **changes}}
+
+
+def convert(**source: Any) -> dict[str, Any]:
+    return {**PIPELINE, "last": {"kind": "convert", "source": source}}
+
+
+# What the last stage reads, words of the error.
+NOT_HERE: list[tuple[str, Callable[[Path], Stages], list[str]]] = [
+    ("jsonl", lambda f: {**PIPELINE, "last": tiny.sft_stage(parts=part(type="jsonl", path="no.jsonl"))},
+     ["source 'rows'", "no file matches 'no.jsonl'"]),
+    ("column", lambda f: {**PIPELINE, "last": tiny.sft_stage(
+        parts=part(type="jsonl", path=jsonl(f, {"msgs": []})))}, ["no column 'messages'"]),
+    ("parquet", lambda f: {**PIPELINE, "last": tiny.sft_stage(
+        parts=part(type="parquet", path=jsonl(f, {"messages": []})))}, ["is no Parquet file"]),
+    ("prompts", lambda f: grpo(
+        held_out={"type": "jsonl", "form": "conversation", "path": f"{f}/*.jsonl"}),
+     ["source 'held_out'", "no file matches"]),
+    ("decontaminate", lambda f: {**PIPELINE, "last": tiny.pretrain_stage(blend=blend(
+        {"math": 1}, path=jsonl(f, {"text": "a"}), **TEXT,
+        clean={"decontaminate_against": f"{f}/bench.jsonl"}))}, ["decontaminate_against", "no file"]),
+    ("gguf", lambda f: convert(type="gguf", path=f"{f}/m.gguf"), ["no GGUF file at"]),
+    ("package", lambda f: convert(type="gguf", package="no_such_package"), ["is not installed"]),
+    ("checkpoint", lambda f: convert(type="checkpoint", path=f"{f}/m"), ["no folder at"]),
+    ("tokenizer", lambda f: {"last": {"kind": "tokenizer", "from_pretrained": "./none"}},
+     ["no folder at './none'"]),
+    ("reward mode", lambda f: grpo(reward_options={"mode": "bogus"}),
+     ["reward_options: unknown mode", "'bogus'", "all, fraction"]),
+    ("reward option", lambda f: grpo(reward_options={"mood": "all"}),
+     ["reward_options: unknown option", "did you mean 'mode'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dry", [True, False], ids=["dry", "run"])
+@pytest.mark.parametrize(
+    ("stages", "says"), [c[1:] for c in NOT_HERE], ids=[c[0] for c in NOT_HERE]
+)
+def test_what_the_last_stage_reads_is_looked_for_before_the_first_one_runs(
+    tmp_path: Path, command: Any, stages: Callable[[Path], Stages], says: list[str], dry: bool
+) -> None:
+    recipe = tiny.write_recipe(tmp_path, stages(tmp_path), cluster={"backend": "local"})
+    words = ["all", "--recipe", str(recipe), *(["--dry-run"] if dry else [])]
+    assert_one_line(command(*words), "stage 'last'", *says)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_stage_that_does_not_run_reads_need_not_be_here(
+    tmp_path: Path, command: Any
+) -> None:
+    gone = {"type": "jsonl", "path": f"{tmp_path}/none", "form": "text", "column": "text"}
+    unused = {"sources": {**blend({})["sources"], "gone": gone},
+              "phases": [{"until": 1.0, "weights": {"math": 1, "gone": 0}}]}  # fmt: skip
+    hub = convert(type="checkpoint", path="org/name")["last"]
+    stages = {"tokenizer": tiny.tokenizer_stage(blend=unused), "hub": hub,
+              "sft": tiny.sft_stage(needs=["tokenizer"], parts=part(**gone))}  # fmt: skip
+    recipe = tiny.write_recipe(tmp_path, stages)
+    assert command("tokenizer", "hub", "--dry-run", "--recipe", str(recipe)).code == 0
+
+
+def test_typos_cost_no_result(tmp_path: Path, base: Path, command: Any) -> None:
+    run = tmp_path / "runs" / "tiny"
+    shutil.copytree(base / "tiny", run)
+    recipe = tiny.write_recipe(tmp_path, PIPELINE, cluster={"backend": "local"})
+    words = ["pretrain", "--recipe", str(recipe), "--set"]
+    lost = "stages.pretrain.blend.sources.math={type: jsonl, form: text, column: text, path: "
+    before = (run / "pretrain/model/model.safetensors").read_bytes()
+    assert_one_line(command(*words, f"{lost}{tmp_path}/typo}}"), "no file matches")
+    assert (run / "pretrain/model/model.safetensors").read_bytes() == before
+    assert not (run / ".replaced").exists()
+    # One that only reading all of it can find.
+    path = jsonl(tmp_path, {"text": "a b c"}, {"txt": "d"})
+    for _ in range(2):
+        assert_one_line(command(*words, f"{lost}{path}}}", "--fresh"), "no column 'text'")
+        assert (run / ".replaced/pretrain/model/model.safetensors").read_bytes() == before
+
+
+def test_fresh_moves_nothing_where_ray_does_not_take_the_run(
+    tmp_path: Path, base: Path, command: Any
+) -> None:
+    run = tmp_path / "runs" / "tiny"
+    shutil.copytree(base / "tiny", run)
+    recipe = tiny.write_recipe(tmp_path, PIPELINE, cluster={"num_cpus": 1})
+    too_large = ["--set", "stages.pretrain.cpus=64"]
+    words = ["pretrain", "--fresh", "--recipe", str(recipe)]
+    assert_one_line(command(*words, *too_large), "asks for 64 CPUs")
+    assert (run / "pretrain/model").is_dir() and not (run / ".replaced").exists()
 
 
 @contextmanager

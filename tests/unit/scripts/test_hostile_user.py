@@ -84,7 +84,12 @@ SETTINGS: list[tuple[str, list[str]]] = [
     ("no_such=1", ["unknown key 'no_such'", "allowed here"]),
     ("stages.pretrain.row_tokes=1", ["did you mean 'row_tokens'"]),
     ("cluster.num_cpu=1", ["did you mean 'num_cpus'"]),
-    ("stages.pretain.seed=1", ["stages.pretain", "kind"]),
+    ("stages.pretain.seed=1", ["stages.pretain", "kind", "did you mean stages.pretrain?"]),
+    ("stages.pretrain.needs=[nothere]", ["error: recipe: stage 'pretrain' needs 'nothere'"]),
+    ("stages.pretrain.blend.sources.math.type=pretrainin",
+     ["stages.pretrain.blend.sources.math: unknown type", "did you mean 'pretraining'?"]),
+    ("stages.pretrain.blend.sources.math={category: math}",
+     ["stages.pretrain.blend.sources.math: 'type' is missing", "pretraining"]),
     ("nothing", ["section.key=value"]),
     ("=3", ["section.key=value"]),
     ("name.x.y=3", ["no such place"]),
@@ -239,6 +244,17 @@ def test_a_report_that_cannot_be_written(tmp_path: Path, fails: Callable[..., st
     assert "report.html" in fails(REPORT, "mine")
     (run / "report.html").rmdir()
     assert "no" in fails(REPORT, "mine", "--png", "no/such/folder/x.png")
+
+
+def test_a_dead_cluster_leaves_no_run_folder(tmp_path: Path, fails: Callable[..., str]) -> None:
+    words = ("all", "--recipe", recipe(tmp_path), "--address", "127.0.0.1:9")
+    assert "does not answer" in fails(RUN, *words)
+    model = tmp_path / "m"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    sweep = ("--recipe", recipe(tmp_path), "--models", str(model), "--benchmarks=mini-math")
+    assert "does not answer" in fails(SWEEP, *sweep, "--set=cluster.address=127.0.0.1:9")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_unicode_names_are_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny
+from workbench.graph.dag import config_digest
+from workbench.recipe import load
+from workbench.rundir import Manifest, RunDir
+
 ROOT = Path(__file__).resolve().parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
@@ -45,6 +50,27 @@ def test_the_12b_in_json() -> None:
     assert plan["stages"]["long-context"]["loads"][0]["fits"] is False
     assert plan["stages"]["sft1"]["loads"][0]["fits"] is True
     assert plan["stages"]["grpo"]["loads"][1]["fits"] is False
+
+
+def test_tokens_are_bounded_closely_and_then_known(tmp_path: Path) -> None:
+    """[derived] a sum of the miniature has fewer bytes than 200, and a row 512 tokens."""
+    recipe = tiny.write_recipe(tmp_path, {"sft": tiny.sft_stage(needs=[])})
+    row = next(x for x in _plan("--recipe", str(recipe)).stdout.splitlines() if x.startswith("sft"))
+    tokens, time = next(w for w in row.split() if w.startswith("<=")), row.split()[-2]
+    assert 24 * 20 < int(tokens[2:].replace(",", "")) < 24 * 200
+    assert time.startswith("<=")
+    read = load(recipe)
+    run = RunDir(tmp_path / "runs" / "tiny")
+    data = {"tokens": {"math": 960}, "samples": {"math": 24}}
+    run.write_manifest(
+        Manifest(
+            "sft", "sft", "done", {}, config_digest(read, "sft"), "", 0, outputs={"data": data}
+        )
+    )
+    counted = json.loads(_plan("--recipe", str(recipe), "--json").stdout)["stages"]["sft"]["loads"]
+    assert [(x["tokens"], x["document_tokens"], x["bound"]) for x in counted] == [(960, 40, False)]
+    changed = _plan("--recipe", str(recipe), "--set", "stages.sft.lr=1", "--json").stdout
+    assert json.loads(changed)["stages"]["sft"]["loads"][0]["bound"] is True
 
 
 def test_bad_hardware_and_shares_are_one_line() -> None:

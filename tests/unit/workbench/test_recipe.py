@@ -57,6 +57,26 @@ def test_a_mistake_is_one_line_that_says_how_to_fix_it(
         assert word in message
 
 
+ALIASED = """
+name: tiny
+stages:
+  a: &a
+    kind: sft
+    parts: {math: {source: {type: world, domain: math}, samples: 10}}
+  b: {<<: *a, lr: 1e-4}
+  c: *a
+"""
+
+
+def test_an_override_changes_one_of_the_stages_that_a_yaml_alias_shares(tmp_path: Path) -> None:
+    path = write(tmp_path, ALIASED)
+    stages = load(path, ["stages.b.parts.math.samples=7", "stages.c.lr=1"]).resolved()["stages"]
+    assert [stages[n]["parts"]["math"]["samples"] for n in "abc"] == [10, 7, 10]
+    assert [stages[n]["lr"] for n in "abc"] == [5e-6, 1e-4, 1.0]
+    with pytest.raises(UserError, match=r"recipe: stages\.c\.parts\.math\.samples: got 0"):
+        load(path, ["stages.c.parts.math.samples=0"])
+
+
 def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'seed' stands twice"):
         load(write(tmp_path, RECIPE + "seed: 1\nseed: 2\n"))

@@ -62,8 +62,12 @@ def written(tmp_path: Path) -> Path:
     whole, grpo = _blocks("yaml")
     lines, conversations = _blocks("json")
     stages = yaml.safe_load(grpo)
-    for name, text in (("mine.yaml", whole), ("mine.jsonl", lines), ("own.jsonl", conversations)):
+    own = {name: conversations for name in ("own.jsonl", "prompts.jsonl", "held-out.jsonl")}
+    for name, text in {"mine.yaml": whole, "mine.jsonl": lines, **own}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
+    demo = tmp_path / "runs/miniature/sft1/model"
+    demo.mkdir(parents=True)
+    (demo / "config.json").write_text("{}", encoding="utf-8")
     more = {"extends": "mine.yaml", "name": "more", "stages": stages}
     (tmp_path / "more.yaml").write_text(yaml.safe_dump(more), encoding="utf-8")
     return tmp_path

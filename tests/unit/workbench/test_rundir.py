@@ -93,6 +93,40 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_half(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
 
 
+def attempt(run: RunDir, status: str, mark: str, *, checkpoint: bool = False) -> None:
+    write_json(run.stage("s") / "manifest.json", {"status": status})
+    (run.stage("s") / mark).write_text("")
+    if checkpoint:
+        (run.stage("s") / "checkpoints/step-1").mkdir(parents=True)
+
+
+def kept(run: RunDir, place: str) -> set[str]:
+    folder = run.root / ".replaced" / place
+    return {p.name for p in folder.iterdir()} - {"manifest.json", "checkpoints"}
+
+
+def test_a_lesser_attempt_never_takes_the_place_of_a_result(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    attempt(run, "done", "good")
+    run.set_aside("s")
+    attempt(run, "failed", "half trained", checkpoint=True)
+    run.set_aside("s")
+    for status in ("failed", "running"):
+        attempt(run, status, "typo")
+        run.set_aside("s")
+        assert not run.stage("s").exists()
+    assert kept(run, "s") == {"good"}
+    assert kept(run, ".unfinished/s") == {"half trained"}
+    run.stage("s").mkdir()
+    (run.stage("s") / "manifest.json").write_text('{"sta')  # cut short by a kill
+    run.set_aside("s")
+    assert kept(run, "s") == {"good"}
+    attempt(run, "done", "newer")
+    run.set_aside("s")
+    assert kept(run, "s") == {"newer"}
+    run.set_aside("s")  # nothing there
+
+
 def test_a_finished_stage_keeps_its_results_only(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for name in ("checkpoints/step-1.pt", ".model.writing-7/w", "model/config.json", ".x.json.9"):

@@ -1,0 +1,143 @@
+"""Whether what a stage reads is on this machine: files, their first row, packages. Before a run begins.
+
+What a hub serves is not asked for. Imports no torch, and pyarrow only for Parquet sources.
+"""
+
+import glob
+import json
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from data_mix.config import (
+    BfclSource,
+    BlendConfig,
+    CleanConfig,
+    JsonlSource,
+    ParquetSource,
+    ReasoningSource,
+)
+from data_mix.documents import document_of
+from workbench.errors import UserError
+from workbench.schema import Section
+
+_PACKAGES: dict[type[Section], tuple[str, str]] = {
+    BfclSource: ("bfcl_eval", "`make setup`"),
+    ReasoningSource: ("reasoning_gym", "`scripts/setup.sh real`"),
+}
+
+
+def check_data(config: Section) -> None:
+    """Look at every source of a stage. Raises: UserError naming the source and what is missing."""
+    tokenizer = getattr(config, "from_pretrained", None)
+    if tokenizer is not None:
+        check_folder(tokenizer, what="tokenizer")
+    for name, source in sources_in(config):
+        if isinstance(source, JsonlSource):
+            first_row(name, source)
+        elif isinstance(source, ParquetSource):
+            _check_columns(name, source, _files(name, source)[0])
+        if type(source) in _PACKAGES:
+            check_package(*_PACKAGES[type(source)], what=f"source {name!r}")
+        clean = getattr(source, "clean", None)
+        if isinstance(clean, CleanConfig) and clean.decontaminate_against is not None:
+            must_be_readable(
+                clean.decontaminate_against, what=f"source {name!r}: decontaminate_against"
+            )
+
+
+def sources_in(value: Any, name: str = "") -> Iterator[tuple[str, Section]]:
+    """(name, section) of every part of a stage that has a `type`; sources of weight 0 are left out.
+
+    The name is the one in the messages of a source that is opened: its part's or its key.
+    """
+    if isinstance(value, BlendConfig):
+        used = {n for phase in value.phases for n, weight in phase.weights.items() if weight > 0}
+        for key in used & set(value.sources):
+            yield key, value.sources[key]
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from sources_in(inner, str(key))
+    elif isinstance(value, Section):
+        if "type" in type(value).model_fields:
+            yield name, value
+        for key in type(value).model_fields:
+            yield from sources_in(getattr(value, key), name if key == "source" else key)
+
+
+def check_folder(path: str, *, what: str) -> None:
+    """Raises: UserError where a local folder does not exist. What may be a hub id is left alone."""
+    first, slash, _ = path.partition("/")
+    local = first in (".", "..", "~", "") or path.count("/") > 1 or (slash and Path(first).is_dir())
+    if local and not Path(path).is_dir():
+        raise UserError(f"{what}: no folder at {path!r}; check the path, or give a hub id ORG/NAME")
+
+
+def check_package(package: str, install: str, *, what: str) -> None:
+    """Raises: UserError where the package is not installed. It is not imported."""
+    if find_spec(package) is None:
+        raise UserError(
+            f"{what} needs the package {package}, which is not installed; run {install}"
+        )
+
+
+def must_be_readable(path: str | Path, *, what: str) -> None:
+    """Raises: UserError where this is no file, or not one that may be read."""
+    if not Path(path).is_file():
+        raise UserError(f"{what}: no file at {str(path)!r}; check the path")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{what}: {str(path)!r} may not be read; change its permissions")
+
+
+def first_row(name: str, source: JsonlSource) -> dict[str, Any]:
+    """The source's first row. Raises: UserError where there is none, or it is no document."""
+    found = next(filter(None, map(_first_line, _files(name, source))), None)
+    if found is None:
+        raise UserError(f"source {name!r}: none of its 0 rows is left; {source.path!r} is empty")
+    where, line = found
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"source {name!r}: {where} is no JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"source {name!r}: {where} is no JSON object but {type(row).__name__}")
+    document_of(row, source, where=f"source {name!r}: {where}")
+    return row
+
+
+def _files(name: str, source: JsonlSource | ParquetSource) -> list[Path]:
+    paths = map(Path, glob.glob(source.path, recursive=True))
+    files = sorted(path for path in paths if path.is_file())
+    if not files:
+        raise UserError(f"source {name!r}: no file matches {source.path!r}; check the path")
+    for path in files:
+        must_be_readable(path, what=f"source {name!r}")
+    return files
+
+
+def _first_line(path: Path) -> tuple[str, bytes] | None:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                return f"{path}, line {number}", line
+    return None
+
+
+def _check_columns(name: str, source: ParquetSource, path: Path) -> None:
+    import pyarrow.parquet as pq  # noqa: PLC0415 - only where there is a Parquet source
+
+    try:
+        columns = pq.read_schema(path).names
+    except (OSError, ValueError) as error:
+        raise UserError(f"source {name!r}: {path} is no Parquet file ({error})") from None
+    wanted: tuple[str, ...] = ("id", "domain", "messages")
+    if source.form != "conversation":
+        wanted = tuple(filter(None, (source.column, source.tools_column)))
+    for column in wanted:
+        if column not in columns:
+            raise UserError(
+                f"source {name!r}: {path} has no column {column!r}; "
+                f"its columns are: {', '.join(columns)}"
+            )
