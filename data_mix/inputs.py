@@ -3,8 +3,6 @@
 What a hub serves is not asked for. Imports no torch, and pyarrow only for Parquet sources.
 """
 
-import glob
-import json
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -20,6 +18,7 @@ from data_mix.config import (
     ReasoningSource,
 )
 from data_mix.documents import document_of
+from data_mix.files import json_object, matching_files
 from workbench.errors import UserError
 from workbench.schema import Section
 
@@ -96,22 +95,14 @@ def first_row(name: str, source: JsonlSource) -> dict[str, Any]:
     found = next(filter(None, map(_first_line, _files(name, source))), None)
     if found is None:
         raise UserError(f"source {name!r}: none of its 0 rows is left; {source.path!r} is empty")
-    where, line = found
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"source {name!r}: {where} is no JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise UserError(f"source {name!r}: {where} is no JSON object but {type(row).__name__}")
-    document_of(row, source, where=f"source {name!r}: {where}")
+    where, line = f"source {name!r}: {found[0]}", found[1]
+    row = json_object(line, where=where)
+    document_of(row, source, where=where)
     return row
 
 
 def _files(name: str, source: JsonlSource | ParquetSource) -> list[Path]:
-    paths = map(Path, glob.glob(source.path, recursive=True))
-    files = sorted(path for path in paths if path.is_file())
-    if not files:
-        raise UserError(f"source {name!r}: no file matches {source.path!r}; check the path")
+    files = matching_files(source.path, name=name)
     for path in files:
         must_be_readable(path, what=f"source {name!r}")
     return files

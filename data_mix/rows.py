@@ -1,7 +1,5 @@
 """Random access to the rows of local JSONL and Parquet files, without reading them into memory."""
 
-import glob
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -10,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow.parquet as pq
 
+from data_mix.files import json_object
 from workbench.errors import UserError
 
 
@@ -25,15 +24,6 @@ class RowFile(Protocol):
     def order(self, seed: str) -> Sequence[int]:
         """All row numbers, shuffled in a way that is cheap to read."""
         ...
-
-
-def matching_files(pattern: str, *, name: str) -> list[Path]:
-    """The files of a path or glob, sorted. Raises UserError where there is none."""
-    paths = map(Path, glob.glob(pattern, recursive=True))
-    found = sorted(path for path in paths if path.is_file())
-    if not found:
-        raise UserError(f"source {name!r}: no file matches {pattern!r}; check the path")
-    return found
 
 
 class JsonlRows:
@@ -61,13 +51,7 @@ class JsonlRows:
         with self._files[file].open("rb") as lines:
             lines.seek(offset)
             line = lines.readline()
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where} is no JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{where} is no JSON object but {type(row).__name__}")
-        return row, where
+        return json_object(line, where=where), where
 
     def order(self, seed: str) -> Sequence[int]:
         """A plain permutation."""

@@ -3,14 +3,13 @@
 Byte-level vocabularies have no token of less than a byte, so bytes bound tokens.
 """
 
-import glob
 from collections.abc import Iterable
 from itertools import islice
 from math import sqrt
-from pathlib import Path
 from statistics import fmean, stdev
 
 from data_mix.config import HouseSource, JsonlSource, LongContextSource, SourceConfig, WorldSource
+from data_mix.files import files_of
 from data_mix.world import PROPORTIONS, conversation_at, house_conversations, long_context
 from workbench.chat.rendering import as_text
 from workbench.conversation import Conversation
@@ -40,9 +39,7 @@ def most_tokens(source: SourceConfig, samples: int) -> float | None:
         )
         return samples * _mean(islice(tasks, _DRAWN))
     if isinstance(source, JsonlSource):
-        files = [
-            path for path in map(Path, glob.glob(source.path, recursive=True)) if path.is_file()
-        ]
+        files = files_of(source.path)
         return float(sum(path.stat().st_size for path in files)) if files else None
     return None
 

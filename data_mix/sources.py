@@ -23,10 +23,11 @@ from data_mix.config import (
 from data_mix.decontaminate import Decontaminator, read_prompts
 from data_mix.dedup import unique
 from data_mix.documents import Document, document_of, text_of
+from data_mix.files import matching_files
 from data_mix.filters import predicate_of
 from data_mix.hub import must_answer
 from data_mix.reasoning import reasoning_conversations
-from data_mix.rows import JsonlRows, ParquetRows, RowFile, matching_files
+from data_mix.rows import JsonlRows, ParquetRows, RowFile
 from data_mix.world import (
     PROPORTIONS,
     conversation_at,

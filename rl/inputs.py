@@ -31,8 +31,7 @@ def check_tasks(config: DpoConfig) -> None:
     for tasks in (config.tasks, config.held_out):
         if isinstance(tasks, BfclTasks):
             check_package("bfcl_eval", "`make setup`", what="environment bfcl")
-        root = apart_folder("resources_servers") if isinstance(tasks, WorkplaceTasks) else None
-        if isinstance(tasks, WorkplaceTasks) and root is None:
+        if isinstance(tasks, WorkplaceTasks) and apart_folder("resources_servers") is None:
             raise UserError(
                 f"environment workplace needs nemo-gym, which is not installed; {INSTALL}"
             )

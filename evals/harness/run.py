@@ -36,7 +36,8 @@ def run_harness(
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Evaluate and write samples.jsonl to `out`; returns the result. What an earlier run asked is not
-    asked again, and a result of the same model with more questions is only made anew. watch(done, total): of the present batch of requests.
+    asked again, and a result of the same model with more questions is only made anew.
+    watch(done, total): of the present batch of requests.
 
     Raises: UserError where a data set cannot be had, in one line that names it.
     """

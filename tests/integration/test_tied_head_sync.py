@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from tests.integration.test_real_model import save_tiny_chatml
 from workbench.engine import vllm_engine
@@ -22,15 +22,8 @@ PROMPT = [5, 300, 17, 44, 8]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("tied")
-    save_tiny_chatml(made)
-    torch.manual_seed(0)
     # Heads of 32: the smallest that vLLM's attention takes on a CPU.
-    config = LlamaConfig(
-        vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=4096,
-        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(made)
+    save_tiny_chatml(made, hidden_size=64, num_attention_heads=2, num_key_value_heads=1)
     return made
 
 

@@ -108,6 +108,7 @@ def test_synthetic_documents_ask_no_held_out_request() -> None:
             elif first.startswith("A) "):
                 found["options"] += 1
                 assert rest[-1] == f"{(part.splitlines())[len(rest) - 5]}: yes"
+                assert rest[-1].endswith(f") {rest[3]}: yes")  # the option that is named
             elif rest and rest[0].startswith("about "):
                 found["instructions"] += 1
                 assert rest[0].removeprefix("about ") in first

@@ -1,0 +1,33 @@
+"""Local data files: those that a path or glob matches, and a line of JSON as an object."""
+
+import glob
+import json
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import UserError
+
+
+def files_of(pattern: str) -> list[Path]:
+    """The files of a path or glob, sorted; none where nothing matches."""
+    paths = map(Path, glob.glob(pattern, recursive=True))
+    return sorted(path for path in paths if path.is_file())
+
+
+def matching_files(pattern: str, *, name: str) -> list[Path]:
+    """The files of a source's path or glob, sorted. Raises: UserError where there is none."""
+    found = files_of(pattern)
+    if not found:
+        raise UserError(f"source {name!r}: no file matches {pattern!r}; check the path")
+    return found
+
+
+def json_object(line: bytes, *, where: str) -> dict[str, Any]:
+    """The object on a line. Raises: UserError naming the place where it holds none."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where} is no JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is no JSON object but {type(row).__name__}")
+    return row
