@@ -80,6 +80,7 @@ def test_a_killed_sweep_continues_with_the_scores_of_one_that_was_not(
     found = _rows(files)
     assert found == expected
     assert {key: found[key] for key in kept} == kept
+    assert f"{len(kept)} from earlier runs" in out  # taken over, and not asked for again
     for name in BENCHMARKS:
         first, second = (
             json.loads(
