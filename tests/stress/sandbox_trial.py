@@ -138,11 +138,6 @@ def sandbox_processes() -> list[int]:
         time.sleep(0.05)
 
 
-def children_in_a_sandbox() -> list[int]:
-    """PIDs of the launchers that this process has started."""
-    return [pid for pid, parent in _launchers() if parent == os.getpid()]
-
-
 def _launchers() -> Iterator[tuple[int, int]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

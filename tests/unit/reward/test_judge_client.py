@@ -81,7 +81,7 @@ def test_a_slow_judge_and_no_judge() -> None:
 
 def test_many_questions_keep_their_order_and_few_requests_open() -> None:
     def echo(asked: dict[str, Any]) -> Said:
-        time.sleep(0.02)
+        time.sleep(0.1)
         return Said(asked["messages"][0]["content"])
 
     with judge_server(echo) as server:

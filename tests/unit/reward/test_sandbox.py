@@ -1,12 +1,9 @@
 """The sandbox: one hostile program of each kind, each set of layers, and honest reports."""
 
 import importlib.util
-import os
-import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -168,7 +165,6 @@ def test_a_sandbox_that_cannot_start_is_an_error_not_a_score(
     assert (verdict.value, verdict.status) == (None, "error")
 
 
-SLOW = "```python\nimport time\ndef f(x):\n    time.sleep(0.7)\n    return x + 1\n```"
 FORMS = [
     {"function": "f", "tests": [[[1], 2]]},
     {"function": "f", "program_suffix": "def check(f):\n    assert f(1) == 2\n"},
@@ -177,33 +173,37 @@ FORMS = [
 
 
 @pytest.mark.parametrize("reference", FORMS, ids=["values", "test code", "output"])
+@pytest.mark.parametrize("when", ["always", "once"])
 def test_a_sandbox_that_is_killed_from_outside_is_no_verdict_on_the_program(
-    reference: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch, reference: dict[str, object], when: str
 ) -> None:
-    text = SLOW.replace("\n```", "\nprint(f(1))\n```") if "stdin" in reference else SLOW
-    over = threading.Event()
-    killed: list[int] = []
+    """Always: in the middle of a program that never ends. Once: as soon as the program is there."""
+    sleep = 3600 if when == "always" else 0
+    text = f"```python\nimport time\ndef f(x):\n    time.sleep({sleep})\n    return x + 1\n```"
+    if "stdin" in reference:
+        text = text.replace("\n```", "\nprint(f(1))\n```")
+    enter, killed, killers = sandbox.Sandboxed.__enter__, [], []
 
-    def killer(times: int) -> None:
-        while not over.wait(0.05) and len(killed) < times:
-            for pid in _stress_module("sandbox_trial").children_in_a_sandbox():
-                if not over.wait(0.4):  # in the middle of the program
-                    killed.append(pid)
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+    def kill(box: sandbox.Sandboxed) -> None:
+        killed.append(box.process.pid)
+        box.process.kill()
 
-    for times, expected in ((99, (None, "error", 2)), (1, (1.0, "ok", 2))):
-        over.clear()
-        killed.clear()
-        thread = threading.Thread(target=killer, args=(times,))
-        thread.start()
-        try:
-            (verdict,) = check_all([CheckItem("code", text, reference)])
-        finally:
-            over.set()
-            thread.join()
-        assert killed
-        assert (verdict.value, verdict.status, verdict.parts.get("attempts")) == expected, verdict
+    def enter_and_die(box: sandbox.Sandboxed) -> sandbox.Sandboxed:
+        enter(box)
+        if when == "always":
+            killers.append(threading.Timer(0.4, kill, [box]))
+            killers[-1].start()
+        elif not killed:
+            kill(box)
+        return box
+
+    monkeypatch.setattr(sandbox.Sandboxed, "__enter__", enter_and_die)
+    (verdict,) = check_all([CheckItem("code", text, reference, {"timeout_s": 60.0})])
+    for killer in killers:
+        killer.cancel()
+    expected = (None, "error", 2) if when == "always" else (1.0, "ok", 2)
+    assert killed
+    assert (verdict.value, verdict.status, verdict.parts.get("attempts")) == expected, verdict
 
 
 def test_the_report_names_the_layers() -> None:

@@ -132,12 +132,12 @@ def test_refusal_options_and_mistakes() -> None:
 
 def test_check_all_bounds_the_batch() -> None:
     items = [CheckItem("math", "1", "1")] + [
-        CheckItem("math", HANG, "3", {"timeout_s": 3.0}) for _ in range(6)
+        CheckItem("math", HANG, "3", {"timeout_s": 60.0}) for _ in range(6)
     ]
     check("math", "$x$", "x")
     started = time.monotonic()
     verdicts = check_all(items, workers=2, timeout_s=1.0)
-    assert time.monotonic() - started < 2.5  # six hangs of 3 s on two workers would take 9 s
+    assert time.monotonic() - started < 30  # six hangs of 60 s on two workers would take 180 s
     assert verdicts[0].value == 1.0
     assert {v.status for v in verdicts[1:]} == {"timeout"}
 
