@@ -22,15 +22,17 @@ def sync(model: nn.Module, engine: Engine, *, version: int, longest: int) -> Syn
     """
     state = model.state_dict()
     proof = prove(model, state, version=version, longest=longest)
-    copies = [(name, tensor.detach().cpu().clone()) for name, tensor in state.items()]
-    return engine.update_weights(copies, version=version, proof=proof)
+    tensors = [(name, tensor.detach().cpu()) for name, tensor in state.items()]
+    return engine.update_weights(tensors, version=version, proof=proof)
 
 
 def prove(model: nn.Module, state: dict[str, torch.Tensor], *, version: int, longest: int) -> Proof:
     """Digests of the tensors, and the model's own log-probabilities of the probes' tokens."""
     vocabulary = int(model.get_input_embeddings().num_embeddings)
     # One token more: an engine scores a prompt only together with a token after it.
-    prompts = probe_ids(vocabulary, longest - PROBE_REPLY_TOKENS - 1, version)
+    longest -= PROBE_REPLY_TOKENS + 1
+    chunk = getattr(model.config, "chunk_size", None)
+    prompts = probe_ids(vocabulary, longest, version, chunk=chunk)
     return Proof(digests_of(state), score(model, prompts))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Completion, Request, Sampling
@@ -106,7 +107,7 @@ def test_an_engine_is_warm_for_the_next_stage_and_nobody_elses_meanwhile(
 
 def test_replicas_share_requests_and_answer_in_order(ray: Any, model: Path) -> None:
     engine = start(model, replicas=2)
-    engine.update_weights([("w", None)], version=4)
+    engine.update_weights([("w", torch.zeros(1))], version=4)
     found = replies(engine, 9)
     assert [len({r[0] for r in found[i::2]}) for i in (0, 1)] == [1, 1]
     assert found[0][0] != found[1][0]
@@ -120,7 +121,7 @@ def test_replicas_share_requests_and_answer_in_order(ray: Any, model: Path) -> N
 
 def test_a_dead_engine_is_made_again_with_its_weights_and_requests(ray: Any, model: Path) -> None:
     engine = start(model, replicas=2)
-    engine.update_weights([("w", None)], version=6)
+    engine.update_weights([("w", torch.zeros(1))], version=6)
     before = replies(engine, 8)
     stream = engine.stream([Request([1], Sampling(8), seed=n) for n in range(20)])
     ended = [next(stream)]
@@ -133,7 +134,7 @@ def test_a_dead_engine_is_made_again_with_its_weights_and_requests(ray: Any, mod
     after = replies(engine, 8)
     assert after[0][0] != before[0][0] and after[1][0] == before[1][0]
     os.kill(after[1][0], signal.SIGKILL)
-    engine.update_weights([("w", None)], version=7)
+    engine.update_weights([("w", torch.zeros(1))], version=7)
     assert {r[1] for r in replies(engine, 8)} == {7}
 
 
@@ -141,10 +142,13 @@ def test_every_replica_checks_a_sync_and_the_worst_report_counts(ray: Any, model
     engine = start(model, replicas=2)
     pids = {group[0] for group in replies(engine, 2)}
     proof: Any = 0.25
-    assert engine.update_weights([("w", None)], version=4, proof=proof) == (0.25, max(pids))
+    assert engine.update_weights([("w", torch.zeros(1))], version=4, proof=proof) == (
+        0.25,
+        max(pids),
+    )
     proof = "wrong"
     with pytest.raises(SyncError, match="^weight sync of version 5: D$"):
-        engine.update_weights([("w", None)], version=5, proof=proof)
+        engine.update_weights([("w", torch.zeros(1))], version=5, proof=proof)
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused_at_once(ray: Any, tmp_path: Path) -> None:

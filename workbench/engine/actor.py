@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from workbench.cluster import runtime_env
 from workbench.engine.config import EngineConfig
+from workbench.engine.parcel import Parcel, pack, unpack
 from workbench.engine.protocol import Completion, Engine, Request, Sampling, Trace, requests_of
 from workbench.engine.sync_check import Proof, SyncError, SyncReport
 from workbench.engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
@@ -85,8 +86,9 @@ class EngineActor:
         return engine.poll(seconds), engine.num_unfinished
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Any other method of the engine."""
-        return getattr(self._engine, method)(*args, **kwargs)
+        """Any other method of the engine; a parcel arrives there as tensors."""
+        given = [unpack(arg) if isinstance(arg, Parcel) else arg for arg in args]
+        return getattr(self._engine, method)(*given, **kwargs)
 
     def _leave_when_idle(self) -> None:
         while True:
@@ -194,7 +196,7 @@ class RemoteEngine:
         them, and so does one that is made again later. The report is of the worst."""
         import ray  # noqa: PLC0415 - only where Ray is used
 
-        source = ray.put(list(tensors))
+        source = ray.put(pack(tensors))
         reports = self._load("update_weights", source, version=version, proof=proof)
         return worst_report(reports)
 

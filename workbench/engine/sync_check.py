@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 # Largest difference of a probe token's log-probability, in nats, by the engine's dtype. Clean syncs of
 # the miniature in fp32 differ by 6e-6 at most (docs/LOG.md).
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
-# Below, about and over a chunk of the scan (64 tokens in the miniature), so that state crosses one.
-_PROBE_TOKENS = (80, 24, 5)
+_PROBE_TOKENS = (24, 12, 5)
+# The first probe of a model that scans in chunks is this much longer than one: state crosses it.
+_OVER_A_CHUNK = 16
 # Sampled after each probe: the engine's one-token path, on states and caches of its own.
 PROBE_REPLY_TOKENS = 4
 
@@ -99,14 +100,17 @@ def check_arrival(
         )
 
 
-def probe_ids(vocabulary: int, longest: int, version: int) -> list[list[int]]:
-    """Token ids of the probes, none longer than `longest`.
+def probe_ids(
+    vocabulary: int, longest: int, version: int, *, chunk: int | None = None
+) -> list[list[int]]:
+    """Token ids of the probes, none longer than `longest`. chunk: of the model's scan, in tokens.
 
     The first is the same at every sync, so that a cache which outlives one answers with old states;
     the others change, so that in time they meet the whole vocabulary.
     """
     out = []
-    for number, size in enumerate(_PROBE_TOKENS):
+    first, *others = _PROBE_TOKENS
+    for number, size in enumerate([chunk + _OVER_A_CHUNK if chunk else first, *others]):
         made = random.Random(f"{number}/{version if number else 0}")
         out.append([made.randrange(vocabulary) for _ in range(min(size, longest))])
     return out

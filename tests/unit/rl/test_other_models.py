@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig
 
-from pretrain.hybrid import load_model
+from pretrain.hybrid import build_config, load_model
 from pretrain.ssd.isolation import check_isolation
 from rl.logprobs import pack_rollouts, reply_logprobs
 from rl.rollout import Rollout
 from rl.truncation import Truncation
-from rl.weight_sync import sync
+from rl.weight_sync import prove, sync
 from workbench.engine.protocol import Completion
 from workbench.engine.sync_check import check_arrival
 from workbench.engine.weights import check_tensors, checkpoint_specs, tied_names
@@ -106,6 +106,13 @@ def test_a_tied_head_is_synced_once_and_stays_tied(tmp_path: Path) -> None:
     embedding = dict(sent)["model.embed_tokens.weight"]
     assert torch.equal(embedding, model.lm_head.weight)
     assert not torch.equal(embedding, before["model.embed_tokens.weight"])
+
+
+def test_the_first_probe_crosses_a_chunk_of_the_models_scan() -> None:
+    hybrid = load_model(build_config("miniature", vocab_size=61, chunk_size=96), seed=0)
+    for model, first in ((hybrid, 112), (load_model(_llama().config, seed=0), 24)):
+        proof = prove(model, model.state_dict(), version=1, longest=256)
+        assert [len(probe.token_ids) for probe in proof.probes] == [first, 12, 5]
 
 
 def test_a_model_whose_windows_cannot_be_isolated_is_refused() -> None:
