@@ -1,6 +1,7 @@
 """Every corruption of a weight sync is caught, and a thousand clean syncs raise no alarm."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,4 +27,17 @@ def test_every_corruption_of_a_sync_is_caught(pair: Pair, count: Callable[[str],
 def test_a_thousand_clean_syncs_raise_no_alarm(pair: Pair, count: Callable[[str], None]) -> None:
     says, alarms = clean_syncs(pair, 1000)
     count(says)
+    assert alarms == []
+
+
+def test_clean_syncs_into_an_engine_in_bf16_raise_no_alarm(
+    tmp_path: Path, count: Callable[[str], None]
+) -> None:
+    """The trainer keeps fp32: what it sends is rounded, and the probes differ by that much."""
+    pair = Pair(tmp_path, "bfloat16")
+    try:
+        says, alarms = clean_syncs(pair, 200)
+    finally:
+        pair.engine.close()
+    count(f"bf16: {says}")
     assert alarms == []
