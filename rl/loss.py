@@ -66,24 +66,30 @@ def policy_loss(
     """
     supported = batch.old > -torch.inf
     old = torch.where(supported, batch.old, batch.new).detach()
-    ratio = _ratio(batch, old, settings)
+    counted = batch.mask & supported
+    ratio = _ratio(batch, old, counted, settings)
     weight = correction_weight(batch, settings)
     surrogate, outside = _surrogate(ratio, batch, settings)
     per_token = -surrogate * weight
     if settings.kl_coefficient:
         per_token = per_token + settings.kl_coefficient * _kl(batch, ratio, settings)
-    per_token = torch.where(batch.mask, per_token, 0.0)
+    per_token = torch.where(counted, per_token, 0.0)
     loss = _aggregate(per_token, batch, settings, total_tokens, total_sequences)
     with torch.no_grad():
         metrics = _metrics(batch, old, supported, outside, weight)
     return loss, metrics
 
 
-def _ratio(batch: PolicyBatch, old: torch.Tensor, settings: LossSettings) -> torch.Tensor:
-    """new / old of each token, or its geometric mean over the token's reply (GSPO)."""
+def _ratio(
+    batch: PolicyBatch, old: torch.Tensor, counted: torch.Tensor, settings: LossSettings
+) -> torch.Tensor:
+    """new / old of each token, or its geometric mean over the token's reply (GSPO).
+
+    A token outside old's support (not `counted`) must not reach the others through that mean.
+    """
     log_ratio = (batch.new - old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     if settings.ratio == "sequence":
-        sums = _sum_by(torch.where(batch.mask, log_ratio, 0.0), batch)
+        sums = _sum_by(torch.where(counted, log_ratio, 0.0), batch)
         log_ratio = (sums / _lengths(batch, log_ratio.dtype))[batch.sequence]
     return log_ratio.exp()
 

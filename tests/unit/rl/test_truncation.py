@@ -86,6 +86,24 @@ def test_a_token_outside_the_support_carries_nothing() -> None:
     assert metrics["mismatch_kl_sum"] == 0.0
 
 
+@pytest.mark.parametrize("variant", ["grpo", "gspo", "luspo", "cispo"])
+@pytest.mark.parametrize("kl_coefficient", [0.0, 0.1])
+def test_nor_does_it_reach_the_others_of_its_reply(variant: str, kl_coefficient: float) -> None:
+    """Two tokens of one reply, the second outside the support: exactly no gradient, by no way."""
+    new = torch.tensor([-1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    batch = PolicyBatch(
+        new, torch.tensor([-1.0, -torch.inf], dtype=torch.float64), new.detach(),
+        torch.ones(2, dtype=torch.float64), torch.tensor([True, True]), torch.tensor([0, 0]), 1,
+        new.detach() + 0.5,
+    )  # fmt: skip
+    config = LossConfig.read({"variant": variant, "kl_coefficient": kl_coefficient}, where="loss")
+    settings = LossSettings(**config.model_dump(exclude={"variant"}))
+    loss, _ = policy_loss(batch, settings, total_tokens=2, total_sequences=1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert new.grad is not None
+    assert new.grad[0] != 0.0 and new.grad[1] == 0.0
+
+
 def test_the_overlong_penalty_by_hand() -> None:
     lengths = {79: 0.0, 80: 0.0, 85: -0.5, 90: -1.0, 95: -1.5, 100: -2.0}
     found = {n: overlong_penalty(n, max_tokens=100, buffer_tokens=20, penalty=2.0) for n in lengths}
