@@ -195,7 +195,8 @@ class GrpoConfig(StageConfig):
     overlong: OverlongConfig | None = None
     """Soft penalty for long replies (DAPO); it shapes advantages, the logged reward is without it."""
     mask_truncated: bool = False
-    """Replies cut at max_tokens count for the group's baseline and carry no loss."""
+    """Replies cut at max_tokens count for the group's baseline, and as replies where the loss is a mean
+    over replies, and carry no loss."""
     microbatch_tokens: int = Field(8192, ge=64)
     """Tokens of a packed row; replies with their prompts are packed, never padded."""
     mismatch_kl_limit: float = Field(0.01, gt=0)

@@ -20,15 +20,15 @@ class StalenessError(RuntimeError):
 
 @dataclass(frozen=True)
 class Batch:
-    """The groups of one step. position: of the next prompt in the endless pool. num_sampled: groups
-    sampled to get these. began, ended: time.perf_counter() of the sampling.
+    """The groups of one step. position: of the next prompt in the endless pool. dropped: groups that
+    were sampled too, and taught nothing. began, ended: time.perf_counter() of the sampling.
 
-    Example: Batch([[rollout, rollout]], position=1, num_sampled=1, began=3.0, ended=4.5)
+    Example: Batch([[rollout, rollout]], [], position=1, began=3.0, ended=4.5)
     """
 
     groups: list[list[Rollout]]
+    dropped: list[list[Rollout]]
     position: int
-    num_sampled: int
     began: float
     ended: float
 
@@ -132,8 +132,8 @@ def overlap_s(batch: Batch, others: Sequence[tuple[float, float]]) -> float:
     return sum(max(0.0, min(batch.ended, end) - max(batch.began, start)) for start, end in others)
 
 
-def timed(collect: Callable[[], tuple[list[list[Rollout]], int, int]]) -> Batch:
-    """A batch from (groups, position, num_sampled) with its times."""
+def timed(collect: Callable[[], tuple[list[list[Rollout]], list[list[Rollout]], int]]) -> Batch:
+    """A batch from (groups, dropped, position) with its times."""
     began = time.perf_counter()
-    groups, position, num_sampled = collect()
-    return Batch(groups, position, num_sampled, began, time.perf_counter())
+    groups, dropped, position = collect()
+    return Batch(groups, dropped, position, began, time.perf_counter())

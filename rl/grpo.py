@@ -109,9 +109,9 @@ class Grpo:
     def _collect(self, step: int, position: int) -> Batch:
         """Sample the batch of a step; with dynamic sampling until enough groups teach something."""
 
-        def collect() -> tuple[list[list[Rollout]], int, int]:
+        def collect() -> tuple[list[list[Rollout]], list[list[Rollout]], int]:
             wanted, start = self.config.prompts_per_step, position
-            groups: list[list[Rollout]] = []
+            groups, dropped = list[list[Rollout]](), list[list[Rollout]]()
             rounds = self.config.dynamic_rounds if self.config.dynamic_sampling else 1
             for _ in range(rounds):
                 questions = self.pool.take(start, wanted - len(groups))
@@ -119,15 +119,19 @@ class Grpo:
                 found = self.sampler.roll_out(questions, seed=seed)
                 start += len(questions)
                 keep_all = not self.config.dynamic_sampling
-                groups += [g for g in found if keep_all or is_mixed(g)]
+                for group in found:
+                    (groups if keep_all or is_mixed(group) else dropped).append(group)
                 if len(groups) == wanted:
                     break
-            return groups, start, start - position
+            return groups, dropped, start
 
         return timed(collect)
 
     def _metrics(self, batch: Batch) -> dict[str, float]:
-        rollouts = [r for group in batch.groups for r in group]
+        """Of all that was sampled: the groups that are kept say neither how good the policy is nor
+        what broke. Raises: RuntimeError where too many samples failed."""
+        sampled = [*batch.groups, *batch.dropped]
+        rollouts = [r for group in sampled for r in group]
         rewards = [r.reward for r in rollouts if r.reward is not None]
         failed = 1 - len(rewards) / max(len(rollouts), 1)
         if failed > self.config.max_failed_share:
@@ -147,12 +151,12 @@ class Grpo:
             | {
                 "reward": sum(rewards) / max(len(rewards), 1),
                 "failed_share": failed,
-                "mixed_groups": sum(map(is_mixed, batch.groups)) / max(len(batch.groups), 1),
+                "mixed_groups": sum(map(is_mixed, sampled)) / max(len(sampled), 1),
                 "reply_tokens": sum(lengths) / size,
                 "truncated": sum(r.completion.finish_reason == "length" for r in rollouts) / size,
                 "forced_share": sum(sum(r.completion.forced) for r in rollouts)
                 / max(sum(lengths), 1),
-                "sampled_groups": float(batch.num_sampled),
+                "sampled_groups": float(len(sampled)),
                 "staleness": staleness(batch.groups, self.step),
                 "rollout_s": batch.ended - batch.began,
                 "overlap_s": overlap_s(batch, self._busy),
@@ -162,9 +166,12 @@ class Grpo:
     def _update(self, batch: Batch) -> dict[str, float]:
         """The optimizer's steps on one batch, over packed rows."""
         begun = time.perf_counter()
+        shares = split(batch.groups, self.config.updates_per_step)
         parts = [
-            pack_rollouts([r for g in part for r in g if r.advantage is not None], self._row_tokens)
-            for part in split(batch.groups, self.config.updates_per_step)
+            pack_rollouts(
+                [r for g in share for r in g if r.advantage is not None], self._row_tokens
+            )
+            for share in shares
         ]
         self.model.train()
         # Weights that move between the updates of a step must not move the policy that sampled.
@@ -176,10 +183,11 @@ class Grpo:
         ]
         metrics: dict[str, float] = {}
         norms = []
-        for part in scored:
+        for part, share in zip(scored, shares, strict=True):
             if not part:
                 continue  # no group of this part can teach anything
-            totals = totals_of([s.row for s in part])
+            masked = sum(r.masked for group in share for r in group)
+            totals = totals_of([s.row for s in part], masked=masked)
             sums = accumulate(
                 self.model, part, self.settings, self.truncation, totals=totals, version=self.step
             )

@@ -34,6 +34,8 @@ class Rollout:
     """What the checker says where it is not the reward: to see a policy that games its reward."""
     parts: Mapping[str, Any] = field(default_factory=dict)
     """The parts of the reward's verdict."""
+    masked: bool = False
+    """Cut at max_tokens, so without loss (`mask_truncated`); it still counts as one of the replies."""
 
 
 # (questions, their replies, whether these begin in a trace, what the checks say) -> a verdict on each. The
@@ -89,6 +91,7 @@ class Sampler:
                         completion=c,
                         reward=mark.value,
                         advantage=None if self._is_masked(c) else advantage,
+                        masked=self._is_masked(c) and advantage is not None,
                         status=_status(mark),
                         checked=value,
                         parts=mark.parts,

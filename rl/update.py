@@ -32,9 +32,10 @@ class Scored:
     reference: torch.Tensor | None = None
 
 
-def totals_of(rows: Sequence[PackedRow]) -> Totals:
-    """The counts of some rows."""
-    return Totals(sum(int(r.mask.sum()) for r in rows), sum(len(r.rollouts) for r in rows))
+def totals_of(rows: Sequence[PackedRow], *, masked: int = 0) -> Totals:
+    """The counts of some rows, and of `masked` replies beside them that carry no loss."""
+    sequences = sum(len(r.rollouts) for r in rows) + masked
+    return Totals(sum(int(r.mask.sum()) for r in rows), sequences)
 
 
 def frozen_logprobs(

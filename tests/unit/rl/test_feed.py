@@ -45,7 +45,7 @@ def test_nothing_older_than_the_bound_and_every_prompt_once(max_staleness: int, 
         groups = [group_of(engine, p, sampling) for p in range(position, position + 3)]
         if rollouts_slow:
             time.sleep(sampling.random() * 0.004)
-        return Batch(groups, position + 3, 3, began, time.perf_counter())
+        return Batch(groups, [], position + 3, began, time.perf_counter())
 
     feed = Feed(collect, max_staleness=max_staleness, step=0, num_steps=12, position=0)
     seen: list[int] = []
@@ -70,7 +70,7 @@ def test_a_slow_trainer_is_sampled_ahead_of_up_to_the_bound(bound: int) -> None:
 
     def collect(step: int, position: int) -> Batch:
         begun.append(step)
-        return Batch([group_of(engine, position)], position + 1, 1, 0.0, 1.0)
+        return Batch([group_of(engine, position)], [], position + 1, 0.0, 1.0)
 
     feed = Feed(collect, max_staleness=bound, step=0, num_steps=12, position=0)
     ages = []
@@ -97,7 +97,7 @@ def test_sampling_and_training_overlap() -> None:
         if step == 1:
             sampling.set()
             both.append(training.wait(5))  # step 1 is sampled while step 0 is trained on
-        return Batch([group_of(engine, position)], position + 1, 1, 0.0, 1.0)
+        return Batch([group_of(engine, position)], [], position + 1, 0.0, 1.0)
 
     feed = Feed(collect, max_staleness=1, step=0, num_steps=2, position=0)
     feed.take(0)
@@ -141,5 +141,5 @@ def test_a_token_outside_the_bound_is_refused() -> None:
 
 
 def test_overlap_by_hand() -> None:
-    batch = Batch([], 0, 0, began=2.0, ended=10.0)
+    batch = Batch([], [], 0, began=2.0, ended=10.0)
     assert overlap_s(batch, [(0.0, 1.0), (1.0, 3.0), (9.5, 12.0)]) == pytest.approx(1.5)

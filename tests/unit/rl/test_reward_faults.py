@@ -156,14 +156,14 @@ def test_a_fifth_of_the_checks_crash_and_the_rest_train_as_if_they_had_not_been_
         rest = [r for place, r in enumerate(group) if place != n % 5]
         assert [r.reward for r in rest] == [1.0, 0.0, 1.0, 1.0]
         assert [r.advantage for r in rest] == advantages([1.0, 0.0, 1.0, 1.0], "group")
-    metrics = grpo()._metrics(Batch(groups, 10, 10, 0.0, 1.0))
+    metrics = grpo()._metrics(Batch(groups, [], 10, 0.0, 1.0))
     assert metrics["failed_share"] == pytest.approx(0.2)
     assert metrics["reward"] == pytest.approx(0.75)
     more = [*groups[:-1], [groups[0][0], *groups[-1][1:]]]
     with pytest.raises(
         RuntimeError, match=r"22% of the step's samples failed \(the checking process died.* 20%"
     ):
-        grpo()._metrics(Batch(more, 10, 10, 0.0, 1.0))
+        grpo()._metrics(Batch(more, [], 10, 0.0, 1.0))
 
 
 def grpo() -> Grpo:
@@ -192,3 +192,14 @@ def test_a_checker_that_is_stuck_in_this_process_does_not_hold_the_trainer(
         (None, "the batch's time was over before this check was decided"), (1.0, "ok"), (0.0, "ok")
     ]  # fmt: skip
     assert wall_s >= 1.0
+
+
+def test_a_masked_reply_is_in_the_baseline_and_has_no_advantage(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    replies = [["right", "wrong " * 60, "crash"]]
+    ((right, cut, crashed),), _ = roll_out(tokenizer, replies, mask_truncated=True)
+    assert cut.completion.finish_reason == "length"
+    assert (right.advantage, right.masked) == (advantages([1.0, 0.0], "group")[0], False)
+    assert (cut.reward, cut.advantage, cut.masked) == (0.0, None, True)
+    assert (crashed.reward, crashed.advantage, crashed.masked) == (None, None, False)
