@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tiny import wait_until
+from workbench.engine.actor import EngineActor, Lease
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Completion, Request, Sampling
 from workbench.engine.sync_check import SyncError, SyncReport
@@ -154,3 +156,18 @@ def test_every_replica_checks_a_sync_and_the_worst_report_counts(ray: Any, model
 def test_a_folder_that_is_no_checkpoint_is_refused_at_once(ray: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no config.json"):
         start(tmp_path)
+
+
+def test_an_engine_that_nobody_uses_leaves_and_is_no_crash(ray: Any) -> None:
+    actor = ray.remote(EngineActor).options(name="idle").remote(None, Clerk, 2.0)
+    wait_until(lambda: _died(ray, actor), "the idle engine to leave", timeout_s=60)
+    with pytest.raises(ray.exceptions.RayActorError, match=r"killed by `ray\.kill`"):
+        ray.get(actor.release.remote(Lease("", 0, 0)))
+
+
+def _died(ray: Any, actor: Any) -> bool:
+    try:
+        ray.get(actor.release.remote(Lease("", 0, 0)))
+    except ray.exceptions.RayActorError:
+        return True
+    return False

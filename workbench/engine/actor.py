@@ -52,9 +52,15 @@ class Lease(NamedTuple):
 class EngineActor:
     """The shell around one engine in a Ray worker."""
 
-    def __init__(self, log: str | None = None, engine_class: type[Any] = VllmEngine) -> None:
+    def __init__(
+        self,
+        log: str | None = None,
+        engine_class: type[Any] = VllmEngine,
+        idle_exit_s: float = IDLE_EXIT_S,
+    ) -> None:
         if log is not None:
             _send_output_to(Path(log))
+        self._idle_exit_s = idle_exit_s
         self._engine_class, self._engine = engine_class, None
         self._lease: Lease | None = None
         self._used = time.monotonic()
@@ -91,13 +97,17 @@ class EngineActor:
         return getattr(self._engine, method)(*given, **kwargs)
 
     def _leave_when_idle(self) -> None:
+        import ray  # noqa: PLC0415 - only where Ray is used
+
         while True:
-            time.sleep(IDLE_EXIT_S / 20)
+            time.sleep(self._idle_exit_s / 20)
             held = self._lease is not None and not self._lease.is_dead(_node_id())
             if held:
                 self._used = time.monotonic()
-            elif time.monotonic() - self._used > IDLE_EXIT_S:
-                os._exit(0)  # a thread cannot end a Ray actor in another way
+            elif time.monotonic() - self._used > self._idle_exit_s:
+                # A process that just ends is a crash to Ray, which tells the user so at length.
+                ray.kill(ray.get_runtime_context().current_actor)
+                return
 
 
 class _Replica:
