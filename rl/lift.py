@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.statistics import mean_interval_normal, paired_interval
+from workbench.statistics import mean_interval, paired_interval
 
 
 def lift(before: Sequence[float | None], after: Sequence[float | None]) -> dict[str, Any]:
@@ -14,8 +14,8 @@ def lift(before: Sequence[float | None], after: Sequence[float | None]) -> dict[
     both = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
     firsts, lasts = [b for b, _ in both], [a for _, a in both]
     return {
-        "before": mean_interval_normal(firsts).as_dict(),
-        "after": mean_interval_normal(lasts).as_dict(),
+        "before": mean_interval(firsts).as_dict(),
+        "after": mean_interval(lasts).as_dict(),
         "lift": paired_interval(firsts, lasts).as_dict(),
         "n": len(both),
         "failed": len(before) - len(both),

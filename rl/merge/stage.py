@@ -12,21 +12,35 @@ from rl.merge.config import MergeConfig
 from rl.merge.linear import check_mergeable, interpolate
 from workbench import registry
 from workbench.errors import UserError
-from workbench.rundir import new_folder
+from workbench.rundir import new_folder, read_json_lines
 from workbench.stage import StageContext
-from workbench.statistics import mean_interval_normal, paired_interval
+from workbench.statistics import (
+    Estimate,
+    mean_of_estimates,
+    paired_interval,
+    unpaired_interval,
+)
 
 # The evals package stands beside this one and neither imports the other: it is asked by name.
 _SWEEP = "evals.stage:sweep"
 
 
 @dataclass(frozen=True)
+class Part:
+    """One benchmark at one alpha. estimate: of the metric. values: question -> mean value of its
+    samples; None where the metric is not the samples' mean, and so cannot be paired by question."""
+
+    estimate: Estimate
+    values: dict[str, float] | None
+
+
+@dataclass(frozen=True)
 class Point:
-    """One alpha of the sweep. values: question -> mean value of its samples."""
+    """One alpha of the sweep. score: mean of the metric over the benchmarks in `parts`."""
 
     alpha: float
     score: float
-    values: dict[str, float]
+    parts: dict[str, Part]
 
 
 def run(context: StageContext) -> None:
@@ -82,31 +96,38 @@ def _measure(
 
 
 def read_point(folder: Path, alpha: float, metric: str) -> Point:
-    """A candidate's mean of the metric over its results.json files, and its questions' values.
+    """A candidate's results: the metric of each benchmark and, where it may be, its questions' values.
 
     Raises: UserError where the metric is not in the results, or has no number.
     """
-    scores, values = [], dict[str, float]()
+    parts = dict[str, Part]()
     for path in sorted(folder.glob("*/results.json")):
         found = json.loads(path.read_text(encoding="utf-8"))["metrics"]
         if metric not in found:
             raise UserError(
                 f"merge: metric {metric!r} is not measured; there are: {', '.join(found)}"
             )
-        scores.append(found[metric]["value"])
-        values |= _values(path.with_name("samples.jsonl"), path.parent.name)
-    if not scores or any(s is None or not math.isfinite(s) for s in scores):
+        parts[path.parent.name] = _part(found[metric], path.with_name("samples.jsonl"))
+    scores = [part.estimate.value for part in parts.values()]
+    if not scores or not all(map(math.isfinite, scores)):
         raise UserError(f"merge: no {metric} was measured at alpha {alpha:g} (see {folder})")
-    return Point(alpha, sum(scores) / len(scores), values)
+    return Point(alpha, sum(scores) / len(scores), parts)
 
 
-def _values(path: Path, benchmark: str) -> dict[str, float]:
-    sums: dict[str, list[float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        row = json.loads(line)
+def _part(found: dict[str, Any], samples: Path) -> Part:
+    values: dict[str, list[float]] = {}
+    for row in read_json_lines(samples):
         if isinstance(row.get("value"), int | float):
-            sums.setdefault(f"{benchmark}/{row['id']}", []).append(float(row["value"]))
-    return {key: sum(found) / len(found) for key, found in sums.items()}
+            values.setdefault(str(row["id"]), []).append(float(row["value"]))
+    flat = [value for own in values.values() for value in own]
+    value, stderr, low, high = (
+        math.nan if x is None else float(x)
+        for x in (found["value"], found["stderr"], *found["ci95"])
+    )
+    estimate = Estimate(value, stderr, low, high, len(values))
+    if not flat or not math.isclose(sum(flat) / len(flat), value, rel_tol=0.0, abs_tol=1e-9):
+        return Part(estimate, None)
+    return Part(estimate, {key: sum(own) / len(own) for key, own in values.items()})
 
 
 def pick(points: Sequence[Point]) -> Point:
@@ -115,10 +136,11 @@ def pick(points: Sequence[Point]) -> Point:
 
 
 def summary(points: Sequence[Point], best: Point, metric: str) -> dict[str, Any]:
-    """What goes into the manifest: the sweep, and the pick against each end."""
+    """What goes into the manifest: the sweep, and the pick against each end, both in the metric that
+    picked and with every benchmark weighing the same, as in the score."""
     rows = []
     for point in points:
-        spread = mean_interval_normal(list(point.values.values()))
+        spread = _mean([part.estimate for part in point.parts.values()])
         rows.append(
             {
                 "alpha": point.alpha,
@@ -129,7 +151,19 @@ def summary(points: Sequence[Point], best: Point, metric: str) -> dict[str, Any]
         )
     against = {}
     for end in (p for p in points if p.alpha in (0.0, 1.0) and p is not best):
-        common = [key for key in end.values if key in best.values]
-        gain = paired_interval([end.values[k] for k in common], [best.values[k] for k in common])
-        against[f"alpha {end.alpha:g}"] = gain.as_dict() | {"n": len(common)}
+        gain = _mean([_gain(part, best.parts[name]) for name, part in end.parts.items()])
+        against[f"alpha {end.alpha:g}"] = gain.as_dict() | {"n": gain.n}
     return {"alpha": best.alpha, "metric": metric, "sweep": rows, "lift_against": against}
+
+
+def _gain(before: Part, after: Part) -> Estimate:
+    """Paired by question, where both have values of them."""
+    if before.values is None or after.values is None:
+        return unpaired_interval(before.estimate, after.estimate)
+    both = [key for key in before.values if key in after.values]
+    return paired_interval([before.values[k] for k in both], [after.values[k] for k in both])
+
+
+def _mean(parts: Sequence[Estimate]) -> Estimate:
+    # The mean of one would lose the interval's own form (Wilson's).
+    return parts[0] if len(parts) == 1 else mean_of_estimates(parts)

@@ -88,7 +88,10 @@ def _of(stage: StageFacts) -> Iterator[Lift]:
         reward = stage.config.get("reward") or {}
         kind = str(reward.get("kind", "checker"))
         what = _REWARDS.get(kind, "held-out reward")
-        yield _held_out(stage.name, what, outputs["held_out"], share=kind != "model")
+        parts = [str(part.get("kind")) for part in (reward.get("parts") or {}).values()]
+        # A reward model's score has no scale, nor has a mean with one in it.
+        share = "model" not in (kind, *parts)
+        yield _held_out(stage.name, what, outputs["held_out"], share=share)
     if "held_out_checker" in outputs:
         what = "checker on the same replies"
         yield _held_out(stage.name, what, outputs["held_out_checker"], share=True)

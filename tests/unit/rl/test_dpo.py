@@ -208,6 +208,9 @@ def test_lift_is_paired_and_leaves_failures_out() -> None:
     found = lift([0, 0, 1, None, 0], [1, 0, 1, 1, None])
     assert found["n"] == 3 and found["failed"] == 2
     assert found["lift"]["value"] == pytest.approx(1 / 3)
+    # Wilson's: three failures of three are no proof of a success rate of 0.
+    assert lift([0, 0, 0], [1, 1, 1])["before"]["ci95"] == pytest.approx([0, 0.5615], abs=1e-4)
+    assert lift([0, 0, 0], [1, 1, 1])["after"]["ci95"] == pytest.approx([0.4385, 1], abs=1e-4)
 
 
 def _engine(tokenizer: Any) -> ScriptedEngine:

@@ -1,6 +1,7 @@
 """Merging against numpy on the loaded models, its exact ends, and what it refuses."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from rl.merge import stage as merge_stage
 from rl.merge.config import MergeConfig
 from rl.merge.linear import interpolate
 from rl.merge.plan import plan_merge
-from rl.merge.stage import Point, pick, read_point
+from rl.merge.stage import Point, pick, read_point, summary
 from workbench.errors import UserError
 from workbench.recipe import build
 from workbench.rundir import RunDir, write_json
 from workbench.stage import StageContext
+from workbench.statistics import mean_interval, paired_interval
 
 SMALL: dict[str, Any] = {
     "pattern": "M-*-", "hidden_size": 32, "intermediate_size": 64, "mamba_num_heads": 4,
@@ -129,6 +131,35 @@ def test_picks_the_best_and_among_equals_the_middle() -> None:
     assert pick(points).alpha == 0.4
 
 
+def _measured(folder: Path, benchmarks: dict[str, list[float]], alpha: float) -> Point:
+    for name, values in benchmarks.items():
+        found = mean_interval(values)
+        own = folder / f"{alpha:g}" / name
+        write_json(own / "results.json", {"metrics": {"accuracy": found.as_dict()}})
+        rows = [{"id": f"q{i}", "value": value} for i, value in enumerate(values)]
+        (own / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_point(folder / f"{alpha:g}", alpha, "accuracy")
+
+
+def test_the_intervals_weigh_benchmarks_as_the_score_does(tmp_path: Path) -> None:
+    """100 questions of one kind and 10 of another, half the score each: the small one's gain of 0.4
+    outweighs the large one's loss of 0.1, which would win among the 110."""
+    end = _measured(tmp_path, {"large": [1.0] * 50 + [0.0] * 50, "small": [0.0] * 10}, 0.0)
+    best = _measured(
+        tmp_path, {"large": [1.0] * 40 + [0.0] * 60, "small": [1.0] * 4 + [0.0] * 6}, 0.4
+    )
+    assert (end.score, best.score) == (0.25, 0.4)
+    found = summary([end, best], best, "accuracy")
+    gain = found["lift_against"]["alpha 0"]
+    assert gain["value"] == pytest.approx(0.15) and gain["n"] == 110
+    large = paired_interval([1.0] * 50 + [0.0] * 50, [1.0] * 40 + [0.0] * 60)
+    small = paired_interval([0.0] * 10, [1.0] * 4 + [0.0] * 6)
+    assert gain["stderr"] == pytest.approx(math.hypot(large.stderr, small.stderr) / 2)
+    for point, row in zip((end, best), found["sweep"], strict=True):
+        low, high = row["ci95"]
+        assert (low + high) / 2 == pytest.approx(point.score) and row["n"] == 110
+
+
 def _recipe(**fields: Any) -> Any:
     merge = {
         "kind": "merge", "needs": ["left", "right"],
@@ -180,8 +211,8 @@ def test_the_stage_picks_by_the_named_metric(
     merge_stage.run(context)
     assert asked == [0.0, 0.1, 0.3, 0.5, 1.0]
     assert context.outputs["alpha"] == 0.3 and context.outputs["metric"] == "score"
-    # Of ten questions the pick (0.3) answers three and alpha 1 all ten: -0.7.
-    assert context.outputs["lift_against"]["alpha 1"]["value"] == pytest.approx(-0.7)
+    # In the metric that picked, 1 against 0.3, although alpha 1 answers more of the ten questions.
+    assert context.outputs["lift_against"]["alpha 1"]["value"] == pytest.approx(0.7)
     got = _weights(run.stage("merged") / "model")["lm_head.weight"]
     np.testing.assert_allclose(got, 0.7 * ends[0] + 0.3 * ends[1], atol=1e-7)
     # All results are there: nothing is measured again.
