@@ -191,7 +191,15 @@ def _one_test(remote: RemoteFunction, args: Any, expected: Any, tolerance: float
         got = remote(*(args if isinstance(args, (list, tuple)) else [args]))
     except RemoteError as error:
         return str(error)
-    return "" if equal(expected, got, tolerance) else f"{args!r} gave {got!r}"[:300]
+    return "" if equal(expected, got, tolerance) else f"{args!r} gave {shown(got)}"[:300]
+
+
+def shown(value: Any) -> str:
+    """The value as Python writes it. It writes no integer of over 4,300 digits: then its type."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to show"
 
 
 def _check_test_code(

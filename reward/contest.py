@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from reward.code import last_program
+from reward.code import last_program, shown
 from reward.isolation.wire import (
     MAX_MESSAGE_BYTES,
     Channel,
@@ -136,10 +136,8 @@ def _run_programs(
             why = run.stderr.strip() or f"{run.outcome} {run.exit_code}"
             return _result("raised", number, len(tests), f"test {number + 1}: {why[-900:]}")
         if not same_output(test["output"], run.stdout):
-            shown = (
-                f"test {number + 1}: {test['output'][:200]!r} expected, got {run.stdout[:200]!r}"
-            )
-            return _result("wrong", number, len(tests), shown)
+            why = f"test {number + 1}: {test['output'][:200]!r} expected, got {run.stdout[:200]!r}"
+            return _result("wrong", number, len(tests), why)
     return _result("passed", len(tests), len(tests))
 
 
@@ -203,8 +201,8 @@ def _calls(
             got = remote(*args)
             expected = json.loads(test["output"])
             if not same_value(expected, got):
-                shown = f"test {number + 1}: {test['output'][:200]} expected, got {got!r:.200}"
-                return _result("wrong", number, len(tests), shown)
+                why = f"test {number + 1}: {test['output'][:200]} expected, got {shown(got):.200}"
+                return _result("wrong", number, len(tests), why)
     except ChannelTimeout:
         return _result("time_limit", number, len(tests), f"test {number + 1}")
     except (RemoteError, ChannelBroken) as error:

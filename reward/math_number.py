@@ -9,6 +9,8 @@ from fractions import Fraction
 
 _MINUS = "-\u2212"  # the sign proper, too
 _NUMBER = re.compile(rf"[{_MINUS}]?(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?")
+# Python reads no integer of over 4,300 digits: a reply that runs on would be a broken check.
+_LONGEST = 1000
 # Next to one of these a number is a part of an expression, or of a condition on it.
 _OPERATORS = frozenset(f"+*/×÷·^%<>{_MINUS}")
 
@@ -24,6 +26,8 @@ def stated_number(answer: str) -> Fraction | None:
         return None
     found = numbers[-1]
     text, before = found[0], answer[: found.start()]
+    if len(text) > _LONGEST:
+        return None
     attached = before[-1:]
     if text[0] in _MINUS and (attached.isalnum() or attached in tuple(")]}")):
         return None  # "5-9": a difference, not a negative number

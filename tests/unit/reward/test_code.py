@@ -62,6 +62,16 @@ def test_programs_that_do_not_load_are_wrong(code: str) -> None:
     assert verdict.parts["error"]
 
 
+def test_a_value_too_large_to_write_out_is_wrong_and_no_broken_check() -> None:
+    tests = {"function": "f", "tests": [[[1], 1]]}
+    found = check("code", "```python\ndef f(x):\n    return [10**5000]\n```", tests)
+    assert (found.value, found.status) == (0.0, "ok")
+    assert found.parts["error"] == "[1] gave a list too large to show"
+    contest = {"tests": [{"input": "1", "output": "1"}], "function": "f"}
+    found = check("contest", "```python\ndef f(x):\n    return 10**5000\n```", contest)
+    assert (found.value, found.parts["outcome"]) == (0.0, "wrong")
+
+
 def test_program_output() -> None:
     reference = {"stdin": "3\n4\n", "expected_output": "7\n"}
     assert check("code", _fenced("print(int(input()) + int(input()))"), reference).value == 1.0

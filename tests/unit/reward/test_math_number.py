@@ -32,6 +32,8 @@ from reward.math_number import stated_number
         ("2 * (3)", None),
         ("nine", None),
         ("", None),
+        ("9" * 5000, None),
+        ("1" + ",000" * 2000, None),
     ],
 )
 def test_the_last_number_counts_unless_it_is_part_of_an_expression(
@@ -46,3 +48,8 @@ def test_an_expression_that_equals_the_reference_is_right_only_where_it_may_be()
     assert (strict.value, strict.status) == (0.0, "wrong_format")
     assert check("math", "1 + 8 = 9", "9", number=True).value == 1.0
     assert check("math", "1 + 8 = 10", "9", number=True).value == 0.0
+
+
+def test_a_reply_that_runs_on_in_digits_is_wrong_and_no_broken_check() -> None:
+    found = check("math", "9" * 5000, "9", number=True)
+    assert (found.value, found.status) == (0.0, "wrong_format")
