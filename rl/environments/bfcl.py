@@ -31,6 +31,8 @@ _MODULES = {
     "TravelAPI": "travel_booking", "VehicleControlAPI": "vehicle_control",
 }  # fmt: skip
 APIS = tuple(_MODULES)
+# Of a number that a tool may compute; Python writes none of over 4,300 out.
+_MOST_DIGITS = 10_000
 # The package's types -> JSON schema's.
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 
@@ -191,10 +193,26 @@ def _execute(instances: dict[str, Any], call: ToolCall) -> str:
     owner = _owner(instances, name)
     if owner is None:
         return f"Error during execution: name '{str(name)[:60]}' is not defined"
+    if _is_endless(str(name), call["arguments"]):
+        return "Error during execution: the numbers are too large"
     try:
-        result = getattr(owner, str(name))(*call.get("values", ()), **call["arguments"])
+        return _text(getattr(owner, str(name))(*call.get("values", ()), **call["arguments"]))
     except Exception as error:  # noqa: BLE001 - a tool's error is text for the model
         return f"Error during execution: {error}"
+
+
+def _is_endless(name: str, arguments: dict[str, Any]) -> bool:
+    """Whether MathAPI would work on the answer for minutes, or years, in this process."""
+    digits = arguments.get("precision", 0)
+    if name in ("logarithm", "square_root"):
+        return isinstance(digits, int | float) and digits > _MOST_DIGITS
+    base, exponent = arguments.get("base"), arguments.get("exponent")
+    if name == "power" and isinstance(base, int) and isinstance(exponent, int):
+        return base.bit_length() * exponent > 4 * _MOST_DIGITS
+    return False
+
+
+def _text(result: Any) -> str:
     if isinstance(result, str):
         return result
     if isinstance(result, dict):

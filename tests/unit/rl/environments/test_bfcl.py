@@ -125,6 +125,28 @@ def test_a_hostile_call_is_words(call: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "power", "arguments": {"base": 7, "exponent": 10**6}},
+        {"name": "power", "arguments": {"base": 10, "exponent": 4300}},
+        {"name": "multiply", "arguments": {"a": 10**4000, "b": 10**4000}},
+        {"name": "square_root", "arguments": {"number": 2, "precision": 10**6}},
+        {"name": "logarithm", "arguments": {"value": 3, "base": 2, "precision": 10**6}},
+    ],
+)
+def test_numbers_without_end_are_words_too(call: dict[str, Any]) -> None:
+    """With three more zeros each would hold the stage for hours; the answer is no broken episode."""
+    task = next(t for t in all_tasks("base") if "MathAPI" in t.data["apis"])
+    world = Bfcl()
+    world.reset(task)
+    (answer,) = world.step([call]).messages
+    assert answer["content"].startswith("Error during execution: ")
+    small = {"name": "power", "arguments": {"base": 2, "exponent": 2000}}
+    (answer,) = world.step([small]).messages
+    assert answer["content"] == f'{{"result": {2**2000}}}'
+
+
+@pytest.mark.parametrize(
     "text", ["__import__('os').getcwd()", "f(g(1))", "f(x=[i for i in y])", "1"]
 )
 def test_solutions_are_read_not_run(text: str) -> None:
