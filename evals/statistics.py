@@ -6,13 +6,14 @@ Intervals of means are those of workbench.statistics: clustered by question.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.statistics import Estimate, mean_interval, mean_interval_normal, paired_interval
 
 _Z = 1.959963984540054  # normal quantile of 97.5%
 _Z_POWER = 0.8416212335729143  # normal quantile of 80%
+_NO_SPREAD = 1e-12  # what rounding leaves of a standard error that is 0
 # A difference of this many points is what papers argue about.
 _WORTH_SEEING = 0.05
 
@@ -70,7 +71,7 @@ def sampled_metrics(rows: Sequence[Mapping[str, Any]], num_samples: int) -> dict
     for k in sorted({*(2**i for i in range(num_samples.bit_length())), num_samples}):
         if k <= num_samples:
             values = [pass_at_k(len(g), sum(r["value"] == 1 for r in g), k) for g in groups]
-            out[f"pass@{k}"] = mean_interval_normal([v for v in values if not math.isnan(v)])
+            out[f"pass@{k}"] = mean_interval([v for v in values if not math.isnan(v)])
     if any(voted(row) is not None for row in rows):
         whole = [g for g in groups if len(g) == num_samples]
         out[f"maj@{num_samples}"] = mean_interval([majority_value(g) for g in whole])
@@ -153,7 +154,8 @@ class Comparison:
 def compare(before: Mapping[str, float], after: Mapping[str, float]) -> Comparison | None:
     """Compare two models by their questions' mean values; None where they share no question.
 
-    Right-or-wrong values: McNemar's test, exact. Else the paired t-test.
+    Right-or-wrong values: McNemar's test, exact. Else the paired t-test, or, where every question
+    changed by the same amount and so nothing tells the error, the sign test without an interval.
     """
     shared = [question for question in before if question in after]
     if not shared:
@@ -164,6 +166,10 @@ def compare(before: Mapping[str, float], after: Mapping[str, float]) -> Comparis
         gained = sum(a < b for a, b in zip(old, new, strict=True))
         lost = sum(a > b for a, b in zip(old, new, strict=True))
         p, method = mcnemar(gained, lost), f"McNemar, exact: {gained} gained, {lost} lost"
+    elif difference.stderr < _NO_SPREAD:
+        changed = len(shared) if abs(difference.value) > _NO_SPREAD else 0
+        p, method = mcnemar(changed, 0), "sign test: no question differs from another"
+        difference = replace(difference, stderr=math.nan, low=math.nan, high=math.nan)
     else:
         p, method = _paired_t(old, new), "paired t-test"
     return Comparison(difference, p, method, power_note(len(shared), _disagreement(old, new)))
@@ -186,8 +192,6 @@ def _paired_t(before: Sequence[float], after: Sequence[float]) -> float:
     found = mean_interval_normal([b - a for a, b in zip(before, after, strict=True)])
     if found.n < 2:
         return math.nan
-    if found.stderr == 0:
-        return 1.0 if found.value == 0 else 0.0
     return float(2 * t.sf(abs(found.value / found.stderr), found.n - 1))
 
 

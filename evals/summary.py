@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -16,15 +17,19 @@ from workbench.statistics import Estimate, mean_interval
 def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> dict[str, Any]:
     """The result as the contract has it, and what a reader needs to trust it.
 
-    n: questions. failed: samples without a verdict, with the reasons; no metric counts them.
+    n: questions. failed: samples without a verdict, with the reasons; no metric counts them, nor
+    tokens and form those without a reply.
     """
     scored = [row for row in rows if row["value"] is not None]
-    count = max(len(rows), 1)
+    replies = [row for row in rows if row["finish_reason"] != "error"]
+    count = max(len(replies), 1)
     sampling = job.sampling
     metrics = metrics_of(job, scored)
     questions = len(by_question(scored))
     accuracy = metrics["accuracy"].value
-    spread = 2 * accuracy * (1 - accuracy) if questions else math.nan
+    # Half a question more of either kind: none right in a few is not certainty.
+    likely = (accuracy * questions + 0.5) / (questions + 1)
+    spread = 2 * likely * (1 - likely) if questions else math.nan
     return {
         "model": model,
         "benchmark": job.benchmark.name,
@@ -34,10 +39,10 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
         "metrics": {name: _json(estimate) for name, estimate in metrics.items()},
         "headline": job.benchmark.headline,
         "tokens": {
-            "thinking_mean": sum(row["tokens"]["thinking"] for row in rows) / count,
-            "answer_mean": sum(row["tokens"]["answer"] for row in rows) / count,
+            "thinking_mean": sum(row["tokens"]["thinking"] for row in replies) / count,
+            "answer_mean": sum(row["tokens"]["answer"] for row in replies) / count,
         },
-        "well_formed_rate": sum(row["well_formed"] for row in rows) / count,
+        "well_formed_rate": sum(row["well_formed"] for row in replies) / count if replies else None,
         "truncated": sum(row["finish_reason"] == "length" for row in rows),
         "failed": len(rows) - len(scored),
         "failures": dict(Counter(_reason(row) for row in rows if row["value"] is None)),
@@ -61,13 +66,21 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
 
 
 def metrics_of(job: Job, scored: Sequence[Row]) -> dict[str, Estimate]:
-    """Every metric of the scored rows, `accuracy` first."""
+    """Every metric of the scored rows, `accuracy` first; the headline always, if only as unknown."""
     values = [float(row["value"]) for row in scored]
     accuracy = mean_interval(values, [str(row["id"]) for row in scored])
     more = {}
     if scored and job.benchmark.metrics is not None:
         more = job.benchmark.metrics(scored)
-    return {"accuracy": accuracy, **sampled_metrics(scored, job.sampling.n), **more}
+    found = {"accuracy": accuracy, **sampled_metrics(scored, job.sampling.n), **more}
+    found.setdefault(job.benchmark.headline, mean_interval([]))
+    return {name: _of_a_share(estimate) for name, estimate in found.items()}
+
+
+def _of_a_share(estimate: Estimate) -> Estimate:
+    """With the interval inside [0, 1], where every metric here lies; NaN stays."""
+    low, high = max(estimate.low, 0.0), min(estimate.high, 1.0)
+    return estimate if math.isnan(estimate.low) else replace(estimate, low=low, high=high)
 
 
 def _json(estimate: Estimate) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _Z = 1.959963984540054  # normal quantile of 97.5%
+_NO_SPREAD = 1e-12  # what rounding leaves of a standard error that is 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def mean_interval(values: Sequence[float], groups: Sequence[str] | None = None) 
     """Mean of per-sample values; `groups` (the question of each sample) clusters the error.
 
     0/1 values without repeats use Wilson's interval, which stays inside [0, 1] and is honest at 0
-    and 1 (Wilson 1927); otherwise the normal interval on the (clustered) standard error, with the
+    and 1 (Wilson 1927), and so do repeated ones whose questions all have the same mean, by the number
+    of questions; otherwise the normal interval on the (clustered) standard error, with the
     small-sample factor G / (G - 1). Empty input gives NaN.
     """
     x = np.asarray(values, dtype=float)
@@ -47,8 +49,9 @@ def mean_interval(values: Sequence[float], groups: Sequence[str] | None = None) 
     np.add.at(sums, [index[name] for name in names], x - mean)
     count = len(index)
     stderr = math.sqrt((sums**2).sum() * count / (count - 1)) / n if count > 1 else math.nan
-    if count == n and set(np.unique(x)) <= {0.0, 1.0}:
-        low, high = _wilson(mean, n)
+    binary = set(np.unique(x)) <= {0.0, 1.0}
+    if binary and (count == n or stderr < _NO_SPREAD):
+        low, high = _wilson(mean, count)
     else:
         low, high = mean - _Z * stderr, mean + _Z * stderr
     return Estimate(mean, stderr, low, high, n)

@@ -131,8 +131,8 @@ def _cell(model: str, folder: str, data: dict[str, Any], metric: str, *, stale: 
     for key, words in (("truncated", "cut"), ("failed", "failed")):
         if data.get(key):
             notes.append(f"{data[key]} {words}")
-    shown = round(100 * data["well_formed_rate"])
-    if shown < 100:
+    well_formed = data["well_formed_rate"]
+    if well_formed is not None and (shown := round(100 * well_formed)) < 100:
         notes.append(f"{shown}% well-formed")
     samples = data["num_samples"]
     n = f"n = {data['n']}" + (f" x {samples}" if samples > 1 else "")

@@ -24,7 +24,7 @@ from evals.statistics import strata, weighted
 from reward.instructions_worker import punkt_folder
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
-from workbench.statistics import Estimate
+from workbench.statistics import Estimate, mean_interval
 
 # Task -> longest reply.
 TASKS = {
@@ -98,9 +98,11 @@ def ruler(name: str) -> Benchmark:
 
 
 def mean_of_tasks(rows: Sequence[Row]) -> dict[str, Estimate]:
-    """Unweighted mean of the tasks that were run, and each."""
+    """Unweighted mean of the 13 tasks, and each; no mean where a task has no scored sample."""
     parts = strata(rows)
-    mean = weighted([(1 / len(parts), part) for part in parts.values()])
+    mean = mean_interval([])
+    if set(TASKS) <= set(parts):
+        mean = weighted([(1 / len(TASKS), parts[task]) for task in TASKS])
     return {"mean": mean, **{task: parts[task] for task in TASKS if task in parts}}
 
 
@@ -151,7 +153,9 @@ def _make(task: str, length: int, count: int, tokenizer: Any) -> list[dict[str, 
     elif task == "vt":
         made = _variables(length, count, tokenizer)
     elif task == "cwe":
-        made = _module("cwe_utils").sys_word_pair_random(count, length, tokenizer=tokenizer)
+        words = _module("cwe_utils")
+        words.RNG.setstate(_words_state())
+        made = words.sys_word_pair_random(count, length, tokenizer=tokenizer)
         made = [{**row, "input": f"{row['input_example']}\n{row['input']}"} for row in made]
     elif task == "fwe":
         # Its own sizing leaves no room for the reply.
@@ -169,6 +173,13 @@ def _variables(length: int, count: int, tokenizer: Any) -> list[dict[str, Any]]:
     make: Callable[..., list[dict[str, Any]]] = _module("vt_utils").sys_vartrack_w_noise_random
     example = make(tokenizer=tokenizer, num_samples=1, max_seq_length=500, incremental=5)[0]
     return make(tokenizer=tokenizer, num_samples=count, max_seq_length=length, icl_example=example)
+
+
+@cache
+def _words_state() -> Any:
+    """The state of the common words' own generator before its first sample. It is the module's, so
+    each task made in a process would begin where the one before ended."""
+    return _module("cwe_utils").RNG.getstate()
 
 
 _LOADED: dict[str, types.ModuleType] = {}

@@ -11,6 +11,7 @@ import pytest
 
 from evals.benchmark import Benchmark, Sampled
 from evals.config import EvalsConfig
+from evals.console import table
 from evals.jobs import Job, jobs_of
 from evals.models import Model
 from evals.responder import LocalResponder
@@ -21,6 +22,7 @@ from workbench.conversation import CheckSpec, Conversation
 from workbench.engine.protocol import Completion, Sampling
 from workbench.engine.scripted import ScriptedEngine
 from workbench.rundir import Manifest, RunDir, read_json_lines
+from workbench.statistics import mean_interval
 
 # Question i is "i + i = ?". The script is right on even i, cut on i = 3, fails on i = 5.
 NUM = 8
@@ -114,7 +116,11 @@ def test_failed_samples_are_apart_and_cut_ones_are_counted(
     assert result["failures"] == {"engine lost it": 1}
     assert result["truncated"] == 1
     assert result["metrics"]["accuracy"]["value"] == pytest.approx(4 / 7)
-    assert result["well_formed_rate"] == pytest.approx(6 / 8)  # cut and failed are not
+    # A cut reply is ill-formed; a sample without a reply has no form, and no length.
+    assert result["well_formed_rate"] == pytest.approx(6 / 7)
+    rows = list(read_json_lines(tmp_path / "sums" / "samples.jsonl"))
+    answers_tokens = [row["tokens"]["answer"] for row in rows if row["id"] != "q5"]
+    assert result["tokens"]["answer_mean"] == pytest.approx(sum(answers_tokens) / 7)
     assert json.loads((tmp_path / "sums" / "results.json").read_text()) == result
 
 
@@ -280,6 +286,22 @@ def test_a_prompt_longer_than_the_context_is_a_failed_sample(
     assert answers.asked == 0
     assert "the model takes 16" in next(iter(result["failures"]))
     assert result["metrics"]["accuracy"]["value"] is None
+    assert result["well_formed_rate"] is None
+
+
+def test_a_benchmark_without_one_scored_sample_is_still_a_line_of_the_table(
+    tmp_path: Path, answers: Answers
+) -> None:
+    """Its headline is a metric of its own, which no scored sample has given."""
+    responder = answers.responder()
+    responder.context = 16
+    quoted = replace(SUMS, headline="overall", metrics=lambda rows: {"overall": mean_interval([1])})
+    (result,) = evaluate(
+        responder, [replace(_job(), benchmark=quoted)], model="m", out=tmp_path, data=tmp_path
+    )
+    assert result["metrics"]["overall"]["value"] is None
+    line = table({"m": [result]}).splitlines()[1].split()
+    assert line == ["m", "sums", "overall", "-", "-", "0", "0", "8"]
 
 
 def test_modes_and_budgets_become_folders() -> None:

@@ -1,5 +1,6 @@
 """RULER: lengths, answers that stand in the text, determinism, and the official rule of matching."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,14 @@ def test_samples_fit_and_hold_their_answers(task: str) -> None:
         assert check(spec.kind, "zzz", spec.reference, **spec.options).value == 0.0
 
 
-def test_the_same_seed_gives_the_same_samples() -> None:
-    first = ruler.samples("fwe", LENGTH, 3, Words())
+@pytest.mark.parametrize("task", ["fwe", "vt", "cwe"])
+def test_the_same_seed_gives_the_same_samples(task: str) -> None:
+    """Whatever was made before in the process: another length, another number, another model's."""
+    first = ruler.samples(task, LENGTH, 3, Words())
     ruler._MADE.clear()
-    assert ruler.samples("fwe", LENGTH, 3, Words()) == first
-    ruler._MADE.clear()
-    more = ruler.samples("fwe", LENGTH, 5, Words())
+    assert ruler.samples(task, LENGTH, 3, Words()) == first
+    ruler.samples(task, LENGTH + 500, 2, Words())
+    more = ruler.samples(task, LENGTH, 5, Words())
     assert [row["input"] for row in more[:3]] == [row["input"] for row in first]
 
 
@@ -92,9 +95,15 @@ def test_names_say_the_length() -> None:
 
 
 def test_the_mean_is_over_tasks() -> None:
-    rows = [{"id": "a", "domain": "vt", "value": 0.5}] + [
-        {"id": f"b{i}", "domain": "cwe", "value": 1.0} for i in range(9)
+    rows = [
+        {"id": f"{task}{i}", "domain": task, "value": float(task != "vt")}
+        for task in ruler.TASKS
+        for i in range(9 if task == "cwe" else 2)
     ]
     found = ruler.mean_of_tasks(rows)
-    assert found["mean"].value == pytest.approx(0.75)
+    assert found["mean"].value == pytest.approx(12 / 13)
     assert found["cwe"].n == 9
+    # Twelve tasks are not RULER: where all samples of one failed, there is no mean.
+    found = ruler.mean_of_tasks([row for row in rows if row["domain"] != "vt"])
+    assert math.isnan(found["mean"].value)
+    assert found["cwe"].value == 1.0

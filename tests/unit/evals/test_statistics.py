@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evals.jobs import Job
+from evals.registry import benchmark
 from evals.statistics import (
     compare,
     detectable,
@@ -18,6 +20,8 @@ from evals.statistics import (
     strata,
     weighted,
 )
+from evals.summary import summarise
+from workbench.engine.protocol import Sampling
 from workbench.statistics import Estimate, mean_interval
 
 
@@ -61,6 +65,59 @@ def test_clustered_error_is_that_of_question_means() -> None:
     groups = [str(q) for q in range(20) for _ in range(4)]
     found = mean_interval(list(values.ravel()), groups)
     assert found.stderr == pytest.approx(stats.sem(values.mean(axis=1)))
+
+
+def test_repeated_samples_without_spread_are_not_certainty() -> None:
+    """Two questions of four samples each, all right: Wilson's interval of two questions."""
+    wanted = stats.binomtest(2, 2).proportion_ci(method="wilson")
+    found = mean_interval([1.0] * 8, ["a"] * 4 + ["b"] * 4)
+    assert (found.low, found.high) == pytest.approx((wanted.low, 1.0))
+    found = mean_interval([0.0] * 8, ["a"] * 4 + ["b"] * 4)
+    assert (found.low, found.high) == pytest.approx((0.0, 1 - wanted.low))
+    rows = [_row(q, 1, "4") for q in "ab" for _ in range(4)]
+    for name, estimate in sampled_metrics(rows, 4).items():
+        assert (estimate.low, estimate.high) == pytest.approx((wanted.low, 1.0)), name
+    assert weighted([(1.0, mean_interval([1.0] * 8, ["a"] * 4 + ["b"] * 4))]).stderr > 0.1
+
+
+def test_no_interval_of_a_result_leaves_0_to_100_percent() -> None:
+    """15 of 16 samples right over 8 questions: the normal interval would end at 105%."""
+    rows = [
+        {"id": f"q{i // 2}", "value": float(i > 0), "status": "ok", "finish_reason": "stop",
+         "well_formed": True, "tokens": {"thinking": 0, "answer": 1}, "why": {"extracted": "4"}}
+        for i in range(16)
+    ]  # fmt: skip
+    job = Job(benchmark("aime24"), None, None, Sampling(max_tokens=8, n=2, seed=1))
+    result = summarise(job, rows, model="m", wall_s=0.0)
+    for name, metric in result["metrics"].items():
+        assert 0 <= metric["ci95"][0] <= metric["value"] <= metric["ci95"][1] <= 1, name
+    plain = mean_interval([r["value"] for r in rows], [str(r["id"]) for r in rows])
+    assert plain.high > 1
+    assert result["metrics"]["accuracy"]["stderr"] == pytest.approx(plain.stderr)
+
+
+def test_none_right_in_a_few_questions_is_told_as_few() -> None:
+    rows = [
+        {"id": f"q{i}", "value": 0.0, "status": "ok", "finish_reason": "stop", "well_formed": True,
+         "tokens": {"thinking": 0, "answer": 1}, "why": {}}
+        for i in range(10)
+    ]  # fmt: skip
+    job = Job(benchmark("gsm8k-100"), None, 10, Sampling(max_tokens=8, seed=1))
+    result = summarise(job, rows, model="m", wall_s=0.0)
+    assert result["detectable"] > 0.1
+    assert result["note"].startswith("n = 10")
+
+
+def test_the_same_change_in_two_questions_is_no_proof() -> None:
+    """A t-test of values without spread would say p = 0."""
+    found = compare({"a": 0.5, "b": 0.25}, {"a": 0.75, "b": 0.5})
+    assert found is not None
+    assert found.p == pytest.approx(stats.binomtest(2, 2).pvalue)
+    assert math.isnan(found.difference.low) and found.difference.value == 0.25
+    same = compare({"a": 0.5, "b": 0.25}, {"a": 0.5, "b": 0.25})
+    assert same is not None and same.p == 1.0
+    one = compare({"a": 0.5}, {"a": 0.75})
+    assert one is not None and math.isnan(one.p)
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 5), (3, 9), (10, 10), (1, 0), (0, 0), (30, 12)])
