@@ -1,10 +1,10 @@
 """The budget curves of everything that was evaluated so far, for the report."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from budget.curves import CurvePoint, contrast, curve
 from evals.store import Row
@@ -15,6 +15,19 @@ CONTRASTS = "budget_contrasts.json"
 
 Budgets = dict[int | None, list[Row]]
 """Budget -> its rows."""
+
+
+class Pair(NamedTuple):
+    """Two models that are set against each other on a benchmark: after - before."""
+
+    benchmark: str
+    before: str
+    after: str
+
+
+def unique(pairs: Iterable[Pair]) -> list[Pair]:
+    """Each pair once; of one in both orders the later counts."""
+    return list({(p.benchmark, frozenset((p.before, p.after))): p for p in pairs}.values())
 
 
 def budget_curves(out: Path) -> list[dict[str, Any]]:
@@ -33,21 +46,26 @@ def budget_curves(out: Path) -> list[dict[str, Any]]:
     ]
 
 
-def budget_contrasts(out: Path, models: Sequence[str]) -> list[dict[str, Any]]:
-    """[{benchmark, before, after, points}] for each pair of models, in their order, on each benchmark.
+def budget_contrasts(
+    out: Path, models: Sequence[str], more: Sequence[Pair] = ()
+) -> list[dict[str, Any]]:
+    """[{benchmark, before, after, points}] for each pair of models, in their order, on each benchmark,
+    and for further pairs.
 
     Points are those of `budget.curves.contrast`: after - before, paired by question.
     """
     found = _read(out)
+    pairs = [
+        Pair(benchmark, before, after)
+        for benchmark in dict.fromkeys(benchmark for _, benchmark in found)
+        for before, after in combinations(models, 2)
+    ]
     contrasts = []
-    for benchmark in dict.fromkeys(benchmark for _, benchmark in found):
-        known = [model for model in models if (model, benchmark) in found]
-        for before, after in combinations(known, 2):
-            pair = found[before, benchmark], found[after, benchmark]
-            if set(pair[0]) & set(pair[1]):
-                points = [point.as_dict() for point in contrast(*pair)]
-                names = {"benchmark": benchmark, "before": before, "after": after}
-                contrasts.append({**names, "points": points})
+    for pair in unique([*more, *pairs]):
+        sides = [found.get((model, pair.benchmark), {}) for model in (pair.before, pair.after)]
+        if set(sides[0]) & set(sides[1]):
+            points = [point.as_dict() for point in contrast(*sides)]
+            contrasts.append({**pair._asdict(), "points": points})
     return contrasts
 
 

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from budget.engine import with_budgets
-from evals.budgets import CONTRASTS, budget_contrasts, budget_curves
+from evals.budgets import CONTRASTS, Pair, budget_contrasts, budget_curves, unique
 from evals.budgets import FILE as BUDGET_FILE
 from evals.config import EvalsConfig
 from evals.jobs import Job, jobs_of
@@ -23,6 +24,7 @@ from workbench.rundir import UNFINISHED, read_json, read_json_lines, write_json
 
 Watch = Callable[[Model, Progress], bool]
 Results = dict[str, list[dict[str, Any]]]
+COMPARISONS = "comparisons.json"
 
 
 def sweep(
@@ -37,8 +39,9 @@ def sweep(
     """Evaluate every model on every benchmark; results go to out/MODEL/BENCHMARK[@BUDGET].
 
     Finished replies of earlier runs are taken over. Writes out/comparisons.json, each pair of
-    models on each job, out/budget_curves.json and out/budget_contrasts.json. Raises: Stopped where
-    `watch` returned True.
+    models on each job, out/budget_curves.json and out/budget_contrasts.json; what these hold of
+    earlier sweeps is worked out again from the present results. Raises: Stopped where `watch`
+    returned True.
     """
     jobs = jobs_of(config, seed=seed)
     if config.judge is not None and any(job.benchmark.judged for job in jobs):
@@ -63,8 +66,11 @@ def sweep(
             responder.close()
     names = [model.name for model in models]
     write_json(out / BUDGET_FILE, budget_curves(out))
-    write_json(out / CONTRASTS, budget_contrasts(out, names))
-    write_json(out / "comparisons.json", comparisons(out, names, jobs))
+    write_json(out / CONTRASTS, budget_contrasts(out, names, _pairs(out / CONTRASTS)))
+    pairs = [
+        Pair(job.folder, before, after) for job in jobs for before, after in combinations(names, 2)
+    ]
+    write_json(out / COMPARISONS, comparisons(out, [*_pairs(out / COMPARISONS), *pairs]))
     return results
 
 
@@ -133,19 +139,30 @@ def _completion(model: Model) -> str | None:
     return str(found["completion"]) if found.get("completion") else None
 
 
-def comparisons(out: Path, models: Sequence[str], jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Every pair of models on every job, p-values also adjusted for the number of pairs (Holm)."""
-    found: list[tuple[dict[str, str], Comparison]] = []
-    for job in jobs:
-        values = {model: question_values(out / model / job.folder) for model in models}
-        for before, after in combinations(models, 2):
-            comparison = compare(values[before], values[after])
-            if comparison is not None:
-                names = {"benchmark": job.folder, "before": before, "after": after}
-                found.append((names, comparison))
+def _pairs(path: Path) -> list[Pair]:
+    """The pairs of models that an earlier sweep has written to a file; none where it has not."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [Pair(row["benchmark"], row["before"], row["after"]) for row in found]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def comparisons(out: Path, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """The pairs that have results, p-values also adjusted for their number (Holm). The benchmark of a
+    pair is a job's folder."""
+    values = cache(lambda model, job: question_values(out / model / job))
+    found: list[tuple[Pair, Comparison]] = []
+    for pair in unique(pairs):
+        comparison = compare(
+            values(pair.before, pair.benchmark), values(pair.after, pair.benchmark)
+        )
+        if comparison is not None:
+            found.append((pair, comparison))
     adjusted = holm([c.p for _, c in found])
     rows = [
-        {**names, **c.as_dict(), "p_holm": p} for (names, c), p in zip(found, adjusted, strict=True)
+        {**pair._asdict(), **c.as_dict(), "p_holm": p}
+        for (pair, c), p in zip(found, adjusted, strict=True)
     ]
     cleaned: list[dict[str, Any]] = json.loads(json.dumps(rows).replace("NaN", "null"))
     return cleaned

@@ -14,6 +14,7 @@ from evals.config import EvalsConfig
 from evals.console import table
 from evals.jobs import Job, jobs_of
 from evals.models import Model
+from evals.registry import BENCHMARKS
 from evals.responder import LocalResponder
 from evals.run import Progress, Stopped, evaluate
 from evals.sources import Data, Loading
@@ -224,6 +225,44 @@ def test_a_sweep_writes_down_which_result_of_its_stage_it_evaluated(
     closing = SimpleNamespace(close=lambda: None)
     sweep(models, config, out=run.root / "evals", seed=1, respond=lambda *_: closing)  # type: ignore[arg-type,return-value]
     assert seen == {"sft": "c0ffee", "bare": None, "served": None}
+
+
+def test_a_sweep_of_one_model_takes_no_comparison_away(
+    tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BENCHMARKS, "sums", SUMS)
+    config = EvalsConfig(kind="evals", benchmarks=["sums"], budgets=[8])
+
+    def run(*names: str, limit: int | None = None) -> list[dict[str, Any]]:
+        sweep(
+            [Model(name, "nowhere") for name in names],
+            config.model_copy(update={"limit": limit}),
+            out=tmp_path,
+            seed=7,
+            respond=lambda model, *_: answers.responder(model.name),
+        )
+        found = json.loads((tmp_path / "comparisons.json").read_text())
+        assert isinstance(found, list)
+        return found
+
+    def contrasts() -> list[tuple[str, str, int]]:
+        rows = json.loads((tmp_path / "budget_contrasts.json").read_text())
+        return [(row["before"], row["after"], row["points"][0]["questions"]) for row in rows]
+
+    first = run("a", "b", limit=4)
+    pairs = [(row["benchmark"], row["before"], row["after"]) for row in first]
+    assert pairs == [("sums", "a", "b"), ("sums@8", "a", "b")]
+    assert contrasts() == [("a", "b", 4)]
+    assert run("b", limit=4) == first
+    assert contrasts() == [("a", "b", 4)]
+    # The other order replaces a pair, more models add theirs, and Holm's family is all of them.
+    more = run("b", "a", "c", limit=4)
+    assert [(row["before"], row["after"]) for row in more if row["benchmark"] == "sums"] == [
+        ("b", "a"), ("b", "c"), ("a", "c"),
+    ]  # fmt: skip
+    # What is taken over is worked out again from what there is now.
+    assert {row["n"] for row in run("a")} == {4}
+    assert {row["n"] for row in run("b") if {row["before"], row["after"]} == {"a", "b"}} == {7}
 
 
 def test_replies_are_found_under_another_name_of_the_model(
