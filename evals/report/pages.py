@@ -91,11 +91,11 @@ def sample_views(path: Path) -> tuple[list[SampleView], dict[str, int]]:
 def _classes(row: dict[str, Any]) -> list[str]:
     value = row.get("value")
     out = ["all"]
+    if row.get("finish_reason") == "length":  # counted so in the table, with a verdict or without
+        out.append("cut")
     if value is None:
         return [*out, "failed"]
     out.append("right" if value >= 1 else "wrong")
-    if row.get("finish_reason") == "length":
-        out.append("cut")
     if not row.get("well_formed"):
         out.append("ill")
     return out

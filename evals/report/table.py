@@ -25,6 +25,8 @@ class Cell:
     page: str
     parts: list[tuple[str, float | None, float | None, float | None]]
     """Every metric: (name, value, low, high)."""
+    departures: list[str]
+    """Where this model's result was not made by the protocol."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,14 @@ class TableRow:
     metric: str
     cells: dict[str, Cell]
     paper: dict[str, float]
-    departures: list[str]
+
+    @property
+    def departures(self) -> list[str]:
+        """Where the results were not made by the protocol; with the model's name where they differ."""
+        lists = [cell.departures for cell in self.cells.values()]
+        if all(found == lists[0] for found in lists):
+            return lists[0]
+        return [f"{m}: {', '.join(c.departures)}" for m, c in self.cells.items() if c.departures]
 
 
 @dataclass(frozen=True)
@@ -117,16 +126,18 @@ def _row(folder: str, found: dict[str, dict[str, Any]], stale: set[tuple[str, st
         about=known.about if known else "",
         metric=metric,
         cells={
-            model: _cell(model, folder, data, metric, stale=(model, folder) in stale)
+            model: _cell(model, folder, data, known, stale=(model, folder) in stale)
             for model, data in found.items()
         },
         paper=dict(known.paper) if known is not None and own_mode else {},
-        departures=departures(first, known) if known is not None else [],
     )
 
 
-def _cell(model: str, folder: str, data: dict[str, Any], metric: str, *, stale: bool) -> Cell:
-    value, low, high = _percent(data["metrics"].get(metric, {}))
+def _cell(
+    model: str, folder: str, data: dict[str, Any], known: Benchmark | None, *, stale: bool
+) -> Cell:
+    headline = data["metrics"].get(data.get("headline", "accuracy"), {})
+    value, low, high = _percent(headline)
     notes = ["of an earlier checkpoint"] if stale else []
     for key, words in (("truncated", "cut"), ("failed", "failed")):
         if data.get(key):
@@ -137,7 +148,8 @@ def _cell(model: str, folder: str, data: dict[str, Any], metric: str, *, stale: 
     samples = data["num_samples"]
     n = f"n = {data['n']}" + (f" x {samples}" if samples > 1 else "")
     parts = [(name, *_percent(found)) for name, found in data["metrics"].items()]
-    return Cell(value, low, high, n, notes, f"{model}/{folder}/index.html", parts)
+    departs = departures(data, known) if known is not None else []
+    return Cell(value, low, high, n, notes, f"{model}/{folder}/index.html", parts, departs)
 
 
 def _percent(metric: dict[str, Any]) -> tuple[float | None, float | None, float | None]:

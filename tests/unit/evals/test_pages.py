@@ -54,6 +54,19 @@ def test_departures_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_each_model_has_its_own_departures(tmp_path: Path) -> None:
+    """The table named those of the alphabet's first model for all."""
+    whole = _result(tmp_path, "ada", "aime24", None)["sampling"]
+    _result(tmp_path, "bob", "aime24", None, sampling=whole | {"limit": 5})
+    page = write_pages(tmp_path).read_text()
+    assert "aime24: bob: the first 5 questions (of each category) only" in page
+    pages = [(tmp_path / "evals" / m / "aime24" / "index.html").read_text() for m in ("ada", "bob")]
+    assert ["not the protocol: the first 5" in text for text in pages] == [False, True]
+    _result(tmp_path, "cy", "aime25", None, sampling=whole | {"limit": 5})
+    _result(tmp_path, "dan", "aime25", None, sampling=whole | {"limit": 5})
+    assert "aime25: the first 5 questions" in write_pages(tmp_path).read_text()
+
+
 def test_models_are_in_the_recipes_order_and_budgets_by_number(tmp_path: Path) -> None:
     for model in ("ada", "grpo", "pretrain", "sft"):
         for budget in (None, 4, 16, 128, 0):
@@ -89,14 +102,14 @@ def test_samples_carry_their_filters(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "value": 1.0, "well_formed": True, "finish_reason": "stop"},
         {"id": "b", "value": 0.0, "well_formed": False, "finish_reason": "length"},
-        {"id": "c", "value": None, "status": "timeout", "finish_reason": "stop"},
+        {"id": "c", "value": None, "status": "timeout", "finish_reason": "length"},
         {"id": "d", "value": 0.5, "well_formed": True, "finish_reason": "stop"},
     ]
     path = tmp_path / "samples.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     views, counts = sample_views(path)
     assert [view.classes for view in views] == [
-        "all right", "all wrong cut ill", "all failed", "all wrong",
+        "all right", "all cut wrong ill", "all cut failed", "all wrong",
     ]  # fmt: skip
     assert [view.verdict for view in views] == ["right", "wrong", "failed", "50% right"]
-    assert counts == {"all": 4, "right": 1, "wrong": 2, "cut": 1, "ill": 1, "failed": 1}
+    assert counts == {"all": 4, "right": 1, "wrong": 2, "cut": 2, "ill": 1, "failed": 1}
