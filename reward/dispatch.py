@@ -78,7 +78,7 @@ def must_be_checkable(specs: Iterable[CheckSpec | None]) -> None:
 
 
 def _runs_code(kind: str, reference: Any, options: Mapping[str, Any]) -> bool:
-    if kind == "code":
+    if kind in ("code", "contest"):
         return not options.get("allow_weak")
     if kind != "composite" or not isinstance(reference, Sequence):
         return False

@@ -16,6 +16,7 @@ from data_mix.supervised import take_conversations
 from pretrain.hybrid import load_model
 from pretrain.ssd.isolation import check_isolation
 from pretrain.tokenizer import read_tokenizer
+from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.pairs import make_pairs, sample
@@ -26,7 +27,7 @@ from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.rundir import write_json
 from workbench.stage import StageContext
-from workbench.statistics import mean_interval
+from workbench.statistics import mean_interval, paired_interval
 from workbench.strict_trainer import MetricsCallback, StrictResume, last_checkpoint, pair_arguments
 
 _NAMES = {
@@ -67,6 +68,14 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text())
         return kept
+    asked = {
+        name: take_conversations(source, count, name=name, seed=context.seed)
+        for name, source, count in (
+            ("train", config.prompts, config.num_prompts),
+            ("held_out", config.held_out, config.num_held_out),
+        )
+    }
+    must_be_checkable(question.check for questions in asked.values() for question in questions)
     context.progress(message="sampling replies")
     engine = start_engine(context.parent_model, config.engine)
     sampling = Sampling(
@@ -74,12 +83,7 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
     )
     modes = [mode == "with" for mode in config.thinking]
     data = {}
-    sources = (
-        ("train", config.prompts, config.num_prompts),
-        ("held_out", config.held_out, config.num_held_out),
-    )
-    for name, source, count in sources:
-        questions = take_conversations(source, count, name=name, seed=context.seed)
+    for name, questions in asked.items():
         replies = sample(engine, tokenizer, questions, modes, sampling, seed=context.seed)
         rows, account = make_pairs(
             replies,
@@ -122,11 +126,13 @@ def pair_accuracy(
     clustered by prompt."""
     prompts = [r["prompt"] for r in rows]
     size = {"pairs": len(rows), "prompts": len(set(prompts))}
-    changes = [a - b for b, a in zip(before, after, strict=True)]
+    gain = paired_interval(before, after)
+    if len(set(prompts)) < len(rows):
+        gain = mean_interval([a - b for b, a in zip(before, after, strict=True)], prompts)
     return {
         "untrained": mean_interval(before, prompts).as_dict() | size,
         "held_out": mean_interval(after, prompts).as_dict() | size,
-        "lift": mean_interval(changes, prompts).as_dict() | size,
+        "lift": gain.as_dict() | size,
     }
 
 

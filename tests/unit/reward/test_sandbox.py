@@ -151,7 +151,8 @@ def test_checks_that_run_programs_are_refused_before_anything_is_sampled(
     both = CheckSpec(
         "composite", [{"kind": "math", "reference": "1"}, {"kind": "code", "reference": {}}]
     )
-    for specs in ([CheckSpec("math", "1"), code], [None, both]):
+    contest = CheckSpec("contest", {"tests": [{"input": "", "output": "1"}]})
+    for specs in ([CheckSpec("math", "1"), code], [None, both], [contest]):
         with pytest.raises(UserError, match="^programs cannot be checked on this machine: no safe"):
             must_be_checkable(specs)
     must_be_checkable([None, CheckSpec("math", "1"), CheckSpec("code", {}, {"allow_weak": True})])

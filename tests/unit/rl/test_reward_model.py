@@ -1,6 +1,7 @@
 """The reward model: scores that do not depend on padding or batch, plain files, a resume that is exact."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pretrain.hybrid import build_config, load_model
+from reward import sandbox
 from reward.score_model import (
     ScoreModel,
     load_score_model,
@@ -15,6 +17,7 @@ from reward.score_model import (
     score_ids,
     score_rows,
 )
+from rl.reward_model import stage
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.pairs import Scored, make_pairs
 from rl.reward_model.stage import (
@@ -149,6 +152,18 @@ def test_learns_which_is_better(tokenizer: PreTrainedTokenizerFast, tmp_path: Pa
     assert pair_values(model, flipped, tokenizer) == pytest.approx([1 - v for v in after])
 
 
+def test_no_change_in_ten_pairs_is_no_proof_of_a_gain() -> None:
+    """One pair a prompt: differences are no shares, whose interval would begin at 0."""
+    rows = [{"prompt": str(i)} for i in range(10)]
+    gain = pair_accuracy(rows, [1.0] * 10, [1.0] * 10)["lift"]
+    low, high = gain["ci95"]
+    assert gain["value"] == 0 and low == pytest.approx(-high) and high > 0.05
+    # Two pairs a prompt: 4 prompts of 8 pairs, one of which gains both: clustered.
+    rows = [{"prompt": str(i // 2)} for i in range(8)]
+    gain = pair_accuracy(rows, [0.0] * 8, [1.0, 1.0] + [0.0] * 6)["lift"]
+    assert gain["value"] == 0.25 and gain["stderr"] == pytest.approx(0.25)
+
+
 def test_a_resume_is_exact(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     whole, half, rest = _model(), _model(), _model()
     _train(whole, tokenizer, tmp_path / "a", trl={"max_steps": 4})
@@ -157,3 +172,16 @@ def test_a_resume_is_exact(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -
     one, two = whole.state_dict(), rest.state_dict()
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert not torch.equal(half.head.weight, rest.head.weight)
+
+
+def test_prompts_that_need_a_sandbox_are_refused_before_anything_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {"safe": False, "layers": [], "problem": "no safe sandbox: no kernel"}
+    monkeypatch.setattr(sandbox, "describe_sandbox", lambda: refused)
+    coding = {"type": "world", "domain": "coding"}
+    context: Any = SimpleNamespace(
+        config=_config(prompts=coding, num_prompts=2, num_held_out=2), stage_dir=tmp_path, seed=1
+    )
+    with pytest.raises(UserError, match="programs cannot be checked on this machine"):
+        stage._data(context, None)
