@@ -63,13 +63,14 @@ class LocalResponder:
     """A checkpoint behind an engine, which starts with the first request.
 
     start(max_model_len) makes the engine; it is given the longest prompt and reply asked for, within
-    `context`, the model's own limit.
+    `context`, the model's own limit. shortest: what the engine takes in any case.
     """
 
     tokenizer: Any
     identity: str
     start: Callable[[int], Engine]
     context: int
+    shortest: int = 0
     format: ReplyFormat = field(init=False)
     _engine: Engine | None = None
     _longest: int = 0
@@ -88,13 +89,17 @@ class LocalResponder:
         )
 
     def fits(self, prompts: Sequence[Any], max_tokens: int) -> list[str]:
-        """See protocol. A reply is cut by the context, and then counts as truncated."""
+        """See protocol. A reply is cut by the context, and then counts as truncated. An engine that
+        runs is no longer made for longer prompts: those of later turns may not fit."""
+        takes, who = self.context, "the model takes"
+        if self._engine is not None and (started := max(self._longest, self.shortest)) < takes:
+            takes, who = started, "engine.max_model_len is"
         problems = []
         for prompt in prompts:
-            room = self.context - len(prompt)
-            longest = min(len(prompt) + max_tokens, self.context)
-            self._longest = max(self._longest, longest if room > 0 else 0)
-            problem = f"the prompt has {len(prompt):,} tokens, the model takes {self.context:,}"
+            room = takes - len(prompt)
+            if self._engine is None and room > 0:
+                self._longest = max(self._longest, min(len(prompt) + max_tokens, takes))
+            problem = f"the prompt has {len(prompt):,} tokens, {who} {takes:,}"
             problems.append("" if room > 0 else problem)
         return problems
 

@@ -22,6 +22,8 @@ from workbench.provenance import code_digest, digest
 
 Row = dict[str, Any]
 _LONGEST_REFERENCE = 100_000
+# Room for what the prompts of later turns hold besides the first one: replies and tools' results.
+_LATER_TURNS = 16_384
 # Of a judge's settings, those that change what it says.
 _JUDGE_DECIDES = ("endpoint", "temperature", "max_tokens", "seed")
 _PLACES = ("targets",)  # options that only say where a file lies on this machine
@@ -75,7 +77,8 @@ def samples_of(
             samples.append(Sample(job, question, number, prompt, problem))
     if not samples:
         raise UserError(f"benchmark {job.benchmark.name!r} has no questions")
-    fits = responder.fits([s.prompt for s in samples if not s.problem], job.sampling.max_tokens)
+    longest = job.sampling.max_tokens + (_LATER_TURNS if job.benchmark.episode is not None else 0)
+    fits = responder.fits([s.prompt for s in samples if not s.problem], longest)
     for sample, problem in zip((s for s in samples if not s.problem), fits, strict=True):
         sample.problem = problem
     for sample in samples:

@@ -96,6 +96,7 @@ def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Resp
         identity=digest([checkpoint_digest(folder), config.engine.dtype]),
         start=start,
         context=context,
+        shortest=config.engine.max_model_len,
     )
 
 

@@ -20,6 +20,8 @@ MORE_TOOLS = "More functions are available to you now. Can you do it with them?"
 # Raises NameError where it is evaluated, as any unknown name would.
 _UNKNOWN = "undefined_function()"
 _TIMEOUT_S = 60.0
+# Of a number that a call computes: seconds of work. Python writes out no whole number of over 4,300.
+_MOST_DIGITS = 100_000
 Calls = list[dict[str, Any]]
 
 
@@ -31,9 +33,22 @@ def call_string(call: Mapping[str, Any], names: set[str]) -> str:
     """
     arguments = call["arguments"]
     keys_fit = all(key.isidentifier() and not keyword.iskeyword(key) for key in arguments)
-    if call["name"] not in names or not keys_fit:
+    if call["name"] not in names or not keys_fit or is_endless(call):
         return _UNKNOWN
     return f"{call['name']}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+
+
+def is_endless(call: Mapping[str, Any]) -> bool:
+    """Whether MathAPI would work on this for minutes, or years. The official runner would hang; here
+    the sample would have no verdict, through the model's own doing."""
+    arguments = call["arguments"]
+    digits = arguments.get("precision", 0)
+    if call["name"] in ("logarithm", "square_root"):
+        return isinstance(digits, int | float) and digits > _MOST_DIGITS
+    base, exponent = arguments.get("base"), arguments.get("exponent")
+    if call["name"] == "power" and isinstance(base, int) and isinstance(exponent, int):
+        return base.bit_length() * exponent > 4 * _MOST_DIGITS
+    return False
 
 
 class MultiTurn:
@@ -74,6 +89,8 @@ class MultiTurn:
         for result, call in zip(results, calls, strict=True):
             if call["name"] not in self._names:
                 result = f"Error during execution: name {call['name']!r} is not defined"
+            elif is_endless(call):
+                result = "Error during execution: the numbers are too large"
             self.messages.append({"role": "tool", "content": result})
         self._steps_here += 1
         if self._steps_here > MOST_STEPS:

@@ -11,7 +11,7 @@ import pytest
 
 from evals.statistics import by_question
 from evals.tasks import bfcl
-from evals.tasks.bfcl_turns import MOST_STEPS, MultiTurn, call_string
+from evals.tasks.bfcl_turns import MOST_STEPS, MultiTurn, call_string, is_endless
 from reward import check
 from reward.tools import _ast_checker
 from workbench.chat import Reply
@@ -210,6 +210,27 @@ def test_held_back_tools_come_with_their_turn() -> None:
 )
 def test_nothing_that_a_model_writes_is_evaluated(call: dict[str, Any]) -> None:
     assert call_string(call, {"cd", "ls"}) == "undefined_function()"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "power", "arguments": {"base": 7, "exponent": 10**9}},
+        {"name": "square_root", "arguments": {"number": 2, "precision": 10**8}},
+        {"name": "logarithm", "arguments": {"value": 3, "base": 2, "precision": 10**8}},
+    ],
+)
+def test_a_call_without_end_is_an_error_that_the_model_reads(call: dict[str, Any]) -> None:
+    """Each would hold a checking process for its minute, and leave the sample without a verdict."""
+    entry = next(e for e in bfcl.entries("multi_turn_base") if "MathAPI" in e["involved_classes"])
+    episode = MultiTurn(bfcl.multi_turn(entry, "multi_turn_base"))
+    episode.answer(Reply("", "", [call], True))
+    assert episode.messages[-1]["content"] == "Error during execution: the numbers are too large"
+    small = {"name": "power", "arguments": {"base": 2, "exponent": 2000}}
+    assert not is_endless(small)
+    while episode.ask() is not None:
+        episode.answer(Reply("", "No.", None, True))
+    assert episode.verdict().value == 0.0
 
 
 def test_an_unknown_name_is_an_error_that_the_model_reads() -> None:

@@ -19,9 +19,12 @@ from evals.responder import LocalResponder
 from evals.run import Progress, Stopped, evaluate
 from evals.sources import Data, Loading
 from evals.sweep import sweep
+from reward.verdict import Verdict, decided
+from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
 from workbench.engine.protocol import Completion, Sampling
 from workbench.engine.scripted import ScriptedEngine
+from workbench.errors import UserError
 from workbench.rundir import Manifest, RunDir, read_json_lines
 from workbench.statistics import mean_interval
 
@@ -341,6 +344,75 @@ def test_a_benchmark_without_one_scored_sample_is_still_a_line_of_the_table(
     assert result["metrics"]["overall"]["value"] is None
     line = table({"m": [result]}).splitlines()[1].split()
     assert line == ["m", "sums", "overall", "-", "-", "0", "0", "8"]
+
+
+class _Growing:
+    """An episode of two turns; the second prompt has `more` words more."""
+
+    def __init__(self, question: Conversation, more: int) -> None:
+        self.question, self.more, self.turns = question, more, 0
+
+    def ask(self) -> Conversation | None:
+        if self.turns == 2:
+            return None
+        text = self.question.messages[0]["content"] + " so" * self.more * self.turns
+        return replace(self.question, messages=[{"role": "user", "content": text}])
+
+    def answer(self, reply: Reply) -> None:
+        self.turns += 1
+
+    def verdict(self) -> Verdict:
+        return decided(1.0)
+
+
+def _grown(answers: Answers, out: Path, more: int, **limits: int) -> tuple[dict[str, Any], int]:
+    """The result of a run whose second prompts are that much longer, and what its engine took."""
+    responder, takes = answers.responder(), list[int]()
+
+    def start(longest: int) -> Any:
+        takes.append(max(longest, limits.get("shortest", 0)))
+        return _Strict(ScriptedEngine(lambda *_: [65], answers.tokenizer.decode), takes[-1])
+
+    responder.start, responder.context = start, limits["context"]
+    responder.shortest = limits.get("shortest", 0)
+    played = replace(SUMS, episode=lambda question: _Growing(question, more))
+    job = replace(_job(limit=2), benchmark=played)
+    (result,) = evaluate(responder, [job], model="m", out=out, data=out)
+    (took,) = takes  # one start a model
+    return result, took
+
+
+class _Strict:
+    """An engine that refuses a whole batch for one prompt that is too long, as vLLM's does."""
+
+    def __init__(self, engine: ScriptedEngine, takes: int) -> None:
+        self.engine, self.takes = engine, takes
+
+    def stream(self, requests: Sequence[Any]) -> Iterator[tuple[int, Completion]]:
+        for request in requests:
+            if len(request.prompt) >= self.takes:
+                raise UserError("a prompt is too long")
+        yield from self.engine.stream(requests)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def test_later_turns_have_room_and_those_that_do_not_fit_are_failed_samples(
+    tmp_path: Path, answers: Answers
+) -> None:
+    """They stopped the whole sweep, and its rerun again at the same place."""
+    result, took = _grown(answers, tmp_path / "a", 500, context=4096)
+    assert (result["n"], result["failed"], took) == (2, 0, 4096)
+    result, took = _grown(answers, tmp_path / "b", 500, context=10**6)
+    assert (result["n"], result["failed"]) == (2, 0)
+    assert 16_384 < took < 20_000
+    result, took = _grown(answers, tmp_path / "c", 30_000, context=10**6)
+    assert (result["n"], result["failed"]) == (0, 2)
+    assert f"engine.max_model_len is {took:,}" in next(iter(result["failures"]))
+    # What the line names helps, and asks again only for what had failed.
+    result, _ = _grown(answers, tmp_path / "c", 30_000, context=10**6, shortest=200_000)
+    assert (result["n"], result["failed"]) == (2, 0)
 
 
 def test_modes_and_budgets_become_folders() -> None:
