@@ -50,11 +50,12 @@ class SweepCommand:
         local = [o for o in args.overrides if o.startswith("evals.")]
         recipe = load(args.recipe, [o for o in args.overrides if o not in local])
         run, _ = RunDir.of(recipe.runs_dir, args.run or recipe.name)
+        run.check_owner(recipe.resolved())
         stage = next((n for n, s in recipe.stages.items() if s.kind == "evals"), None)
         config = _config(recipe.stages[stage] if stage else None, args, local)
-        seed = config.seed if config.seed is not None else recipe.seed
-        if stage is not None:
-            seed = stage_seed(recipe, stage)
+        seed = config.seed
+        if seed is None:
+            seed = stage_seed(recipe, stage) if stage is not None else recipe.seed
         models = resolve_models(_words(args.models, "models"), run, list(recipe.stages))
         jobs = jobs_of(config, seed=seed)
         own = recipe.stages[stage] if stage else None

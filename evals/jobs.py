@@ -98,10 +98,12 @@ def parse_budgets(text: str) -> tuple[list[str], list[int]]:
     for part in _parts(text):
         if part == "none":
             modes.append("with")
-        elif part.isdigit():
+        elif part.isdecimal():
             budgets.append(int(part))
         else:
             raise UserError(f"budget {part!r}: write tokens, or none; for example 0,64,256,none")
+    if not modes and not budgets:
+        raise UserError("--budgets is empty; write tokens, or none; for example 0,64,256,none")
     return modes, budgets
 
 

@@ -105,6 +105,35 @@ def test_a_sweep_never_replaces_the_evals_stages_results(tmp_path: Path) -> None
     assert [path.name for path in folder.iterdir()] == ["results.json"]
 
 
+def test_a_seed_given_here_is_the_sweeps_own(tmp_path: Path) -> None:
+    """It was ignored wherever the recipe has an evals stage."""
+    _run_with_a_result(tmp_path, _args(tmp_path))
+    of_stage = SweepCommand.build(_args(tmp_path)).seed
+    with pytest.raises(UserError, match=f"seed {of_stage}, not 3"):
+        SweepCommand.build(_args(tmp_path, set=["evals.seed=3"]))
+    elsewhere = {"run": "other", "models": str(tmp_path / "mini" / "grpo")}
+    command = SweepCommand.build(_args(tmp_path, set=["evals.seed=3"], **elsewhere))
+    assert command.seed == 3
+    assert {job.sampling.seed for job in command.jobs} == {3}
+    # The recipe's word on its stage holds where nothing is said here.
+    command = SweepCommand.build(_args(tmp_path, set=["stages.evals.seed=5"], **elsewhere))
+    assert command.seed == 5
+
+
+def test_a_run_of_another_recipe_is_refused_before_anything_is_planned(tmp_path: Path) -> None:
+    _run_with_a_result(tmp_path, _args(tmp_path))
+    write_json(tmp_path / "mini" / "recipe.json", {"name": "another"})
+    with pytest.raises(UserError, match="belongs to recipe 'another'"):
+        SweepCommand.build(_args(tmp_path))
+
+
+@pytest.mark.parametrize("budgets", ["", ",", "²"])
+def test_no_budget_is_no_sweep(tmp_path: Path, budgets: str) -> None:
+    _run_with_a_result(tmp_path, _args(tmp_path))
+    with pytest.raises(UserError, match="write tokens, or none"):
+        SweepCommand.build(_args(tmp_path, budgets=budgets))
+
+
 def test_a_sweep_says_what_stayed_and_where_its_pages_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
