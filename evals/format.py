@@ -5,10 +5,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from workbench.chat import format_of
+from workbench.chat import format_of, parse
 from workbench.chat import template as t
 
 Calls = Literal["nano-v2", "hermes", "mistral"]
+_NANO_V2 = re.compile(f"{t.CALL_OPEN}(.*?){t.CALL_CLOSE}", re.DOTALL)
 _HERMES = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 _MISTRAL = re.compile(r"\[TOOL_CALLS\]\s*(\[.*\])\s*$", re.DOTALL)
 
@@ -32,13 +33,14 @@ class ReplyFormat:
             return self.thinking(asked)
         return t.CLOSE in text or text.lstrip().startswith(t.OPEN)
 
-    def normal(self, text: str) -> str:
-        """The reply with its tool calls, if they can be read, in our one syntax at the end."""
-        if self.calls == "nano-v2":
-            return text
+    def normal(self, text: str, *, asked: bool = False) -> str:
+        """The reply, to a prompt that asked for a trace or not, with its tool calls, if they can be
+        read, in our one syntax at the end."""
+        if self.thinking(asked) and self.opens and t.CLOSE not in text:
+            return text  # an unfinished trace
         # Calls that a trace only considers are no calls.
         trace, close, answer = text.rpartition(t.CLOSE)
-        found, rest = _hermes(answer) if self.calls == "hermes" else _mistral(answer)
+        found, rest = _READ[self.calls](answer)
         if found is None:
             return text
         return f"{trace}{close}{t.with_calls(rest, found)}"
@@ -63,6 +65,21 @@ def _prompt(tokenizer: Any) -> str:
     return text
 
 
+def _nano_v2(text: str) -> tuple[list[dict[str, Any]] | None, str]:
+    """As the model's own parser for vLLM (nemotron_json) reads them: the first block, whatever follows
+    it, with or without the list's brackets. Text that is in order stays as it is."""
+    found = _NANO_V2.search(text)
+    if found is None or (text.count(t.CALL_OPEN) == 1 and parse(text, thinking=False).tool_calls):
+        return None, text
+    body = found[1].strip()
+    body = f"{'' if body.startswith('[') else '['}{body}{'' if body.endswith(']') else ']'}"
+    items = t.read_json(body)
+    calls = [_call(json.dumps(item)) for item in items] if isinstance(items, list) else []
+    if not calls or None in calls:
+        return None, text
+    return [call for call in calls if call is not None], text[: found.start()].strip()
+
+
 def _hermes(text: str) -> tuple[list[dict[str, Any]] | None, str]:
     blocks = _HERMES.findall(text)
     calls = [_call(block) for block in blocks]
@@ -83,6 +100,9 @@ def _mistral(text: str) -> tuple[list[dict[str, Any]] | None, str]:
     if None in calls:
         return None, text
     return [call for call in calls if call is not None], text[: found.start()].strip()
+
+
+_READ = {"nano-v2": _nano_v2, "hermes": _hermes, "mistral": _mistral}
 
 
 def _call(block: str) -> dict[str, Any] | None:

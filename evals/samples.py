@@ -261,9 +261,12 @@ def _shown(reference: Any) -> Any:
 def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
     if done.finish_reason == "error":
         return {**blank(sample), "why": {"reason": done.error or "generation failed"}}
-    normal = responder.format.normal(done.text)
-    thought = responder.format.thought(normal, asked=sample.job.thinking)
+    form = responder.format
+    normal = form.normal(done.text, asked=sample.job.thinking)
+    thought = form.thought(normal, asked=sample.job.thinking)
     reply = parse(normal, thinking=thought)
+    # Calls of our own syntax that had to be put in order were in none.
+    in_order = reply.well_formed and (normal == done.text or form.calls != "nano-v2")
     thinking = responder.num_tokens(reply.thinking) if reply.thinking else 0
     return {
         **blank(sample),
@@ -273,7 +276,7 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
         "answer": reply.answer,
         "tool_calls": reply.tool_calls,
         "thought": thought,
-        "well_formed": reply.well_formed and done.finish_reason == "stop",
+        "well_formed": in_order and done.finish_reason == "stop",
         "finish_reason": done.finish_reason,
         "tokens": {"thinking": thinking, "answer": max(len(done.token_ids) - thinking, 0)},
         "adheres": responder.adheres(sample.ask(), done),

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from evals.format import ReplyFormat, reply_format
+from reward import check
 from workbench.chat import parse
 
 TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
@@ -53,6 +54,47 @@ def test_hermes_calls_become_ours() -> None:
     assert _calls(form, f"<think>\n{one}\n</think>\n\nNo call needed.") is None
     assert _calls(form, '<tool_call>{"name": 3}</tool_call>') is None
     assert _calls(form, "<tool_call>{broken</tool_call>") is None
+
+
+F, G = {"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}
+F_TEXT, G_TEXT = '{"name": "f", "arguments": {"x": 1}}', '{"name": "g", "arguments": {}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (f"<TOOLCALL>[{F_TEXT}]</TOOLCALL>", [F]),
+        (f"Let me see.\n<TOOLCALL>[{F_TEXT}]</TOOLCALL>\n\nI have called f.", [F]),
+        (f"<TOOLCALL>{F_TEXT}</TOOLCALL>", [F]),
+        (f"<TOOLCALL>{F_TEXT}, {G_TEXT}</TOOLCALL>", [F, G]),
+        (f"<TOOLCALL>[{F_TEXT}</TOOLCALL>", [F]),
+        (f"<TOOLCALL>[{F_TEXT}]</TOOLCALL><TOOLCALL>[{G_TEXT}]</TOOLCALL>", [F]),
+        (f"so <TOOLCALL>[{G_TEXT}]</TOOLCALL>\n</think>\n\n<TOOLCALL>{F_TEXT}</TOOLCALL>", [F]),
+        (f"so <TOOLCALL>{G_TEXT}</TOOLCALL>\n</think>\n\nNo call is needed.", None),
+        (f"<TOOLCALL>[{F_TEXT}]", None),
+        ("<TOOLCALL>f(x=1)</TOOLCALL>", None),
+        ("<TOOLCALL></TOOLCALL>", None),
+    ],
+)
+def test_calls_are_read_as_the_models_own_parser_reads_them(text: str, calls: Any) -> None:
+    """The rules of nemotron_json, which serves the model: a local engine and a server score alike."""
+    form = ReplyFormat()
+    asked = "</think>" in text
+    normal = form.normal(text, asked=asked)
+    assert parse(normal, thinking=form.thought(normal, asked=asked)).tool_calls == calls
+    document = {"name": "f", "description": "", "parameters": {
+        "type": "dict", "properties": {"x": {"type": "integer"}}, "required": ["x"]}}  # fmt: skip
+    verdict = check(
+        "tools", normal, [{"f": {"x": [1]}}], tools=[document], category="simple",
+        answer_format="possible",
+    )  # fmt: skip
+    assert verdict.value == float(calls == [F])
+
+
+def test_an_unfinished_trace_stays_as_it_is() -> None:
+    text = f"maybe <TOOLCALL>{F_TEXT}</TOOLCALL> or not"
+    assert ReplyFormat().normal(text, asked=True) == text
+    assert ReplyFormat(True, True, "hermes").normal(text, asked=True) == text
 
 
 def test_mistral_calls_become_ours() -> None:
