@@ -13,7 +13,11 @@ def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
         f"{config.num_steps} steps x {config.prompts_per_step} prompts x {config.group_size} replies "
         f"of at most {config.max_tokens} tokens; {config.num_held_out} held-out prompts before and after"
     )
-    tokens = (a_step * config.num_steps + 2 * config.num_held_out) * config.max_tokens
+    rounds = config.dynamic_rounds if config.dynamic_sampling else 1
+    if rounds > 1:
+        line += f"; dynamic sampling may sample up to {rounds} times as many prompts"
+    replies = a_step * config.num_steps * rounds + 2 * config.num_held_out
+    tokens = replies * config.max_tokens
     return StagePlan(
         lines=(line,),
         steps=config.num_steps,

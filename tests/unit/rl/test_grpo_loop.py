@@ -13,6 +13,7 @@ from rl.advantage import advantages
 from rl.config import GrpoConfig
 from rl.feed import Batch
 from rl.grpo import Grpo, Hooks
+from rl.plan import plan_grpo
 from rl.rollout import Rollout
 from workbench.checkpoint import Checkpoints
 from workbench.conversation import Conversation
@@ -93,6 +94,17 @@ def test_the_metrics_are_of_all_that_was_sampled(tmp_path: Path) -> None:
     assert line["sampled_groups"] == count == batch.position > PROMPTS
     assert line["mixed_groups"] == pytest.approx(PROMPTS / count)
     assert line["reward"] == pytest.approx(1 - PROMPTS / count / 2)
+
+
+def test_the_plan_bounds_what_dynamic_sampling_may_take() -> None:
+    recipe: Any = None
+    plain = plan_grpo(grpo(lambda n: [], num_held_out=2).config, recipe)
+    assert plain.tokens == (PROMPTS * GROUP + 2 * 2) * 128
+    settings: dict[str, Any] = {"dynamic_sampling": True, "dynamic_rounds": 3, "num_held_out": 2}
+    trainer = grpo(lambda n: [1.0, 1.0], **settings)
+    plan = plan_grpo(trainer.config, recipe)
+    sampled = len(trainer._collect(0, 0).dropped)
+    assert plan.tokens == (sampled * GROUP + 2 * 2) * 128 and "up to 3 times" in plan.lines[0]
 
 
 def test_failures_do_not_hide_in_groups_that_are_dropped(tmp_path: Path) -> None:
