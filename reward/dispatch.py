@@ -10,7 +10,7 @@ from reward.pool import CheckItem, check_all
 from reward.reply import CheckedReply, read_reply
 from reward.verdict import Verdict, failed
 from workbench.conversation import CheckSpec
-from workbench.errors import UserError, unknown_name
+from workbench.errors import UserError, one_line, unknown_name
 
 # kind -> "module:function"; each function takes (reply, reference, *, options...) -> Verdict.
 CHECKERS = {
@@ -61,7 +61,7 @@ def check_reply(kind: str, reply: CheckedReply, reference: Any, options: dict[st
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - a broken check is a status, never a score
-        return failed(f"{type(error).__name__}: {error}"[:500], kind=kind)
+        return failed(one_line(error), kind=kind)
 
 
 def must_be_checkable(specs: Iterable[CheckSpec | None]) -> None:

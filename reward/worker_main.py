@@ -9,6 +9,8 @@ import struct
 import sys
 from typing import Any, BinaryIO
 
+from workbench.errors import one_line
+
 _HEADER = struct.Struct(">I")
 _LOAD_CPU_S = 120.0
 
@@ -41,7 +43,7 @@ def _answer(message: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"error": "the check ran out of memory"}
     except Exception as error:  # noqa: BLE001 - the caller turns it into a status
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
+        return {"error": one_line(error)}
 
 
 def _limit_cpu(cpu_s: float) -> None:

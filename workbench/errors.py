@@ -17,6 +17,19 @@ class StopRequested(Exception):
     """Raised inside a stage when Ctrl-C or SIGTERM asked the run to stop; state is already saved."""
 
 
+_LONGEST_REASON = 500
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and message of an error in one line, for a status: no line breaks, no frames of stars.
+
+    >>> one_line(LookupError("\\n*****\\n  Resource 'a' not\\n  found.\\n*****"))
+    "LookupError: Resource 'a' not found."
+    """
+    words = [word for word in str(error).split() if word.strip("*")]
+    return f"{type(error).__name__}: {' '.join(words)}"[:_LONGEST_REASON]
+
+
 _LONGEST_NAME_BYTES = 200
 
 

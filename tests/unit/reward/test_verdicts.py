@@ -44,6 +44,16 @@ def test_a_broken_checker_is_an_error_not_a_score(monkeypatch: pytest.MonkeyPatc
     assert "ZeroDivisionError" in verdict.parts["reason"]
 
 
+def test_the_reason_of_a_broken_check_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NLTK's own message about missing data is a frame of stars over ten lines."""
+
+    def framed(gold: str) -> None:
+        raise LookupError("\n\n*****\n  Resource 'tagger' not\n  found.\n*****\n")
+
+    monkeypatch.setattr("reward.math_fast.read_gold", framed)
+    assert check("math", "1", "1").parts["reason"] == "LookupError: Resource 'tagger' not found."
+
+
 # --- composition ---
 
 
