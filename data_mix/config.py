@@ -167,9 +167,9 @@ class ColumnsConfig(Section):
     """How a row becomes a document."""
 
     form: Literal["conversation", "messages", "text"] = "messages"
-    """conversation: the whole row, {id, domain, messages, tools?, check?, thinking?}; the only form with
-    a check, which RL and `passes_check` need. messages: `column` holds [{role, content}]. text: `column`
-    holds plain text, for pretraining alone."""
+    """conversation: the whole row, {id, domain, messages, tools?, check?, thinking?, problem?}; the only
+    form with a check, which RL and `passes_check` need. messages: `column` holds [{role, content}].
+    text: `column` holds plain text, for pretraining alone."""
     column: str = "messages"
     """The column read, for messages and text."""
     tools_column: str | None = None

@@ -134,6 +134,7 @@ def _conversation(item: Mapping[str, Any], split: str, system: str | None) -> Co
         ],
         check=CheckSpec("math", answer, {"number": True}),
         thinking=False,
+        problem=problem_key(item),
     )
 
 

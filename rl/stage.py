@@ -80,7 +80,8 @@ def run(context: StageContext) -> None:
     for name in ("held_out", "held_out_checker"):
         if f"{name}_before" in context.outputs:
             before, after = (context.outputs[f"{name}_{when}"] for when in ("before", "after"))
-            context.outputs[name] = lift(before, after)
+            problems = [question.problem or question.id for question in held_out]
+            context.outputs[name] = lift(before, after, problems)
     context.outputs["engine"] = engine.describe()
     save_model(model, context.stage_dir / "model", tokenizer)
     engine.close()

@@ -34,6 +34,8 @@ class Conversation:
             check=CheckSpec("math", "49"))
 
     `messages` may end with the assistant's reply (training) or without it (RL prompts, evals).
+    problem: what is asked, where other prompts ask the same in other words: such prompts are no
+    independent evidence, so intervals are clustered by it.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Conversation:
     tools: list[dict[str, Any]] | None = None
     check: CheckSpec | None = None
     thinking: bool = True
+    problem: str | None = None
 
     @property
     def prompt(self) -> list[Message]:
@@ -74,4 +77,5 @@ class Conversation:
             tools=row.get("tools") or None,
             check=CheckSpec(**check) if check else None,
             thinking=bool(row.get("thinking", True)),
+            problem=None if row.get("problem") is None else str(row["problem"]),
         )

@@ -103,8 +103,9 @@ def _of(stage: StageFacts) -> Iterator[Lift]:
 def _held_out(stage: str, what: str, found: dict[str, Any], *, share: bool) -> Lift:
     n = int(found["n"])
     before, after, gain = (_estimate(found[key], n) for key in ("before", "after", "lift"))
-    failed = int(found.get("failed", 0))
-    note = f"; {failed} failed and are left out" if failed else ""
+    failed, problems = int(found.get("failed", 0)), int(found.get("problems", n))
+    note = f" questions on {problems} problems" if problems < n else ""
+    note += f"; {failed} failed and are left out" if failed else ""
     return Lift(stage, what, before, after, gain, n, share, note)
 
 

@@ -77,6 +77,9 @@ def test_no_problem_is_in_both_splits_and_no_question_twice() -> None:
     assert not {key(c) for c in train} & {key(c) for c in [*test, *other_seed]}
     assert len({_question(c) for c in train}) == len(train) == 600
     assert {c.domain for c in train} == set(TASKS)
+    # Questions that ask the same say so: intervals are clustered by it.
+    assert all(c.problem == key(c) for c in test)
+    assert [Conversation.from_row(c.to_row()) for c in test[:9]] == test[:9]
 
 
 @needs_package

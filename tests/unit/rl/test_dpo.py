@@ -208,6 +208,10 @@ def test_lift_is_paired_and_leaves_failures_out() -> None:
     found = lift([0, 0, 1, None, 0], [1, 0, 1, 1, None])
     assert found["n"] == 3 and found["failed"] == 2
     assert found["lift"]["value"] == pytest.approx(1 / 3)
+    # Two wordings of each of two problems, one of which is learnt: 0.5 of 2, not of 4 independent.
+    same = lift([0, 0, 0, 0], [1, 1, 0, 0], ["a", "a", "b", "b"])
+    assert (same["n"], same["problems"], same["lift"]["value"]) == (4, 2, 0.5)
+    assert same["lift"]["stderr"] == pytest.approx(0.5) == same["after"]["stderr"]
     # Wilson's: three failures of three are no proof of a success rate of 0.
     assert lift([0, 0, 0], [1, 1, 1])["before"]["ci95"] == pytest.approx([0, 0.5615], abs=1e-4)
     assert lift([0, 0, 0], [1, 1, 1])["after"]["ci95"] == pytest.approx([0.4385, 1], abs=1e-4)

@@ -41,7 +41,7 @@ def _outputs() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "judged": ({"kind": "grpo", "reward": {"kind": "judge"}}, {"held_out": _held_out(0.5, 0.52)}),
         "mixed": ({"kind": "grpo", "reward": {"kind": "composite", "parts": {
             "rules": {"kind": "checker"}, "taste": {"kind": "model", "model": "rm"},
-        }}}, {"held_out": _held_out(1.5, 2.5)}),
+        }}}, {"held_out": _held_out(1.5, 2.5) | {"problems": 69}}),
         "merge": ({"kind": "merge"}, {
             "alpha": 0.4, "metric": "accuracy", "sweep": sweep,
             "models": {"alpha 0": "dpo", "alpha 1": "rlhf"},
@@ -74,7 +74,8 @@ def test_every_stage_has_its_sentence(tmp_path: Path) -> None:
         "rlhf: reward model's score -1.250 → 0.500, +1.750 (95% interval +1.710 to +1.790, n = 200).",
         "rlhf: checker on the same replies 20% → 10%, −10.0 points (95% interval −14.0 to −6.0, n = 200).",
         "judged: judge's win rate 50% → 52%, +2.0 points (95% interval −2.0 to +6.0, n = 200).",
-        "mixed: held-out reward 1.500 → 2.500, +1.000 (95% interval +0.960 to +1.040, n = 200).",
+        "mixed: held-out reward 1.500 → 2.500, +1.000 (95% interval +0.960 to +1.040, n = 200 questions "
+        "on 69 problems).",
         "merge: accuracy at alpha 0.4, from dpo 50% → 60%, +10.0 points (95% interval +6.0 to +14.0, "
         "n = 60; the questions that picked alpha).",
         "merge: accuracy at alpha 0.4, from rlhf 55% → 60%, +5.0 points (95% interval −5.0 to +15.0, "
