@@ -104,6 +104,8 @@ def ratio(parts: Sequence[tuple[str, float, float]]) -> Estimate:
     if count < 2:
         return Estimate(value, math.nan, math.nan, math.nan, count)
     stderr = math.sqrt(sum(x * x for x in excess.values()) * count / (count - 1)) / whole
+    if value in (0.0, 1.0):  # no spread: Wilson's, by the number of questions
+        return mean_interval([value] * count)
     return Estimate(
         value, stderr, max(value - _Z * stderr, 0.0), min(value + _Z * stderr, 1.0), count
     )

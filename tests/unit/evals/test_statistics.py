@@ -17,6 +17,7 @@ from evals.statistics import (
     majority_value,
     mcnemar,
     pass_at_k,
+    ratio,
     sampled_metrics,
     strata,
     weighted,
@@ -79,6 +80,22 @@ def test_repeated_samples_without_spread_are_not_certainty() -> None:
     for name, estimate in sampled_metrics(rows, 4).items():
         assert (estimate.low, estimate.high) == pytest.approx((wanted.low, 1.0)), name
     assert weighted([(1.0, mean_interval([1.0] * 8, ["a"] * 4 + ["b"] * 4))]).stderr > 0.1
+
+
+def test_a_ratio_has_a_linearised_error_and_is_never_certain() -> None:
+    """Steps passed by steps asked: against the jackknife over questions, and at its ends."""
+    rng = np.random.default_rng(7)
+    below = rng.integers(1, 6, 60).astype(float)
+    above = rng.binomial(below.astype(int), 0.4).astype(float)
+    found = ratio([(f"q{i}", above[i], below[i]) for i in range(60)])
+    assert found.value == pytest.approx(above.sum() / below.sum())
+    left = [(above.sum() - a) / (below.sum() - b) for a, b in zip(above, below, strict=True)]
+    jackknife = math.sqrt(59 / 60 * ((np.array(left) - np.mean(left)) ** 2).sum())
+    assert found.stderr == pytest.approx(jackknife, rel=0.03)
+    for value in (0.0, 1.0):
+        found = ratio([(f"q{i}", 3 * value, 3.0) for i in range(5)])
+        wanted = stats.binomtest(int(5 * value), 5).proportion_ci(method="wilson")
+        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
 
 
 def test_no_interval_of_a_result_leaves_0_to_100_percent() -> None:
