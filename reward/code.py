@@ -31,7 +31,9 @@ _FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re
 _CODE_START = re.compile(
     r"\s*(?:import |from \w+ import|def |class |for |while |if |try:|with |print\(|#|@|\w+ *=[^=])"
 )
-_KEYS = ("function", "tests", "stdin", "expected_output", "program_suffix", "program_prefix")
+_KEYS = (
+    "function", "tests", "stdin", "expected_output", "program_suffix", "program_prefix", "packages",
+)  # fmt: skip
 
 
 def check_code(
@@ -53,9 +55,11 @@ def check_code(
       come from JSON; `tolerance` is absolute and relative for floats;
     - {"stdin", "expected_output"}: output is compared without trailing spaces of lines and the
       text; the program must exit 0;
-    - {"program_suffix", "function", "program_prefix"?}: HumanEval-like; the suffix is test code
-      that calls the function, or defines `check(candidate)`; the prefix (the prompt's code) is
-      put before the program, and completed by a reply that is not a whole function.
+    - {"program_suffix", "function", "program_prefix"?, "packages"?}: HumanEval-like; the suffix is
+      test code that calls the function, or defines `check(candidate)`; the prefix (the prompt's
+      code) is put before the program, and completed by a reply that is not a whole function;
+      packages: installed ones that tests and program may import. Tests that break before they call
+      the function are a failed check.
     mode "fraction" (first form only): the share of tests passed.
     timeout_s: wall time of the whole program; over it the verdict is "timeout" (no value), or
     0.0 with time_limit_is_failure. allow_weak: run even where there is no safe sandbox.
@@ -215,6 +219,7 @@ def _check_test_code(
         mine, tester_end = (stack.enter_context(s) for s in socket.socketpair())
         caller, called = (stack.enter_context(s) for s in socket.socketpair())
         program = {"code": code, "function": function}
+        packages = tuple(reference.get("packages") or ())
         # The tester first: it waits for the program, whose time is its own from its start on.
         longer = replace(
             limits,
@@ -222,13 +227,26 @@ def _check_test_code(
             cpu_s=limits.cpu_s or limits.timeout_s,
         )
         tester = Sandboxed(
-            "tests", tests, longer, control=tester_end, solution=caller, allow_weak=allow_weak
+            "tests",
+            tests,
+            longer,
+            control=tester_end,
+            solution=caller,
+            allow_weak=allow_weak,
+            packages=packages,
         )
         stack.enter_context(tester)
         tester_end.close()
         caller.close()
         box = stack.enter_context(
-            Sandboxed("function", program, limits, control=called, allow_weak=allow_weak)
+            Sandboxed(
+                "function",
+                program,
+                limits,
+                control=called,
+                allow_weak=allow_weak,
+                packages=packages,
+            )
         )
         called.close()
         report = _test_report(Channel(mine, box.deadline), box)
@@ -243,6 +261,8 @@ def _test_report(channel: Channel, box: Sandboxed) -> dict[str, Any]:
     except ChannelBroken as broken:
         # Test code is the task's, not the reply's: its death says nothing about the reply.
         raise SandboxError(f"the test process ended without a result: {broken}") from broken
+    if report.get("broken"):
+        raise SandboxError(f"the tests broke before they called the function: {report['error']}")
     passed = report.get("passed") is True
     outcome = "exited" if passed or "ChannelBroken" not in str(report.get("error")) else ""
     return {

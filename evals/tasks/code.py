@@ -17,21 +17,24 @@ _WRITE = (
     "It must pass tests such as:\n```python\n{example}\n```"
 )
 _ONCE = Sampled(source="model card; one run")
-# HumanEval's own limit is 3 s; EvalPlus tests run many more inputs.
-_TIMEOUT_S, _PLUS_TIMEOUT_S = 10.0, 60.0
+_TIMEOUT_S = 10.0  # HumanEval's own limit is 3 s
+# EvalPlus' tests run many more inputs and compare with numpy; 4 GB is its own limit.
+_PLUS_OPTIONS = {"timeout_s": 60.0, "time_limit_is_failure": True, "memory_mb": 4096}
+_PLUS_REFERENCE = {"packages": ["numpy"]}
 _HUMANEVAL_PLUS = Hub("evalplus/humanevalplus")
 _MBPP_PLUS = Hub("evalplus/mbppplus")
 _DEFINED = re.compile(r"^def\s+(\w+)\s*\(", re.MULTILINE)
 
 
-def humaneval_question(row: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> Conversation:
-    """A row {task_id, prompt, entry_point, test}."""
+def humaneval_question(row: Mapping[str, Any], *, plus: bool = False) -> Conversation:
+    """A row {task_id, prompt, entry_point, test}. plus: of EvalPlus' HumanEval+."""
     reference = {
         "function": row["entry_point"],
         "program_prefix": row["prompt"],
         "program_suffix": row["test"],
+        **(_PLUS_REFERENCE if plus else {}),
     }
-    options = {"timeout_s": timeout_s, "time_limit_is_failure": True}
+    options = _PLUS_OPTIONS if plus else {"timeout_s": _TIMEOUT_S, "time_limit_is_failure": True}
     return Conversation(
         id=str(row["task_id"]),
         domain="code",
@@ -42,17 +45,23 @@ def humaneval_question(row: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) ->
 
 def mbpp_question(row: Mapping[str, Any]) -> Conversation:
     """A row {task_id, prompt, code, test_imports?, test_list, test} of EvalPlus' MBPP+."""
-    # The reference program's last function is the one that the tests call.
-    function = _DEFINED.findall(row["code"])[-1]
+    function = _tested(row["code"], row["test_list"][0])
     tests = "\n".join([*(row.get("test_imports") or []), str(row["test"])])
-    options = {"timeout_s": _PLUS_TIMEOUT_S, "time_limit_is_failure": True}
+    reference = {"function": function, "program_suffix": tests, **_PLUS_REFERENCE}
     asked = _WRITE.format(prompt=row["prompt"].strip(), example=row["test_list"][0])
     return Conversation(
         id=f"mbpp-{row['task_id']}",
         domain="code",
         messages=[{"role": "user", "content": asked}],
-        check=CheckSpec("code", {"function": function, "program_suffix": tests}, options),
+        check=CheckSpec("code", reference, _PLUS_OPTIONS),
     )
+
+
+def _tested(code: str, test: str) -> str:
+    """The function of a reference program that a test calls; helpers may stand on either side of it."""
+    defined = _DEFINED.findall(code)
+    called = [name for name in defined if re.search(rf"\b{name}\s*\(", test)]
+    return str((called or defined)[-1])
 
 
 def _humaneval(loading: Loading) -> list[Conversation]:
@@ -66,7 +75,7 @@ def _humaneval(loading: Loading) -> list[Conversation]:
 def _humaneval_plus(loading: Loading) -> list[Conversation]:
     columns = ("task_id", "prompt", "entry_point", "test")
     rows = rows_of("humaneval-plus", loading, _HUMANEVAL_PLUS, columns)
-    return [humaneval_question(row, _PLUS_TIMEOUT_S) for row in rows[: loading.limit]]
+    return [humaneval_question(row, plus=True) for row in rows[: loading.limit]]
 
 
 def _mbpp_plus(loading: Loading) -> list[Conversation]:

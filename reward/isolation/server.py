@@ -37,15 +37,17 @@ def serve_function(code: str, function: str, sock: socket.socket) -> None:
 
 
 def run_tests(payload: dict[str, str], control: socket.socket, solution: socket.socket) -> None:
-    """Run test code against a function in another sandbox; tell `control` {"passed", "error"}.
+    """Run test code against a function in another sandbox; tell `control` {"passed", "error",
+    "broken"}. broken: the tests raised before they called a function that was there: their own doing.
 
     payload: prefix (code the tests may use: the task's own helpers), suffix (the tests; where it
     defines `check`, that is called with the function), function.
     """
     remote = _Proxy(RemoteFunction(Channel(solution)))
-    error = ""
+    error, loaded, broken = "", False, False
     try:
         remote.function.wait_loaded()
+        loaded = True
         namespace = _module("tests")
         with contextlib.suppress(SyntaxError):  # a prompt may end mid-statement
             exec(compile(payload["prefix"], "prefix.py", "exec"), namespace)
@@ -57,7 +59,8 @@ def run_tests(payload: dict[str, str], control: socket.socket, solution: socket.
             error = "the tests never called the function"
     except BaseException as raised:  # noqa: BLE001 - a failed test is an answer
         error = f"{type(raised).__name__}: {raised}"[:500]
-    Channel(control).send({"passed": not error, "error": error})
+        broken = loaded and not remote.called
+    Channel(control).send({"passed": not error, "error": error, "broken": broken})
 
 
 class _Proxy:
