@@ -79,7 +79,7 @@ def failure_lines(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[st
             if result["failed"]:
                 reason, count = max(result["failures"].items(), key=lambda item: item[1])
                 lines.append(
-                    f"{model} {result['benchmark']}: {result['failed']} samples failed "
+                    f"{model} {_name(result)}: {result['failed']} samples failed "
                     f"({count} x {reason}); they count in no metric, and a rerun tries them again"
                 )
     return lines

@@ -11,7 +11,8 @@ from workbench.chat import template as t
 Calls = Literal["nano-v2", "hermes", "mistral"]
 _NANO_V2 = re.compile(f"{t.CALL_OPEN}(.*?){t.CALL_CLOSE}", re.DOTALL)
 _HERMES = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
-_MISTRAL = re.compile(r"\[TOOL_CALLS\]\s*(\[.*\])\s*$", re.DOTALL)
+# Mistral's mark is a special token, which an engine's text leaves out.
+_MISTRAL = re.compile(r"(?:\[TOOL_CALLS\]|\A)\s*(\[\s*\{.*\])\s*$", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def comparisons(out: Path, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         {**pair._asdict(), **c.as_dict(), "p_holm": p}
         for (pair, c), p in zip(found, adjusted, strict=True)
     ]
-    cleaned: list[dict[str, Any]] = json.loads(json.dumps(rows).replace("NaN", "null"))
+    cleaned: list[dict[str, Any]] = json.loads(json.dumps(rows), parse_constant=lambda _: None)
     return cleaned
 
 

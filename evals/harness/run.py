@@ -152,7 +152,7 @@ def _plain(value: Any) -> Any:
     def known(other: Any) -> Any:
         return other.item() if hasattr(other, "item") else str(other)
 
-    return json.loads(json.dumps(value, default=known).replace("NaN", "null"))
+    return json.loads(json.dumps(value, default=known), parse_constant=lambda _: None)
 
 
 def _tasks(harness: Harness, name: str, data: Path) -> tuple[Any, list[Any]]:

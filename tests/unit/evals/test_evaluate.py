@@ -263,6 +263,8 @@ def test_a_sweep_of_one_model_takes_no_comparison_away(
     assert [(row["before"], row["after"]) for row in more if row["benchmark"] == "sums"] == [
         ("b", "a"), ("b", "c"), ("a", "c"),
     ]  # fmt: skip
+    # A name is no number.
+    assert [row["after"] for row in run("b", "NaNo", limit=4) if "NaNo" in row["after"]]
     # What is taken over is worked out again from what there is now.
     assert {row["n"] for row in run("a")} == {4}
     assert {row["n"] for row in run("b") if {row["before"], row["after"]} == {"a", "b"}} == {7}

@@ -103,6 +103,10 @@ def test_mistral_calls_become_ours() -> None:
     assert _calls(form, text) == [{"name": "f", "arguments": {"x": [1]}}]
     assert parse(form.normal(text), thinking=False).answer.strip() == "Sure."
     assert _calls(form, "[TOOL_CALLS] not json") is None
+    assert _calls(form, '[{"name": "f", "arguments": {"x": [1]}}]') == [
+        {"name": "f", "arguments": {"x": [1]}}
+    ]
+    assert _calls(form, "[1, 2]") is None and _calls(form, '[{"x": 1}]') is None
 
 
 def test_whether_a_reply_begins_with_a_trace() -> None:
