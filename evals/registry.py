@@ -8,6 +8,7 @@ from evals.sources import Data, Loading
 from evals.tasks import (
     base,
     bfcl,
+    bfcl_prompt,
     choice,
     code,
     contest,
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for b in (
         *base.BENCHMARKS,
         *bfcl.BENCHMARKS,
+        *bfcl_prompt.BENCHMARKS,
         *choice.BENCHMARKS,
         *code.BENCHMARKS,
         *contest.BENCHMARKS,

@@ -6,9 +6,11 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from reward.python_calls import json_able, python_calls
 from reward.reply import CheckedReply, parse_calls
 from reward.tool_schemas import bfcl_documents, documents_from_gold
 from reward.verdict import Verdict, decided, failed, wrong_format
@@ -17,7 +19,12 @@ from workbench.errors import UserError, unknown_name
 CATEGORIES = ("simple", "multiple", "parallel", "parallel_multiple", "irrelevance", "relevance")
 LANGUAGES = ("Python", "Java", "JavaScript")
 ANSWER_FORMATS = ("exact", "possible")
+SYNTAXES = ("json", "python")
 Calls = list[dict[str, Any]]
+_UNREADABLE = {
+    "json": "the tool calls are not a JSON list of {name, arguments}",
+    "python": "the answer is not a list of Python calls",
+}
 
 
 def check_tools(
@@ -28,10 +35,12 @@ def check_tools(
     category: str | None = None,
     answer_format: str = "exact",
     language: str = "Python",
+    syntax: str = "json",
 ) -> Verdict:
     """1.0 where the calls match by BFCL's rules (types, allowed values, normalised strings).
 
-    Calls are read from <TOOLCALL>[...]</TOOLCALL>, else from an answer that is only a JSON list.
+    Calls are read from <TOOLCALL>[...]</TOOLCALL>, else from an answer that is only a JSON list;
+    with syntax "python" from an answer that is only a list like [f(a=1, b="x"), g()].
     reference: [{"name", "arguments"}] with the gold values (answer_format "exact"), or with the
     list of allowed values of each argument, "" meaning optional ("possible"); BFCL's own
     [{name: {argument: [allowed]}}] is read in that format too.
@@ -43,6 +52,7 @@ def check_tools(
     for what, given, allowed in (
         ("language", language, LANGUAGES),
         ("answer_format", answer_format, ANSWER_FORMATS),
+        ("syntax", syntax, SYNTAXES),
     ):
         if given not in allowed:
             raise unknown_name(what, given, allowed)
@@ -50,17 +60,19 @@ def check_tools(
     kind = category or _category(gold, tools)
     if kind.removeprefix("live_") not in CATEGORIES:
         raise unknown_name("category of tools check", kind, CATEGORIES)
-    calls = reply.tool_calls if reply.tool_calls != [] else _bare_calls(reply.answer)
+    calls = _calls(reply, syntax)
+    shown = json_able(calls) if syntax == "python" else calls
     if kind.endswith("relevance"):  # an unreadable call is no call, as BFCL's runner has it
-        return decided(bool(calls) != kind.endswith("irrelevance"), calls=calls)
+        return decided(bool(calls) != kind.endswith("irrelevance"), calls=shown)
     if calls is None:
-        return wrong_format("the tool calls are not a JSON list of {name, arguments}")
+        return wrong_format(_UNREADABLE[syntax])
     if not gold:
         raise UserError(f"a tools check of category {kind!r} needs gold calls, got none")
     if not calls:
         return wrong_format("no tool call")
     documents = bfcl_documents(tools, gold) if tools else documents_from_gold(gold)
-    return _judge(documents, calls, gold, kind, language)
+    judged = _judge(documents, calls, gold, kind, language)
+    return replace(judged, parts={**judged.parts, "calls": shown})
 
 
 def _category(gold: Calls, tools: Sequence[Mapping[str, Any]] | None) -> str:
@@ -70,6 +82,12 @@ def _category(gold: Calls, tools: Sequence[Mapping[str, Any]] | None) -> str:
     if len(gold) == 1:
         return "multiple" if many_tools else "simple"
     return "parallel_multiple" if many_tools else "parallel"
+
+
+def _calls(reply: CheckedReply, syntax: str) -> Calls | None:
+    if syntax == "python":  # a <TOOLCALL> block is not Python
+        return python_calls(reply.answer) if reply.tool_calls == [] else None
+    return reply.tool_calls if reply.tool_calls != [] else _bare_calls(reply.answer)
 
 
 def _bare_calls(answer: str) -> Calls | None:
@@ -129,11 +147,11 @@ def _judge(documents: Calls, calls: Calls, gold: Calls, kind: str, language: str
     judged = _run(documents, _as_bfcl(calls), gold, kind, language)
     if judged is not None:
         reason = {"error_type": judged["error_type"]} if not judged["valid"] else {}
-        return decided(bool(judged["valid"]), calls=calls, **reason)
+        return decided(bool(judged["valid"]), **reason)
     # The checker raises on values of a shape it did not foresee. Whose shape is it?
     if _run(documents, _satisfying(gold), gold, kind, language) is None:
-        return failed("BFCL's checker cannot judge this reference with these tools", calls=calls)
-    return decided(False, calls=calls, error_type="checker_exception")
+        return failed("BFCL's checker cannot judge this reference with these tools")
+    return decided(False, error_type="checker_exception")
 
 
 def _run(
@@ -141,7 +159,7 @@ def _run(
 ) -> dict[str, Any] | None:
     try:
         return _ast_checker()(documents, output, gold, language, kind, "anneal")
-    except (TypeError, AttributeError, KeyError, ValueError, IndexError, RecursionError):
+    except (TypeError, AttributeError, LookupError, ValueError, OverflowError, RecursionError):
         return None
 
 

@@ -1,7 +1,8 @@
 """BFCL v3: single-turn, live and multi-turn categories, and the official aggregation.
 
 Data, documents and checker are bfcl-eval's. The model calls tools natively (the leaderboard's "FC"
-mode): documents go into the chat template, calls come back as JSON.
+mode): documents go into the chat template, calls come back as JSON. Its other mode, for models whose
+template knows no tools, is evals.tasks.bfcl_prompt.
 """
 
 import json
@@ -38,7 +39,7 @@ UNSATISFIABLE = {
     "multi_turn_base_154": "five user turns and gold for six, which the runner calls cut short",
 }
 _LANGUAGES = {"java": "Java", "javascript": "JavaScript"}
-_PROTOCOL = Sampled(
+PROTOCOL = Sampled(
     temperature=0.6,
     top_p=0.95,
     max_tokens=32_768,
@@ -223,7 +224,7 @@ def _benchmark(name: str, categories: Sequence[str], about: str, headline: str) 
         about,
         Data("package bfcl-eval 2025.6.16 (v3)", packages=("bfcl_eval",)),
         load,
-        _PROTOCOL,
+        PROTOCOL,
         metrics=metrics,
         episode=episode if any(turns) else None,
         headline=headline if len(categories) > 1 else "accuracy",
