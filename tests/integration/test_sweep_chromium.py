@@ -81,7 +81,7 @@ def test_filters_show_exactly_what_they_say(run: Path, tmp_path: Path) -> None:
         "failed": 1,
         "wrong": sum(row["value"] == 0 for row in scored),
         "right": sum(row["value"] == 1 for row in scored),
-        "cut": sum(row["finish_reason"] == "length" for row in scored),
+        "cut": sum(row["finish_reason"] == "length" for row in rows),
         "ill": sum(not row["well_formed"] for row in scored),
     }
 
