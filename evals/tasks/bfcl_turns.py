@@ -4,8 +4,10 @@ The official runner evaluates call strings that a model wrote; here a call is a 
 arguments, and only names of the entry's own tools ever reach it, in a process that can be killed.
 """
 
+import importlib
 import keyword
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from reward.verdict import Verdict, decided, failed, timed_out
@@ -16,7 +18,6 @@ from workbench.errors import UserError
 
 # Steps that the official runner allows in one turn; the step after them ends the entry.
 MOST_STEPS = 20
-MORE_TOOLS = "More functions are available to you now. Can you do it with them?"
 # Raises NameError where it is evaluated, as any unknown name would.
 _UNKNOWN = "undefined_function()"
 _TIMEOUT_S = 60.0
@@ -49,6 +50,13 @@ def is_endless(call: Mapping[str, Any]) -> bool:
     if call["name"] == "power" and isinstance(base, int) and isinstance(exponent, int):
         return base.bit_length() * exponent > 4 * _MOST_DIGITS
     return False
+
+
+@cache
+def _more_tools() -> str:
+    """What the official runner says in the user's place when it shows tools that it had held back."""
+    prompts = importlib.import_module("bfcl_eval.constants.default_prompts")
+    return str(prompts.DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC)
 
 
 class MultiTurn:
@@ -116,7 +124,7 @@ class MultiTurn:
         held = self.entry["missed_function"].get(str(place))
         if held:
             self.tools = [*self.tools, *held]
-            asked = [{"role": "user", "content": MORE_TOOLS}]
+            asked = [{"role": "user", "content": _more_tools()}]
         self.messages = [*self.messages, *({k: m[k] for k in ("role", "content")} for m in asked)]
         self.turns.append([])
         self._steps_here = 0

@@ -1,6 +1,7 @@
 """BFCL v3 against bfcl-eval itself: gold, verdicts on wrong answers, the official aggregation."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -189,6 +190,9 @@ def test_a_wrong_episode_fails_and_an_endless_one_ends() -> None:
 
 
 def test_held_back_tools_come_with_their_turn() -> None:
+    prompts = importlib.import_module("bfcl_eval.constants.default_prompts")
+    official = prompts.DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC
+    assert prompts.MAXIMUM_STEP_LIMIT == MOST_STEPS
     entry = next(e for e in bfcl.entries("multi_turn_miss_func") if "3" in e["missed_function"])
     (missing,) = (tool["name"] for tool in entry["missed_function"]["3"])
     episode = MultiTurn(bfcl.multi_turn(entry, "multi_turn_miss_func"))
@@ -196,6 +200,7 @@ def test_held_back_tools_come_with_their_turn() -> None:
         asked = episode.ask()
         assert asked is not None and asked.tools is not None
         assert (missing in [tool["name"] for tool in asked.tools]) == (turn == 3)
+        assert (asked.messages[-1]["content"] == official) == (turn == 3)
         episode.answer(Reply("", "No.", None, True))
 
 
