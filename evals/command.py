@@ -51,15 +51,17 @@ class SweepCommand:
         recipe = load(args.recipe, [o for o in args.overrides if o not in local])
         run, _ = RunDir.of(recipe.runs_dir, args.run or recipe.name)
         run.check_owner(recipe.resolved())
-        stage = next((n for n, s in recipe.stages.items() if s.kind == "evals"), None)
+        owners = {n: s for n, s in recipe.stages.items() if isinstance(s, EvalsConfig)}
+        asked = set(_words(args.benchmarks, "benchmarks"))
+        # Of several stages the one whose benchmarks are asked for, else the first.
+        stage = max(owners, key=lambda n: len(asked & {*owners[n].benchmarks}), default=None)
         config = _config(recipe.stages[stage] if stage else None, args, local)
         seed = config.seed
         if seed is None:
             seed = stage_seed(recipe, stage) if stage is not None else recipe.seed
         models = resolve_models(_words(args.models, "models"), run, list(recipe.stages))
         jobs = jobs_of(config, seed=seed)
-        own = recipe.stages[stage] if stage else None
-        if isinstance(own, EvalsConfig):
+        for own in owners.values():
             must_not_replace(own, config, models, jobs, run.root / "evals")
         return cls(recipe, run, config, models, jobs, seed)
 

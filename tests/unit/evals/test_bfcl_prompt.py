@@ -139,7 +139,9 @@ def test_gold_and_corrupted_calls_are_decoded_and_judged_as_officially(category:
             verdict = check(spec.kind, text, spec.reference, **spec.options)
             assert verdict.value == _official_value(text, entry, category), text
             read, tried = read + (ours is not None), tried + 1
-        right += [entry["id"]] * int(check(spec.kind, gold, spec.reference, **spec.options).value)
+        right += [entry["id"]] * int(
+            check(spec.kind, gold, spec.reference, **spec.options).value or 0
+        )
     unsatisfiable = {name for name in bfcl.UNSATISFIABLE if name.rsplit("_", 1)[0] == category}
     assert {e["id"] for e in entries} - set(right) == unsatisfiable
     assert 0.2 < read / tried < 0.8

@@ -18,7 +18,9 @@ from evals.run import Progress, Stopped
 from evals.sweep import must_answer
 from tests.judge_server import Said, judge_server
 from workbench.errors import UserError
+from workbench.recipe import load
 from workbench.rundir import write_json
+from workbench.stage import stage_seed
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +120,34 @@ def test_a_seed_given_here_is_the_sweeps_own(tmp_path: Path) -> None:
     # The recipe's word on its stage holds where nothing is said here.
     command = SweepCommand.build(_args(tmp_path, set=["stages.evals.seed=5"], **elsewhere))
     assert command.seed == 5
+
+
+def test_of_several_evals_stages_the_one_that_asks_the_benchmark_counts(tmp_path: Path) -> None:
+    """A sweep took the settings of the first, and replaced what another one had made."""
+    recipe = load("recipes/smollm2.yaml")
+    model = tmp_path / "real" / "sft" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    more = {
+        "recipe": "recipes/smollm2.yaml", "run": "real", "models": "sft", "limit": None,
+        "budgets": "none", "benchmarks": "live-tools-held-out",
+    }  # fmt: skip
+    command = SweepCommand.build(_args(tmp_path, **more))
+    assert command.seed == stage_seed(recipe, "tools")
+    assert command.config.engine.replicas == 2
+    job = command.jobs[0]
+    sampling = {key: getattr(job.sampling, key) for key in ("temperature", "top_p", "max_tokens")}
+    write_json(
+        tmp_path / "real" / "evals" / "sft" / job.folder / "results.json",
+        {"sampling": {**sampling, "limit": None}, "seed": command.seed, "num_samples": 1},
+    )
+    SweepCommand.build(_args(tmp_path, **more))
+    with pytest.raises(UserError, match="temperature 0.0, not 1.0"):
+        SweepCommand.build(_args(tmp_path, set=["evals.temperature=1.0"], **more))
+    # Asked beside more benchmarks of the other stage, it is kept all the same.
+    both = more | {"benchmarks": "small-arithmetic-held-out,live-tools-held-out"}
+    with pytest.raises(UserError, match="seed"):
+        SweepCommand.build(_args(tmp_path, **both))
 
 
 def test_a_run_of_another_recipe_is_refused_before_anything_is_planned(tmp_path: Path) -> None:
