@@ -56,6 +56,7 @@ class Problem:
             messages=[{"role": "user", "content": self.prompt}, reply],
             tools=self.tools,
             check=self.check,
+            problem=self.key,
         )
 
 

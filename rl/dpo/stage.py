@@ -65,7 +65,8 @@ def run(context: StageContext) -> None:
     context.progress(message="held-out success after")
     after = held_out_success(player, held_out, context)
     context.outputs["held_out_after"] = after
-    context.outputs["held_out"] = lift(context.outputs["held_out_before"], after)
+    problems = [task.problem or task.id for task in held_out]
+    context.outputs["held_out"] = lift(context.outputs["held_out_before"], after, problems)
     context.outputs["engine"] = player.engine.describe()
     save_model(load_model(policy), context.stage_dir / "model", tokenizer)
     for folder in context.stage_dir.glob("rounds/*/*/"):

@@ -4,6 +4,7 @@ Its tools are those of the world's tool-calling domain; a task strings one to th
 so that a model which learned to make one call must learn to make all of them and then stop.
 """
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import islice
@@ -108,6 +109,7 @@ def tasks(
             messages=[{"role": "user", "content": task.text}],
             tools=task.tools,
             data={"start": task.start, "calls": task.calls},
+            problem=json.dumps(sorted(json.dumps(call, sort_keys=True) for call in task.calls)),
         )
         for number, task in enumerate(islice(drawn, n))
     ]

@@ -20,6 +20,7 @@ ToolCall = dict[str, Any]
 @dataclass(frozen=True)
 class Task:
     """What is asked. `data` is the environment's own: where the world starts, what counts as done.
+    problem: as of a workbench.conversation.Conversation.
 
     Example: Task("house-rl-1-0", "house", [{"role": "user", "content": "Heat the hall to 20 degrees."}],
     tools=[...], data={"start": {...}, "calls": [...]})
@@ -30,6 +31,7 @@ class Task:
     messages: list[Message]
     tools: list[dict[str, Any]]
     data: dict[str, Any]
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

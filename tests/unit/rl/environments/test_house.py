@@ -35,6 +35,16 @@ def test_every_solution_verifies_and_doing_nothing_does_not() -> None:
         assert world.step([]).done and world.verify().value == 0.0
 
 
+def test_tasks_that_ask_the_same_say_so() -> None:
+    """200 wordings of some 120 single requests: intervals are clustered by `problem`."""
+    single = house.tasks("test", 200, 3, requests=(1, 1))
+    asked = [str(task.data["calls"]) for task in single]
+    assert len({t.messages[0]["content"] for t in single}) == 200 > 150 > len(set(asked))
+    assert len({(t.problem, calls) for t, calls in zip(single, asked, strict=True)}) == len(
+        {t.problem for t in single}
+    ) == len(set(asked))  # fmt: skip
+
+
 def _play(task: Task, calls: list[dict[str, Any]]) -> tuple[House, list[str]]:
     world = House()
     world.reset(task)
