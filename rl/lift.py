@@ -23,13 +23,10 @@ def lift(
         if b is not None and a is not None
     ]
     firsts, lasts, names = [b for b, _, _ in both], [a for _, a, _ in both], [p for _, _, p in both]
-    gain = paired_interval(firsts, lasts)
-    if len(set(names)) < len(names):
-        gain = mean_interval([a - b for b, a in zip(firsts, lasts, strict=True)], names)
     return {
         "before": mean_interval(firsts, names).as_dict(),
         "after": mean_interval(lasts, names).as_dict(),
-        "lift": gain.as_dict(),
+        "lift": paired_interval(firsts, lasts, names).as_dict(),
         "n": len(both),
         "problems": len(set(names)),
         "failed": len(before) - len(both),

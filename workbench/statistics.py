@@ -57,15 +57,25 @@ def mean_interval(values: Sequence[float], groups: Sequence[str] | None = None) 
     return Estimate(mean, stderr, low, high, n)
 
 
-def paired_interval(before: Sequence[float], after: Sequence[float]) -> Estimate:
+def paired_interval(
+    before: Sequence[float], after: Sequence[float], groups: Sequence[str] | None = None
+) -> Estimate:
     """Mean of after - before over the same questions, with a 95% interval.
 
     0/1 values use the interval of Agresti and Min (2005), which adds half a question to each of the
     four outcomes: no change in 100 questions is not proof of no change. Else the normal interval.
+    `groups` clusters the error; where no group differs from another, one of each says how wide it is.
     """
     if len(before) != len(after):
         raise ValueError(f"paired values differ in number: {len(before)} and {len(after)}")
     pairs = list(zip(before, after, strict=True))
+    if groups is not None and len(set(groups)) < len(pairs):
+        changes = mean_interval([b - a for a, b in pairs], groups)
+        if not changes.stderr < _NO_SPREAD:
+            return changes
+        ones = list(dict(zip(groups, pairs, strict=True)).values())
+        alone = paired_interval([a for a, _ in ones], [b for _, b in ones])
+        return Estimate(changes.value, alone.stderr, alone.low, alone.high, len(pairs))
     plain = mean_interval_normal([b - a for a, b in pairs])
     if not pairs or not {v for pair in pairs for v in pair} <= {0, 1}:
         return plain

@@ -126,13 +126,10 @@ def pair_accuracy(
     clustered by prompt."""
     prompts = [r["prompt"] for r in rows]
     size = {"pairs": len(rows), "prompts": len(set(prompts))}
-    gain = paired_interval(before, after)
-    if len(set(prompts)) < len(rows):
-        gain = mean_interval([a - b for b, a in zip(before, after, strict=True)], prompts)
     return {
         "untrained": mean_interval(before, prompts).as_dict() | size,
         "held_out": mean_interval(after, prompts).as_dict() | size,
-        "lift": gain.as_dict() | size,
+        "lift": paired_interval(before, after, prompts).as_dict() | size,
     }
 
 

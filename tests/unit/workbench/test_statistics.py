@@ -60,6 +60,21 @@ def test_no_change_in_a_few_questions_is_not_certainty() -> None:
     assert not found.clear_of_zero
 
 
+def test_a_paired_interval_is_clustered() -> None:
+    """[derived] two questions of two wordings each, one of which is gained: 0.5 of 2, not of 4."""
+    found = paired_interval([0, 0, 0, 0], [1, 1, 0, 0], ["a", "a", "b", "b"])
+    assert (found.value, found.stderr, found.n) == (0.5, pytest.approx(0.5), 4)
+    assert found.low == pytest.approx(0.5 - 1.959964 * 0.5, abs=1e-5)
+    # No change in any of 20 questions, asked twice each, is what it is in 20 asked once.
+    once = paired_interval([0.0] * 20, [0.0] * 20)
+    twice = paired_interval([0.0] * 40, [0.0] * 40, [str(i // 2) for i in range(40)])
+    assert (twice.value, twice.low, twice.high) == (0, once.low, once.high) and twice.low < 0
+    same = paired_interval(
+        [0.0] * 30 + [1.0] * 10, [1.0] * 30 + [0.0] * 10, list(map(str, range(40)))
+    )
+    assert same == paired_interval([0.0] * 30 + [1.0] * 10, [1.0] * 30 + [0.0] * 10)
+
+
 def test_the_paired_interval_covers_the_truth_in_95_of_100() -> None:
     rng = np.random.default_rng(3)
     covered = 0
