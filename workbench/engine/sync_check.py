@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 # Largest difference of a probe token's log-probability, in nats, by the engine's dtype. Clean syncs of
 # the miniature in fp32 differ by 6e-6 at most (docs/LOG.md).
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
-_PROBE_TOKENS = (24, 12, 5)
+_PROBE_TOKENS = (20, 8, 5)
 # The first probe of a model that scans in chunks is this much longer than one: state crosses it.
 _OVER_A_CHUNK = 16
 # Sampled after each probe: the engine's one-token path, on states and caches of its own.
-PROBE_REPLY_TOKENS = 4
+PROBE_REPLY_TOKENS = 3
 
 
 class SyncError(RuntimeError):
