@@ -77,19 +77,31 @@ def gain(before: Result, after: Result) -> Gain:
 
 
 def gain_table(facts: RunFacts, budget: int | None = None) -> Table:
-    """Accuracy of every model on every benchmark at one thinking budget, and what each gained."""
+    """Accuracy of every model on every benchmark at one thinking budget, and what each gained.
+
+    A benchmark that was run with reasoning off alone (RULER's protocol) stands beside those without a
+    limit, and its name says so.
+    """
     rows = []
     for benchmark in facts.benchmarks:
-        cells = {}
-        for model in facts.models:
-            result = facts.results.get((model, benchmark, budget))
-            if result is not None:
-                cells[model] = Cell(result.estimate, _gain_of(facts, result), result.stale)
+        cells = _cells(facts, benchmark, budget)
+        name = label(benchmark)
+        if not cells and budget is None:
+            cells, name = _cells(facts, benchmark, 0), f"{name} (no thinking)"
         if cells:
-            rows.append((label(benchmark), cells))
+            rows.append((name, cells))
     if len(rows) > 1:
         rows.append(("mean", _means(facts, rows)))
     return Table(facts.models, rows)
+
+
+def _cells(facts: RunFacts, benchmark: str, budget: int | None) -> dict[str, Cell]:
+    found = {model: facts.results.get((model, benchmark, budget)) for model in facts.models}
+    return {
+        model: Cell(result.estimate, _gain_of(facts, result), result.stale)
+        for model, result in found.items()
+        if result is not None
+    }
 
 
 def _gain_of(facts: RunFacts, result: Result) -> Gain | None:

@@ -2,6 +2,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -93,6 +94,18 @@ def test_gains_are_those_of_the_samples(run: Path) -> None:
         1.96 * ((gained + lost - (gained - lost) ** 2) / n) ** 0.5, rel=0.05
     )
     assert table["math"]["pretrain"].gain is None
+
+
+def test_a_benchmark_run_without_thinking_alone_is_in_the_table_too(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "off", n=10)
+    for folder in (run / "evals").glob("*/mini-math"):
+        path = folder / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"budget": 0}))
+        shutil.rmtree(f"{folder}@0", ignore_errors=True)
+        folder.rename(f"{folder}@0")
+    table = dict(gain_table(read_run(run)).rows)
+    assert "math" not in table and set(table["math (no thinking)"]) == set(MODELS)
+    assert "math" in dict(gain_table(read_run(run), budget=0).rows)
 
 
 def test_the_mean_weighs_benchmarks_alike_and_is_of_whole_rows_only(
