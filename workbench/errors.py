@@ -18,6 +18,7 @@ class StopRequested(Exception):
 
 
 _LONGEST_REASON = 500
+_MOST_NAMES, _NAMES_SHOWN = 60, 12
 
 
 def one_line(error: BaseException) -> str:
@@ -54,10 +55,16 @@ def name_problem(name: str, taken: Iterable[str] = ()) -> str | None:
 def unknown_name(what: str, given: str, allowed: Iterable[str]) -> UserError:
     """A UserError for a name that is not in a closed list, naming the nearest valid one.
 
+    Of a long list (lm-eval has thousands of tasks) only the names that are like it are shown.
+
     >>> str(unknown_name("stage", "sft_1", ["sft1", "grpo"]))
     "unknown stage 'sft_1'; did you mean 'sft1'? allowed: grpo, sft1"
     """
     names = sorted(allowed)
     near = get_close_matches(given, names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return UserError(f"unknown {what} {given!r}{hint} allowed: {', '.join(names)}")
+    shown, more = names, ""
+    if len(names) > _MOST_NAMES:
+        shown = sorted(get_close_matches(given, names, n=_NAMES_SHOWN, cutoff=0.0))
+        more = f" and {len(names) - len(shown)} more"
+    return UserError(f"unknown {what} {given!r}{hint} allowed: {', '.join(shown)}{more}")

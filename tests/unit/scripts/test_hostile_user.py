@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -214,7 +215,9 @@ def test_plan_and_sweep_options(tmp_path: Path, fails: Callable[..., str]) -> No
     model.mkdir()
     (model / "config.json").write_text("{}")
     given = ("--recipe", path, "--models", str(model), "--benchmarks")
-    assert "did you mean 'mini-math'" in fails(SWEEP, *given, "mini-mth")
+    said = fails(SWEEP, *given, "mini-mth")
+    assert "did you mean 'mini-math'" in said and re.search(r" and \d+ more$", said.strip())
+    assert len(said) < 500
     assert "--benchmarks is empty" in fails(SWEEP, *given, " , ")
     for option, word in (
         ("--budgets=-3", "budget '-3'"), ("--budgets=1e9", "budget '1e9'"), ("--limit=0", "limit"),
