@@ -16,7 +16,7 @@ from evals.responder import Ask
 from workbench.chat import template as t
 from workbench.conversation import Conversation
 from workbench.engine.protocol import Completion
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 from workbench.provenance import digest
 
 _RETRIES, _TIMEOUT_S = 4, 1800.0
@@ -120,7 +120,7 @@ class EndpointResponder:
                 extra_body=extra or None,
             )
         except self._errors as error:
-            return _failed(f"{type(error).__name__}: {error}"[:300])
+            return _failed(one_line(error)[:300])
         if not done.choices:
             return _failed("the server returned no choice")
         choice = done.choices[0]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 from workbench.schema import Section
 
 Messages = Sequence[Mapping[str, Any]]
@@ -101,7 +101,7 @@ class JudgeClient:
                     **{name: value for name, value in chosen.items() if value is not None},
                 )
             except self._errors as error:
-                return _lost(f"judge: {type(error).__name__}: {error}")
+                return _lost(f"judge: {one_line(error)}")
             except ValueError as error:  # a body that is no JSON, behind some proxies
                 return _lost(f"judge: unreadable reply of the server: {error}")
         return _read(done)
