@@ -27,13 +27,13 @@ def sync(model: nn.Module, engine: Engine, *, version: int, longest: int) -> Syn
 
 
 def prove(model: nn.Module, state: dict[str, torch.Tensor], *, version: int, longest: int) -> Proof:
-    """Digests of the tensors, and the model's own log-probabilities of the probes' tokens."""
+    """Digests of the tensors, and how to get the model's own log-probabilities of the probes."""
     vocabulary = int(model.get_input_embeddings().num_embeddings)
     # One token more: an engine scores a prompt only together with a token after it.
     longest -= PROBE_REPLY_TOKENS + 1
     chunk = getattr(model.config, "chunk_size", None)
     prompts = probe_ids(vocabulary, longest, version, chunk=chunk)
-    return Proof(digests_of(state), score(model, prompts))
+    return Proof(digests_of(state), lambda: score(model, prompts))
 
 
 def score(model: nn.Module, prompts: list[list[int]]) -> list[Probe]:

@@ -13,7 +13,7 @@ from tests.tiny import wait_until
 from workbench.engine.actor import EngineActor, Lease
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Completion, Request, Sampling
-from workbench.engine.sync_check import SyncError, SyncReport
+from workbench.engine.sync_check import Proof, SyncError, SyncReport
 from workbench.errors import UserError
 
 pytestmark = pytest.mark.integration
@@ -29,6 +29,8 @@ class Clerk:
         self.waiting = list(enumerate(requests))
 
     def poll(self, seconds: float) -> list[tuple[int, Completion]]:
+        if not self.waiting:
+            return []
         place, request = self.waiting.pop(0)
         ids = [os.getpid(), self.version, request.seed or 0]
         return [(place, Completion(ids, [], "", "stop"))]
@@ -40,13 +42,20 @@ class Clerk:
     def abort(self) -> None:
         self.waiting = []
 
-    def update_weights(self, tensors: Any, *, version: int, proof: Any = None) -> SyncReport | None:
+    def load_weights(self, tensors: Any, *, version: int, digests: Any) -> None:
         if not list(tensors):
             raise UserError("no tensors")
         self.version = version
-        if proof == "wrong":
+
+    def check_weights(self, probes: Any, *, version: int) -> SyncReport:
+        if probes == "wrong":
             raise SyncError("weight sync of version 5: D")
-        return None if proof is None else SyncReport(proof, os.getpid())
+        if probes == self.version:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return SyncReport(probes, os.getpid())
+
+    def reject_weights(self, *, version: int) -> None:
+        self.version = -version
 
     def load_checkpoint(self, path: str, *, version: int) -> None:
         self.version = version
@@ -85,6 +94,10 @@ def start(model: Path, **settings: Any) -> Any:
     from workbench.engine.actor import start_engine
 
     return start_engine(model, EngineConfig(**settings), engine_class=Clerk)
+
+
+def proof(probes: Any) -> Proof:
+    return Proof({}, lambda: probes)
 
 
 def replies(engine: Any, n: int) -> list[list[int]]:
@@ -143,14 +156,38 @@ def test_a_dead_engine_is_made_again_with_its_weights_and_requests(ray: Any, mod
 def test_every_replica_checks_a_sync_and_the_worst_report_counts(ray: Any, model: Path) -> None:
     engine = start(model, replicas=2)
     pids = {group[0] for group in replies(engine, 2)}
-    proof: Any = 0.25
-    assert engine.update_weights([("w", torch.zeros(1))], version=4, proof=proof) == (
-        0.25,
-        max(pids),
-    )
-    proof = "wrong"
+    weights = [("w", torch.zeros(1))]
+    report = engine.update_weights(weights, version=4, proof=proof(0.25))
+    assert report == (0.25, max(pids))
     with pytest.raises(SyncError, match="^weight sync of version 5: D$"):
-        engine.update_weights([("w", torch.zeros(1))], version=5, proof=proof)
+        engine.update_weights(weights, version=5, proof=proof("wrong"))
+    assert {r[1] for r in replies(engine, 2)} == {-5}  # a Clerk samples even so
+
+
+def test_no_engine_is_left_waiting_where_the_sender_fails(ray: Any, model: Path) -> None:
+    engine = start(model, replicas=2)
+    with pytest.raises(ZeroDivisionError):
+        engine.update_weights([("w", torch.zeros(1))], version=3, proof=Proof({}, lambda: 1 / 0))  # type: ignore[arg-type,return-value]
+    assert {r[1] for r in replies(engine, 4)} == {-3}
+
+
+def test_an_engine_that_dies_while_it_is_checked_gets_the_new_weights(
+    ray: Any, model: Path
+) -> None:
+    engine = start(model)
+    engine.update_weights([("w", torch.zeros(1))], version=1)
+    with pytest.raises(RuntimeError, match="died 4 times"):  # each has version 2 by then
+        engine.update_weights([("w", torch.zeros(1))], version=2, proof=proof(2))
+
+
+def test_requests_that_a_new_actor_does_not_know_are_made_again(ray: Any, model: Path) -> None:
+    engine = start(model)
+    stream = engine.stream([Request([1], Sampling(8), seed=n) for n in range(6)])
+    ended = [next(stream)]
+    # As where another thread has made the actor again between two polls.
+    ray.get(engine._replicas[0].handle.call.remote("abort"))
+    ended += stream
+    assert sorted(place for place, _ in ended) == list(range(6))
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused_at_once(ray: Any, tmp_path: Path) -> None:

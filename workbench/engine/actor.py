@@ -117,6 +117,7 @@ class _Replica:
         self.spec, self.restarts = spec, 0
         self.requests: dict[int, Request] = {}
         self.places: list[int] = []
+        self.lock = threading.Lock()
         self.open()
 
     def open(self) -> None:
@@ -139,6 +140,18 @@ class _Replica:
             yield place, completion
 
 
+class _Order(NamedTuple):
+    """A method of the engine and what it is given."""
+
+    method: str
+    given: Any = None
+    options: dict[str, Any] = {}
+
+    def begin(self, handle: Any) -> Any:
+        given = () if self.given is None else (self.given,)
+        return handle.call.remote(self.method, *given, **self.options)
+
+
 class _Spec(NamedTuple):
     """What an actor is made from."""
 
@@ -157,7 +170,7 @@ class RemoteEngine:
 
     def __init__(self, spec: _Spec) -> None:
         self._replicas = [_Replica(spec) for _ in range(spec.config.replicas)]
-        self._weights: tuple[str, Any, dict[str, Any]] | None = None
+        self._weights: list[_Order] = []
         self._finalizer = weakref.finalize(self, _release, self._replicas)
 
     def generate(
@@ -182,15 +195,18 @@ class RemoteEngine:
             while polls:
                 ready, _ = ray.wait(list(polls))
                 replica = polls.pop(ready[0])
+                handle = replica.handle
                 try:
                     items, left = _get(ready[0])
                 except ray.exceptions.RayActorError as error:
-                    self._revive(replica, error)
-                    polls[self._submit(replica, replica.requests)] = replica
-                    continue
+                    self._revive(replica, handle, error)
+                    items, left = [], 0
+                ended = list(replica.ended(items))
                 if left:
                     polls[replica.poll()] = replica
-                yield from replica.ended(items)
+                elif replica.requests:  # this actor has been made again since they were submitted
+                    polls[self._submit(replica, replica.requests)] = replica
+                yield from ended
         finally:
             for replica in polls.values():
                 replica.handle.call.remote("abort")
@@ -207,83 +223,113 @@ class RemoteEngine:
         import ray  # noqa: PLC0415 - only where Ray is used
 
         source = ray.put(pack(tensors))
-        reports = self._load("update_weights", source, version=version, proof=proof)
-        return worst_report(reports)
+        digests = None if proof is None else proof.digests
+        load = _Order("load_weights", source, {"version": version, "digests": digests})
+        before = self._weights
+        try:
+            calls = self._start(load)
+            probes = None if proof is None else proof.score()  # meanwhile
+            self._finish(load, calls)
+            self._weights = [load]
+            if probes is None:
+                return None
+            check = _Order("check_weights", probes, {"version": version})
+            reports = self._on_all(check)
+            self._weights = [load, check]
+            return worst_report(reports)
+        except BaseException:
+            self._weights = before
+            if proof is not None:
+                self._reject(version)
+            raise
+
+    def _reject(self, version: int) -> None:
+        """An engine that has loaded would wait for a check that does not come, and its user too."""
+        for replica in self._replicas:
+            replica.handle.call.remote("reject_weights", version=version)
 
     def load_checkpoint(self, path: str, *, version: int) -> None:
         """See protocol."""
-        self._load("load_checkpoint", path, version=version)
+        load = _Order("load_checkpoint", path, {"version": version})
+        self._on_all(load)
+        self._weights = [load]
 
     def trace(self, request: Request) -> list[Trace]:
         """See protocol."""
-        return [trace for traces in self._on_all("trace", request) for trace in traces]
+        return [t for traces in self._on_all(_Order("trace", request)) for t in traces]
 
     def describe(self) -> dict[str, Any]:
         """See protocol."""
-        return self._on_all("describe")[0]
+        return self._on_all(_Order("describe"))[0]
 
     def close(self) -> None:
         """Leave the actors warm for the next stage."""
         self._finalizer()
 
-    def _load(self, method: str, source: Any, **options: Any) -> list[Any]:
-        results = self._on_all(method, source, **options)
-        self._weights = (method, source, options)
-        return results
+    def _on_all(self, order: "_Order") -> list[Any]:
+        return self._finish(order, self._start(order))
 
-    def _on_all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        import ray  # noqa: PLC0415 - only where Ray is used
-
+    def _start(self, order: "_Order") -> list[tuple[Any, Any]]:
+        """Begin the order in every replica; (the actor asked, its call) of each."""
         for replica in self._replicas:
             self._wait(replica)
-        calls = [r.handle.call.remote(method, *args, **kwargs) for r in self._replicas]
+        return [(r.handle, order.begin(r.handle)) for r in self._replicas]
+
+    def _finish(self, order: "_Order", calls: list[tuple[Any, Any]]) -> list[Any]:
+        """Its results, begun again where an actor died."""
+        import ray  # noqa: PLC0415 - only where Ray is used
+
         results = []
-        for replica, call in zip(self._replicas, calls, strict=True):
+        for replica, (handle, call) in zip(self._replicas, calls, strict=True):
             while True:
                 try:
                     results.append(_get(call))
                     break
                 except ray.exceptions.RayActorError as error:
-                    self._revive(replica, error)
-                    call = replica.handle.call.remote(method, *args, **kwargs)
+                    self._revive(replica, handle, error)
+                    handle = replica.handle
+                    call = order.begin(handle)
         return results
 
     def _submit(self, replica: _Replica, requests: dict[int, Request]) -> Any:
         import ray  # noqa: PLC0415 - only where Ray is used
 
         while True:
+            handle = replica.handle
             try:
                 self._wait(replica)
                 replica.submit(requests)
                 return replica.poll()
             except ray.exceptions.RayActorError as error:
-                self._revive(replica, error)
+                self._revive(replica, handle, error)
 
     def _wait(self, replica: _Replica) -> None:
         import ray  # noqa: PLC0415 - only where Ray is used
 
+        with replica.lock:
+            handle, started = replica.handle, replica.started
         try:
-            _get(replica.started)
+            _get(started)
         except ray.exceptions.RayActorError as error:
-            self._revive(replica, error)
+            self._revive(replica, handle, error)
 
-    def _revive(self, replica: _Replica, error: Exception) -> None:
-        """A new actor in place of a dead one, with the newest weights."""
+    def _revive(self, replica: _Replica, dead: Any, error: Exception) -> None:
+        """A new actor in place of the dead one, with the newest weights, made by whichever thread
+        notices first: one samples while another syncs."""
         import ray  # noqa: PLC0415 - only where Ray is used
 
-        while True:
-            replica.restarts += 1
-            if replica.restarts > _MOST_RESTARTS:
-                raise RuntimeError(f"the engine died {replica.restarts} times") from error
-            try:
-                replica.open()
-                _get(replica.started)
-                if self._weights is not None:
-                    method, source, options = self._weights
-                    _get(replica.handle.call.remote(method, source, **options))
-                return
-            except ray.exceptions.RayActorError as again:  # the new one has died too
-                error = again
+        with replica.lock:
+            while replica.handle is dead:
+                replica.restarts += 1
+                if replica.restarts > _MOST_RESTARTS:
+                    raise RuntimeError(f"the engine died {replica.restarts} times") from error
+                try:
+                    replica.open()
+                    _get(replica.started)
+                    for order in self._weights:
+                        _get(order.begin(replica.handle))
+                except ray.exceptions.RayActorError as again:  # the new one has died too
+                    dead, error = replica.handle, again
 
 
 def start_engine(
@@ -329,7 +375,7 @@ def _acquire(spec: _Spec) -> tuple[Any, Lease]:
     import ray  # noqa: PLC0415 - only where Ray is used
 
     shape = _shape_digest(Path(spec.model), spec.config)
-    environment = runtime_env()
+    environment = runtime_env(spec.config.gpus)
     environment["env_vars"] |= ENVIRONMENT | (ENVIRONMENT_CPU if spec.config.gpus == 0 else {})
     environment["env_vars"]["OMP_NUM_THREADS"] = str(spec.config.threads)
     lease = Lease(_node_id(), os.getpid(), next(_LEASES))

@@ -88,12 +88,11 @@ class Readback:
         rounding, row = _OUTPUT_ROUNDING.get(first.dtype, 2.0**-8), 0
         for name, tensor in parts:
             wide, found = tensor.float(), products[:, row : row + len(tensor)]
-            # Not |vectors| @ |matrix|: that would be closer, and a copy of every matrix.
-            scale = torch.linalg.vector_norm(wide, ord=1, dim=1) * vectors.abs().max()
             expected = vectors.float() @ wide.T
-            over = ((found - expected).abs() - rounding * expected.abs()).clamp(min=0)
-            gaps = (over / scale.clamp(min=1e-30)).nan_to_num(nan=torch.inf)
-            self._note([name], float(gaps.max()), _SUM_TOLERANCE)
+            over = (found - expected).abs() - rounding * expected.abs()
+            over = over.clamp(min=0).nan_to_num(nan=torch.inf).amax(0)
+            error = _relative_to_rows(over, wide, expected, float(vectors.abs().max()))
+            self._note([name], error, _SUM_TOLERANCE)
             row += len(tensor)
 
     def _note_rows(self, parts: list[tuple[str, torch.Tensor]], held: torch.Tensor) -> None:
@@ -117,6 +116,23 @@ class Readback:
         for name in names:
             if not error <= tolerance or name not in self.errors:
                 self.errors[name], self.tolerances[name] = error, tolerance
+
+
+def _relative_to_rows(
+    over: torch.Tensor, matrix: torch.Tensor, products: torch.Tensor, largest: float
+) -> float:
+    """Largest of `over` [N], each relative to the sum of its matrix row's sizes times `largest`.
+
+    A product's own size is at most that sum: only rows which fail by it need the sum itself, and
+    summing every row costs more than all the products.
+    """
+    gaps = over / products.abs().amax(0).clamp(min=1e-30)
+    rows = (~(gaps <= _SUM_TOLERANCE)).nonzero()[:, 0]
+    if len(rows):
+        # Not |vectors| @ |matrix|: that would be closer, and a copy of every matrix.
+        scale = torch.linalg.vector_norm(matrix[rows], ord=1, dim=1) * largest
+        gaps[rows] = (over[rows] / scale.clamp(min=1e-30)).nan_to_num(nan=torch.inf)
+    return float(gaps.max())
 
 
 def relative_error(held: torch.Tensor, given: torch.Tensor) -> float:

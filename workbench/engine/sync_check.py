@@ -5,8 +5,8 @@ tensors that are not those (nothing is loaded), and scores the same probe tokens
 """
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from workbench.engine.weights import canonical, some
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 # Largest difference of a probe token's log-probability, in nats, by the engine's dtype. Clean syncs of
 # the miniature in fp32 differ by 6e-6 at most (docs/LOG.md).
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
-_PROBE_TOKENS = (20, 8, 5)
+_PROBE_TOKENS = (12, 6, 4)
 # The first probe of a model that scans in chunks is this much longer than one: state crosses it.
-_OVER_A_CHUNK = 16
+_OVER_A_CHUNK = 12
 # Sampled after each probe: the engine's one-token path, on states and caches of its own.
 PROBE_REPLY_TOKENS = 3
 
@@ -40,13 +40,14 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class Proof:
-    """What travels with the weights. digests: of every tensor, by its canonical name.
+    """What weights are checked against. digests: of every tensor, by its canonical name. score: has
+    the sender score the probes, called once while engines load.
 
-    Example: Proof({"model.norm_f.weight": "9f3c..."}, [Probe([5, 17, 9], [-3.2, -0.7])])
+    Example: Proof({"model.norm_f.weight": "9f3c..."}, lambda: [Probe([5, 17, 9], [-3.2, -0.7])])
     """
 
     digests: dict[str, str]
-    probes: list[Probe] = field(default_factory=list)
+    score: Callable[[], list[Probe]]
 
 
 class SyncReport(NamedTuple):

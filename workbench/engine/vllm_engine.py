@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from workbench.engine.config import EngineConfig
 from workbench.engine.probe import probe_report
 from workbench.engine.protocol import Completion, Request, Sampling, Trace, requests_of
 from workbench.engine.sync_check import (
+    Probe,
     Proof,
     SyncError,
     SyncReport,
@@ -38,6 +39,7 @@ ENVIRONMENT = {
 ENVIRONMENT_CPU = {"TORCHDYNAMO_DISABLE": "1"}
 
 _POLL_S = 0.5
+_UNPROVEN_S = 0.01
 # Seats of vLLM that the probes of a sync find free however many requests are under way.
 _PROBE_SEATS = 4
 
@@ -61,6 +63,7 @@ class VllmEngine:
         self._ended: list[tuple[int, Completion]] = []
         self._batch = 0
         self._doubt: str | None = None
+        self._unproven = False
         self._note_version(0)
 
     def generate(
@@ -93,6 +96,9 @@ class VllmEngine:
         """Generate for about that long; what ended meanwhile. Returns at once with all done."""
         self._refuse_in_doubt()
         until = time.monotonic() + seconds
+        if self._unproven:
+            time.sleep(min(seconds, _UNPROVEN_S))  # the check comes through the same door
+            return []
         while (self._backlog or self._requests) and time.monotonic() < until:
             self._step()
         ended, self._ended = self._ended, []
@@ -142,25 +148,46 @@ class VllmEngine:
     ) -> SyncReport | None:
         """See protocol. Requests under way go on with the new weights, on states of the old; their
         tokens carry the version that sampled them."""
+        self.load_weights(
+            tensors, version=version, digests=None if proof is None else proof.digests
+        )
+        return None if proof is None else self.check_weights(proof.score(), version=version)
+
+    def load_weights(
+        self,
+        tensors: Iterable[tuple[str, Any]],
+        *,
+        version: int,
+        digests: Mapping[str, str] | None,
+    ) -> None:
+        """The first half of `update_weights`. With digests nothing is sampled until
+        `check_weights` or `reject_weights`: requests wait."""
         given = list(tensors)
-        if proof is not None:
-            check_arrival(proof.digests, given, version)
+        if digests is not None:
+            check_arrival(digests, given, version)
         try:
             checked = check_tensors(self._specs, given, tied=self._tied)
         except UserError as error:
-            if proof is None:
+            if digests is None:
                 raise
             raise SyncError(f"weight sync of version {version}: {error}") from None
-        self._doubt = f"the weight sync of version {version} failed"
+        self.reject_weights(version=version)
         self._load(checked)
         self._note_version(version)
         self._read_back(checked, version)
-        report = None
-        if proof is not None:
-            report = probe_report(self._run, proof.probes)
-            check_probes(report, self.config.dtype, version)
+        self._doubt, self._unproven = None, digests is not None
+
+    def check_weights(self, probes: Sequence[Probe], *, version: int) -> SyncReport:
+        """The second half: what the engine computes against what the sender does."""
+        self.reject_weights(version=version)
+        report = probe_report(self._run, probes)
+        check_probes(report, self.config.dtype, version)
         self._doubt = None
         return report
+
+    def reject_weights(self, *, version: int) -> None:
+        """Sample nothing until a sync succeeds, and say so to whoever asks."""
+        self._doubt, self._unproven = f"the weight sync of version {version} failed", False
 
     def _load(self, tensors: Sequence[tuple[str, Any]]) -> None:
         # On the CPU vLLM repacks weights, so it must reload layer by layer.

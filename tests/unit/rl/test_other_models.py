@@ -110,9 +110,9 @@ def test_a_tied_head_is_synced_once_and_stays_tied(tmp_path: Path) -> None:
 
 def test_the_first_probe_crosses_a_chunk_of_the_models_scan() -> None:
     hybrid = load_model(build_config("miniature", vocab_size=61, chunk_size=96), seed=0)
-    for model, first in ((hybrid, 112), (load_model(_llama().config, seed=0), 20)):
+    for model, first in ((hybrid, 108), (load_model(_llama().config, seed=0), 12)):
         proof = prove(model, model.state_dict(), version=1, longest=256)
-        assert [len(probe.token_ids) for probe in proof.probes] == [first, 8, 5]
+        assert [len(probe.token_ids) for probe in proof.score()] == [first, 6, 4]
 
 
 def test_a_model_whose_windows_cannot_be_isolated_is_refused() -> None:

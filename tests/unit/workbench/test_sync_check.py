@@ -51,12 +51,12 @@ def test_what_arrives_otherwise_is_named() -> None:
 
 def test_probes_are_within_the_engine_and_all_but_the_first_change() -> None:
     one, two = probe_ids(300, 100, 1), probe_ids(300, 100, 2)
-    assert [len(ids) for ids in one] == [20, 8, 5]
+    assert [len(ids) for ids in one] == [12, 6, 4]
     over_a_chunk = probe_ids(300, 200, 1, chunk=128)
-    assert [len(ids) for ids in over_a_chunk] == [144, 8, 5]
+    assert [len(ids) for ids in over_a_chunk] == [140, 6, 4]
     assert one[0] == two[0] and one[1] != two[1] and one[2] != two[2]
     assert one == probe_ids(300, 100, 1)
-    assert [len(ids) for ids in probe_ids(300, 11, 1)] == [11, 8, 5]
+    assert [len(ids) for ids in probe_ids(300, 11, 1)] == [11, 6, 4]
     seen = {i for version in range(300) for ids in probe_ids(300, 100, version) for i in ids}
     assert seen == set(range(300))
 
