@@ -20,10 +20,21 @@ def sync(model: nn.Module, engine: Engine, *, version: int, longest: int) -> Syn
     `longest`: tokens of a prompt and its reply that the engine takes. Raises: SyncError where what
     the engine holds or computes afterwards is not the policy.
     """
-    state = model.state_dict()
+    state = without_shared(model.state_dict())
     proof = prove(model, state, version=version, longest=longest)
     tensors = [(name, tensor.detach().cpu()) for name, tensor in state.items()]
     return engine.update_weights(tensors, version=version, proof=proof)
+
+
+def without_shared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without a second name of the same memory: a tied head is its embedding, in engines as well."""
+    seen, out = set[object](), dict[str, torch.Tensor]()
+    for name, tensor in state.items():
+        where = (tensor.data_ptr(), tensor.shape, tensor.dtype) if tensor.numel() else name
+        if where not in seen:
+            seen.add(where)
+            out[name] = tensor
+    return out
 
 
 def prove(model: nn.Module, state: dict[str, torch.Tensor], *, version: int, longest: int) -> Proof:

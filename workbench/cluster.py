@@ -92,12 +92,13 @@ def connect(cluster: ClusterSection, *, namespace: str) -> str:
             raise UserError(f"Ray at {address!r} cannot be joined: {_first_line(error)}") from None
         end_engines()  # left over where an earlier driver of this run was killed
         return f"joined the Ray cluster at {address}"
+    store = cluster.object_store_mb
     try:
         ray.init(
             address="local",
             num_cpus=cluster.num_cpus,
             num_gpus=cluster.num_gpus,
-            object_store_memory=cluster.object_store_mb * 2**20,
+            object_store_memory=store and store * 2**20,
             include_dashboard=False,
             **common,
         )

@@ -38,8 +38,10 @@ class ClusterSection(Section):
     """Logical CPUs of the Ray started here; null: as many as the machine has."""
     num_gpus: int | None = Field(None, ge=0, le=4096)
     """Logical GPUs of the Ray started here; null: as many as the machine has."""
-    object_store_mb: int = Field(256, ge=76)
-    """Size of the object store of the Ray started here, in MB (Ray takes no less than 75)."""
+    object_store_mb: int | None = Field(None, ge=76)
+    """Most memory for the object store of the Ray started here, in MB (Ray takes no less than 75), used
+    as it fills; null: Ray's own choice, 30% of the machine's. Weights on their way to an engine pass
+    through it twice over: where they do not fit, Ray writes them to disk."""
     stop_grace_s: float = Field(60.0, ge=0)
     """How long a stage may take to save after Ctrl-C or SIGTERM, in seconds."""
 
