@@ -34,15 +34,6 @@ def thread_environment() -> dict[str, str]:
     }
 
 
-def allocator_environment() -> dict[str, str]:
-    """Has glibc keep freed memory, for processes that compute on a CPU.
-
-    By default every large tensor is mapped anew and its pages fault in again: 10% of a training step of
-    135M parameters, half of a weight sync into an engine (docs/LOG.md).
-    """
-    return {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-
-
 def worker_environment() -> dict[str, str]:
     """The environment of Ray workers: threads, and this checkout first on their path.
 
@@ -53,10 +44,9 @@ def worker_environment() -> dict[str, str]:
     return {**thread_environment(), "PYTHONPATH": os.pathsep.join(unique)}
 
 
-def runtime_env(num_gpus: float) -> dict[str, Any]:
+def runtime_env() -> dict[str, Any]:
     """Ray's runtime environment for stages and actors."""
-    # Beside a GPU memory is for weights on their way to it, and must be free again afterwards.
-    return {"env_vars": worker_environment() | ({} if num_gpus else allocator_environment())}
+    return {"env_vars": worker_environment()}
 
 
 def namespace(what: str, run: Path) -> str:

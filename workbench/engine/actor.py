@@ -375,7 +375,7 @@ def _acquire(spec: _Spec) -> tuple[Any, Lease]:
     import ray  # noqa: PLC0415 - only where Ray is used
 
     shape = _shape_digest(Path(spec.model), spec.config)
-    environment = runtime_env(spec.config.gpus)
+    environment = runtime_env()
     environment["env_vars"] |= ENVIRONMENT | (ENVIRONMENT_CPU if spec.config.gpus == 0 else {})
     environment["env_vars"]["OMP_NUM_THREADS"] = str(spec.config.threads)
     lease = Lease(_node_id(), os.getpid(), next(_LEASES))

@@ -25,6 +25,7 @@ from workbench.engine.sync_check import (
 from workbench.engine.tied_head import renew_tied_head
 from workbench.engine.weights import check_tensors, checkpoint_specs, load_tensors, tied_names
 from workbench.errors import UserError
+from workbench.memory import keep_freed_memory
 
 ENVIRONMENT = {
     # The engine runs inside our actor; a process of its own would only add a hop.
@@ -348,6 +349,8 @@ def _start(model: str, config: EngineConfig) -> Any:
         os.environ.setdefault(name, value)
     set_num_threads = torch.set_num_threads
     if not on_gpu:
+        # vLLM loads a layer into memory of its own and packs it: a third of a sync was page faults.
+        keep_freed_memory()
         import torch._dynamo  # noqa: PLC0415 - heavy
 
         # The environment variable is too late where torch is already imported.

@@ -128,7 +128,7 @@ def _drive_on_ray(state: Drive) -> None:
                     num_cpus=cpus,
                     num_gpus=gpus,
                     max_retries=0,
-                    runtime_env=cluster.runtime_env(gpus),
+                    runtime_env=cluster.runtime_env(),
                 ).remote(resolved, str(state.run.root), decision, True)
                 running[task] = decision.stage
                 state.show.watch(decision.stage, state.run.stage(decision.stage))
