@@ -12,6 +12,7 @@ from pretrain.ssd.isolation import check_isolation
 from pretrain.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.config import GrpoConfig
+from rl.disjoint import check_prompts
 from rl.grpo import Grpo, Hooks
 from rl.lift import lift
 from rl.record import RolloutLog
@@ -37,6 +38,12 @@ def run(context: StageContext) -> None:
     tokenizer = read_tokenizer(context.parent_model)
     model = load_model(context.parent_model)
     check_isolation(model)
+    pool = take_conversations(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
+    held_out = take_conversations(
+        config.held_out, config.num_held_out, name="held_out", seed=context.seed
+    )
+    must_be_checkable(question.check for question in (*pool, *held_out))
+    check_prompts(pool, held_out)
     budgets = config.thinking_budget is not None
     engine = start_engine(
         context.parent_model, with_budgets(config.engine) if budgets else config.engine
@@ -54,11 +61,6 @@ def run(context: StageContext) -> None:
         config.mask_truncated, config.reward_options, reward_source(context, tokenizer, anchors),
         config.check_limit_s,
     )  # fmt: skip
-    pool = take_conversations(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
-    held_out = take_conversations(
-        config.held_out, config.num_held_out, name="held_out", seed=context.seed
-    )
-    must_be_checkable(question.check for question in (*pool, *held_out))
     grpo = Grpo(model, sampler, pool, config, context.seed)
     checkpoints = Checkpoints(context.stage_dir / "checkpoints")
     state = checkpoints.load_latest()

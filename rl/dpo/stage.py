@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pretrain.hybrid import load_model, save_model
 from pretrain.ssd.isolation import check_isolation
+from rl.disjoint import check_tasks
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import Pair, make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
@@ -50,7 +51,7 @@ def run(context: StageContext) -> None:
     tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
     tasks = take_tasks(config.tasks, config.num_tasks, context.seed)
     held_out = take_tasks(config.held_out, config.num_held_out, context.seed)
-    check_disjoint(tasks, held_out)
+    check_tasks(tasks, held_out)
     player = _player(context, config, tokenizer)
     if "held_out_before" not in context.outputs:
         context.progress(message="held-out success before")
@@ -88,17 +89,6 @@ def _player(context: StageContext, config: DpoConfig, tokenizer: PreTrainedToken
         config.engine.max_model_len,
         make_environment,
     )
-
-
-def check_disjoint(tasks: Sequence[Task], held_out: Sequence[Task]) -> None:
-    """Raises: UserError where a held-out task is also trained on."""
-    words = {json.dumps([t.messages, t.data], sort_keys=True) for t in tasks}
-    both = [t.id for t in held_out if json.dumps([t.messages, t.data], sort_keys=True) in words]
-    if both:
-        raise UserError(
-            f"{len(both)} held-out tasks are also trained on ({both[0]}, ...); give `held_out` "
-            "another split"
-        )
 
 
 def held_out_success(

@@ -18,6 +18,7 @@ from pretrain.ssd.isolation import check_isolation
 from pretrain.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
+from rl.disjoint import check_prompts
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.pairs import make_pairs, sample
 from workbench.checkpoint import seed_everything
@@ -76,6 +77,7 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
         )
     }
     must_be_checkable(question.check for questions in asked.values() for question in questions)
+    check_prompts(asked["train"], asked["held_out"])
     context.progress(message="sampling replies")
     engine = start_engine(context.parent_model, config.engine)
     sampling = Sampling(

@@ -1,0 +1,45 @@
+"""Held-out prompts are refused where they are trained on, in the same words or in others."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_mix.supervised import take_conversations
+from rl.disjoint import check_prompts
+from tests.tiny import ROOT
+from workbench.conversation import Conversation
+from workbench.errors import UserError
+from workbench.recipe import load
+
+
+def ask(words: str, problem: str | None = None, domain: str = "math") -> Conversation:
+    messages: list[Any] = [{"role": "user", "content": words}]
+    return Conversation(id=words, domain=domain, messages=messages, problem=problem)
+
+
+def test_the_same_words_and_the_same_problem_are_found() -> None:
+    trained = [ask("1 + 2 = ?", "1,2"), ask("Say hello.")]
+    check_prompts(trained, [ask("3 + 4 = ?", "3,4"), ask("1,2"), ask("so", "1,2", "science")])
+    for held_out in (ask("Say hello."), ask("What is 2 + 1?", "1,2")):
+        with pytest.raises(UserError, match=r"^1 of 2 held-out prompts are also trained on \("):
+            check_prompts(trained, [ask("5 + 5 = ?"), held_out])
+
+
+def test_a_worked_reply_makes_no_other_prompt() -> None:
+    solved = ask("Say hello.")
+    solved.messages.append({"role": "assistant", "content": "hello"})
+    with pytest.raises(UserError, match="also trained on"):
+        check_prompts([solved], [ask("Say hello.")])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_what_our_recipes_hold_out_is_not_trained_on(path: Path) -> None:
+    stages: Any = load(path).stages
+    for stage in stages.values():
+        if stage.kind in ("grpo", "reward_model") and stage.prompts.type in (
+            "world", "reasoning_gym",
+        ):  # fmt: skip
+            trained = take_conversations(stage.prompts, stage.num_prompts, name="p", seed=17)
+            held_out = take_conversations(stage.held_out, stage.num_held_out, name="h", seed=17)
+            check_prompts(trained, held_out)
