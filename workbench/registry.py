@@ -50,6 +50,13 @@ KINDS: dict[str, Kind] = {
         about="pretrain the hybrid base model on a phased blend",
         inputs="data_mix.inputs:check_data",
     ),
+    "prune": Kind(
+        config="pretrain.compress.config:PruneConfig",
+        run="pretrain.compress.stage:run",
+        plan="pretrain.compress.plan:plan_prune",
+        about="cut layers and widths of a hybrid by importance, without training",
+        inputs="data_mix.inputs:check_data",
+    ),
     "sft": Kind(
         config="sft.config:SftConfig",
         run="sft.stage:run",

@@ -42,6 +42,13 @@ METRICS: dict[str, Metric] = {
             "little)",
             "down",
         ),
+        Metric(
+            "removal_mse",
+            "",
+            "mean squared error of the logits without the layer that a round of depth pruning removed, "
+            "against the original model's",
+            "down",
+        ),
         Metric("lr", "", "learning rate of the step"),
         Metric("grad_norm", "", "norm of the whole gradient before clipping"),
         Metric("valid_tokens", "tokens", "tokens of the step that carry loss"),

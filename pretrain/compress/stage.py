@@ -1,0 +1,106 @@
+"""Stage kind `prune`: a hybrid in, a smaller one out, a plain checkpoint without any training."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from pretrain.compress.config import PruneConfig
+from pretrain.compress.depth import Removal, remove_layers
+from pretrain.compress.importance import width_scores
+from pretrain.compress.prune import Kept, choose, narrow, without_layers
+from pretrain.compress.target import WIDTHS, check_target, shape_of
+from pretrain.documents import BlendDocuments
+from pretrain.hybrid import Hybrid, load_model, save_model
+from pretrain.rows import Rows, RowStream
+from pretrain.ssd.isolation import check_isolation
+from pretrain.tokenizer import read_tokenizer
+from workbench.checkpoint import seed_everything
+from workbench.memory import keep_freed_memory
+from workbench.stage import StageContext
+
+
+def run(context: StageContext) -> None:
+    """Score and cut the layers, then the widths of what is left; save. Scores are in fp32."""
+    config: PruneConfig = context.config
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    seed_everything(context.seed)
+    tokenizer = read_tokenizer(context.parent_model)
+    model = load_model(context.parent_model).eval()
+    check_target(config.target, shape_of(model.config), config.removable)
+    check_isolation(model)
+    context.outputs["parameters_before"] = _count(model)
+    context.progress(message="reading data")
+    batches = calibration_rows(config, BlendDocuments(config.blend, tokenizer, context.seed))
+    if config.target.layers is not None:
+        model = _cut_depth(context, model, batches, config.target.layers)
+    if any(getattr(config.target, key) is not None for key in WIDTHS):
+        model = _cut_width(context, model, batches)
+    context.outputs |= {"parameters": _count(model), "pattern": shape_of(model.config).pattern}
+    save_model(model, context.stage_dir / "model", tokenizer)
+
+
+def calibration_rows(config: PruneConfig, documents: Any) -> list[Rows]:
+    """The calibration rows in microbatches, drawn along all phases of the blend."""
+    stream = RowStream(documents, config.row_tokens)
+    starts = range(0, config.samples, config.microbatch_rows)
+    return [
+        stream.batch(min(config.microbatch_rows, config.samples - at), at / config.samples)
+        for at in starts
+    ]
+
+
+def _cut_depth(
+    context: StageContext, model: Hybrid, batches: list[Rows], num_layers: int
+) -> Hybrid:
+    """Remove layers, one a round; a stopped stage continues behind the last whole round."""
+    config: PruneConfig = context.config
+    pattern = shape_of(model.config).pattern
+    done: list[dict[str, Any]] = context.outputs.setdefault("removed_layers", [])
+    context.metrics.truncate_after(len(done))
+
+    def note(removal: Removal) -> None:
+        done.append({**asdict(removal), "kind": pattern[removal.layer]})
+        context.log_metrics(len(done), {"removal_mse": removal.mse})
+
+    kept = remove_layers(
+        model,
+        batches,
+        count=len(pattern) - num_layers,
+        candidates=[i for i, letter in enumerate(pattern) if letter in config.removable],
+        removed=[removal["layer"] for removal in done],
+        tick=_tick(context, "scoring layers"),
+        on_removal=note,
+    )
+    return without_layers(model, kept).eval()
+
+
+def _cut_width(context: StageContext, model: Hybrid, batches: list[Rows]) -> Hybrid:
+    config: PruneConfig = context.config
+    scores = width_scores(model, batches, tick=_tick(context, "scoring widths"))
+    kept = choose(scores, shape_of(model.config), config.target)
+    context.outputs["kept"] = _written(kept)
+    return narrow(model, kept, config.target, scores if config.rescale_norms else None)
+
+
+def _tick(context: StageContext, message: str) -> Callable[[], None]:
+    def tick() -> None:
+        context.progress(message=message)
+        if context.should_stop():
+            context.stop()
+
+    return tick
+
+
+def _written(kept: Kept) -> dict[str, Any]:
+    """What stays of the Mamba heads, for the manifest; neurons and channels are too many to list."""
+    return {
+        "mamba_heads": {str(i): m.heads.tolist() for i, m in kept.mamba.items()},
+        "mamba_channels": {str(i): m.channels.tolist() for i, m in kept.mamba.items()},
+    }
+
+
+def _count(model: Hybrid) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,104 @@
+"""The shape of a model on disk, and whether a target can be cut out of it. Imports no torch."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from pretrain.compress.config import PruneConfig, TargetConfig
+from pretrain.presets import LAYER_KINDS, HybridShape, shape
+from workbench.errors import UserError
+from workbench.recipe import Recipe
+
+# Key of a target -> field of a shape.
+WIDTHS = {
+    "hidden_size": "hidden_size",
+    "ffn": "intermediate_size",
+    "mamba_heads": "mamba_num_heads",
+    "mamba_head_dim": "mamba_head_dim",
+}
+_SAME = ("layer_norm_epsilon", "initializer_range", "max_position_embeddings", "conv_kernel",
+         "chunk_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
+         "n_groups", "ssm_state_size", "hidden_size", "intermediate_size", "mamba_num_heads",
+         "mamba_head_dim")  # fmt: skip
+
+
+def shape_of(config: Any) -> HybridShape:
+    """The shape of a transformers configuration. Raises: UserError where it is no dense hybrid."""
+    kinds = getattr(config, "layers_block_type", None)
+    if getattr(config, "model_type", "") != "nemotron_h" or kinds is None:
+        raise UserError(
+            f"pruning takes NemotronH hybrids; this model is {getattr(config, 'model_type', '?')!r}"
+        )
+    letters = {word: letter for letter, word in LAYER_KINDS.items()}
+    if other := sorted(set(kinds) - set(letters)):
+        raise UserError(
+            f"pruning knows layers of kind {', '.join(letters)}; this model has {', '.join(other)}"
+        )
+    fields = {name: getattr(config, name) for name in _SAME}
+    return HybridShape(pattern="".join(letters[kind] for kind in kinds), **fields)
+
+
+def check_target(target: TargetConfig, s: HybridShape, removable: Sequence[str]) -> None:
+    """Raises: UserError, one line, where the target cannot be cut out of this shape."""
+    have = {key: getattr(s, field) for key, field in WIDTHS.items()} | {"layers": len(s.pattern)}
+    for key, most in have.items():
+        wanted = getattr(target, key)
+        if wanted is not None and wanted > most:
+            raise UserError(
+                f"target.{key} {wanted:,} is more than the model has ({most:,}); give 1 to {most:,}"
+            )
+    fixed = sum(letter not in removable for letter in s.pattern)
+    if target.layers is not None and target.layers < max(fixed, 1):
+        raise UserError(
+            f"target.layers {target.layers} is fewer than the {fixed} layers that stay: of "
+            f"{s.pattern!r} only kinds {', '.join(removable)} are removable; give {max(fixed, 1)} to "
+            f"{len(s.pattern)}, or more kinds in removable"
+        )
+    if target.mamba_heads is not None and target.mamba_heads % s.n_groups:
+        raise UserError(
+            f"target.mamba_heads {target.mamba_heads} is not a multiple of the {s.n_groups} groups, "
+            f"which all keep the same number; give {s.n_groups}, {2 * s.n_groups}, ... up to "
+            f"{s.mamba_num_heads}"
+        )
+
+
+def narrowed(s: HybridShape, target: TargetConfig, pattern: str | None = None) -> HybridShape:
+    """The shape with the target's widths, and with `pattern` where layers went."""
+    widths = {
+        field: getattr(target, key)
+        for key, field in WIDTHS.items()
+        if getattr(target, key) is not None
+    }
+    return dataclasses.replace(s, pattern=pattern or s.pattern, **widths)
+
+
+def planned_shape(recipe: Recipe, needs: Sequence[str], depth: int = 0) -> HybridShape | None:
+    """The shape that the first of `needs` with a model will have, as far as the recipe says.
+
+    None where it does not (a converted checkpoint). Which layers a pruning removes is not known:
+    its pattern is one of the right length.
+    """
+    for need in needs:
+        stage: Any = recipe.stages[need]
+        if stage.kind == "tokenizer" or depth > len(recipe.stages):
+            continue
+        if stage.kind == "convert":
+            return None
+        if stage.kind == "pretrain" and stage.initial == "new":
+            return shape(recipe.model.preset, **recipe.model.overrides)
+        before = planned_shape(recipe, stage.needs, depth + 1)
+        if before is None or not isinstance(stage, PruneConfig):
+            return before
+        return narrowed(before, stage.target, some_pattern(before, stage))
+    return None
+
+
+def some_pattern(s: HybridShape, config: PruneConfig) -> str:
+    """A pattern that the pruning could leave."""
+    surplus = len(s.pattern) - (config.target.layers or len(s.pattern))
+    letters = list(s.pattern)
+    for place in reversed(range(len(letters))):
+        if surplus > 0 and letters[place] in config.removable:
+            del letters[place]
+            surplus -= 1
+    return "".join(letters)

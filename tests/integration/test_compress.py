@@ -1,0 +1,61 @@
+"""Pruning as a stage of a recipe, and what it leaves: a checkpoint that engines load."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import BLEND, finish, manifest, pretrain_stage, tokenizer_stage, write_recipe
+
+pytestmark = pytest.mark.integration
+
+MODEL = {"preset": "miniature", "overrides": {"pattern": "M*-M-", "hidden_size": 64}}
+
+
+def prune_stage(**changes: Any) -> dict[str, Any]:
+    base = {
+        "kind": "prune", "needs": ["pretrain"], "blend": BLEND, "samples": 4, "row_tokens": 64,
+        "microbatch_rows": 2, "threads": 1,
+        "target": {"layers": 4, "hidden_size": 48, "ffn": 320, "mamba_heads": 6, "mamba_head_dim": 16},
+    }  # fmt: skip
+    return base | changes
+
+
+def test_a_pruned_model_is_one_to_trainer_and_engine(tmp_path: Path) -> None:
+    stages = {"tokenizer": tokenizer_stage(), "pretrain": pretrain_stage(), "prune": prune_stage()}
+    finish("all", "--recipe", str(write_recipe(tmp_path, stages, model=MODEL)))
+    run = tmp_path / "runs" / "tiny"
+    made = manifest(run, "prune")["outputs"]
+    assert len(made["removed_layers"]) == 1
+    assert made["removed_layers"][0]["kind"] in "M-"
+    assert made["parameters"] < made["parameters_before"]
+    check_engine(run / "prune" / "model")
+
+
+def check_engine(folder: Path) -> None:
+    """vLLM's log-probabilities of its own samples are those of the trainer's model."""
+    from pretrain.hybrid import load_model
+    from workbench.engine.config import EngineConfig
+    from workbench.engine.protocol import Sampling
+    from workbench.engine.vllm_engine import VllmEngine
+
+    model = load_model(folder).eval()
+    assert len(model.model.layers) == 4
+    draw = torch.Generator().manual_seed(0)
+    prompts = [
+        torch.randint(20, model.config.vocab_size, (n,), generator=draw).tolist()
+        for n in (3, 70, 140)
+    ]
+    engine = VllmEngine(str(folder), EngineConfig(max_model_len=256, max_num_seqs=4))
+    try:
+        groups = engine.generate(prompts, Sampling(max_tokens=16, seed=1))
+    finally:
+        engine.close()
+    for prompt, (done,) in zip(prompts, groups, strict=True):
+        ids = torch.tensor([[*prompt, *done.token_ids]])
+        with torch.no_grad():
+            logits = model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        reply = torch.tensor(done.token_ids)[:, None]
+        want = torch.log_softmax(logits, -1).gather(1, reply)[:, 0].tolist()
+        assert done.logprobs == pytest.approx(want, abs=1e-5)
