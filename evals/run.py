@@ -144,7 +144,7 @@ class _Loop:
             row = found.get(sample.key)
             if row is None:
                 continue
-            row = {**row, "sample": sample.number}
+            row = {**row, "sample": sample.number, "problem": sample.question.problem}
             stale = "turns" not in row and row.get("checked") != checks_digest(sample)
             if stale or row["value"] is None:
                 pending[sample.key, sample.number] = row

@@ -235,6 +235,7 @@ def blank(sample: Sample) -> Row:
         "sample": sample.number,
         "key": sample.key,
         "domain": question.domain,
+        "problem": question.problem,
         "prompt": question.prompt,
         "reply": "",
         "thinking": "",

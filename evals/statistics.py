@@ -1,6 +1,7 @@
 """Statistics of samples: pass@k, maj@k, strata, paired comparison with a p-value, power.
 
-Intervals of means are those of workbench.statistics: clustered by question.
+Intervals of means are those of workbench.statistics: clustered by question, and where questions ask
+one problem in several wordings, by problem.
 """
 
 import math
@@ -59,6 +60,11 @@ def by_question(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str
     return groups
 
 
+def problem_of(row: Mapping[str, Any]) -> str:
+    """What is asked, the same for its wordings: samples of it are no independent evidence."""
+    return str(row["id"] if row.get("problem") is None else row["problem"])
+
+
 def sampled_metrics(rows: Sequence[Mapping[str, Any]], num_samples: int) -> dict[str, Estimate]:
     """pass@k for k = 1, 2, 4, ... up to the number of samples, and maj@k where answers can be read.
 
@@ -70,11 +76,14 @@ def sampled_metrics(rows: Sequence[Mapping[str, Any]], num_samples: int) -> dict
     out = {}
     for k in sorted({*(2**i for i in range(num_samples.bit_length())), num_samples}):
         if k <= num_samples:
-            values = [pass_at_k(len(g), sum(r["value"] == 1 for r in g), k) for g in groups]
-            out[f"pass@{k}"] = mean_interval([v for v in values if not math.isnan(v)])
+            enough = [g for g in groups if len(g) >= k]
+            values = [pass_at_k(len(g), sum(r["value"] == 1 for r in g), k) for g in enough]
+            out[f"pass@{k}"] = mean_interval(values, [problem_of(g[0]) for g in enough])
     if any(voted(row) is not None for row in rows):
         whole = [g for g in groups if len(g) == num_samples]
-        out[f"maj@{num_samples}"] = mean_interval([majority_value(g) for g in whole])
+        out[f"maj@{num_samples}"] = mean_interval(
+            [majority_value(g) for g in whole], [problem_of(g[0]) for g in whole]
+        )
     return out
 
 
@@ -120,12 +129,12 @@ def _width(estimate: Estimate) -> float:
 def strata(
     rows: Sequence[Mapping[str, Any]], key: str = "domain", value: str = "value"
 ) -> dict[str, Estimate]:
-    """Mean of each category's rows, clustered by question."""
+    """Mean of each category's rows, clustered by problem."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(str(row[key]), []).append(row)
     return {
-        name: mean_interval([float(r[value]) for r in own], [str(r["id"]) for r in own])
+        name: mean_interval([float(r[value]) for r in own], [problem_of(r) for r in own])
         for name, own in groups.items()
     }
 
@@ -153,28 +162,44 @@ class Comparison:
         }
 
 
-def compare(before: Mapping[str, float], after: Mapping[str, float]) -> Comparison | None:
+def compare(
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    problems: Mapping[str, str] | None = None,
+) -> Comparison | None:
     """Compare two models by their questions' mean values; None where they share no question.
 
     Right-or-wrong values: McNemar's test, exact. Else the paired t-test, or, where every question
     changed by the same amount and so nothing tells the error, the sign test without an interval.
+    problems: of each question; where several questions ask one, that one's mean is what is compared
+    by the tests, and the interval is clustered by it.
     """
     shared = [question for question in before if question in after]
     if not shared:
         return None
     old, new = [before[q] for q in shared], [after[q] for q in shared]
-    difference = paired_interval(old, new)
+    asked = [(problems or {}).get(q, q) for q in shared]
+    difference = paired_interval(old, new, asked)
+    old, new = _means(old, asked), _means(new, asked)
     if {*old, *new} <= {0.0, 1.0}:
         gained = sum(a < b for a, b in zip(old, new, strict=True))
         lost = sum(a > b for a, b in zip(old, new, strict=True))
         p, method = mcnemar(gained, lost), f"McNemar, exact: {gained} gained, {lost} lost"
-    elif difference.stderr < _NO_SPREAD:
-        changed = len(shared) if abs(difference.value) > _NO_SPREAD else 0
+    elif mean_interval_normal([b - a for a, b in zip(old, new, strict=True)]).stderr < _NO_SPREAD:
+        changed = len(old) if abs(difference.value) > _NO_SPREAD else 0
         p, method = mcnemar(changed, 0), "sign test: no question differs from another"
         difference = replace(difference, stderr=math.nan, low=math.nan, high=math.nan)
     else:
         p, method = _paired_t(old, new), "paired t-test"
-    return Comparison(difference, p, method, power_note(len(shared), _disagreement(old, new)))
+    return Comparison(difference, p, method, power_note(len(old), _disagreement(old, new)))
+
+
+def _means(values: Sequence[float], groups: Sequence[str]) -> list[float]:
+    """Mean of each group, in the order in which groups first come."""
+    sums: dict[str, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        sums.setdefault(group, []).append(value)
+    return [sum(own) / len(own) for own in sums.values()]
 
 
 def mcnemar(gained: int, lost: int) -> float:

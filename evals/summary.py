@@ -8,7 +8,7 @@ from typing import Any
 
 from evals.jobs import Job
 from evals.samples import Row, installed
-from evals.statistics import by_question, detectable, power_note, sampled_metrics
+from evals.statistics import by_question, detectable, power_note, problem_of, sampled_metrics
 from workbench.provenance import versions
 from workbench.statistics import Estimate, mean_interval
 
@@ -16,7 +16,7 @@ from workbench.statistics import Estimate, mean_interval
 def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> dict[str, Any]:
     """The result as the contract has it, and what a reader needs to trust it.
 
-    n: questions. failed: samples without a verdict, with the reasons; no metric counts them, nor
+    n: questions. problems: fewer, where several questions ask the same in other words. failed: samples without a verdict, with the reasons; no metric counts them, nor
     tokens and form those without a reply.
     """
     scored = [row for row in rows if row["value"] is not None]
@@ -34,6 +34,7 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
         "benchmark": job.benchmark.name,
         "budget": job.budget,
         "n": questions,
+        "problems": len({problem_of(row) for row in scored}),
         "num_samples": sampling.n,
         "metrics": {name: _json(estimate) for name, estimate in metrics.items()},
         "headline": job.benchmark.headline,
@@ -67,7 +68,7 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
 def metrics_of(job: Job, scored: Sequence[Row]) -> dict[str, Estimate]:
     """Every metric of the scored rows, `accuracy` first; the headline always, if only as unknown."""
     values = [float(row["value"]) for row in scored]
-    accuracy = mean_interval(values, [str(row["id"]) for row in scored])
+    accuracy = mean_interval(values, [problem_of(row) for row in scored])
     more = {}
     if scored and job.benchmark.metrics is not None:
         more = job.benchmark.metrics(scored)

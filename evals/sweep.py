@@ -15,7 +15,7 @@ from evals.jobs import Job, jobs_of
 from evals.models import Model
 from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
 from evals.run import Progress, evaluate
-from evals.statistics import Comparison, by_question, compare, holm
+from evals.statistics import Comparison, by_question, compare, holm, problem_of
 from reward.judging import client_of
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Engine
@@ -152,12 +152,12 @@ def _pairs(path: Path) -> list[Pair]:
 def comparisons(out: Path, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """The pairs that have results, p-values also adjusted for their number (Holm). The benchmark of a
     pair is a job's folder."""
-    values = cache(lambda model, job: question_values(out / model / job))
+    scored = cache(lambda model, job: scored_questions(out / model / job))
     found: list[tuple[Pair, Comparison]] = []
     for pair in unique(pairs):
-        comparison = compare(
-            values(pair.before, pair.benchmark), values(pair.after, pair.benchmark)
-        )
+        before, problems = scored(pair.before, pair.benchmark)
+        after, _ = scored(pair.after, pair.benchmark)
+        comparison = compare(before, after, problems)
         if comparison is not None:
             found.append((pair, comparison))
     adjusted = holm([c.p for _, c in found])
@@ -169,10 +169,11 @@ def comparisons(out: Path, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return cleaned
 
 
-def question_values(folder: Path) -> dict[str, float]:
-    """Question id -> mean value of its scored samples."""
+def scored_questions(folder: Path) -> tuple[dict[str, float], dict[str, str]]:
+    """Question id -> mean value of its scored samples, and -> its problem."""
     rows = [
         row for row in read_json_lines(folder / "samples.jsonl") if row.get("value") is not None
     ]
     groups = by_question(rows)
-    return {q: sum(float(r["value"]) for r in own) / len(own) for q, own in groups.items()}
+    values = {q: sum(float(r["value"]) for r in own) / len(own) for q, own in groups.items()}
+    return values, {q: problem_of(own[0]) for q, own in groups.items()}

@@ -66,12 +66,14 @@ def label(benchmark: str) -> str:
 
 
 def gain(before: Result, after: Result) -> Gain:
-    """after - before, paired by question id; unpaired where either has no samples."""
+    """after - before, paired by question id and clustered by problem; unpaired where either has no
+    samples."""
     common = [key for key in before.values if key in after.values]
     if common:
         old, new = [before.values[k] for k in common], [after.values[k] for k in common]
         levels = sum(old) / len(old), sum(new) / len(new)
-        return Gain(paired_interval(old, new), before.model, True, *levels)
+        asked = [after.problems[k] for k in common]
+        return Gain(paired_interval(old, new, asked), before.model, True, *levels)
     first, last = before.estimate, after.estimate
     return Gain(unpaired_interval(first, last), before.model, False, first.value, last.value)
 

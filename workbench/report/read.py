@@ -69,14 +69,25 @@ class Result:
         n = len(self.values) or int(self.data["n"])
         return Estimate(_number(found["value"]), _number(found["stderr"]), low, high, n)
 
-    @cached_property
+    @property
     def values(self) -> dict[str, float]:
         """Question id -> mean value of its scored samples. Texts are not kept: they are large."""
-        sums: dict[str, list[float]] = {}
+        return {key: sum(values) / len(values) for key, (values, _) in self._questions.items()}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Question id -> what it asks; the same for its other wordings."""
+        return {key: problem for key, (_, problem) in self._questions.items()}
+
+    @cached_property
+    def _questions(self) -> dict[str, tuple[list[float], str]]:
+        found: dict[str, tuple[list[float], str]] = {}
         for row in self.rows():
             if _is_number(row.get("value")):
-                sums.setdefault(str(row.get("id")), []).append(float(row["value"]))
-        return {key: sum(values) / len(values) for key, values in sums.items()}
+                key = str(row.get("id"))
+                problem = key if row.get("problem") is None else str(row["problem"])
+                found.setdefault(key, ([], problem))[0].append(float(row["value"]))
+        return found
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The lines of samples.jsonl; a torn one is passed over."""

@@ -169,6 +169,43 @@ def test_comparison_of_shares_is_a_paired_t_test() -> None:
     assert compare({"a": 1.0}, {"b": 1.0}) is None
 
 
+def test_wordings_of_one_problem_are_no_evidence_of_their_own() -> None:
+    """Ten problems in four wordings each, all wordings alike, say what ten questions say."""
+    before = {f"p{i}": float(i < 3) for i in range(10)}
+    after = {f"p{i}": float(i < 7) for i in range(10)}
+    once = compare(before, after)
+    asked = {f"{p}-{w}": p for p in before for w in range(4)}
+    found = compare({q: before[p] for q, p in asked.items()},
+                    {q: after[p] for q, p in asked.items()}, asked)  # fmt: skip
+    loose = compare({q: before[p] for q, p in asked.items()},
+                    {q: after[p] for q, p in asked.items()})  # fmt: skip
+    assert once is not None and found is not None and loose is not None
+    assert found.difference.value == once.difference.value == pytest.approx(0.4)
+    assert found.p == once.p == pytest.approx(0.125) and loose.p < 1e-3
+    plain = mean_interval([after[p] - before[p] for p in before])
+    assert found.difference.stderr == pytest.approx(plain.stderr)
+    assert found.note.startswith("n = 10:")
+    still = compare(dict.fromkeys(asked, 0.5), dict.fromkeys(asked, 0.75), asked)
+    assert still is not None and still.method.startswith("sign test")
+    assert still.p == pytest.approx(2 * 0.5**10)
+
+
+def test_every_metric_of_a_result_is_clustered_by_problem() -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": f"q{i}", "problem": f"p{i % 6}", "domain": "d", "value": float(i % 6 < 2),
+         "status": "ok", "finish_reason": "stop", "well_formed": True,
+         "tokens": {"thinking": 0, "answer": 1}, "why": {"extracted": "4"}}
+        for i in range(24) for _ in range(2)
+    ]  # fmt: skip
+    job = Job(benchmark("aime24"), None, None, Sampling(max_tokens=8, n=2, seed=1))
+    result = summarise(job, rows, model="m", wall_s=0.0)
+    assert (result["n"], result["problems"]) == (24, 6)
+    alone = mean_interval([float(i < 2) for i in range(6)])
+    for name in ("accuracy", "pass@1", "maj@2"):
+        assert result["metrics"][name]["stderr"] == pytest.approx(alone.stderr), name
+    assert strata(rows)["d"].stderr == pytest.approx(alone.stderr)
+
+
 def test_detectable_difference_has_80_percent_power() -> None:
     """Simulated: a true difference of that size is found about 4 times in 5."""
     n, discordant = 400, 0.3

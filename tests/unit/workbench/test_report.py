@@ -1,5 +1,6 @@
 import html
 import json
+import math
 import re
 import shlex
 import shutil
@@ -346,6 +347,25 @@ def test_harm_by_the_last_stage_is_said_in_words(tmp_path: Path, run: Path) -> N
     assert re.search(r"; safety −\d\d\.\d points \(95% interval .*, n = 99\); coding −", line)
     assert "math" not in line and "conversation" not in line
     assert line in _page(worse).text
+
+
+def test_a_gain_is_clustered_by_problem(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "worded", n=40)
+    plain = dict(gain_table(read_run(run)).rows)["math"]["sft3"].gain
+    for path in run.glob("evals/*/mini-math/samples.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for place, row in enumerate(rows):
+            row["problem"] = f"p{place % 5}"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = dict(gain_table(read_run(run)).rows)["math"]["sft3"].gain
+    assert plain is not None and found is not None
+    assert found.estimate.value == plain.estimate.value
+    before, after = (_values(run, model, "mini-math") for model in ("sft2", "sft3"))
+    excess = dict.fromkeys(range(5), 0.0)
+    for place, key in enumerate(before):
+        excess[place % 5] += after[key] - before[key] - found.estimate.value
+    wanted = math.sqrt(sum(e * e for e in excess.values()) * 5 / 4) / len(before)
+    assert found.estimate.stderr == pytest.approx(wanted)
 
 
 def test_results_of_an_earlier_checkpoint_are_marked_and_count_in_no_gain(tmp_path: Path) -> None:
