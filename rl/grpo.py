@@ -99,8 +99,13 @@ class Grpo:
         Raises: SyncError; nothing is sampled from weights that failed their checks.
         """
         begun = time.perf_counter()
-        longest = self.config.engine.max_model_len
-        report = sync(self.model, self.sampler.engine, version=self.step, longest=longest)
+        report = sync(
+            self.model,
+            self.sampler.engine,
+            version=self.step,
+            longest=self.config.engine.max_model_len,
+            cached=self.config.engine.prefix_caching,
+        )
         if feed is not None:
             feed.published(self.step)
         errors = {} if report is None else {"probe_error": max(report)}

@@ -77,7 +77,13 @@ def run(context: StageContext) -> None:
     if not grpo.fit(_hooks(context, config, record), checkpoints):
         context.stop()
     context.progress(message="held-out reward after")
-    sync(model, engine, version=grpo.step, longest=config.engine.max_model_len)
+    sync(
+        model,
+        engine,
+        version=grpo.step,
+        longest=config.engine.max_model_len,
+        cached=config.engine.prefix_caching,
+    )
     context.outputs |= held_out_rewards(sampler, held_out, context.seed, "after")
     for name in ("held_out", "held_out_checker"):
         if f"{name}_before" in context.outputs:

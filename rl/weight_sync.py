@@ -14,14 +14,17 @@ from workbench.engine.sync_check import (
 )
 
 
-def sync(model: nn.Module, engine: Engine, *, version: int, longest: int) -> SyncReport | None:
+def sync(
+    model: nn.Module, engine: Engine, *, version: int, longest: int, cached: bool = False
+) -> SyncReport | None:
     """Give the engine every tensor of the policy, under its Hugging Face name.
 
-    `longest`: tokens of a prompt and its reply that the engine takes. Raises: SyncError where what
+    `longest`: tokens of a prompt and its reply that the engine takes. `cached`: it keeps prompts
+    (`EngineConfig.prefix_caching`). Raises: SyncError where what
     the engine holds or computes afterwards is not the policy.
     """
     state = without_shared(model.state_dict())
-    proof = prove(model, state, version=version, longest=longest)
+    proof = prove(model, state, version=version, longest=longest, cached=cached)
     tensors = [(name, tensor.detach().cpu()) for name, tensor in state.items()]
     return engine.update_weights(tensors, version=version, proof=proof)
 
@@ -37,13 +40,20 @@ def without_shared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return out
 
 
-def prove(model: nn.Module, state: dict[str, torch.Tensor], *, version: int, longest: int) -> Proof:
+def prove(
+    model: nn.Module,
+    state: dict[str, torch.Tensor],
+    *,
+    version: int,
+    longest: int,
+    cached: bool = False,
+) -> Proof:
     """Digests of the tensors, and how to get the model's own log-probabilities of the probes."""
     vocabulary = int(model.get_input_embeddings().num_embeddings)
     # One token more: an engine scores a prompt only together with a token after it.
     longest -= PROBE_REPLY_TOKENS + 1
     chunk = getattr(model.config, "chunk_size", None)
-    prompts = probe_ids(vocabulary, longest, version, chunk=chunk)
+    prompts = probe_ids(vocabulary, longest, version, chunk=chunk, cached=cached)
     return Proof(digests_of(state), lambda: score(model, prompts))
 
 

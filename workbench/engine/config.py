@@ -22,6 +22,10 @@ class EngineConfig(Section):
     """Engines that share the requests, each an actor of its own (with Ray; else one)."""
     threads: int = Field(1, ge=1)
     """Compute threads of a replica (CPU only). Two replicas of one thread beat one of two."""
+    prefix_caching: bool = False
+    """Keep the attention states of prompts, so that requests which begin alike (the samples of a group,
+    the turns of an episode, a list of tools) share them, by whole blocks of 128 tokens on a CPU.
+    Emptied at every weight sync. Not for hybrids on a CPU."""
     kv_cache_mb: int = Field(512, ge=16)
     """Memory for attention and Mamba states of a replica, in MB (CPU only)."""
     gpu_memory_utilization: float = Field(0.6, gt=0, le=1)

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 # the miniature in fp32 differ by 6e-6 at most (docs/LOG.md).
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 _PROBE_TOKENS = (12, 6, 4)
-# The first probe of a model that scans in chunks is this much longer than one: state crosses it.
+# The first probe of a model that scans in chunks, or of an engine that keeps prompts by the block, is
+# this much longer than one: state crosses it.
 _OVER_A_CHUNK = 12
+# Longest block of a prefix cache (vLLM's on a CPU); a shorter probe would never be answered from one.
+_CACHE_BLOCK = 128
 # Sampled after each probe: the engine's one-token path, on states and caches of its own.
 PROBE_REPLY_TOKENS = 3
 
@@ -102,16 +105,18 @@ def check_arrival(
 
 
 def probe_ids(
-    vocabulary: int, longest: int, version: int, *, chunk: int | None = None
+    vocabulary: int, longest: int, version: int, *, chunk: int | None = None, cached: bool = False
 ) -> list[list[int]]:
     """Token ids of the probes, none longer than `longest`. chunk: of the model's scan, in tokens.
+    cached: the engine keeps prompts.
 
     The first is the same at every sync, so that a cache which outlives one answers with old states;
     the others change, so that in time they meet the whole vocabulary.
     """
     out = []
     first, *others = _PROBE_TOKENS
-    for number, size in enumerate([chunk + _OVER_A_CHUNK if chunk else first, *others]):
+    crossed = max(chunk or 0, _CACHE_BLOCK if cached else 0)
+    for number, size in enumerate([crossed + _OVER_A_CHUNK if crossed else first, *others]):
         made = random.Random(f"{number}/{version if number else 0}")
         out.append([made.randrange(vocabulary) for _ in range(min(size, longest))])
     return out

