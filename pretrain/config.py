@@ -42,8 +42,9 @@ class ScheduleConfig(Section):
     """Share of tokens spent warming up [model card: 8B of 20T]."""
     decay_share: float = Field(0.18, ge=0, le=1)
     """Share of tokens spent decaying [paper: 3.6T of 20T]."""
-    shape: Literal["linear", "minus_sqrt"] = "minus_sqrt"
-    """Shape of the decay; the paper does not state it."""
+    shape: Literal["linear", "minus_sqrt", "cosine"] = "minus_sqrt"
+    """Shape of the decay; the paper does not state it. A cosine schedule is `cosine` with a
+    decay_share that leaves nothing stable."""
 
     @model_validator(mode="after")
     def _fits(self) -> "ScheduleConfig":
@@ -55,13 +56,9 @@ class ScheduleConfig(Section):
         return self
 
 
-class PretrainConfig(StageConfig):
-    """Stage kind `pretrain`."""
+class TrainingConfig(StageConfig):
+    """What every training on a blend has: rows, optimizer, checkpoints."""
 
-    kind: Literal["pretrain"]
-    initial: Literal["new", "parent"] = "new"
-    """new: initialise the recipe's model. parent: continue from the model of a needed stage (the
-    long-context phase)."""
     total_tokens: int = Field(ge=1)
     """Tokens to train on; rounded up to whole steps."""
     row_tokens: int = Field(8192, ge=8)
@@ -84,25 +81,10 @@ class PretrainConfig(StageConfig):
     """CPU threads of the trainer; a step's microbatches share them, one thread each."""
     blend: BlendConfig
     """Sources and their weights by phase [paper: three phases, switching at 60% and 90%]."""
-    activations: Activations = "keep"
-    """keep: all of a layer's for its backward pass. The others (see `sft`) are priced by the plan and
-    refused by the run: not built for pretraining."""
-    distributed: DistributedConfig = DistributedConfig()
-    """Several processes: priced by the plan and refused by the run, not built for pretraining."""
     checkpoint_every_steps: int = Field(50, ge=1)
     """A resumable checkpoint every so many steps."""
     log_every_steps: int = Field(1, ge=1)
     """A metrics line every so many steps."""
-
-    @model_validator(mode="after")
-    def _divides(self) -> "PretrainConfig":
-        self.distributed.check_rows(self.rows_per_step, self.microbatch_rows)
-        return self
-
-    @property
-    def reserved(self) -> tuple[float, float]:
-        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
-        return (0.0, 0.0) if self.distributed.on else super().reserved
 
     @property
     def step_tokens(self) -> int:
@@ -113,3 +95,27 @@ class PretrainConfig(StageConfig):
     def num_steps(self) -> int:
         """Steps in all."""
         return -(-self.total_tokens // self.step_tokens)
+
+
+class PretrainConfig(TrainingConfig):
+    """Stage kind `pretrain`."""
+
+    kind: Literal["pretrain"]
+    initial: Literal["new", "parent"] = "new"
+    """new: initialise the recipe's model. parent: continue from the model of a needed stage (the
+    long-context phase)."""
+    activations: Activations = "keep"
+    """keep: all of a layer's for its backward pass. The others (see `sft`) are priced by the plan and
+    refused by the run: not built for pretraining."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Several processes: priced by the plan and refused by the run, not built for pretraining."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> "PretrainConfig":
+        self.distributed.check_rows(self.rows_per_step, self.microbatch_rows)
+        return self
+
+    @property
+    def reserved(self) -> tuple[float, float]:
+        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
+        return (0.0, 0.0) if self.distributed.on else super().reserved

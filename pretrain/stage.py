@@ -3,13 +3,13 @@
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from pretrain.config import PretrainConfig
+from pretrain.config import PretrainConfig, TrainingConfig
 from pretrain.documents import BlendDocuments
 from pretrain.hybrid import Hybrid, build_config, load_model, save_model
 from pretrain.rows import RowStream
 from pretrain.ssd.isolation import check_isolation
 from pretrain.tokenizer import read_tokenizer
-from pretrain.train import Hooks, Trainer
+from pretrain.train import Hooks, Objective, Trainer
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
@@ -17,7 +17,7 @@ from workbench.stage import StageContext
 
 
 def run(context: StageContext) -> None:
-    """Build the model, train it on the blend, save it. Continues from the newest checkpoint."""
+    """Build the model and train it on the blend."""
     config: PretrainConfig = context.config
     if config.distributed.on or config.activations != "keep":
         raise UserError(
@@ -29,9 +29,23 @@ def run(context: StageContext) -> None:
     seed_everything(context.seed)
     tokenizer = load_tokenizer(context)
     model = initial_model(context, len(tokenizer))
+    train(context, model, tokenizer)
+
+
+def train(
+    context: StageContext,
+    model: Hybrid,
+    tokenizer: PreTrainedTokenizerBase,
+    objective: Objective | None = None,
+) -> None:
+    """Train on the stage's blend and save; continues from the newest checkpoint.
+
+    objective: what is minimised; None: cross entropy of the next token.
+    """
+    config: TrainingConfig = context.config
     check_isolation(model)
     documents = BlendDocuments(config.blend, tokenizer, context.seed)
-    trainer = Trainer(model, RowStream(documents, config.row_tokens), config)
+    trainer = Trainer(model, RowStream(documents, config.row_tokens), config, objective)
     checkpoints = Checkpoints(context.stage_dir / "checkpoints")
     state = checkpoints.load_latest()
     if state is not None:
@@ -70,7 +84,7 @@ def load_tokenizer(context: StageContext) -> PreTrainedTokenizerBase:
     )
 
 
-def _hooks(context: StageContext, config: PretrainConfig) -> Hooks:
+def _hooks(context: StageContext, config: TrainingConfig) -> Hooks:
     return Hooks(
         log=lambda step, metrics, tokens: context.log_metrics(step, metrics, tokens=tokens),
         progress=lambda step, tokens: context.progress(
@@ -80,7 +94,7 @@ def _hooks(context: StageContext, config: PretrainConfig) -> Hooks:
     )
 
 
-def _phases(config: PretrainConfig) -> list[dict[str, int | str]]:
+def _phases(config: TrainingConfig) -> list[dict[str, int | str]]:
     """Token ranges of the blend's phases, for the report's loss plot."""
     total = config.num_steps * config.step_tokens
     start = 0

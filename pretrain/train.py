@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from pretrain.checkpoint import check_state
-from pretrain.config import PretrainConfig
+from pretrain.config import TrainingConfig
 from pretrain.loss import IGNORED, linear_cross_entropy
 from pretrain.optimizer import adamw
 from pretrain.parallel import GradientWorkers
@@ -31,11 +31,42 @@ class Hooks:
     should_stop: Callable[[], bool]
 
 
-class Trainer:
-    """Model, optimizer, data and schedule of one pretraining, and their common state."""
+class Objective(Protocol):
+    """What a training minimises. Called from several threads at once."""
 
-    def __init__(self, model: PreTrainedModel, stream: RowStream, config: PretrainConfig) -> None:
+    def loss_sum(self, model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
+        """The loss summed over the rows' valid tokens (scalar)."""
+        ...
+
+    def take_metrics(self, num_valid: int) -> dict[str, float]:
+        """More to log of the step that ended, per valid token; forgets it."""
+        ...
+
+
+class NextToken:
+    """Cross entropy of the next token."""
+
+    def loss_sum(self, model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
+        """See `token_loss_sum`."""
+        return token_loss_sum(model, rows, precision)
+
+    def take_metrics(self, num_valid: int) -> dict[str, float]:
+        """Nothing beside the loss."""
+        return {}
+
+
+class Trainer:
+    """Model, optimizer, data and schedule of one training on rows, and their common state."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stream: RowStream,
+        config: TrainingConfig,
+        objective: Objective | None = None,
+    ) -> None:
         self.model, self.stream, self.config = model, stream, config
+        self.objective = objective or NextToken()
         schedule = config.schedule
         total = config.num_steps * config.step_tokens
         self.schedule = WSD(
@@ -99,11 +130,12 @@ class Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {"loss": loss_value, "lr": lr, "grad_norm": float(norm), "valid_tokens": num_valid}
+        metrics = {"loss": loss_value, "lr": lr, "grad_norm": float(norm)}
+        return metrics | {"valid_tokens": num_valid} | self.objective.take_metrics(num_valid)
 
     def _share(self, part: Rows, num_valid: int) -> torch.Tensor:
         """A microbatch's part of the step's mean loss."""
-        return token_loss_sum(self.model, part, self.config.precision) / num_valid
+        return self.objective.loss_sum(self.model, part, self.config.precision) / num_valid
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bitwise equal continuation needs."""
@@ -128,12 +160,24 @@ class Trainer:
 def token_loss_sum(model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
     """Cross entropy summed over valid tokens (scalar, fp32)."""
     device = next(model.parameters()).device
-    targets = functional.pad(rows.labels[:, 1:], (0, 1), value=IGNORED).to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        hidden = model.base_model(
-            input_ids=rows.input_ids.to(device), seq_idx=rows.seq_idx.to(device), use_cache=False
-        ).last_hidden_state
+        hidden = last_hidden(model, rows)
+        targets = shifted_labels(rows).to(device)
         return linear_cross_entropy(hidden, model.get_output_embeddings().weight, targets)
+
+
+def last_hidden(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
+    """What the output layer reads [B, T, hidden], with documents isolated."""
+    device = next(model.parameters()).device
+    out: torch.Tensor = model.base_model(
+        input_ids=rows.input_ids.to(device), seq_idx=rows.seq_idx.to(device), use_cache=False
+    ).last_hidden_state
+    return out
+
+
+def shifted_labels(rows: Rows) -> torch.Tensor:
+    """The token to predict at each position [B, T]; -100 for none."""
+    return functional.pad(rows.labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def _microbatches(batch: Rows, num_rows: int) -> list[Rows]:

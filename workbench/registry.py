@@ -57,6 +57,13 @@ KINDS: dict[str, Kind] = {
         about="cut layers and widths of a hybrid by importance, without training",
         inputs="data_mix.inputs:check_data",
     ),
+    "distill": Kind(
+        config="pretrain.compress.config:DistillConfig",
+        run="pretrain.compress.distill:run",
+        plan="pretrain.compress.plan:plan_distill",
+        about="a student learns the next-token distributions of a teacher",
+        inputs="data_mix.inputs:check_data",
+    ),
     "sft": Kind(
         config="sft.config:SftConfig",
         run="sft.stage:run",

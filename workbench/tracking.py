@@ -38,8 +38,21 @@ METRICS: dict[str, Metric] = {
             "loss",
             "nats/token",
             "what the optimizer minimises: cross-entropy over the step's counted tokens in "
-            "pretraining and SFT, the clipped policy loss in GRPO (there the value itself says "
-            "little)",
+            "pretraining and SFT, the KL from the teacher in distillation, the clipped policy loss in "
+            "GRPO (there the value itself says little)",
+            "down",
+        ),
+        Metric(
+            "kd_loss",
+            "nats/token",
+            "KL of the student's next-token distribution from the teacher's, mean over the step's counted "
+            "tokens",
+            "down",
+        ),
+        Metric(
+            "next_token_loss",
+            "nats/token",
+            "a distilled student's own cross-entropy on the same tokens, which it is not trained on",
             "down",
         ),
         Metric(

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from data_mix.config import BlendConfig
+from pretrain.config import ScheduleConfig, TrainingConfig
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
@@ -54,3 +55,52 @@ class PruneConfig(StageConfig):
     over its channels, which changes with those that go. false: cut only [paper: not stated]."""
     threads: int = Field(2, ge=1)
     """CPU threads of the forward passes."""
+
+
+class DistillScheduleConfig(ScheduleConfig):
+    """As `Schedule`, with the rates of a published distillation of the 9B; the paper states none."""
+
+    peak_lr: float = Field(1e-4, gt=0)
+    """Highest learning rate [secondary: Model-Optimizer, 9B to 7B]."""
+    min_lr: float = Field(1e-5, ge=0)
+    """Learning rate at the end [secondary]."""
+    warmup_share: float = Field(0.01, ge=0, le=1)
+    """Share of tokens spent warming up."""
+    decay_share: float = Field(0.99, ge=0, le=1)
+    """Share of tokens spent decaying."""
+    shape: Literal["linear", "minus_sqrt", "cosine"] = "cosine"
+    """Shape of the decay."""
+
+
+class DistillConfig(TrainingConfig):
+    """Stage kind `distill`: the first of `needs` with a model is the student."""
+
+    kind: Literal["distill"]
+    teacher: str
+    """Stage of `needs` whose model is the teacher; it is read and not trained."""
+    rows_per_step: int = Field(768, ge=1)
+    """Rows a step [secondary: Model-Optimizer, 9B to 7B]."""
+    schedule: DistillScheduleConfig = DistillScheduleConfig()
+    """Learning rate by tokens."""
+    blend: BlendConfig
+    """Sources and their weights by phase [paper: 70% SFT stage 2, 30% pretraining data]. Every token of
+    a document counts, the prompt's too."""
+    held_out: BlendConfig | None = None
+    """Documents that no training reads, on which student and teacher are compared before and after;
+    null: not compared."""
+    held_out_rows: int = Field(64, ge=2)
+    """Rows of `row_tokens` to compare on."""
+
+    @model_validator(mode="after")
+    def _teacher_is_needed(self) -> "DistillConfig":
+        if self.teacher not in self.needs:
+            raise ValueError(
+                f"teacher {self.teacher!r} is not in needs ({', '.join(self.needs) or 'none'}); add it "
+                "behind the student"
+            )
+        if self.needs[0] == self.teacher:
+            raise ValueError(
+                f"the first of needs is the student, and it is the teacher {self.teacher!r}; put the "
+                "student's stage first"
+            )
+        return self

@@ -14,6 +14,7 @@ from torch import nn
 
 from pretrain.hybrid import Hybrid
 from pretrain.rows import Rows
+from pretrain.train import last_hidden
 
 _SLICE_VALUES = 1 << 22
 
@@ -75,10 +76,10 @@ def removal_errors(
     sums = dict.fromkeys(candidates, 0.0)
     tokens = 0
     for rows in batches:
-        original = _forward(model, rows)
+        original = last_hidden(model, rows)
         with _only(base, kept) as blocks:
             trace = _Trace(blocks)
-            _forward(model, rows)
+            last_hidden(model, rows)
             trace.close()
         tick()
         for i in candidates:
@@ -124,14 +125,6 @@ def _only(base: Any, kept: Sequence[int]) -> Any:
         yield list(base.layers)
     finally:
         base.layers = whole
-
-
-def _forward(model: Hybrid, rows: Rows) -> torch.Tensor:
-    device = next(model.parameters()).device
-    out: torch.Tensor = model.base_model(
-        input_ids=rows.input_ids.to(device), seq_idx=rows.seq_idx.to(device), use_cache=False
-    ).last_hidden_state
-    return out
 
 
 def _logit_error(difference: torch.Tensor, head: nn.Linear) -> float:

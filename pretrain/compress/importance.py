@@ -13,6 +13,7 @@ from torch import nn
 
 from pretrain.hybrid import Hybrid
 from pretrain.rows import Rows
+from pretrain.train import last_hidden
 
 FINAL = -1
 """Stands for the number of a layer where the norm behind all of them is meant."""
@@ -44,15 +45,10 @@ def width_scores(
     """
     sums = _Sums()
     hooks = _hooks(model, sums)
-    device = next(model.parameters()).device
     rows_seen = tokens = 0
     try:
         for rows in batches:
-            model.base_model(
-                input_ids=rows.input_ids.to(device),
-                seq_idx=rows.seq_idx.to(device),
-                use_cache=False,
-            )
+            last_hidden(model, rows)
             rows_seen += rows.input_ids.shape[0]
             tokens += rows.input_ids.numel()
             tick()

@@ -1,9 +1,13 @@
 """What the stages that compress a model will cost. Imports no torch."""
 
-from pretrain.compress.config import PruneConfig
+from pretrain.compress.config import DistillConfig, PruneConfig
 from pretrain.compress.target import check_target, planned_shape
+from pretrain.sizes import parameters
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
+
+_STATE_BYTES = 12  # a parameter: fp32 weights and two fp32 Adam moments
+_CHECKPOINTS_AT_ONCE = 3  # two kept and one being written
 
 
 def plan_prune(config: PruneConfig, recipe: Recipe) -> StagePlan:
@@ -16,9 +20,30 @@ def plan_prune(config: PruneConfig, recipe: Recipe) -> StagePlan:
     lines = [f"to {sizes}; {config.samples:,} rows x {config.row_tokens:,} = {tokens:,} tokens"]
     if before is not None:
         check_target(config.target, before, config.removable)
-        removed = len(before.pattern) - (config.target.layers or len(before.pattern))
-        lines.append(
-            f"depth: {removed} of {len(before.pattern)} layers go, one a round; a round is about "
-            f"{2 + len(before.pattern) // 2} forward passes over the rows"
-        )
+        if config.target.layers is not None:
+            removed = len(before.pattern) - config.target.layers
+            lines.append(
+                f"depth: {removed} of {len(before.pattern)} layers go, one a round; a round is about "
+                f"{2 + len(before.pattern) // 2} forward passes over the rows"
+            )
     return StagePlan(lines=tuple(lines), disk_bytes=2**28)
+
+
+def plan_distill(config: DistillConfig, recipe: Recipe) -> StagePlan:
+    """Steps, tokens and FLOPs: 6 N D of the student and 2 N D of the teacher's forward passes."""
+    tokens = config.num_steps * config.step_tokens
+    lines = [
+        f"{config.num_steps:,} steps x {config.rows_per_step} rows x {config.row_tokens:,} tokens = "
+        f"{tokens:,} tokens, teacher {config.teacher}"
+    ]
+    student = planned_shape(recipe, config.needs)
+    teacher = planned_shape(recipe, [config.teacher])
+    disk = 2**28
+    if student is not None and teacher is not None:
+        small, large = parameters(student), parameters(teacher)
+        flops = (6 * small + 2 * large) * tokens
+        lines.append(
+            f"about {small:,} parameters learn from {large:,} ({recipe.model.preset}), {flops:.3g} FLOPs"
+        )
+        disk = _CHECKPOINTS_AT_ONCE * _STATE_BYTES * small + 4 * small
+    return StagePlan(lines=tuple(lines), steps=config.num_steps, tokens=tokens, disk_bytes=disk)

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny import BLEND, finish, manifest, pretrain_stage, tokenizer_stage, write_recipe
+from tests.tiny import (
+    BLEND,
+    each_step_once,
+    finish,
+    manifest,
+    pretrain_stage,
+    tokenizer_stage,
+    write_recipe,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -22,14 +30,31 @@ def prune_stage(**changes: Any) -> dict[str, Any]:
     return base | changes
 
 
-def test_a_pruned_model_is_one_to_trainer_and_engine(tmp_path: Path) -> None:
-    stages = {"tokenizer": tokenizer_stage(), "pretrain": pretrain_stage(), "prune": prune_stage()}
+def distill_stage(**changes: Any) -> dict[str, Any]:
+    """8 steps of 4 rows of 64 tokens, from the unpruned model."""
+    base = pretrain_stage(
+        kind="distill", needs=["prune", "pretrain"], teacher="pretrain",
+        schedule={"peak_lr": 3e-3, "min_lr": 1e-4}, held_out=BLEND, held_out_rows=4,
+    )  # fmt: skip
+    return base | changes
+
+
+def test_a_model_is_pruned_and_distilled_and_engines_load_it(tmp_path: Path) -> None:
+    stages = {
+        "tokenizer": tokenizer_stage(), "pretrain": pretrain_stage(), "prune": prune_stage(),
+        "distill": distill_stage(),
+    }  # fmt: skip
     finish("all", "--recipe", str(write_recipe(tmp_path, stages, model=MODEL)))
     run = tmp_path / "runs" / "tiny"
     made = manifest(run, "prune")["outputs"]
     assert len(made["removed_layers"]) == 1
     assert made["removed_layers"][0]["kind"] in "M-"
     assert made["parameters"] < made["parameters_before"]
+    each_step_once(run, "distill", 8)
+    distance = manifest(run, "distill")["outputs"]["distance"]
+    assert distance["n"] == 4
+    assert distance["kl"]["lift"]["value"] < 0
+    assert 0 < distance["agreement"]["after"]["value"] <= 1
     check_engine(run / "prune" / "model")
 
 

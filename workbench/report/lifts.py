@@ -1,8 +1,8 @@
 """What reinforcement and preference learning bought, each stage on its own held-out items.
 
 Read from the manifests' outputs: `held_out` (GRPO's reward, DPO's success), `held_out_checker` (what
-the checker says where a model or a judge rewards), `pair_accuracy` (reward models) and
-`lift_against` (merges).
+the checker says where a model or a judge rewards), `distance` (distillation), `pair_accuracy`
+(reward models) and `lift_against` (merges).
 """
 
 import math
@@ -95,16 +95,22 @@ def _of(stage: StageFacts) -> Iterator[Lift]:
     if "held_out_checker" in outputs:
         what = "checker on the same replies"
         yield _held_out(stage.name, what, outputs["held_out_checker"], share=True)
+    if "distance" in outputs:
+        found = outputs["distance"]
+        what = f"held-out tokens whose likeliest is that of {stage.config.get('teacher')}"
+        yield _held_out(
+            stage.name, what, {"n": found["n"], **found["agreement"]}, share=True, note=" rows"
+        )
     if "pair_accuracy" in outputs:
         yield _pair_accuracy(stage.name, outputs["pair_accuracy"])
     yield from _merged(stage)
 
 
-def _held_out(stage: str, what: str, found: dict[str, Any], *, share: bool) -> Lift:
+def _held_out(stage: str, what: str, found: dict[str, Any], *, share: bool, note: str = "") -> Lift:
     n = int(found["n"])
     before, after, gain = (_estimate(found[key], n) for key in ("before", "after", "lift"))
     failed, problems = int(found.get("failed", 0)), int(found.get("problems", n))
-    note = f" questions on {problems} problems" if problems < n else ""
+    note += f" questions on {problems} problems" if problems < n else ""
     note += f"; {failed} failed and are left out" if failed else ""
     return Lift(stage, what, before, after, gain, n, share, note)
 

@@ -42,6 +42,11 @@ def _outputs() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "mixed": ({"kind": "grpo", "reward": {"kind": "composite", "parts": {
             "rules": {"kind": "checker"}, "taste": {"kind": "model", "model": "rm"},
         }}}, {"held_out": _held_out(1.5, 2.5) | {"problems": 69}}),
+        "kd": ({"kind": "distill", "teacher": "sft3"}, {
+            "distance": {"n": 32, "agreement": {
+                k: _part(v) for k, v in (("before", 0.52), ("after", 0.81), ("lift", 0.29))
+            }},
+        }),
         "merge": ({"kind": "merge"}, {
             "alpha": 0.4, "metric": "accuracy", "sweep": sweep,
             "models": {"alpha 0": "dpo", "alpha 1": "rlhf"},
@@ -69,6 +74,8 @@ def test_every_stage_has_its_sentence(tmp_path: Path) -> None:
         "grpo: held-out reward 43% → 70%, +27.0 points (95% interval +23.0 to +31.0, n = 300).",
         "dpo: held-out success 30% → 42%, +12.0 points (95% interval +8.0 to +16.0, n = 200; 3 failed "
         "and are left out).",
+        "kd: held-out tokens whose likeliest is that of sft3 52% → 81%, +29.0 points (95% interval +25.0 "
+        "to +33.0, n = 32 rows).",
         "rm: better reply of a held-out pair scores higher 50% → 71%, +21.0 points (95% interval +17.0 "
         "to +25.0, n = 300 pairs of 90 prompts).",
         "rlhf: reward model's score -1.250 → 0.500, +1.750 (95% interval +1.710 to +1.790, n = 200).",

@@ -1,0 +1,111 @@
+"""Stage kind `distill`: a student learns a teacher's next-token distributions on a blend."""
+
+import math
+import threading
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pretrain.compress.config import DistillConfig
+from pretrain.compress.held_out import compare, held_out_rows, summary
+from pretrain.compress.kl import linear_kl
+from pretrain.hybrid import Hybrid, load_model
+from pretrain.rows import Rows
+from pretrain.ssd.isolation import check_isolation
+from pretrain.stage import train
+from pretrain.tokenizer import read_tokenizer
+from pretrain.train import last_hidden, shifted_labels
+from workbench.checkpoint import seed_everything
+from workbench.errors import UserError
+from workbench.memory import keep_freed_memory
+from workbench.stage import StageContext
+
+
+class Distillation:
+    """The objective: forward KL from the teacher's distributions, on the same packed rows."""
+
+    def __init__(self, teacher: PreTrainedModel) -> None:
+        self.teacher = teacher.eval()
+        self._lock = threading.Lock()
+        self._parts: list[tuple[float, float]] = []
+
+    def loss_sum(self, model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
+        """KL(teacher || student) summed over the rows' valid tokens, in nats."""
+        device = next(model.parameters()).device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            with torch.no_grad():
+                goal = last_hidden(self.teacher, rows).to(device)
+            found = linear_kl(
+                last_hidden(model, rows),
+                model.get_output_embeddings().weight,
+                goal,
+                self.teacher.get_output_embeddings().weight,
+                shifted_labels(rows).to(device),
+            )
+        with self._lock:
+            self._parts.append((float(found.kl.detach()), float(found.next_token)))
+        return found.kl
+
+    def take_metrics(self, num_valid: int) -> dict[str, float]:
+        """kd_loss and the student's cross entropy, per valid token."""
+        parts, self._parts = self._parts, []
+        # fsum: threads end in any order, and the sum must not depend on it.
+        kl, next_token = (math.fsum(values) / num_valid for values in zip(*parts, strict=True))
+        return {"kd_loss": kl, "next_token_loss": next_token}
+
+
+def run(context: StageContext) -> None:
+    """Load student and teacher, train the student, save it; compare them on held-out rows."""
+    config: DistillConfig = context.config
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    seed_everything(context.seed)
+    student_folder, teacher_folder = context.parent_model, _teacher_folder(context)
+    tokenizer = read_tokenizer(student_folder)
+    student = load_model(student_folder)
+    # Under bf16 autocast its products are in bf16 anyway, and it needs no master weights.
+    dtype = "bfloat16" if config.precision == "bf16" else "float32"
+    teacher = load_model(teacher_folder, dtype=dtype)
+    check_pair(student, tokenizer, teacher, read_tokenizer(teacher_folder))
+    check_isolation(teacher)
+    rows = _held_out(config, tokenizer, context.seed)
+    if rows and "held_out_before" not in context.outputs:
+        context.progress(message="comparing with the teacher")
+        context.outputs["held_out_before"] = compare(student, teacher, rows)
+    train(context, student, tokenizer, Distillation(teacher))
+    if rows:
+        before = context.outputs.pop("held_out_before")
+        context.outputs["distance"] = summary(before, compare(student, teacher, rows))
+
+
+def _held_out(config: DistillConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[Rows]:
+    if config.held_out is None:
+        return []
+    count, tokens = config.held_out_rows, config.row_tokens
+    return held_out_rows(config.held_out, tokenizer, count=count, row_tokens=tokens, seed=seed)
+
+
+def _teacher_folder(context: StageContext) -> Path:
+    config: DistillConfig = context.config
+    folder = context.inputs[config.teacher] / "model"
+    if not folder.is_dir():
+        raise UserError(
+            f"stage {context.name!r}: teacher {config.teacher!r} makes no model; name a stage that does"
+        )
+    return folder
+
+
+def check_pair(
+    student: Hybrid,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher: Hybrid,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Raises: UserError unless both predict the same tokens."""
+    sizes = [len(model.get_output_embeddings().weight) for model in (student, teacher)]
+    if sizes[0] != sizes[1] or tokenizer.get_vocab() != teacher_tokenizer.get_vocab():
+        raise UserError(
+            f"student and teacher have other vocabularies ({sizes[0]:,} and {sizes[1]:,} tokens); "
+            "distillation compares their predictions token by token, so both need one tokenizer"
+        )

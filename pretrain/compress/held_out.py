@@ -1,0 +1,81 @@
+"""How near a student is to its teacher on rows that no training reads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from data_mix.config import BlendConfig
+from pretrain.documents import BlendDocuments
+from pretrain.loss import IGNORED
+from pretrain.rows import Rows, RowStream
+from pretrain.train import last_hidden, shifted_labels
+from workbench.statistics import mean_interval_normal, paired_interval
+
+_SLICE_VALUES = 1 << 20
+FIGURES = ("kl", "next_token_loss", "agreement", "teacher_next_token_loss")
+"""Of a row, means over its valid tokens. agreement: share of tokens at which both find the same one
+most likely. The rest in nats."""
+
+
+def held_out_rows(
+    blend: BlendConfig, tokenizer: Any, *, count: int, row_tokens: int, seed: int
+) -> list[Rows]:
+    """`count` rows of one, from all phases of a blend."""
+    stream = RowStream(BlendDocuments(blend, tokenizer, seed), row_tokens)
+    return [stream.batch(1, place / count) for place in range(count)]
+
+
+@torch.no_grad()
+def compare(
+    student: PreTrainedModel, teacher: PreTrainedModel, rows: Sequence[Rows]
+) -> dict[str, list[float]]:
+    """FIGURES -> a value for each batch of rows."""
+    was_training = student.training
+    student.eval()
+    found = [_of_rows(student, teacher, part) for part in rows]
+    student.train(was_training)
+    return {name: [values[i] for values in found] for i, name in enumerate(FIGURES)}
+
+
+def _of_rows(student: PreTrainedModel, teacher: PreTrainedModel, rows: Rows) -> list[float]:
+    targets = shifted_labels(rows).flatten()
+    keep = targets != IGNORED
+    targets = targets[keep]
+    sums = torch.zeros(len(FIGURES), dtype=torch.float64)
+    streams = [
+        (last_hidden(model, rows).flatten(0, 1).cpu()[keep], model.get_output_embeddings().weight)
+        for model in (student, teacher)
+    ]
+    step = max(1, _SLICE_VALUES // len(streams[0][1]))
+    for first in range(0, len(targets), step):
+        part = slice(first, first + step)
+        own, theirs = (
+            torch.mm(hidden[part].to(weight.device), weight.T).double().log_softmax(1).cpu()
+            for hidden, weight in streams
+        )
+        picked = targets[part][:, None]
+        sums += torch.stack(
+            [
+                (theirs.exp() * (theirs - own)).sum(),
+                -own.gather(1, picked).sum(),
+                (own.argmax(1) == theirs.argmax(1)).sum().double(),
+                -theirs.gather(1, picked).sum(),
+            ]
+        )
+    return (sums / len(targets)).tolist()
+
+
+def summary(before: dict[str, list[float]], after: dict[str, list[float]]) -> dict[str, Any]:
+    """For the manifest: each figure before and after with its 95% interval over rows, and the change
+    paired by row."""
+    out: dict[str, Any] = {"n": len(before["kl"])}
+    for name in FIGURES[:3]:
+        out[name] = {
+            "before": mean_interval_normal(before[name]).as_dict(),
+            "after": mean_interval_normal(after[name]).as_dict(),
+            "lift": paired_interval(before[name], after[name]).as_dict(),
+        }
+    out[FIGURES[3]] = mean_interval_normal(before[FIGURES[3]]).as_dict()
+    return out
