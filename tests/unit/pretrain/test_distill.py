@@ -113,19 +113,19 @@ def test_a_step_is_the_same_however_it_is_split(unbalanced: Rows, rows: int, thr
         lambda part=part: objective.loss_sum(small, part, "fp32") / num_valid for part in parts
     ]
     got = GradientWorkers(list(small.parameters()), threads).run(losses)
-    assert float(mean) > 0.5
-    assert got == pytest.approx(float(mean), abs=1e-5)
+    assert mean.item() > 0.5
+    assert got == pytest.approx(mean.item(), abs=1e-5)
     for parameter, grad in zip(small.parameters(), want, strict=True):
         torch.testing.assert_close(parameter.grad, grad, atol=2e-6, rtol=1e-5)
     assert all(p.grad is None for p in large.parameters())
     logged = objective.take_metrics(num_valid)
-    assert logged["kd_loss"] == pytest.approx(float(mean), abs=1e-5)
+    assert logged["kd_loss"] == pytest.approx(mean.item(), abs=1e-5)
     targets = unbalanced.labels[:, 1:].flatten()
     plain = functional.cross_entropy(
         small(unbalanced.input_ids, seq_idx=unbalanced.seq_idx).logits[:, :-1].flatten(0, 1),
         targets,
     )
-    assert logged["next_token_loss"] == pytest.approx(float(plain), abs=1e-5)
+    assert logged["next_token_loss"] == pytest.approx(plain.item(), abs=1e-5)
 
 
 def test_a_model_is_no_distance_from_itself(unbalanced: Rows) -> None:
