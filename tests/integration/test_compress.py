@@ -1,5 +1,7 @@
 """Pruning as a stage of a recipe, and what it leaves: a checkpoint that engines load."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,15 @@ from tests.tiny import (
     finish,
     manifest,
     pretrain_stage,
+    start,
     tokenizer_stage,
+    wait_for_step,
     write_recipe,
 )
 
 pytestmark = pytest.mark.integration
+
+NUM_STEPS = 60
 
 MODEL = {"preset": "miniature", "overrides": {"pattern": "M*-M-", "hidden_size": 64}}
 
@@ -84,3 +90,29 @@ def check_engine(folder: Path) -> None:
         reply = torch.tensor(done.token_ids)[:, None]
         want = torch.log_softmax(logits, -1).gather(1, reply)[:, 0].tolist()
         assert done.logprobs == pytest.approx(want, abs=1e-5)
+
+
+def test_a_killed_distillation_ends_equal_to_the_bit(tmp_path: Path) -> None:
+    ends = []
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        stages = {
+            "tokenizer": tokenizer_stage(), "pretrain": pretrain_stage(), "prune": prune_stage(),
+            "distill": distill_stage(total_tokens=NUM_STEPS * 256, seed=5),
+        }  # fmt: skip
+        recipe = write_recipe(folder, stages, model=MODEL, cluster={"backend": "local"})
+        run = folder / "runs" / "tiny"
+        if name == "killed":
+            driver = start("all", "--recipe", str(recipe))
+            wait_for_step(driver, run, "distill", 10)
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.communicate(timeout=60)
+            assert manifest(run, "distill")["status"] == "running"
+        finish("all", "--recipe", str(recipe))
+        each_step_once(run, "distill", NUM_STEPS)
+        distance = manifest(run, "distill")["outputs"]["distance"]
+        ends.append(((run / "distill/model/model.safetensors").read_bytes(), distance))
+    assert manifest(run, "distill")["attempts"] == 2
+    assert manifest(run, "prune")["attempts"] == 1
+    assert ends[0] == ends[1]

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pretrain.compress.config import TargetConfig
+from pretrain.compress.config import PruneConfig, TargetConfig
 from pretrain.compress.depth import Removal, removal_errors, remove_layers
 from pretrain.compress.importance import width_scores
+from pretrain.compress.plan import plan_prune
 from pretrain.compress.prune import choose, choose_mamba, narrow, without_layers
 from pretrain.compress.target import check_target, shape_of
 from pretrain.hybrid import Hybrid, build_config, load_model, save_model
@@ -19,6 +20,7 @@ from pretrain.sizes import parameters
 from pretrain.ssd.layout import DocumentLayout
 from tests.hybrid_reference import logits as reference
 from workbench.errors import UserError
+from workbench.recipe import load
 
 VOCAB = 48
 SIZES: dict[str, Any] = {
@@ -369,3 +371,21 @@ def test_errors_do_not_depend_on_microbatches(model: Hybrid) -> None:
     one, many = width_scores(model, [whole]), width_scores(model, parts)
     torch.testing.assert_close(one.hidden, many.hidden, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(one.gated_size[3], many.gated_size[3], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("stages.prune-depth.target.layers=1", "fewer than the 2 layers that stay"),
+        # Behind two distillations and a depth pruning: the recipe says what there will be.
+        ("stages.prune-width.target.mamba_heads=5", "not a multiple of the 2 groups"),
+        ("stages.prune-width.target.hidden_size=256", r"more than the model has \(128\)"),
+        ("stages.prune-width.target.layers=7", r"more than the model has \(6\)"),
+    ],
+)
+def test_an_impossible_target_is_found_before_anything_runs(override: str, says: str) -> None:
+    recipe = load("recipes/miniature-compress.yaml", [override])
+    with pytest.raises(UserError, match=says):
+        for stage in recipe.stages.values():
+            if isinstance(stage, PruneConfig):
+                plan_prune(stage, recipe)
