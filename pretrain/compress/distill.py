@@ -62,6 +62,11 @@ def run(context: StageContext) -> None:
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     student_folder, teacher_folder = context.parent_model, _teacher_folder(context)
+    if student_folder == teacher_folder:
+        raise UserError(
+            f"stage {context.name!r}: the first of needs with a model is the teacher "
+            f"{config.teacher!r}; put the student's stage first"
+        )
     tokenizer = read_tokenizer(student_folder)
     student = load_model(student_folder)
     # Under bf16 autocast its products are in bf16 anyway, and it needs no master weights.

@@ -57,6 +57,7 @@ def test_a_model_is_pruned_and_distilled_and_engines_load_it(tmp_path: Path) -> 
     assert made["removed_layers"][0]["kind"] in "M-"
     assert made["parameters"] < made["parameters_before"]
     each_step_once(run, "distill", 8)
+    assert "Loss of distill by tokens" in (run / "report.html").read_text()
     distance = manifest(run, "distill")["outputs"]["distance"]
     assert distance["n"] == 4
     assert distance["kl"]["lift"]["value"] < 0

@@ -125,9 +125,8 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
 
 
 def _pretrain(facts: RunFacts) -> list[tuple[str, Markup]]:
-    pictures = [
-        (s.name, charts.pretrain_loss(s)) for s in facts.stages.values() if s.kind == "pretrain"
-    ]
+    on_blends = [s for s in facts.stages.values() if s.kind in ("pretrain", "distill")]
+    pictures = [(s.name, charts.pretrain_loss(s)) for s in on_blends]
     return [(name, svg) for name, svg in pictures if svg is not None]
 
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional
 from data_mix.config import BlendConfig
 from pretrain.compress import kl as kl_module
 from pretrain.compress.config import DistillConfig
-from pretrain.compress.distill import Distillation, check_pair
+from pretrain.compress.distill import Distillation, check_pair, run
 from pretrain.compress.held_out import compare, summary
 from pretrain.compress.kl import linear_kl
 from pretrain.hybrid import Hybrid, build_config, load_model
@@ -183,14 +184,14 @@ def test_a_resumed_distillation_equals_an_uninterrupted_one_to_the_bit(tmp_path:
 
 
 def test_a_student_comes_nearer_to_its_teacher() -> None:
-    run = trainer(total_tokens=30 * 4 * 40)
+    one = trainer(total_tokens=30 * 4 * 40)
     held_out = [RowStream(RandomDocuments(), 40).batch(1, 0.0) for _ in range(6)]
-    large = run.objective.teacher  # type: ignore[attr-defined]
-    before = compare(run.model, large, held_out)
+    large = one.objective.teacher  # type: ignore[attr-defined]
+    before = compare(one.model, large, held_out)
     for _ in range(30):
-        run.train_step(run.stream.batch(4, 0.0))
-        run.step += 1
-    after = compare(run.model, large, held_out)
+        one.train_step(one.stream.batch(4, 0.0))
+        one.step += 1
+    after = compare(one.model, large, held_out)
     assert sum(after["kl"]) < 0.8 * sum(before["kl"])
     found = summary(before, after)
     assert found["n"] == 6
@@ -266,3 +267,20 @@ def test_cosine_decay() -> None:
     assert wsd.lr(60) == pytest.approx(0.6)
     assert wsd.lr(40) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
     assert wsd.lr(100) == pytest.approx(0.2)
+
+
+def test_a_student_that_is_its_own_teacher_is_refused(tmp_path: Path) -> None:
+    """`needs: [tokenizer, sft3]`: the first with a model is the teacher."""
+    body = {"kind": "distill", "needs": ["tokenizer", "sft3"], "teacher": "sft3", "threads": 1,
+            "total_tokens": 10, "blend": BLEND}  # fmt: skip
+    folder = tmp_path / "sft3" / "model"
+    folder.mkdir(parents=True)
+    context: Any = SimpleNamespace(
+        config=DistillConfig.read(body, where="stages.distill"), name="distill", seed=0,
+        parent_model=folder, inputs={"tokenizer": tmp_path / "tokenizer", "sft3": tmp_path / "sft3"},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="put the student's stage first"):
+        run(context)
+    folder.rmdir()
+    with pytest.raises(UserError, match="'sft3' makes no model"):
+        run(context)
