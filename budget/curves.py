@@ -17,6 +17,7 @@ from workbench.statistics import (
     mean_interval,
     mean_interval_normal,
     paired_interval,
+    problem_of,
 )
 
 Row = Mapping[str, Any]
@@ -84,14 +85,14 @@ def curve(rows: Rows) -> list[CurvePoint]:
 
 
 def _point(budget: int | None, rows: Sequence[Row], reference: Sequence[Row]) -> CurvePoint:
-    groups = [str(row["id"]) for row in rows]
+    groups = [problem_of(row) for row in rows]
     means = {
         name: mean_interval([float(read(row) or 0) for row in rows], groups)
         for name, read in _MEASURES.items()
     }
     known = [row for row in rows if row.get("adheres") is not None]
     adherence = mean_interval(
-        [float(row["adheres"]) for row in known], [str(r["id"]) for r in known]
+        [float(row["adheres"]) for row in known], [problem_of(r) for r in known]
     )
     here, there = _by_question(rows, "answer"), _by_question(reference, "answer")
     shared = [question for question in here if question in there]
@@ -100,14 +101,21 @@ def _point(budget: int | None, rows: Sequence[Row], reference: Sequence[Row]) ->
             f"budget curve: budget {budget} and the reference share no question; evaluate the same ones"
         )
     before, after = [there[q] for q in shared], [here[q] for q in shared]
+    problems = _problems(rows)
+    asked = [problems[q] for q in shared]
     return CurvePoint(
         budget=budget,
-        questions=len(set(groups)),
+        questions=len(problems),
         adherence=adherence,
-        growth=paired_interval(before, after),
-        ratio=ratio_interval(before, after),
+        growth=paired_interval(before, after, asked),
+        ratio=ratio_interval(before, after, asked),
         **means,
     )
+
+
+def _problems(rows: Sequence[Row]) -> dict[str, str]:
+    """Question -> its problem."""
+    return {str(row["id"]): problem_of(row) for row in rows}
 
 
 def _by_question(rows: Sequence[Row], measure: str) -> dict[str, float]:
@@ -122,7 +130,8 @@ def _by_question(rows: Sequence[Row], measure: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ContrastPoint:
-    """One model against another at one budget: after - before, paired by question, 95% intervals.
+    """One model against another at one budget: after - before, paired by question, 95% intervals
+    clustered by problem.
 
     accuracy, well_formed: shares. thinking, answer: tokens. growth: how many tokens more the answer
     of `after` grows, against its own answers without a limit, than that of `before` (a difference of
@@ -160,22 +169,27 @@ def _contrast_point(
     budget: int | None, before: Rows, after: Rows, free: int | None
 ) -> ContrastPoint:
     measured = {}
+    problems = _problems([*before[budget], *after[budget]])
     for name in _MEASURES:
         here, there = _by_question(before[budget], name), _by_question(after[budget], name)
         shared = [question for question in here if question in there]
         if not shared:
             raise UserError(f"budget contrast: at budget {budget} the models share no question")
         pairs = [(here[q], there[q]) for q in shared]
+        asked = [problems[q] for q in shared]
         measured[name] = (
-            paired_interval(*zip(*pairs, strict=True)) if name in _SHARES else _difference(pairs)
+            paired_interval([a for a, _ in pairs], [b for _, b in pairs], asked)
+            if name in _SHARES
+            else _difference(pairs, asked)
         )
     grown = [_growths(rows[budget], rows[free]) for rows in (before, after)]
-    growth = _difference([(grown[0][q], grown[1][q]) for q in grown[0] if q in grown[1]])
+    both = [q for q in grown[0] if q in grown[1]]
+    growth = _difference([(grown[0][q], grown[1][q]) for q in both], [problems[q] for q in both])
     return ContrastPoint(budget, measured["accuracy"].n, growth=growth, **measured)
 
 
-def _difference(pairs: Sequence[tuple[float, float]]) -> Estimate:
-    return mean_interval_normal([after - before for before, after in pairs])
+def _difference(pairs: Sequence[tuple[float, float]], problems: Sequence[str]) -> Estimate:
+    return mean_interval_normal([after - before for before, after in pairs], problems)
 
 
 def _growths(rows: Sequence[Row], free: Sequence[Row]) -> dict[str, float]:
@@ -188,10 +202,13 @@ def _ordered(rows: Rows) -> list[int | None]:
     return sorted(rows, key=lambda budget: math.inf if budget is None else budget)
 
 
-def ratio_interval(before: Sequence[float], after: Sequence[float]) -> Estimate:
+def ratio_interval(
+    before: Sequence[float], after: Sequence[float], groups: Sequence[str] | None = None
+) -> Estimate:
     """mean(after) / mean(before) of paired values, 95% interval by the delta method.
 
-    The residuals after - ratio * before, over the mean of before, have the ratio's standard error.
+    The residuals after - ratio * before, over the mean of before, have the ratio's standard error,
+    clustered by `groups`.
     """
     x, y = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     n = len(x)
@@ -199,7 +216,8 @@ def ratio_interval(before: Sequence[float], after: Sequence[float]) -> Estimate:
         return Estimate(math.nan, math.nan, math.nan, math.nan, n)
     ratio = float(y.mean() / x.mean())
     spread = (y - ratio * x) / x.mean()
-    stderr = float(np.sqrt((spread**2).sum() / (n - 1) / n)) if n > 1 else math.nan
+    # The residuals' mean is 0, so theirs is the clustered error of a mean.
+    stderr = mean_interval(spread.tolist(), groups).stderr
     return Estimate(ratio, stderr, ratio - _Z * stderr, ratio + _Z * stderr, n)
 
 

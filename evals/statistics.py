@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.statistics import Estimate, mean_interval, mean_interval_normal, paired_interval
+from workbench.statistics import (
+    Estimate,
+    mean_interval,
+    mean_interval_normal,
+    paired_interval,
+    problem_of,
+)
 
 _Z = 1.959963984540054  # normal quantile of 97.5%
 _Z_POWER = 0.8416212335729143  # normal quantile of 80%
@@ -58,11 +64,6 @@ def by_question(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str
     for row in rows:
         groups.setdefault(str(row["id"]), []).append(row)
     return groups
-
-
-def problem_of(row: Mapping[str, Any]) -> str:
-    """What is asked, the same for its wordings: samples of it are no independent evidence."""
-    return str(row["id"] if row.get("problem") is None else row["problem"])
 
 
 def sampled_metrics(rows: Sequence[Mapping[str, Any]], num_samples: int) -> dict[str, Estimate]:
@@ -171,8 +172,8 @@ def compare(
 
     Right-or-wrong values: McNemar's test, exact. Else the paired t-test, or, where every question
     changed by the same amount and so nothing tells the error, the sign test without an interval.
-    problems: of each question; where several questions ask one, that one's mean is what is compared
-    by the tests, and the interval is clustered by it.
+    problems: of each question. Where several ask one, error and p-value are clustered by it (t-test),
+    McNemar's being left for problems asked equally often whose wordings agree.
     """
     shared = [question for question in before if question in after]
     if not shared:
@@ -180,18 +181,24 @@ def compare(
     old, new = [before[q] for q in shared], [after[q] for q in shared]
     asked = [(problems or {}).get(q, q) for q in shared]
     difference = paired_interval(old, new, asked)
-    old, new = _means(old, asked), _means(new, asked)
-    if {*old, *new} <= {0.0, 1.0}:
+    old, new, alike = _means(old, asked), _means(new, asked), len(set(Counter(asked).values())) == 1
+    if {*old, *new} <= {0.0, 1.0} and alike:
         gained = sum(a < b for a, b in zip(old, new, strict=True))
         lost = sum(a > b for a, b in zip(old, new, strict=True))
         p, method = mcnemar(gained, lost), f"McNemar, exact: {gained} gained, {lost} lost"
-    elif mean_interval_normal([b - a for a, b in zip(old, new, strict=True)]).stderr < _NO_SPREAD:
+    elif _spread(old, new) < _NO_SPREAD:
         changed = len(old) if abs(difference.value) > _NO_SPREAD else 0
         p, method = mcnemar(changed, 0), "sign test: no question differs from another"
         difference = replace(difference, stderr=math.nan, low=math.nan, high=math.nan)
+    elif len(old) < len(shared):
+        p, method = _clustered_t(difference, len(old)), "t-test, clustered by problem"
     else:
         p, method = _paired_t(old, new), "paired t-test"
     return Comparison(difference, p, method, power_note(len(old), _disagreement(old, new)))
+
+
+def _spread(old: Sequence[float], new: Sequence[float]) -> float:
+    return mean_interval_normal([b - a for a, b in zip(old, new, strict=True)]).stderr
 
 
 def _means(values: Sequence[float], groups: Sequence[str]) -> list[float]:
@@ -211,6 +218,15 @@ def mcnemar(gained: int, lost: int) -> float:
     n, k = gained + lost, min(gained, lost)
     tail = sum(math.comb(n, i) for i in range(k + 1))
     return min(1.0, 2 * tail / 2**n)
+
+
+def _clustered_t(difference: Estimate, count: int) -> float:
+    """Two-sided p-value of a difference whose error is clustered over `count` problems."""
+    from scipy.stats import t  # noqa: PLC0415 - see _paired_t
+
+    if count < 2:
+        return math.nan
+    return float(2 * t.sf(abs(difference.value / difference.stderr), count - 1))
 
 
 def _paired_t(before: Sequence[float], after: Sequence[float]) -> float:

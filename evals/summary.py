@@ -8,9 +8,9 @@ from typing import Any
 
 from evals.jobs import Job
 from evals.samples import Row, installed
-from evals.statistics import by_question, detectable, power_note, problem_of, sampled_metrics
+from evals.statistics import by_question, detectable, power_note, sampled_metrics
 from workbench.provenance import versions
-from workbench.statistics import Estimate, mean_interval
+from workbench.statistics import Estimate, mean_interval, problem_of
 
 
 def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> dict[str, Any]:
@@ -25,16 +25,17 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
     sampling = job.sampling
     metrics = metrics_of(job, scored)
     questions = len(by_question(scored))
+    problems = len({problem_of(row) for row in scored})
     accuracy = metrics["accuracy"].value
-    # Half a question more of either kind: none right in a few is not certainty.
-    likely = (accuracy * questions + 0.5) / (questions + 1)
-    spread = 2 * likely * (1 - likely) if questions else math.nan
+    # Half a problem more of either kind: none right in a few is not certainty.
+    likely = (accuracy * problems + 0.5) / (problems + 1)
+    spread = 2 * likely * (1 - likely) if problems else math.nan
     return {
         "model": model,
         "benchmark": job.benchmark.name,
         "budget": job.budget,
         "n": questions,
-        "problems": len({problem_of(row) for row in scored}),
+        "problems": problems,
         "num_samples": sampling.n,
         "metrics": {name: _json(estimate) for name, estimate in metrics.items()},
         "headline": job.benchmark.headline,
@@ -48,8 +49,8 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
         "failures": dict(Counter(_reason(row) for row in rows if row["value"] is None)),
         "wrong_format": sum(row["status"] == "wrong_format" for row in scored),
         # Of two such models that disagree as if independent.
-        "detectable": detectable(questions, spread) if questions else None,
-        "note": power_note(questions, spread),
+        "detectable": detectable(problems, spread) if problems else None,
+        "note": power_note(problems, spread),
         "sampling": {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,

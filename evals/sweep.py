@@ -15,12 +15,13 @@ from evals.jobs import Job, jobs_of
 from evals.models import Model
 from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
 from evals.run import Progress, evaluate
-from evals.statistics import Comparison, by_question, compare, holm, problem_of
+from evals.statistics import Comparison, by_question, compare, holm
 from reward.judging import client_of
 from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Engine
 from workbench.provenance import digest
 from workbench.rundir import UNFINISHED, read_json, read_json_lines, write_json
+from workbench.statistics import problem_of
 
 Watch = Callable[[Model, Progress], bool]
 Results = dict[str, list[dict[str, Any]]]
@@ -155,9 +156,10 @@ def comparisons(out: Path, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     scored = cache(lambda model, job: scored_questions(out / model / job))
     found: list[tuple[Pair, Comparison]] = []
     for pair in unique(pairs):
-        before, problems = scored(pair.before, pair.benchmark)
-        after, _ = scored(pair.after, pair.benchmark)
-        comparison = compare(before, after, problems)
+        before, asked = scored(pair.before, pair.benchmark)
+        after, anew = scored(pair.after, pair.benchmark)
+        # Samples of an earlier version name no problem: their own id stands for it.
+        comparison = compare(before, after, {**asked, **{q: p for q, p in anew.items() if p != q}})
         if comparison is not None:
             found.append((pair, comparison))
     adjusted = holm([c.p for _, c in found])

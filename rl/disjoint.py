@@ -15,10 +15,9 @@ def check_prompts(trained: Sequence[Conversation], held_out: Sequence[Conversati
 
 
 def check_tasks(trained: Sequence[Task], held_out: Sequence[Task]) -> None:
-    """Raises: UserError where a held-out task is also trained on."""
-    known = {_words(task.messages, task.data) for task in trained}
-    both = [task.id for task in held_out if _words(task.messages, task.data) in known]
-    _refuse("tasks", both, len(held_out))
+    """Raises: UserError where a held-out task, or its problem in other words, is trained on."""
+    known = {key for task in trained for key in _task_keys(task)}
+    _refuse("tasks", [t.id for t in held_out if not known.isdisjoint(_task_keys(t))], len(held_out))
 
 
 def _refuse(what: str, both: Sequence[str], size: int) -> None:
@@ -33,6 +32,12 @@ def _keys(conversation: Conversation) -> Iterable[str]:
     yield _words(conversation.prompt, conversation.tools)
     if conversation.problem is not None:
         yield f"{conversation.domain}: {conversation.problem}"
+
+
+def _task_keys(task: Task) -> Iterable[str]:
+    yield _words(task.messages, task.data)
+    if task.problem is not None:
+        yield task.problem
 
 
 def _words(*parts: object) -> str:

@@ -1,8 +1,9 @@
 """Means with honest intervals. Every number that is shown carries its n and one of these."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,28 +31,34 @@ class Estimate:
         return {"value": self.value, "stderr": self.stderr, "ci95": [self.low, self.high]}
 
 
+def problem_of(row: Mapping[str, Any]) -> str:
+    """What a sample's row asks, the same for its wordings: those are no independent evidence.
+
+    >>> problem_of({"id": "q7", "problem": "1,2"}), problem_of({"id": "q8", "problem": None})
+    ('1,2', 'q8')
+    """
+    return str(row["id"] if row.get("problem") is None else row["problem"])
+
+
 def mean_interval(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
     """Mean of per-sample values; `groups` (the question of each sample) clusters the error.
 
-    0/1 values without repeats use Wilson's interval, which stays inside [0, 1] and is honest at 0
-    and 1 (Wilson 1927), and so do repeated ones whose questions all have the same mean, by the number
-    of questions; otherwise the normal interval on the (clustered) standard error, with the
-    small-sample factor G / (G - 1). Empty input gives NaN.
+    0/1 values use Wilson's interval, which stays inside [0, 1] and is honest at 0 and 1 (Wilson 1927):
+    by the number of values; where they repeat, by the number of independent ones that would have the
+    clustered standard error, or, where no question differs from another, the number of questions.
+    Others use the normal interval on the (clustered) standard error, with the small-sample factor
+    G / (G - 1). Empty input gives NaN.
     """
-    x = np.asarray(values, dtype=float)
-    n = len(x)
+    n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, math.nan, 0)
-    mean = float(x.mean())
-    names = list(groups) if groups is not None else [str(i) for i in range(n)]
-    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    sums = np.zeros(len(index))
-    np.add.at(sums, [index[name] for name in names], x - mean)
-    count = len(index)
-    stderr = math.sqrt((sums**2).sum() * count / (count - 1)) / n if count > 1 else math.nan
-    binary = set(np.unique(x)) <= {0.0, 1.0}
+    mean, stderr, count = _clustered(values, groups)
+    binary = {float(value) for value in values} <= {0.0, 1.0}
     if binary and (count == n or stderr < _NO_SPREAD):
         low, high = _wilson(mean, count)
+    elif binary and stderr > 0:
+        # As many independent values would have this error: one repeat must not end Wilson's interval.
+        low, high = _wilson(mean, min(mean * (1 - mean) / stderr**2, n))
     else:
         low, high = mean - _Z * stderr, mean + _Z * stderr
     return Estimate(mean, stderr, low, high, n)
@@ -70,7 +77,7 @@ def paired_interval(
         raise ValueError(f"paired values differ in number: {len(before)} and {len(after)}")
     pairs = list(zip(before, after, strict=True))
     if groups is not None and len(set(groups)) < len(pairs):
-        changes = mean_interval([b - a for a, b in pairs], groups)
+        changes = mean_interval_normal([b - a for a, b in pairs], groups)
         if not changes.stderr < _NO_SPREAD:
             return changes
         ones = list(dict(zip(groups, pairs, strict=True)).values())
@@ -106,17 +113,30 @@ def mean_of_estimates(parts: Sequence[Estimate]) -> Estimate:
     return Estimate(value, stderr, value - _Z * stderr, value + _Z * stderr, n)
 
 
-def mean_interval_normal(values: Sequence[float]) -> Estimate:
-    """Mean with the normal interval, whatever the values are."""
-    x = np.asarray(values, dtype=float)
-    n = len(x)
-    if n < 2:
-        return Estimate(float(x.mean()) if n else math.nan, math.nan, math.nan, math.nan, n)
-    mean, stderr = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(n)
+def mean_interval_normal(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
+    """Mean with the normal interval, whatever the values are; `groups` clusters the error."""
+    n = len(values)
+    mean, stderr, _ = _clustered(values, groups)
     return Estimate(mean, stderr, mean - _Z * stderr, mean + _Z * stderr, n)
 
 
-def _wilson(p: float, n: int) -> tuple[float, float]:
+def _clustered(values: Sequence[float], groups: Sequence[str] | None) -> tuple[float, float, int]:
+    """Mean, its standard error with the factor G / (G - 1), and the number G of groups."""
+    x = np.asarray(values, dtype=float)
+    n = len(x)
+    if n == 0:
+        return math.nan, math.nan, 0
+    mean = float(x.mean())
+    names = list(groups) if groups is not None else [str(i) for i in range(n)]
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    sums = np.zeros(len(index))
+    np.add.at(sums, [index[name] for name in names], x - mean)
+    count = len(index)
+    stderr = math.sqrt((sums**2).sum() * count / (count - 1)) / n if count > 1 else math.nan
+    return mean, stderr, count
+
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
     centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
     return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -52,7 +52,11 @@ def _of_rows(student: PreTrainedModel, teacher: PreTrainedModel, rows: Rows) -> 
     for first in range(0, len(targets), step):
         part = slice(first, first + step)
         own, theirs = (
-            torch.mm(hidden[part].to(weight.device), weight.T).double().log_softmax(1).cpu()
+            # In fp32 also where the teacher is bf16: rounded logits would be a distance of their own.
+            torch.mm(_wide(hidden[part].to(weight.device)), _wide(weight).T)
+            .double()
+            .log_softmax(1)
+            .cpu()
             for hidden, weight in streams
         )
         picked = targets[part][:, None]
@@ -65,6 +69,10 @@ def _of_rows(student: PreTrainedModel, teacher: PreTrainedModel, rows: Rows) -> 
             ]
         )
     return (sums / len(targets)).tolist()
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def summary(before: dict[str, list[float]], after: dict[str, list[float]]) -> dict[str, Any]:

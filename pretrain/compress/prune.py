@@ -206,4 +206,5 @@ def _build(config: NemotronHConfig, tensors: dict[str, torch.Tensor], like: Hybr
     first: Any = next(like.parameters())
     made = load_model(config, dtype=str(first.dtype).removeprefix("torch."), seed=0)
     made.load_state_dict(tensors, strict=True)
+    made.generation_config = copy.deepcopy(like.generation_config)  # what ends a reply
     return made.to(first.device)

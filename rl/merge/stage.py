@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from workbench.statistics import (
     Estimate,
     mean_of_estimates,
     paired_interval,
+    problem_of,
     unpaired_interval,
 )
 
@@ -28,10 +29,12 @@ _SWEEP = "evals.stage:sweep"
 @dataclass(frozen=True)
 class Part:
     """One benchmark at one alpha. estimate: of the metric. values: question -> mean value of its
-    samples; None where the metric is not the samples' mean, and so cannot be paired by question."""
+    samples; None where the metric is not the samples' mean, and so cannot be paired by question.
+    problems: question -> its problem."""
 
     estimate: Estimate
     values: dict[str, float] | None
+    problems: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,11 @@ def read_point(folder: Path, alpha: float, metric: str) -> Point:
 
 
 def _part(found: dict[str, Any], samples: Path) -> Part:
-    values: dict[str, list[float]] = {}
+    values, problems = dict[str, list[float]](), dict[str, str]()
     for row in read_json_lines(samples):
         if isinstance(row.get("value"), int | float):
             values.setdefault(str(row["id"]), []).append(float(row["value"]))
+            problems[str(row["id"])] = problem_of(row)
     flat = [value for own in values.values() for value in own]
     value, stderr, low, high = (
         math.nan if x is None else float(x)
@@ -127,7 +131,7 @@ def _part(found: dict[str, Any], samples: Path) -> Part:
     estimate = Estimate(value, stderr, low, high, len(values))
     if not flat or not math.isclose(sum(flat) / len(flat), value, rel_tol=0.0, abs_tol=1e-9):
         return Part(estimate, None)
-    return Part(estimate, {key: sum(own) / len(own) for key, own in values.items()})
+    return Part(estimate, {key: sum(own) / len(own) for key, own in values.items()}, problems)
 
 
 def pick(points: Sequence[Point]) -> Point:
@@ -157,11 +161,12 @@ def summary(points: Sequence[Point], best: Point, metric: str) -> dict[str, Any]
 
 
 def _gain(before: Part, after: Part) -> Estimate:
-    """Paired by question, where both have values of them."""
+    """Paired by question and clustered by problem, where both have values of them."""
     if before.values is None or after.values is None:
         return unpaired_interval(before.estimate, after.estimate)
     both = [key for key in before.values if key in after.values]
-    return paired_interval([before.values[k] for k in both], [after.values[k] for k in both])
+    old, new = [before.values[k] for k in both], [after.values[k] for k in both]
+    return paired_interval(old, new, [after.problems.get(k, k) for k in both])
 
 
 def _mean(parts: Sequence[Estimate]) -> Estimate:

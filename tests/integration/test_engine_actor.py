@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ pytestmark = pytest.mark.integration
 
 
 class Clerk:
-    """A quick stand-in for vLLM with its interface: replies with (pid, version, seed)."""
+    """A quick stand-in for vLLM with its interface: replies with (pid, version, seed, version that
+    was checked)."""
 
     def __init__(self, model: str, config: EngineConfig) -> None:
-        self.version, self.waiting = 0, list[tuple[int, Request]]()
+        self.version, self.checked, self.waiting = 0, 0, list[tuple[int, Request]]()
 
     def submit(self, requests: Sequence[Request]) -> None:
         self.waiting = list(enumerate(requests))
@@ -32,7 +35,7 @@ class Clerk:
         if not self.waiting:
             return []
         place, request = self.waiting.pop(0)
-        ids = [os.getpid(), self.version, request.seed or 0]
+        ids = [os.getpid(), self.version, request.seed or 0, self.checked]
         return [(place, Completion(ids, [], "", "stop"))]
 
     @property
@@ -52,6 +55,9 @@ class Clerk:
             raise SyncError("weight sync of version 5: D")
         if probes == self.version:
             os.kill(os.getpid(), signal.SIGKILL)
+        if probes == "slow":
+            time.sleep(2)
+        self.checked = version
         return SyncReport(probes, os.getpid())
 
     def reject_weights(self, *, version: int) -> None:
@@ -178,6 +184,27 @@ def test_an_engine_that_dies_while_it_is_checked_gets_the_new_weights(
     engine.update_weights([("w", torch.zeros(1))], version=1)
     with pytest.raises(RuntimeError, match="died 4 times"):  # each has version 2 by then
         engine.update_weights([("w", torch.zeros(1))], version=2, proof=proof(2))
+
+
+def test_an_actor_made_again_beside_a_sync_holds_what_is_being_checked(
+    ray: Any, model: Path
+) -> None:
+    engine = start(model, replicas=2)
+    first, second = (group[0] for group in replies(engine, 2))
+    weights, slow = [("w", torch.zeros(1))], proof("slow")
+    syncing = threading.Thread(target=engine.update_weights, args=(weights,),
+                               kwargs={"version": 4, "proof": slow})  # fmt: skip
+    syncing.start()
+    wait_until(lambda: len(engine._weights) == 2, "the check to begin", timeout_s=60)
+    for pid in (first, second):
+        os.kill(pid, signal.SIGKILL)
+    found = dict(engine.stream([Request([1], Sampling(8), seed=n) for n in range(8)]))
+    syncing.join()
+    assert sorted(found) == list(range(8))
+    again = dict(engine.stream([Request([1], Sampling(8), seed=n) for n in range(8)]))
+    for done in (*found.values(), *again.values()):
+        assert (done.token_ids[1], done.token_ids[3]) == (4, 4)
+    assert [replica.restarts for replica in engine._replicas] == [1, 1]
 
 
 def test_requests_that_a_new_actor_does_not_know_are_made_again(ray: Any, model: Path) -> None:

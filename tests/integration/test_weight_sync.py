@@ -1,6 +1,7 @@
 """Weight sync into a real vLLM engine: every corruption is caught, and clean syncs raise no alarm."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -77,6 +78,17 @@ def test_an_engine_samples_nothing_until_what_it_has_loaded_is_checked(pair: Pai
     pair.engine.check_weights(proof.score(), version=pair.version)
     ((_, done),) = pair.engine.poll(60)
     assert set(done.versions) == {pair.version}
+
+
+def test_an_engine_whose_sender_fails_is_in_doubt_and_waits_for_nothing(pair: Pair) -> None:
+    pair.sync()
+    proof = replace(prove(pair.model, pair.state(), version=9_999, longest=64), score=lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ZeroDivisionError):
+        pair.engine.update_weights(pair.state().items(), version=9_999, proof=proof)
+    with pytest.raises(SyncError, match="nothing is sampled until one succeeds"):
+        pair.engine.generate([[5, 6]], Sampling(max_tokens=3))
+    pair.sync()
+    assert len(pair.engine.generate([[5, 6]], Sampling(max_tokens=3))) == 1
 
 
 def test_requests_under_way_survive_a_sync_and_do_not_hold_it_up(pair: Pair) -> None:

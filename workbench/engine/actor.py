@@ -124,13 +124,10 @@ class _Replica:
         self.handle, self.lease = _acquire(self.spec)
         self.started = self.handle.start.remote(self.spec.model, self.spec.config)
 
-    def submit(self, requests: dict[int, Request]) -> None:
-        """Hand over requests by place; `poll` makes them."""
+    def submit(self, handle: Any, requests: dict[int, Request]) -> None:
+        """Hand over requests by place; polls make them."""
         self.requests, self.places = requests, list(requests)
-        _get(self.handle.call.remote("submit", list(requests.values())))
-
-    def poll(self) -> Any:
-        return self.handle.poll.remote(_POLL_S)
+        _get(handle.call.remote("submit", list(requests.values())))
 
     def ended(self, items: Sequence[tuple[int, Completion]]) -> Iterator[tuple[int, Completion]]:
         """Completions of a poll, under the places of the whole batch."""
@@ -185,17 +182,17 @@ class RemoteEngine:
         """See protocol. Requests are dealt out to the replicas in turn."""
         import ray  # noqa: PLC0415 - only where Ray is used
 
-        polls: dict[Any, _Replica] = {}
+        # Call -> who was asked: another thread may make the actor again meanwhile.
+        polls: dict[Any, tuple[_Replica, Any]] = {}
         width = len(self._replicas)
         for number, replica in enumerate(self._replicas):
             part = {place: requests[place] for place in range(number, len(requests), width)}
             if part:
-                polls[self._submit(replica, part)] = replica
+                polls |= self._submit(replica, part)
         try:
             while polls:
                 ready, _ = ray.wait(list(polls))
-                replica = polls.pop(ready[0])
-                handle = replica.handle
+                replica, handle = polls.pop(ready[0])
                 try:
                     items, left = _get(ready[0])
                 except ray.exceptions.RayActorError as error:
@@ -203,13 +200,13 @@ class RemoteEngine:
                     items, left = [], 0
                 ended = list(replica.ended(items))
                 if left:
-                    polls[replica.poll()] = replica
+                    polls[handle.poll.remote(_POLL_S)] = (replica, handle)
                 elif replica.requests:  # this actor has been made again since they were submitted
-                    polls[self._submit(replica, replica.requests)] = replica
+                    polls |= self._submit(replica, replica.requests)
                 yield from ended
         finally:
-            for replica in polls.values():
-                replica.handle.call.remote("abort")
+            for _, handle in polls.values():
+                handle.call.remote("abort")
 
     def update_weights(
         self,
@@ -225,18 +222,17 @@ class RemoteEngine:
         source = ray.put(pack(tensors))
         digests = None if proof is None else proof.digests
         load = _Order("load_weights", source, {"version": version, "digests": digests})
-        before = self._weights
+        # Before each half is begun: an actor that dies after its own must not be made again with less.
+        before, self._weights = self._weights, [load]
         try:
             calls = self._start(load)
             probes = None if proof is None else proof.score()  # meanwhile
             self._finish(load, calls)
-            self._weights = [load]
             if probes is None:
                 return None
             check = _Order("check_weights", probes, {"version": version})
-            reports = self._on_all(check)
             self._weights = [load, check]
-            return worst_report(reports)
+            return worst_report(self._on_all(check))
         except BaseException:
             self._weights = before
             if proof is not None:
@@ -246,7 +242,8 @@ class RemoteEngine:
     def _reject(self, version: int) -> None:
         """An engine that has loaded would wait for a check that does not come, and its user too."""
         for replica in self._replicas:
-            replica.handle.call.remote("reject_weights", version=version)
+            with replica.lock:  # behind the orders of one that is being made again
+                replica.handle.call.remote("reject_weights", version=version)
 
     def load_checkpoint(self, path: str, *, version: int) -> None:
         """See protocol."""
@@ -271,9 +268,8 @@ class RemoteEngine:
 
     def _start(self, order: "_Order") -> list[tuple[Any, Any]]:
         """Begin the order in every replica; (the actor asked, its call) of each."""
-        for replica in self._replicas:
-            self._wait(replica)
-        return [(r.handle, order.begin(r.handle)) for r in self._replicas]
+        handles = [self._wait(replica) for replica in self._replicas]
+        return [(handle, order.begin(handle)) for handle in handles]
 
     def _finish(self, order: "_Order", calls: list[tuple[Any, Any]]) -> list[Any]:
         """Its results, begun again where an actor died."""
@@ -287,31 +283,36 @@ class RemoteEngine:
                     break
                 except ray.exceptions.RayActorError as error:
                     self._revive(replica, handle, error)
-                    handle = replica.handle
+                    handle = self._wait(replica)
                     call = order.begin(handle)
         return results
 
-    def _submit(self, replica: _Replica, requests: dict[int, Request]) -> Any:
+    def _submit(
+        self, replica: _Replica, requests: dict[int, Request]
+    ) -> dict[Any, tuple[_Replica, Any]]:
+        """Its first poll, as `stream` keeps them."""
         import ray  # noqa: PLC0415 - only where Ray is used
 
         while True:
-            handle = replica.handle
+            handle = self._wait(replica)
             try:
-                self._wait(replica)
-                replica.submit(requests)
-                return replica.poll()
+                replica.submit(handle, requests)
+                return {handle.poll.remote(_POLL_S): (replica, handle)}
             except ray.exceptions.RayActorError as error:
                 self._revive(replica, handle, error)
 
-    def _wait(self, replica: _Replica) -> None:
+    def _wait(self, replica: _Replica) -> Any:
+        """The replica's actor, once it has started and holds its weights."""
         import ray  # noqa: PLC0415 - only where Ray is used
 
-        with replica.lock:
-            handle, started = replica.handle, replica.started
-        try:
-            _get(started)
-        except ray.exceptions.RayActorError as error:
-            self._revive(replica, handle, error)
+        while True:
+            with replica.lock:
+                handle, started = replica.handle, replica.started
+            try:
+                _get(started)
+                return handle
+            except ray.exceptions.RayActorError as error:
+                self._revive(replica, handle, error)
 
     def _revive(self, replica: _Replica, dead: Any, error: Exception) -> None:
         """A new actor in place of the dead one, with the newest weights, made by whichever thread

@@ -152,7 +152,13 @@ class VllmEngine:
         self.load_weights(
             tensors, version=version, digests=None if proof is None else proof.digests
         )
-        return None if proof is None else self.check_weights(proof.score(), version=version)
+        if proof is None:
+            return None
+        try:
+            return self.check_weights(proof.score(), version=version)
+        except BaseException:
+            self.reject_weights(version=version)
+            raise
 
     def load_weights(
         self,

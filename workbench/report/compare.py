@@ -72,7 +72,8 @@ def gain(before: Result, after: Result) -> Gain:
     if common:
         old, new = [before.values[k] for k in common], [after.values[k] for k in common]
         levels = sum(old) / len(old), sum(new) / len(new)
-        asked = [after.problems[k] for k in common]
+        # Samples of an earlier version name no problem: their own id stands for it.
+        asked = [p if (p := before.problems[k]) != k else after.problems[k] for k in common]
         return Gain(paired_interval(old, new, asked), before.model, True, *levels)
     first, last = before.estimate, after.estimate
     return Gain(unpaired_interval(first, last), before.model, False, first.value, last.value)

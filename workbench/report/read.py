@@ -12,7 +12,7 @@ from workbench.errors import UserError
 from workbench.progress import read_progress
 from workbench.report.checkpoints import Checkpoints
 from workbench.rundir import Manifest, RunDir, read_json, read_json_lines
-from workbench.statistics import Estimate
+from workbench.statistics import Estimate, problem_of
 from workbench.tracking import read_metrics
 
 StageStatus = Literal["done", "failed", "unfinished", "not started"]
@@ -69,12 +69,12 @@ class Result:
         n = len(self.values) or int(self.data["n"])
         return Estimate(_number(found["value"]), _number(found["stderr"]), low, high, n)
 
-    @property
+    @cached_property
     def values(self) -> dict[str, float]:
         """Question id -> mean value of its scored samples. Texts are not kept: they are large."""
         return {key: sum(values) / len(values) for key, (values, _) in self._questions.items()}
 
-    @property
+    @cached_property
     def problems(self) -> dict[str, str]:
         """Question id -> what it asks; the same for its other wordings."""
         return {key: problem for key, (_, problem) in self._questions.items()}
@@ -85,8 +85,9 @@ class Result:
         for row in self.rows():
             if _is_number(row.get("value")):
                 key = str(row.get("id"))
-                problem = key if row.get("problem") is None else str(row["problem"])
-                found.setdefault(key, ([], problem))[0].append(float(row["value"]))
+                found.setdefault(key, ([], problem_of({**row, "id": key})))[0].append(
+                    float(row["value"])
+                )
         return found
 
     def rows(self) -> Iterator[dict[str, Any]]:

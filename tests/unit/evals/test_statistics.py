@@ -110,7 +110,7 @@ def test_no_interval_of_a_result_leaves_0_to_100_percent() -> None:
     for name, metric in result["metrics"].items():
         assert 0 <= metric["ci95"][0] <= metric["value"] <= metric["ci95"][1] <= 1, name
     plain = mean_interval([r["value"] for r in rows], [str(r["id"]) for r in rows])
-    assert plain.high > 1
+    assert plain.high < 1 < plain.value + 1.96 * plain.stderr
     assert result["metrics"]["accuracy"]["stderr"] == pytest.approx(plain.stderr)
 
 
@@ -188,6 +188,18 @@ def test_wordings_of_one_problem_are_no_evidence_of_their_own() -> None:
     still = compare(dict.fromkeys(asked, 0.5), dict.fromkeys(asked, 0.75), asked)
     assert still is not None and still.method.startswith("sign test")
     assert still.p == pytest.approx(2 * 0.5**10)
+
+
+def test_a_problem_in_many_wordings_does_not_turn_the_tests_sign() -> None:
+    """One problem gained in 30 wordings, six single ones lost: what error and p-value are of is the
+    questions' mean, clustered."""
+    asked = {f"w{i}": "p" for i in range(30)} | {f"q{i}": f"q{i}" for i in range(6)}
+    before = {q: float(p != "p") for q, p in asked.items()}
+    found = compare(before, {q: 1 - v for q, v in before.items()}, asked)
+    assert found is not None and found.difference.value == pytest.approx(24 / 36)
+    assert found.method == "t-test, clustered by problem"
+    ratio = found.difference.value / found.difference.stderr
+    assert found.p == pytest.approx(2 * stats.t.sf(ratio, 6))
 
 
 def test_every_metric_of_a_result_is_clustered_by_problem() -> None:

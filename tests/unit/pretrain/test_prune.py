@@ -389,3 +389,8 @@ def test_an_impossible_target_is_found_before_anything_runs(override: str, says:
         for stage in recipe.stages.values():
             if isinstance(stage, PruneConfig):
                 plan_prune(stage, recipe)
+
+
+def test_what_ends_a_reply_is_kept(model: Hybrid) -> None:
+    model.generation_config.eos_token_id = [2, 7]
+    assert without_layers(model, [0, 1, 2, 4, 5]).generation_config.eos_token_id == [2, 7]

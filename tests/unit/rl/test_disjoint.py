@@ -1,12 +1,15 @@
 """Held-out prompts are refused where they are trained on, in the same words or in others."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_mix.supervised import take_conversations
-from rl.disjoint import check_prompts
+from rl.disjoint import check_prompts, check_tasks
+from rl.environments.catalogue import take_tasks
+from rl.environments.config import HouseTasks
 from tests.tiny import ROOT
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -24,6 +27,14 @@ def test_the_same_words_and_the_same_problem_are_found() -> None:
     for held_out in (ask("Say hello."), ask("What is 2 + 1?", "1,2")):
         with pytest.raises(UserError, match=r"^1 of 2 held-out prompts are also trained on \("):
             check_prompts(trained, [ask("5 + 5 = ?"), held_out])
+
+
+def test_a_task_is_known_by_its_problem() -> None:
+    task = take_tasks(HouseTasks(type="house", split="rl"), 1, 17)[0]
+    assert task.problem is not None
+    other = replace(task, messages=[{"role": "user", "content": "In other words."}])
+    with pytest.raises(UserError, match="1 of 1 held-out tasks are also trained on"):
+        check_tasks([task], [other])
 
 
 def test_a_worked_reply_makes_no_other_prompt() -> None:
@@ -45,3 +56,6 @@ def test_what_our_recipes_hold_out_is_not_trained_on(path: Path) -> None:
             )
             held_out = take_conversations(stage.held_out, stage.num_held_out, name="h", seed=17)
             check_prompts(trained, held_out)
+        elif stage.kind == "dpo":
+            tasks = take_tasks(stage.tasks, stage.num_tasks, 17)
+            check_tasks(tasks, take_tasks(stage.held_out, stage.num_held_out, 17))

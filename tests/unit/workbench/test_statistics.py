@@ -116,3 +116,12 @@ def test_nothing_measured_is_nan_not_zero() -> None:
         assert math.isnan(found.value)
         assert found.n == 0
         assert not found.clear_of_zero
+
+
+def test_one_repeat_does_not_end_wilsons_interval() -> None:
+    """59 of 60 right: with two of them wordings of one problem the interval is nearly the same."""
+    values, names = [0.0] + [1.0] * 59, [f"q{i}" for i in range(60)]
+    plain = mean_interval(values)
+    found = mean_interval(values, [*names[:-1], names[-2]])
+    assert plain.high < 1 and found.high < 1
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=0.01)
