@@ -64,19 +64,21 @@ def grpo_stage(folder: Path, **changes: Any) -> dict[str, Any]:
 
     A reply is right where it has an "e": what a model of a few steps' training does now and then.
     """
-    path = folder / "prompts.jsonl"
     rows = [
         {
             "id": f"q{n}", "domain": "letters",
             "messages": [{"role": "user", "content": f"Write {n} words."}],
             "check": {"kind": "contains", "reference": ["e"], "options": {}},
         }
-        for n in range(16)
+        for n in range(32)
     ]  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    source = {"type": "jsonl", "path": str(path), "form": "conversation"}
+    sources = {}
+    for name, part in (("prompts", rows[:16]), ("held_out", rows[16:])):
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+        sources[name] = {"type": "jsonl", "path": str(path), "form": "conversation"}
     base = {
-        "kind": "grpo", "needs": ["pretrain"], "prompts": source, "held_out": source,
+        "kind": "grpo", "needs": ["pretrain"], **sources,
         "num_prompts": 16, "num_held_out": 4, "num_steps": 8, "prompts_per_step": 2,
         "group_size": 4, "max_tokens": 24, "thinking": False, "threads": 1, "lr": 1e-3,
         "checkpoint_every_steps": 2,
