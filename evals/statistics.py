@@ -190,10 +190,9 @@ def compare(
         changed = len(old) if abs(difference.value) > _NO_SPREAD else 0
         p, method = mcnemar(changed, 0), "sign test: no question differs from another"
         difference = replace(difference, stderr=math.nan, low=math.nan, high=math.nan)
-    elif len(old) < len(shared):
-        p, method = _clustered_t(difference, len(old)), "t-test, clustered by problem"
     else:
-        p, method = _paired_t(old, new), "paired t-test"
+        p = _t_test(difference, len(old))
+        method = "t-test, clustered by problem" if len(old) < len(shared) else "paired t-test"
     return Comparison(difference, p, method, power_note(len(old), _disagreement(old, new)))
 
 
@@ -220,22 +219,13 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def _clustered_t(difference: Estimate, count: int) -> float:
-    """Two-sided p-value of a difference whose error is clustered over `count` problems."""
-    from scipy.stats import t  # noqa: PLC0415 - see _paired_t
+def _t_test(difference: Estimate, count: int) -> float:
+    """Two-sided p-value of a mean difference whose error comes from `count` questions or problems."""
+    from scipy.stats import t  # noqa: PLC0415 - a second to import, and plans import this module
 
     if count < 2:
         return math.nan
     return float(2 * t.sf(abs(difference.value / difference.stderr), count - 1))
-
-
-def _paired_t(before: Sequence[float], after: Sequence[float]) -> float:
-    from scipy.stats import t  # noqa: PLC0415 - a second to import, and plans import this module
-
-    found = mean_interval_normal([b - a for a, b in zip(before, after, strict=True)])
-    if found.n < 2:
-        return math.nan
-    return float(2 * t.sf(abs(found.value / found.stderr), found.n - 1))
 
 
 def _disagreement(before: Sequence[float], after: Sequence[float]) -> float:

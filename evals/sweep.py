@@ -21,7 +21,7 @@ from workbench.engine.config import EngineConfig
 from workbench.engine.protocol import Engine
 from workbench.provenance import digest
 from workbench.rundir import UNFINISHED, read_json, read_json_lines, write_json
-from workbench.statistics import problem_of
+from workbench.statistics import problem_of, problems_of
 
 Watch = Callable[[Model, Progress], bool]
 Results = dict[str, list[dict[str, Any]]]
@@ -158,8 +158,8 @@ def comparisons(out: Path, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     for pair in unique(pairs):
         before, asked = scored(pair.before, pair.benchmark)
         after, anew = scored(pair.after, pair.benchmark)
-        # Samples of an earlier version name no problem: their own id stands for it.
-        comparison = compare(before, after, {**asked, **{q: p for q, p in anew.items() if p != q}})
+        problems = dict(zip(before, problems_of(before, asked, anew), strict=True))
+        comparison = compare(before, after, problems)
         if comparison is not None:
             found.append((pair, comparison))
     adjusted = holm([c.p for _, c in found])

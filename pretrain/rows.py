@@ -59,6 +59,11 @@ class RowStream:
         seq_idx = torch.tensor([number for _, number in rows], dtype=torch.int32)
         return Rows(ids, document_labels(ids, seq_idx), seq_idx)
 
+    def along(self, count: int, batch_rows: int) -> list[Rows]:
+        """`count` rows from all phases of the source, at most `batch_rows` in a batch."""
+        starts = range(0, count, batch_rows)
+        return [self.batch(min(batch_rows, count - at), at / count) for at in starts]
+
     def _row(self, progress: float) -> tuple[list[int], list[int]]:
         ids: list[int] = []
         number: list[int] = []

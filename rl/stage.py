@@ -18,7 +18,6 @@ from rl.lift import lift
 from rl.record import RolloutLog
 from rl.reward_source import reward_source
 from rl.rollout import Sampler
-from rl.weight_sync import sync
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
 from workbench.engine.actor import start_engine
@@ -76,14 +75,7 @@ def run(context: StageContext) -> None:
             write_json(kept, anchors)
     if not grpo.fit(_hooks(context, config, record), checkpoints):
         context.stop()
-    context.progress(message="held-out reward after")
-    sync(
-        model,
-        engine,
-        version=grpo.step,
-        longest=config.engine.max_model_len,
-        cached=config.engine.prefix_caching,
-    )
+    context.progress(message="held-out reward after")  # the engine holds the last step's weights
     context.outputs |= held_out_rewards(sampler, held_out, context.seed, "after")
     for name in ("held_out", "held_out_checker"):
         if f"{name}_before" in context.outputs:

@@ -1,7 +1,7 @@
 """Means with honest intervals. Every number that is shown carries its n and one of these."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,18 @@ def problem_of(row: Mapping[str, Any]) -> str:
     ('1,2', 'q8')
     """
     return str(row["id"] if row.get("problem") is None else row["problem"])
+
+
+def problems_of(
+    questions: Iterable[str], before: Mapping[str, str], after: Mapping[str, str]
+) -> list[str]:
+    """The problem of each question that two models answered, by either's samples: those of an earlier
+    version name none, and the question's own id stands for it.
+
+    >>> problems_of(["q1", "q2"], {"q1": "q1"}, {"q1": "1,2", "q2": "q2"})
+    ['1,2', 'q2']
+    """
+    return [p if (p := before.get(q, q)) != q else after.get(q, q) for q in questions]
 
 
 def mean_interval(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:

@@ -8,10 +8,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pretrain.compress.config import DistillConfig
-from pretrain.compress.held_out import compare, held_out_rows, summary
+from pretrain.compress.held_out import compare, summary
 from pretrain.compress.kl import linear_kl
+from pretrain.documents import BlendDocuments
 from pretrain.hybrid import Hybrid, load_model
-from pretrain.rows import Rows
+from pretrain.rows import Rows, RowStream
 from pretrain.ssd.isolation import check_isolation
 from pretrain.stage import train
 from pretrain.tokenizer import read_tokenizer
@@ -87,8 +88,8 @@ def run(context: StageContext) -> None:
 def _held_out(config: DistillConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[Rows]:
     if config.held_out is None:
         return []
-    count, tokens = config.held_out_rows, config.row_tokens
-    return held_out_rows(config.held_out, tokenizer, count=count, row_tokens=tokens, seed=seed)
+    stream = RowStream(BlendDocuments(config.held_out, tokenizer, seed), config.row_tokens)
+    return stream.along(config.held_out_rows, batch_rows=1)
 
 
 def _teacher_folder(context: StageContext) -> Path:

@@ -6,10 +6,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from data_mix.config import BlendConfig
-from pretrain.documents import BlendDocuments
 from pretrain.loss import IGNORED
-from pretrain.rows import Rows, RowStream
+from pretrain.rows import Rows
 from pretrain.train import last_hidden, shifted_labels
 from workbench.statistics import mean_interval_normal, paired_interval
 
@@ -17,14 +15,6 @@ _SLICE_VALUES = 1 << 20
 FIGURES = ("kl", "next_token_loss", "agreement", "teacher_next_token_loss")
 """Of a row, means over its valid tokens. agreement: share of tokens at which both find the same one
 most likely. The rest in nats."""
-
-
-def held_out_rows(
-    blend: BlendConfig, tokenizer: Any, *, count: int, row_tokens: int, seed: int
-) -> list[Rows]:
-    """`count` rows of one, from all phases of a blend."""
-    stream = RowStream(BlendDocuments(blend, tokenizer, seed), row_tokens)
-    return [stream.batch(1, place / count) for place in range(count)]
 
 
 @torch.no_grad()

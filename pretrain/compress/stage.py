@@ -33,23 +33,14 @@ def run(context: StageContext) -> None:
     check_isolation(model)
     context.outputs["parameters_before"] = _count(model)
     context.progress(message="reading data")
-    batches = calibration_rows(config, BlendDocuments(config.blend, tokenizer, context.seed))
+    documents = BlendDocuments(config.blend, tokenizer, context.seed)
+    batches = RowStream(documents, config.row_tokens).along(config.samples, config.microbatch_rows)
     if config.target.layers is not None:
         model = _cut_depth(context, model, batches, config.target.layers)
     if any(getattr(config.target, key) is not None for key in WIDTHS):
         model = _cut_width(context, model, batches)
     context.outputs |= {"parameters": _count(model), "pattern": shape_of(model.config).pattern}
     save_model(model, context.stage_dir / "model", tokenizer)
-
-
-def calibration_rows(config: PruneConfig, documents: Any) -> list[Rows]:
-    """The calibration rows in microbatches, drawn along all phases of the blend."""
-    stream = RowStream(documents, config.row_tokens)
-    starts = range(0, config.samples, config.microbatch_rows)
-    return [
-        stream.batch(min(config.microbatch_rows, config.samples - at), at / config.samples)
-        for at in starts
-    ]
 
 
 def _cut_depth(

@@ -19,6 +19,7 @@ from workbench.statistics import (
     mean_of_estimates,
     paired_interval,
     problem_of,
+    problems_of,
     unpaired_interval,
 )
 
@@ -166,7 +167,7 @@ def _gain(before: Part, after: Part) -> Estimate:
         return unpaired_interval(before.estimate, after.estimate)
     both = [key for key in before.values if key in after.values]
     old, new = [before.values[k] for k in both], [after.values[k] for k in both]
-    return paired_interval(old, new, [after.problems.get(k, k) for k in both])
+    return paired_interval(old, new, problems_of(both, before.problems, after.problems))
 
 
 def _mean(parts: Sequence[Estimate]) -> Estimate:

@@ -128,6 +128,9 @@ def test_a_run_stops_before_it_trains_on_another_policy(pair: Pair, tmp_path: An
         assert line["mismatch_kl"] < 1e-8
         assert line["probe_error"] < 1e-4
         assert line["sync_share"] == pytest.approx(line["sync_s"] / line["step_s"])
+    # What the stage measures afterwards is sampled from the last step's weights.
+    ((done,),) = pair.engine.generate([PROMPT], Sampling(max_tokens=3, seed=1))
+    assert set(done.versions) == {2}
     trainer = grpo(pair, mismatch_kl_limit=1e-6)
     before = pair.state()
     roll_out = trainer.sampler.roll_out

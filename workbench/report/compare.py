@@ -5,7 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from workbench.report.read import Result, RunFacts
-from workbench.statistics import Estimate, mean_of_estimates, paired_interval, unpaired_interval
+from workbench.statistics import (
+    Estimate,
+    mean_of_estimates,
+    paired_interval,
+    problems_of,
+    unpaired_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,7 @@ def gain(before: Result, after: Result) -> Gain:
     if common:
         old, new = [before.values[k] for k in common], [after.values[k] for k in common]
         levels = sum(old) / len(old), sum(new) / len(new)
-        # Samples of an earlier version name no problem: their own id stands for it.
-        asked = [p if (p := before.problems[k]) != k else after.problems[k] for k in common]
+        asked = problems_of(common, before.problems, after.problems)
         return Gain(paired_interval(old, new, asked), before.model, True, *levels)
     first, last = before.estimate, after.estimate
     return Gain(unpaired_interval(first, last), before.model, False, first.value, last.value)
