@@ -51,7 +51,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--preset", default="miniature", help="a shape of pretrain.presets")
+    parser.add_argument("--preset", default="miniature", help="a shape of model.presets")
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=96, help="sampled by each stream")
     parser.add_argument("--repeats", type=int, default=7)
@@ -60,8 +60,8 @@ def arguments() -> argparse.Namespace:
 
 def make_checkpoint(folder: Path, preset: str) -> None:
     """A random model of the shape and a small tokenizer with the chat format."""
-    from pretrain.hybrid import build_config, load_model
-    from pretrain.tokenizer import train_tokenizer
+    from model.hybrid import build_config, load_model
+    from model.tokenizer import train_tokenizer
 
     train_tokenizer(["a line\nof text </think>\n"] * 3, 400, folder)
     config = build_config(preset, vocab_size=1536, max_position_embeddings=4096)

@@ -57,8 +57,8 @@ def make_checkpoint(folder: Path) -> Path:
 
     from data_mix.config import SourceConfig
     from data_mix.supervised import take_conversations
-    from pretrain.hybrid import build_config, load_model, save_model
-    from pretrain.tokenizer import train_tokenizer
+    from model.hybrid import build_config, load_model, save_model
+    from model.tokenizer import train_tokenizer
 
     world = TypeAdapter(SourceConfig).validate_python({"type": "world", "domain": "math"})
     items = take_conversations(world, 200, name="prompts", seed=0)
@@ -74,10 +74,10 @@ class Ours:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         import torch
 
-        from pretrain.hybrid import load_model
+        from engine.config import EngineConfig
+        from engine.vllm_engine import VllmEngine
+        from model.hybrid import load_model
         from rl.loss import LossSettings
-        from workbench.engine.config import EngineConfig
-        from workbench.engine.vllm_engine import VllmEngine
         from workbench.memory import keep_freed_memory
 
         keep_freed_memory()
@@ -108,9 +108,9 @@ class Ours:
 
     def _sample(self) -> list[Any]:
         """Replies of lengths drawn beforehand, so that both trainers have the same work."""
+        from engine.protocol import Request, Sampling
         from rl.advantage import advantages
         from rl.rollout import Rollout
-        from workbench.engine.protocol import Request, Sampling
 
         made, options = random.Random(self.version), self.options
         requests = []
@@ -170,7 +170,7 @@ def run_trl(
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from pretrain.ssd.install import install
+    from model.layers.install import install
 
     seconds: dict[str, list[float]] = {part: [] for part in PARTS if part != "sync"}
     tokenizer = AutoTokenizer.from_pretrained(folder)

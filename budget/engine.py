@@ -5,8 +5,8 @@ from typing import Any
 
 from budget.control import BudgetRule, forced_mask
 from budget.trace import measure
-from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Sampling
+from engine.config import EngineConfig
+from engine.protocol import Sampling
 
 PROCESSOR = "budget.processor:ThinkingBudgetProcessor"
 FORCED = "budget.engine:forced"

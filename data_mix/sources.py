@@ -25,7 +25,6 @@ from data_mix.dedup import unique
 from data_mix.documents import Document, document_of, text_of
 from data_mix.files import matching_files
 from data_mix.filters import predicate_of
-from data_mix.hub import must_answer
 from data_mix.reasoning import reasoning_conversations
 from data_mix.rows import JsonlRows, ParquetRows, RowFile
 from data_mix.world import (
@@ -37,6 +36,7 @@ from data_mix.world import (
     pretraining_at,
 )
 from workbench.errors import UserError
+from workbench.hub import must_answer
 
 
 class Source(ABC):

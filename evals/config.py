@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from reward.judge_client import JudgeConfig
-from workbench.engine.config import EngineConfig
+from engine.config import EngineConfig
+from engine.judge_client import JudgeConfig
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 

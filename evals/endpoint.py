@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from budget.client import extra_body
+from engine.protocol import Completion
 from evals.format import ReplyFormat
 from evals.responder import Ask
 from workbench.chat import template as t
 from workbench.conversation import Conversation
-from workbench.engine.protocol import Completion
 from workbench.errors import UserError, one_line
 from workbench.provenance import digest
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.protocol import Sampling
 from evals.benchmark import Benchmark
 from evals.config import EvalsConfig, OneBenchmark
 from evals.registry import benchmark
 from evals.tasks.judged import no_judge
-from workbench.engine.protocol import Sampling
 from workbench.errors import UserError
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from budget.engine import adherence
+from engine.protocol import Completion, Engine, Request, Sampling
 from evals.format import ReplyFormat, reply_format
 from workbench.chat import prompt_ids, stop_ids
 from workbench.conversation import Conversation
-from workbench.engine.protocol import Completion, Engine, Request, Sampling
 from workbench.errors import UserError
 
 

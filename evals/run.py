@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.judge_client import JudgeConfig
 from evals.jobs import Job, extended
 from evals.responder import LocalResponder, Responder
 from evals.samples import Row, Sample, checks_digest, judged, samples_of, take, unasked
 from evals.store import RESULT, SampleStore
 from evals.summary import summarise
 from reward import must_be_checkable
-from reward.judge_client import JudgeConfig
 from workbench.errors import UserError
 from workbench.rundir import write_json
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from engine.protocol import Completion, Sampling, sample_seed
 from evals.benchmark import Episode
 from evals.jobs import Job
 from evals.responder import Ask, Responder
@@ -16,7 +17,6 @@ from reward import Verdict, check
 from reward.dispatch import CHECKERS
 from workbench.chat import Reply, parse
 from workbench.conversation import CheckSpec, Conversation
-from workbench.engine.protocol import Completion, Sampling, sample_seed
 from workbench.errors import UserError
 from workbench.provenance import code_digest, digest
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_mix.hub import must_answer
 from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
+from workbench.hub import must_answer
 
 Row = dict[str, Any]
 

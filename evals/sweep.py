@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from budget.engine import with_budgets
+from engine.config import EngineConfig
+from engine.protocol import Engine
 from evals.budgets import CONTRASTS, Pair, budget_contrasts, budget_curves, unique
 from evals.budgets import FILE as BUDGET_FILE
 from evals.config import EvalsConfig
@@ -17,8 +19,6 @@ from evals.responder import LocalResponder, Responder, checkpoint_digest, contex
 from evals.run import Progress, evaluate
 from evals.statistics import Comparison, by_question, compare, holm
 from reward.judging import client_of
-from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Engine
 from workbench.provenance import digest
 from workbench.rundir import UNFINISHED, read_json, read_json_lines, write_json
 from workbench.statistics import problem_of, problems_of
@@ -83,7 +83,7 @@ def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Resp
         return EndpointResponder(model.place)
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
-    from workbench.engine.actor import start_engine  # noqa: PLC0415 - heavy
+    from engine.actor import start_engine  # noqa: PLC0415 - heavy
 
     folder = Path(model.place)
     context = context_of(folder)

@@ -1,8 +1,8 @@
 """What the base-model stages will cost. Imports no torch."""
 
+from model.presets import shape
+from model.sizes import parameters as count_parameters
 from pretrain.config import PretrainConfig, TokenizerConfig
-from pretrain.presets import shape
-from pretrain.sizes import parameters as count_parameters
 from workbench.distributed.config import why_not
 from workbench.errors import UserError
 from workbench.load import TrainingLoad

@@ -3,12 +3,12 @@
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from model.hybrid import Hybrid, build_config, load_model, save_model
+from model.layers.isolation import check_isolation
+from model.tokenizer import read_tokenizer
 from pretrain.config import PretrainConfig, TrainingConfig
 from pretrain.documents import BlendDocuments
-from pretrain.hybrid import Hybrid, build_config, load_model, save_model
 from pretrain.rows import RowStream
-from pretrain.ssd.isolation import check_isolation
-from pretrain.tokenizer import read_tokenizer
 from pretrain.train import Hooks, Objective, Trainer
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.errors import UserError

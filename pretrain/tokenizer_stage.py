@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from data_mix.config import BlendConfig
 from data_mix.sources import open_source
+from model.tokenizer import take_tokenizer, train_tokenizer
 from pretrain.config import TokenizerConfig
-from pretrain.tokenizer import take_tokenizer, train_tokenizer
 from workbench.chat import as_text
 from workbench.conversation import Conversation
 from workbench.stage import StageContext

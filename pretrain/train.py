@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from pretrain.checkpoint import check_state
+from model.checkpoint import check_state
+from model.loss import IGNORED, linear_cross_entropy
+from model.parallel import GradientWorkers
 from pretrain.config import TrainingConfig
-from pretrain.loss import IGNORED, linear_cross_entropy
 from pretrain.optimizer import adamw
-from pretrain.parallel import GradientWorkers
 from pretrain.rows import Rows, RowStream
 from pretrain.schedule import WSD
 from workbench.checkpoint import Checkpoints, rng_state, set_rng_state

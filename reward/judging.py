@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from reward.judge_client import JudgeClient, JudgeConfig, JudgeReply
+from engine.judge_client import JudgeClient, JudgeConfig, JudgeReply
 from reward.reply import CheckedReply
 from reward.verdict import Verdict, decided, failed, wrong_format
 from workbench.errors import UserError

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from reward.judge_client import JudgeConfig, JudgeReply, Messages
+from engine.judge_client import JudgeConfig, JudgeReply, Messages
 from reward.verdict import Verdict, decided, failed
 from workbench.conversation import Message
 
@@ -60,7 +60,7 @@ class PairwiseConfig(JudgeConfig):
 
 
 class Asks(Protocol):
-    """Anything that gives opinions, in order; reward.judge_client.JudgeClient does."""
+    """Anything that gives opinions, in order; engine.judge_client.JudgeClient does."""
 
     def ask_all(self, conversations: Sequence[Messages]) -> list[JudgeReply]:
         """One opinion a conversation; what cannot be had is a status."""

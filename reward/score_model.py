@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from pretrain.hybrid import load_model, save_model
+from model.hybrid import load_model, save_model
 from workbench.chat import parse, render
 from workbench.conversation import Message
 from workbench.errors import UserError

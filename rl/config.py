@@ -5,8 +5,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from data_mix.config import SourceConfig, no_checks
+from engine.config import EngineConfig
 from reward.pairwise import PairwiseConfig
-from workbench.engine.config import EngineConfig
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 

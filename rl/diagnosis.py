@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from workbench.engine.protocol import Trace
+from engine.protocol import Trace
 
 KINDS = {
     "linear_attention": "Mamba-2",

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from rl.environments.protocol import Task
+from environments.protocol import Task
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 

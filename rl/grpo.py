@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.protocol import Request, Sampling, sample_seed
 from rl.config import GrpoConfig
 from rl.diagnosis import diagnose
 from rl.feed import Batch, Feed, overlap_s, staleness, timed
@@ -23,7 +24,6 @@ from rl.update import Scored, accumulate, frozen_logprobs, sum_gradients, totals
 from rl.weight_sync import sync
 from workbench.checkpoint import Checkpoints, rng_state, set_rng_state
 from workbench.conversation import Conversation
-from workbench.engine.protocol import Request, Sampling, sample_seed
 
 # Enough of each to see a layer's error in both paths of an engine.
 _DIAGNOSED_ROLLOUTS, _DIAGNOSED_TOKENS = 2, 16

@@ -6,10 +6,10 @@ from typing import Any
 from data_mix.config import BfclSource, JsonlSource, ReasoningSource, SourceConfig, WorldSource
 from data_mix.inputs import check_data, check_package, first_row
 from data_mix.world import DOMAINS, conversation_at
+from environments.config import BfclTasks, WorkplaceTasks
 from reward.options import check_options
 from rl.config import GrpoConfig
 from rl.dpo.config import DpoConfig
-from rl.environments.config import BfclTasks, WorkplaceTasks
 from workbench.apart import INSTALL, apart_folder
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from engine.judge_client import JudgeClient
+from engine.protocol import Completion
 from reward import Component, Verdict, compose
-from reward.judge_client import JudgeClient
 from reward.pairwise import Asks, Contest, PairwiseConfig, compare, win_rates
 from reward.score_model import ScoreModel, load_score_model, score_ids, score_rows
 from reward.verdict import decided, failed
@@ -12,7 +13,6 @@ from rl.config import RewardSource
 from rl.rollout import Score
 from workbench.chat import parse
 from workbench.conversation import Conversation
-from workbench.engine.protocol import Completion
 from workbench.errors import UserError
 from workbench.stage import StageContext
 

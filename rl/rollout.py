@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from engine.protocol import Completion, Engine, Sampling
 from reward import CheckItem, Verdict, check_all
 from reward.verdict import failed
 from rl.advantage import Kind, advantages
@@ -12,7 +13,6 @@ from rl.config import OverlongConfig
 from rl.overlong import overlong_penalty
 from workbench.chat import opens_trace, prompt_ids, stop_ids
 from workbench.conversation import Conversation
-from workbench.engine.protocol import Completion, Engine, Sampling
 from workbench.errors import UserError
 
 

@@ -7,9 +7,11 @@ import torch
 
 from budget.engine import with_budgets
 from data_mix.supervised import take_conversations
-from pretrain.hybrid import load_model, save_model
-from pretrain.ssd.isolation import check_isolation
-from pretrain.tokenizer import read_tokenizer
+from engine.actor import start_engine
+from engine.protocol import Sampling
+from model.hybrid import load_model, save_model
+from model.layers.isolation import check_isolation
+from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.config import GrpoConfig
 from rl.disjoint import check_prompts
@@ -20,8 +22,6 @@ from rl.reward_source import reward_source
 from rl.rollout import Sampler
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
-from workbench.engine.actor import start_engine
-from workbench.engine.protocol import Sampling
 from workbench.memory import keep_freed_memory
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from workbench.engine.protocol import Engine
-from workbench.engine.sync_check import (
+from engine.protocol import Engine
+from engine.sync_check import (
     PROBE_REPLY_TOKENS,
     Probe,
     Proof,

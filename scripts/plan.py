@@ -4,7 +4,7 @@
     python scripts/plan.py --recipe recipes/nano2-12b.yaml --hardware h200 --mfu 0.4 --json
     python scripts/plan.py --recipe recipes/nano2-12b.yaml --set stages.sft1.distributed.workers=128
 
-Closed formulas (pretrain/cost.py), no model is built and torch is not imported. Times are
+Closed formulas (model/cost.py), no model is built and torch is not imported. Times are
 estimates at the stated share of peak, printed with the table. Exit codes: 0 done, 2 the user's
 mistake.
 """
@@ -54,7 +54,7 @@ def main() -> int:
 
 def hardware_of(args: argparse.Namespace, recipe: "Recipe") -> Any:
     """The hardware asked for, with the shares asked for."""
-    from pretrain.estimate import HARDWARE
+    from model.estimate import HARDWARE
 
     on_gpus = any(load.gpus for loads in _loads(recipe).values() for load in loads)
     name = args.hardware or ("h100" if on_gpus else "cpu")
@@ -102,10 +102,10 @@ def _counted(recipe: "Recipe", name: str, load: Any) -> Any:
 
 def build(recipe: "Recipe", hardware: Any) -> dict[str, Any]:
     """The whole plan as JSON-able figures."""
-    from pretrain.cost import parameters_by_kind
-    from pretrain.estimate import price
-    from pretrain.presets import shape
-    from pretrain.sizes import kv_cache_bytes, parameters, state_bytes
+    from model.cost import parameters_by_kind
+    from model.estimate import price
+    from model.presets import shape
+    from model.sizes import kv_cache_bytes, parameters, state_bytes
 
     s = shape(recipe.model.preset, **recipe.model.overrides)
     return {

@@ -41,9 +41,9 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Parse, search, print."""
     args = parse()
+    from model.presets import shape
+    from model.sizes import GIB
     from pretrain.compress import search
-    from pretrain.presets import shape
-    from pretrain.sizes import GIB
 
     s = shape(args.model, **({"pattern": args.pattern} if args.pattern else {}))
     load = search.Load(

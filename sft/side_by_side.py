@@ -1,6 +1,6 @@
 """The rows of one TRL step side by side on the CPU, each worker with a thread of its own.
 
-Threads inside an operation gain little on a small model (pretrain.parallel); parts of the batch that
+Threads inside an operation gain little on a small model (model.parallel); parts of the batch that
 meet once a step do. Rows of like length go together, so that less is padded.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pretrain.parallel import GradientWorkers
+from model.parallel import GradientWorkers
 
 # More parts than workers even out their lengths; fewer, larger products are cheaper.
 _PARTS_PER_WORKER = 2

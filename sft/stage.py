@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from budget.truncation import truncate_share
 from data_mix.supervised import take_conversations
-from pretrain.hybrid import load_model, save_model
-from pretrain.ssd.isolation import check_isolation
-from pretrain.tokenizer import read_tokenizer
+from model.hybrid import load_model, save_model
+from model.layers.isolation import check_isolation
+from model.tokenizer import read_tokenizer
 from sft.config import SftConfig
 from sft.examples import (
     Accounting,

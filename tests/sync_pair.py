@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from workbench.engine.config import EngineConfig
-from workbench.engine.sync_check import SyncReport
+from engine.config import EngineConfig
+from engine.sync_check import SyncReport
 
 MAX_LEN = 128
 
@@ -15,9 +15,9 @@ class Pair:
     """A trainer's model and an engine; `move` is what an optimizer's step does to the weights."""
 
     def __init__(self, folder: Path, dtype: Any = "float32") -> None:
-        from pretrain.hybrid import build_config, load_model, save_model
-        from pretrain.tokenizer import train_tokenizer
-        from workbench.engine.vllm_engine import VllmEngine
+        from engine.vllm_engine import VllmEngine
+        from model.hybrid import build_config, load_model, save_model
+        from model.tokenizer import train_tokenizer
 
         tokenizer = train_tokenizer(["a line\nof text </think>\n"] * 3, 300, folder / "tokenizer")
         config = build_config(

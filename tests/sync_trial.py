@@ -10,9 +10,9 @@ from unittest.mock import patch
 
 import torch
 
+from engine.sync_check import SyncError
 from tests.sync_faults import LIVE, LOADED, RUNNING, SENT
 from tests.sync_pair import Pair
-from workbench.engine.sync_check import SyncError
 
 
 class OnTheWay:

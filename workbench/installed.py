@@ -14,7 +14,7 @@ from workbench.errors import UserError
 
 _ROOT = Path(__file__).resolve().parents[1]
 _AROUND = ("workbench.graph.execute:drive", "workbench.report:write_report")
-_ENGINE = "workbench.engine.vllm_engine"  # it imports vllm late, for that takes seconds
+_ENGINE = "engine.vllm_engine"  # it imports vllm late, for that takes seconds
 
 
 def is_ours(module: str) -> bool:

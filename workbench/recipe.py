@@ -22,7 +22,7 @@ class ModelSection(Section):
     """The hybrid model that the run builds. Shared by all stages."""
 
     preset: str = "miniature"
-    """Name of a preset of pretrain.presets (miniature, nano2-12b, nano2-9b, ...)."""
+    """Name of a preset of model.presets (miniature, nano2-12b, nano2-9b, ...)."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Fields of the preset to change, for example {hidden_size: 192}."""
 

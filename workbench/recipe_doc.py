@@ -23,7 +23,7 @@ MARK = "<!-- From here on written by `python scripts/recipes_doc.py`; do not edi
 # Unions with a table of their own: heading -> where the union is. A field that takes one links there.
 _GROUPS = {
     "Data sources": "data_mix.config:SourceConfig",
-    "Tool environments": "rl.environments.config:TasksConfig",
+    "Tool environments": "environments.config:TasksConfig",
 }
 # Lists of names that fields refer to: heading -> where they are.
 _NAMES = {
@@ -32,8 +32,8 @@ _NAMES = {
     "categories of `pretraining`": "data_mix.world.blend:PRETRAINING_KINDS",
     "categories of `bfcl`": "data_mix.bfcl_names:BFCL_CATEGORIES",
     "tasks of `reasoning_gym`": "data_mix.reasoning_names:REASONING_TASKS",
-    "presets of `model`": "pretrain.presets:PRESETS",
-    "fields for `model.overrides`": "pretrain.presets:HybridShape",
+    "presets of `model`": "model.presets:PRESETS",
+    "fields for `model.overrides`": "model.presets:HybridShape",
 }
 _CHECKERS = "reward.dispatch:CHECKERS"
 _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "anything"}

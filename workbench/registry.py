@@ -107,7 +107,7 @@ KINDS: dict[str, Kind] = {
 }
 
 # What checks the recipe's `model` section: (preset, **overrides) -> a shape, or a UserError.
-MODEL_SHAPE = "pretrain.presets:shape"
+MODEL_SHAPE = "model.presets:shape"
 
 
 def kind(name: str) -> Kind:

@@ -1,6 +1,6 @@
 """The house: requests of the tool-calling domain strung together, and how each is solved, turn by turn.
 
-The tool environment of the same name (rl.environments.house) plays these tasks; SFT reads their
+The tool environment of the same name (environments.house) plays these tasks; SFT reads their
 solutions, so that a model has seen a result come back before it is asked to act on one.
 """
 

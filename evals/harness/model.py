@@ -7,8 +7,8 @@ from typing import Any
 
 from lm_eval.api.model import TemplateLM
 
+from engine.protocol import Completion, Engine, Request, Sampling
 from evals.harness.answers import Answers
-from workbench.engine.protocol import Completion, Engine, Request, Sampling
 from workbench.errors import UserError
 from workbench.provenance import digest
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_mix.hub import must_answer
 from evals.benchmark import Harness
 from evals.harness.answers import Answers
 from evals.jobs import Job, extended
@@ -18,6 +17,7 @@ from evals.store import RESULT, SampleStore
 from evals.summary import summarise
 from evals.tasks.base import OWN_TASKS
 from workbench.errors import UserError, unknown_name
+from workbench.hub import must_answer
 from workbench.provenance import digest
 
 # Builders of local files, which need no hub.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.hybrid import Hybrid
+from model.hybrid import Hybrid
 from pretrain.rows import Rows
 from pretrain.train import last_hidden
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from model.hybrid import Hybrid, load_model
+from model.layers.isolation import check_isolation
+from model.tokenizer import read_tokenizer
 from pretrain.compress.config import DistillConfig
 from pretrain.compress.held_out import compare, summary
 from pretrain.compress.kl import linear_kl
 from pretrain.documents import BlendDocuments
-from pretrain.hybrid import Hybrid, load_model
 from pretrain.rows import Rows, RowStream
-from pretrain.ssd.isolation import check_isolation
 from pretrain.stage import train
-from pretrain.tokenizer import read_tokenizer
 from pretrain.train import last_hidden, shifted_labels
 from workbench.checkpoint import seed_everything
 from workbench.errors import UserError

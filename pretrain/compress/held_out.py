@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pretrain.loss import IGNORED
+from model.loss import IGNORED
 from pretrain.rows import Rows
 from pretrain.train import last_hidden, shifted_labels
 from workbench.statistics import mean_interval_normal, paired_interval

@@ -1,6 +1,6 @@
 """KL of a student's next-token distribution from a teacher's, without ever holding all logits.
 
-As in pretrain.loss the logits of a few hundred tokens are made, turned into the gradient and used
+As in model.loss the logits of a few hundred tokens are made, turned into the gradient and used
 up. Forward KL on logits only (arXiv 2508.14444, section 4.4), at temperature 1.
 """
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pretrain.loss import IGNORED
+from model.loss import IGNORED
 
 _SLICE_VALUES = 1 << 20
 

@@ -1,8 +1,8 @@
 """What the stages that compress a model will cost. Imports no torch."""
 
+from model.sizes import parameters
 from pretrain.compress.config import DistillConfig, PruneConfig
 from pretrain.compress.target import check_target, planned_shape
-from pretrain.sizes import parameters
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 

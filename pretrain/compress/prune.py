@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import torch
 from transformers import NemotronHConfig
 
+from model.hybrid import Hybrid, load_model
+from model.presets import HybridShape
 from pretrain.compress.config import TargetConfig
 from pretrain.compress.importance import FINAL, Scores
 from pretrain.compress.target import WIDTHS, shape_of
-from pretrain.hybrid import Hybrid, load_model
-from pretrain.presets import HybridShape
 
 Index: TypeAlias = torch.Tensor
 

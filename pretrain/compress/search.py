@@ -1,7 +1,7 @@
 """Which widths fit a memory budget (arXiv 2508.14444, section 4): every combination, largest first.
 
 The candidates are then pruned, distilled for a short while and compared; how long and by what is the
-recipe's affair. Closed formulas of pretrain.sizes; imports no torch. On the command line:
+recipe's affair. Closed formulas of model.sizes; imports no torch. On the command line:
 scripts/search_widths.py.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from pretrain.presets import HybridShape
-from pretrain.sizes import GIB, Memory, memory, parameters
+from model.presets import HybridShape
+from model.sizes import GIB, Memory, memory, parameters
 from workbench.errors import UserError
 
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
+from model.hybrid import Hybrid, load_model, save_model
+from model.layers.isolation import check_isolation
+from model.tokenizer import read_tokenizer
 from pretrain.compress.config import PruneConfig
 from pretrain.compress.depth import Removal, remove_layers
 from pretrain.compress.importance import width_scores
 from pretrain.compress.prune import Kept, choose, narrow, without_layers
 from pretrain.compress.target import WIDTHS, check_target, shape_of
 from pretrain.documents import BlendDocuments
-from pretrain.hybrid import Hybrid, load_model, save_model
 from pretrain.rows import Rows, RowStream
-from pretrain.ssd.isolation import check_isolation
-from pretrain.tokenizer import read_tokenizer
 from workbench.checkpoint import seed_everything
 from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext

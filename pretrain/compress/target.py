@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from model.presets import LAYER_KINDS, HybridShape, shape
 from pretrain.compress.config import PruneConfig, TargetConfig
-from pretrain.presets import LAYER_KINDS, HybridShape, shape
 from workbench.errors import UserError
 from workbench.recipe import Recipe
 

@@ -12,10 +12,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from model.hybrid import load_model, save_model
 from pretrain.convert.config import ConvertConfig, GgufSource
 from pretrain.convert.gguf_file import GgufFile, locate
 from pretrain.convert.llama import llama_config, state_dict
-from pretrain.hybrid import load_model, save_model
 from workbench.errors import UserError
 from workbench.stage import StageContext
 

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rl.environments.config import TasksConfig
-from workbench.engine.config import EngineConfig
+from engine.config import EngineConfig
+from environments.config import TasksConfig
 from workbench.recipe import StageConfig
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rl.environments.rollout import Trajectory
+from environments.rollout import Trajectory
 
 
 @dataclass(frozen=True)

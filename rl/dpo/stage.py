@@ -11,19 +11,19 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pretrain.hybrid import load_model, save_model
-from pretrain.ssd.isolation import check_isolation
+from engine.actor import start_engine
+from engine.protocol import Sampling
+from environments.catalogue import make_environment, take_tasks
+from environments.protocol import Task
+from environments.rollout import Player, Trajectory
+from model.hybrid import load_model, save_model
+from model.layers.isolation import check_isolation
 from rl.disjoint import check_tasks
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import Pair, make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
-from rl.environments.catalogue import make_environment, take_tasks
-from rl.environments.protocol import Task
-from rl.environments.rollout import Player, Trajectory
 from rl.lift import lift
 from workbench.checkpoint import seed_everything
-from workbench.engine.actor import start_engine
-from workbench.engine.protocol import Sampling
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.rundir import read_json, write_json

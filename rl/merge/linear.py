@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from workbench.engine.weights import canonical, checkpoint_specs, weight_files
+from engine.weights import canonical, checkpoint_specs, weight_files
 from workbench.errors import UserError
 
 # Keys of config.json that may differ between two stages of one model and change nothing in it.

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from data_mix.config import SourceConfig, no_checks
-from workbench.engine.config import EngineConfig
+from engine.config import EngineConfig
 from workbench.recipe import StageConfig
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.protocol import Engine, Sampling
 from reward import CheckItem, check_all
 from reward.score_model import score_ids
 from workbench.chat import opens_trace, prompt_ids, stop_ids
 from workbench.conversation import Conversation
-from workbench.engine.protocol import Engine, Sampling
 from workbench.errors import UserError
 
 

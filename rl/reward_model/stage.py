@@ -13,17 +13,17 @@ from trl import RewardConfig as TrlConfig
 from trl import RewardTrainer
 
 from data_mix.supervised import take_conversations
-from pretrain.hybrid import load_model
-from pretrain.ssd.isolation import check_isolation
-from pretrain.tokenizer import read_tokenizer
+from engine.actor import start_engine
+from engine.protocol import Sampling
+from model.hybrid import load_model
+from model.layers.isolation import check_isolation
+from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
 from rl.disjoint import check_prompts
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.pairs import make_pairs, sample
 from workbench.checkpoint import seed_everything
-from workbench.engine.actor import start_engine
-from workbench.engine.protocol import Sampling
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.rundir import write_json

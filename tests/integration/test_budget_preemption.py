@@ -55,8 +55,8 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def _save_model(path: Path) -> None:
-    from pretrain.hybrid import build_config, load_model
-    from pretrain.tokenizer import train_tokenizer
+    from model.hybrid import build_config, load_model
+    from model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["a line\nof text </think>\n"] * 3, 300, path)
     config = build_config(

@@ -38,8 +38,8 @@ ENVIRONMENT = {
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from pretrain.hybrid import build_config, load_model
-    from pretrain.tokenizer import train_tokenizer
+    from model.hybrid import build_config, load_model
+    from model.tokenizer import train_tokenizer
 
     path = tmp_path_factory.mktemp("tiny")
     tokenizer = train_tokenizer(["a line\nof text </think>\n"] * 3, 300, path)

@@ -67,10 +67,10 @@ def test_a_model_is_pruned_and_distilled_and_engines_load_it(tmp_path: Path) -> 
 
 def check_engine(folder: Path) -> None:
     """vLLM's log-probabilities of its own samples are those of the trainer's model."""
-    from pretrain.hybrid import load_model
-    from workbench.engine.config import EngineConfig
-    from workbench.engine.protocol import Sampling
-    from workbench.engine.vllm_engine import VllmEngine
+    from engine.config import EngineConfig
+    from engine.protocol import Sampling
+    from engine.vllm_engine import VllmEngine
+    from model.hybrid import load_model
 
     model = load_model(folder).eval()
     assert len(model.model.layers) == 4

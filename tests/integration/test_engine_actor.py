@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from engine.actor import EngineActor, Lease
+from engine.config import EngineConfig
+from engine.protocol import Completion, Request, Sampling
+from engine.sync_check import Proof, SyncError, SyncReport
 from tests.tiny import wait_until
-from workbench.engine.actor import EngineActor, Lease
-from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Completion, Request, Sampling
-from workbench.engine.sync_check import Proof, SyncError, SyncReport
 from workbench.errors import UserError
 
 pytestmark = pytest.mark.integration
@@ -97,7 +97,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(model: Path, **settings: Any) -> Any:
-    from workbench.engine.actor import start_engine
+    from engine.actor import start_engine
 
     return start_engine(model, EngineConfig(**settings), engine_class=Clerk)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Request, Sampling
+from engine.config import EngineConfig
+from engine.protocol import Request, Sampling
 
 pytestmark = pytest.mark.integration
 MAX_LEN, REQUESTS = 128, 24
@@ -33,10 +33,10 @@ def ray() -> Iterator[Any]:
 def test_a_killed_engine_loses_no_prompt_and_samples_from_the_newest_weights(
     ray: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pretrain.hybrid import build_config, load_model, save_model
-    from pretrain.tokenizer import train_tokenizer
+    from engine.actor import start_engine
+    from model.hybrid import build_config, load_model, save_model
+    from model.tokenizer import train_tokenizer
     from rl.weight_sync import sync
-    from workbench.engine.actor import start_engine
 
     tokenizer = train_tokenizer(["a line\nof text\n"] * 3, 300, tmp_path / "tokenizer")
     config = build_config("miniature", vocab_size=len(tokenizer), hidden_size=64)

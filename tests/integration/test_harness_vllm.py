@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
+from engine.config import EngineConfig
+from engine.protocol import Request, Sampling
 from evals.config import EvalsConfig
 from evals.jobs import Job, jobs_of
 from evals.responder import LocalResponder, checkpoint_digest
 from evals.run import Progress, Stopped, evaluate
-from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Request, Sampling
 from workbench.rundir import read_json_lines
 
 pytestmark = pytest.mark.integration
@@ -26,8 +26,8 @@ PROMPT = Sampling(max_tokens=1, temperature=0.0, logprobs=False, prompt_logprobs
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from pretrain.hybrid import build_config, load_model
-    from pretrain.tokenizer import train_tokenizer
+    from model.hybrid import build_config, load_model
+    from model.tokenizer import train_tokenizer
 
     path = tmp_path_factory.mktemp("model")
     tokenizer = train_tokenizer(["What is the answer? A line\nof text </think>\n"] * 3, 300, path)
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path) -> Iterator[Any]:
-    from workbench.engine.vllm_engine import VllmEngine
+    from engine.vllm_engine import VllmEngine
 
     config = EngineConfig(max_model_len=MAX_LEN, max_num_seqs=16, max_num_batched_tokens=1024)
     made = VllmEngine(str(checkpoint), config)

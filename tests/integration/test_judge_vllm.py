@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reward.judge_client import JudgeClient
+from engine.judge_client import JudgeClient
 from reward.pairwise import PairwiseConfig, win_rates
 
 pytestmark = pytest.mark.integration
@@ -20,8 +20,8 @@ _LENGTH = 2048
 
 
 def _checkpoint(path: Path) -> Path:
-    from pretrain.hybrid import build_config, load_model
-    from pretrain.tokenizer import train_tokenizer
+    from model.hybrid import build_config, load_model
+    from model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["a line\nof text </think>\n"] * 3, 300, path)
     config = build_config(

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from engine.protocol import Completion
 from rl.advantage import advantages
 from rl.config import LossConfig
 from rl.logprobs import PackedRow, pack_rollouts, reply_logprobs
 from rl.loss import LossSettings, PolicyBatch, policy_loss
 from rl.rollout import Rollout
 from rl.truncation import Truncation
-from workbench.engine.protocol import Completion
 
 pytestmark = [pytest.mark.integration, pytest.mark.golden]
 TEMPERATURE, MAX_TOKENS, GROUP = 0.8, 12, 4
@@ -23,7 +23,7 @@ def tiny(kind: str, vocabulary: int) -> Any:
     """A hybrid, whose prompts must be of one length (TRL pads them), or a plain transformer."""
     from transformers import LlamaConfig
 
-    from pretrain.hybrid import build_config, load_model
+    from model.hybrid import build_config, load_model
 
     if kind == "hybrid":
         config: Any = build_config("miniature", vocab_size=vocabulary, hidden_size=64)
@@ -41,7 +41,7 @@ def oracle(request: Any, tmp_path_factory: Any) -> Iterator[Any]:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from pretrain.tokenizer import train_tokenizer
+    from model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["a line of text\n"] * 3, 300, tmp_path_factory.mktemp("tokenizer"))
     model = tiny(request.param, len(tokenizer))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.protocol import Request, Sampling
 from rl.advantage import advantages
 from rl.config import GrpoConfig
 from rl.diagnosis import compare, diagnose
@@ -16,7 +17,6 @@ from rl.rollout import Rollout
 from tests.sync_faults import RUNNING, layer, replaced, skipped
 from tests.sync_pair import MAX_LEN, Pair
 from workbench.checkpoint import Checkpoints
-from workbench.engine.protocol import Request, Sampling
 
 pytestmark = pytest.mark.integration
 PROMPT = [7, 9, 30, 31, 32, 80, 4, 9, 9, 61]

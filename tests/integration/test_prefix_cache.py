@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.hybrid import build_config, load_model, save_model
-from pretrain.tokenizer import train_tokenizer
+from engine.config import EngineConfig
+from engine.protocol import Request, Sampling
+from engine.sync_check import SyncError
+from engine.vllm_engine import VllmEngine
+from model.hybrid import build_config, load_model, save_model
+from model.tokenizer import train_tokenizer
 from rl.weight_sync import sync
 from tests.integration.test_real_model import save_tiny_chatml
-from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Request, Sampling
-from workbench.engine.sync_check import SyncError
-from workbench.engine.vllm_engine import VllmEngine
 from workbench.errors import UserError
 
 pytestmark = pytest.mark.integration

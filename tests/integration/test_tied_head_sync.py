@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from engine import vllm_engine
+from engine.config import EngineConfig
+from engine.protocol import Sampling
+from engine.sync_check import SyncError
+from engine.vllm_engine import VllmEngine
 from tests.integration.test_real_model import save_tiny_chatml
-from workbench.engine import vllm_engine
-from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Sampling
-from workbench.engine.sync_check import SyncError
-from workbench.engine.vllm_engine import VllmEngine
 
 pytestmark = pytest.mark.integration
 PROMPT = [5, 300, 17, 44, 8]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.engine.config import EngineConfig
-from workbench.engine.protocol import Request, Sampling, requests_of
+from engine.config import EngineConfig
+from engine.protocol import Request, Sampling, requests_of
 from workbench.errors import UserError
 
 pytestmark = pytest.mark.integration
@@ -22,8 +22,8 @@ Prompts = list[list[int]]
 
 
 def make_checkpoint(path: Path, seed: int, **fields: Any) -> Path:
-    from pretrain.hybrid import build_config, load_model
-    from pretrain.tokenizer import train_tokenizer
+    from model.hybrid import build_config, load_model
+    from model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["a line\nof text </think>\n"] * 3, 300, path)
     sizes = {"hidden_size": 64, "max_position_embeddings": MAX_LEN, **fields}
@@ -46,7 +46,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def warm(checkpoint: Path) -> Iterator[Any]:
     from budget.engine import with_budgets
-    from workbench.engine.vllm_engine import VllmEngine
+    from engine.vllm_engine import VllmEngine
 
     config = EngineConfig(
         max_model_len=MAX_LEN, max_num_seqs=16, max_num_batched_tokens=MAX_BATCHED
@@ -158,7 +158,7 @@ def test_weights_that_are_not_the_models_change_nothing(
 
 
 def test_tokens_carry_the_version_that_sampled_them(engine: Any, other: Path) -> None:
-    from workbench.engine.weights import load_tensors
+    from engine.weights import load_tensors
 
     engine.submit(requests_of(prompts([10, 20]), ENDLESS))
     assert engine.poll(0.02) == []

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from engine.protocol import Request, Sampling
+from engine.sync_check import SyncError
 from rl.weight_sync import prove
 from tests.sync_faults import LOADED
 from tests.sync_pair import Pair
 from tests.sync_trial import clean_syncs, loading, try_faults
-from workbench.engine.protocol import Request, Sampling
-from workbench.engine.sync_check import SyncError
 
 pytestmark = pytest.mark.integration
 CLEAN = 50
@@ -43,7 +43,7 @@ def test_clean_syncs_raise_no_alarm(pair: Pair, capsys: pytest.CaptureFixture[st
 
 
 def test_every_tensor_of_a_hybrid_is_read_back(pair: Pair) -> None:
-    from workbench.engine.readback import Readback
+    from engine.readback import Readback
 
     pair.sync()
     found = Readback(pair.engine.live_model(), list(pair.state().items()))

@@ -19,8 +19,8 @@ BENCHMARKS = ("mini-math", "mini-science")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from pretrain.hybrid import build_config, load_model
-    from pretrain.tokenizer import train_tokenizer
+    from model.hybrid import build_config, load_model
+    from model.tokenizer import train_tokenizer
 
     path = tmp_path_factory.mktemp("model")
     tokenizer = train_tokenizer(["What is the answer? A line\nof text </think>\n"] * 3, 300, path)

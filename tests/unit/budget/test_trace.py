@@ -6,8 +6,8 @@ from budget.control import BudgetRule
 from budget.engine import adherence, forced
 from budget.trace import TraceLengths, measure
 from budget.vocabulary import vocabulary_of
+from engine.protocol import Sampling
 from workbench.chat import prompt_ids
-from workbench.engine.protocol import Sampling
 
 USER = [{"role": "user", "content": "q"}]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from engine.protocol import Sampling
 from evals.benchmark import Benchmark, Sampled
 from evals.endpoint import EndpointResponder
 from evals.jobs import Job
@@ -13,7 +14,6 @@ from evals.run import evaluate
 from evals.sources import Data
 from tests.judge_server import Said, judge_server
 from workbench.conversation import CheckSpec, Conversation
-from workbench.engine.protocol import Sampling
 from workbench.errors import UserError
 
 TOOL = {

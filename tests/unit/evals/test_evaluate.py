@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from engine.protocol import Completion, Sampling
+from engine.scripted import ScriptedEngine
 from evals.benchmark import Benchmark, Sampled
 from evals.config import EvalsConfig
 from evals.console import table
@@ -22,8 +24,6 @@ from evals.sweep import sweep
 from reward.verdict import Verdict, decided
 from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
-from workbench.engine.protocol import Completion, Sampling
-from workbench.engine.scripted import ScriptedEngine
 from workbench.errors import UserError
 from workbench.rundir import Manifest, RunDir, read_json_lines
 from workbench.statistics import mean_interval

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from engine.protocol import Completion, Request
 from evals.harness.answers import Answers
-from workbench.engine.protocol import Completion, Request
 
 pytest.importorskip("sacrebleu", reason="scripts/setup.sh evals installs what lm-eval imports")
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from engine.judge_client import JudgeConfig
+from engine.protocol import Completion
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
 from evals.registry import benchmark
@@ -17,11 +19,9 @@ from evals.samples import samples_of
 from evals.sources import Loading, package_folder
 from evals.tasks.judged import Dialogue, win_rate
 from reward import check
-from reward.judge_client import JudgeConfig
 from reward.judging import preference, rating
 from tests.judge_server import Said, judge_server
 from workbench.chat import Reply
-from workbench.engine.protocol import Completion
 from workbench.errors import UserError
 
 TEMPLATE = "Q {question} GIVEN {generated_answer} RIGHT {expected_answer}"

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from engine.protocol import Sampling
 from evals import samples
 from evals.benchmark import Benchmark
 from evals.jobs import Job
 from evals.samples import checks_digest, samples_of
 from evals.sources import Data
 from workbench.conversation import CheckSpec, Conversation
-from workbench.engine.protocol import Sampling
 
 JUDGE = {"endpoint": "http://h/v1#j", "temperature": 0.0, "max_tokens": 9, "seed": 0, "parallel": 8}
 

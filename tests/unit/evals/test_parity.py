@@ -186,7 +186,7 @@ def test_ifeval_reads_a_local_file_and_gives_the_four_metrics(nowhere: Loading) 
 def test_missing_data_says_where_to_put_it(
     nowhere: Loading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import data_mix.hub
+    import workbench.hub
 
     def unreachable(*args: Any, **kwargs: Any) -> None:
         import requests
@@ -194,7 +194,7 @@ def test_missing_data_says_where_to_put_it(
         raise requests.ConnectionError("no route")
 
     monkeypatch.setattr("requests.head", unreachable)
-    assert data_mix.hub
+    assert workbench.hub
     for name, column in (("gpqa-diamond", "Incorrect Answer 3"), ("mmlu-pro", "answer_index")):
         with pytest.raises(UserError) as raised:
             benchmark(name).load(nowhere)

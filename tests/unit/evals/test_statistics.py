@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from engine.protocol import Sampling
 from evals.jobs import Job
 from evals.registry import benchmark
 from evals.statistics import (
@@ -23,7 +24,6 @@ from evals.statistics import (
     weighted,
 )
 from evals.summary import summarise
-from workbench.engine.protocol import Sampling
 from workbench.statistics import Estimate, mean_interval
 
 

@@ -10,13 +10,13 @@ import torch
 from torch.nn import functional
 
 from data_mix.config import BlendConfig
+from model.hybrid import Hybrid, build_config, load_model
+from model.parallel import GradientWorkers
 from pretrain.compress import kl as kl_module
 from pretrain.compress.config import DistillConfig
 from pretrain.compress.distill import Distillation, check_pair, run
 from pretrain.compress.held_out import compare, summary
 from pretrain.compress.kl import linear_kl
-from pretrain.hybrid import Hybrid, build_config, load_model
-from pretrain.parallel import GradientWorkers
 from pretrain.rows import Rows, RowStream, document_labels
 from pretrain.schedule import WSD
 from pretrain.train import Trainer

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from model.presets import shape
+from model.sizes import GIB
 from pretrain.compress.search import (
     PAPER_LOAD,
     PAPER_SPACE,
@@ -15,8 +17,6 @@ from pretrain.compress.search import (
     candidates,
     needs,
 )
-from pretrain.presets import shape
-from pretrain.sizes import GIB
 from workbench.errors import UserError
 
 # [paper] Table 10: hidden, FFN, Mamba heads -> billions of parameters, 56 layers.

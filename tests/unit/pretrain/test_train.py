@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from model.hybrid import build_config, load_model
+from model.parallel import GradientWorkers
 from pretrain.config import PretrainConfig, ScheduleConfig
-from pretrain.hybrid import build_config, load_model
-from pretrain.parallel import GradientWorkers
 from pretrain.rows import Rows, RowStream, document_labels
 from pretrain.train import Hooks, Trainer, token_loss_sum
 from workbench.checkpoint import Checkpoints, seed_everything

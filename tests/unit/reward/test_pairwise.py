@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from reward.judge_client import JudgeClient
+from engine.judge_client import JudgeClient
 from reward.pairwise import Contest, PairwiseConfig, compare, pairs_of, read_preference, win_rates
 from reward.verdict import Verdict
 from tests.judge_server import JudgeServer, Said, judge_server

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from data_mix.supervised import take_conversations
+from environments.catalogue import take_tasks
+from environments.config import HouseTasks
 from rl.disjoint import check_prompts, check_tasks
-from rl.environments.catalogue import take_tasks
-from rl.environments.config import HouseTasks
 from tests.tiny import ROOT
 from workbench.conversation import Conversation
 from workbench.errors import UserError

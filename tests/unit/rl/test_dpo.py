@@ -11,19 +11,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pretrain.hybrid import build_config, load_model, save_model
+from engine.protocol import Completion, Request
+from engine.scripted import ScriptedEngine
+from environments.house import tasks
+from environments.rollout import Trajectory, Turn
+from model.hybrid import build_config, load_model, save_model
 from reward.verdict import decided, failed
 from rl.disjoint import check_tasks
 from rl.dpo import stage as dpo_stage
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import make_pairs, to_side
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
-from rl.environments.house import tasks
-from rl.environments.rollout import Trajectory, Turn
 from rl.lift import lift
 from workbench.chat import prompt_ids, stop_ids
-from workbench.engine.protocol import Completion, Request
-from workbench.engine.scripted import ScriptedEngine
 from workbench.errors import UserError
 from workbench.recipe import build
 from workbench.rundir import RunDir

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from engine.protocol import Sampling
+from engine.scripted import ScriptedEngine
 from rl.feed import Batch, Feed, StalenessError, check_versions, overlap_s, staleness
 from rl.rollout import Rollout
-from workbench.engine.protocol import Sampling
-from workbench.engine.scripted import ScriptedEngine
 
 
 def group_of(

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from budget.control import BudgetRule, forced_mask
-from pretrain.hybrid import build_config, load_model
+from engine.protocol import Completion
+from model.hybrid import build_config, load_model
 from rl import update
 from rl.config import GrpoConfig, LossConfig
 from rl.logprobs import pack_rollouts
 from rl.loss import LossSettings
 from rl.rollout import Rollout
 from rl.truncation import Truncation
-from workbench.engine.protocol import Completion
 from workbench.errors import UserError
 
 CLOSE, NEWLINE = (7, 8, 9), 5

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.hybrid import build_config, load_model
+from engine.protocol import Completion
+from engine.scripted import ScriptedEngine
+from model.hybrid import build_config, load_model
 from rl.advantage import advantages
 from rl.config import GrpoConfig
 from rl.feed import Batch
@@ -17,8 +19,6 @@ from rl.plan import plan_grpo
 from rl.rollout import Rollout
 from workbench.checkpoint import Checkpoints
 from workbench.conversation import Conversation
-from workbench.engine.protocol import Completion
-from workbench.engine.scripted import ScriptedEngine
 
 PROMPTS, GROUP = 4, 2
 # question number -> the rewards of its group

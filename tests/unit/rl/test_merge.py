@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pretrain.hybrid import build_config, load_model, save_model
+from model.hybrid import build_config, load_model, save_model
 from rl.merge import stage as merge_stage
 from rl.merge.config import MergeConfig
 from rl.merge.linear import interpolate

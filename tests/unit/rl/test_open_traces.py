@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from engine.protocol import Sampling
+from engine.scripted import ScriptedEngine
 from rl.reward_model.pairs import sample
 from rl.rollout import Sampler
 from tests.unit.workbench.test_chat_foreign import CHATML, chatml
 from workbench.chat import opens_trace, prompt_ids
 from workbench.conversation import CheckSpec, Conversation
-from workbench.engine.protocol import Sampling
-from workbench.engine.scripted import ScriptedEngine
 
 OPENS = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 

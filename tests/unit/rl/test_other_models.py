@@ -8,15 +8,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig
 
-from pretrain.hybrid import build_config, load_model
-from pretrain.ssd.isolation import check_isolation
+from engine.protocol import Completion
+from engine.sync_check import check_arrival
+from engine.weights import check_tensors, checkpoint_specs, tied_names
+from model.hybrid import build_config, load_model
+from model.layers.isolation import check_isolation
 from rl.logprobs import pack_rollouts, reply_logprobs
 from rl.rollout import Rollout
 from rl.truncation import Truncation
 from rl.weight_sync import prove, sync
-from workbench.engine.protocol import Completion
-from workbench.engine.sync_check import check_arrival
-from workbench.engine.weights import check_tensors, checkpoint_specs, tied_names
 
 # Prompt and reply lengths of one row; a document of two tokens among them.
 LENGTHS = ((5, 4), (1, 1), (9, 3), (2, 7))

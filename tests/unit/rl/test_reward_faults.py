@@ -14,6 +14,8 @@ import pytest
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from engine.protocol import Sampling
+from engine.scripted import ScriptedEngine
 from reward import dispatch
 from reward.verdict import Verdict, decided, failed, timed_out
 from reward.workers import shared_pool
@@ -23,8 +25,6 @@ from rl.feed import Batch
 from rl.grpo import Grpo
 from rl.rollout import Rollout, Sampler
 from workbench.conversation import CheckSpec, Conversation
-from workbench.engine.protocol import Sampling
-from workbench.engine.scripted import ScriptedEngine
 
 RELEASE = threading.Event()
 DIED = "the checking process died"

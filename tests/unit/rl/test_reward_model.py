@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pretrain.hybrid import build_config, load_model
+from model.hybrid import build_config, load_model
 from reward import sandbox
 from reward.score_model import (
     ScoreModel,

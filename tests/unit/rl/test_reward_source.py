@@ -11,9 +11,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from data_mix.world import conversations
-from pretrain.hybrid import build_config, load_model
+from engine.judge_client import JudgeClient
+from engine.protocol import Sampling
+from engine.scripted import ScriptedEngine
+from model.hybrid import build_config, load_model
 from reward import check
-from reward.judge_client import JudgeClient
 from reward.pairwise import PairwiseConfig
 from reward.score_model import ScoreModel, score_ids, score_rows
 from rl.config import GrpoConfig
@@ -26,8 +28,6 @@ from tests.judge_server import Said, judge_server
 from tests.judge_verdicts import longer, say, shown
 from workbench.chat import stop_ids
 from workbench.conversation import CheckSpec
-from workbench.engine.protocol import Sampling
-from workbench.engine.scripted import ScriptedEngine
 from workbench.errors import UserError
 from workbench.tracking import metric
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHRMSNorm
 
+from engine.protocol import Completion
 from rl.logprobs import pack_rollouts, reply_logprobs
 from rl.loss import LossSettings
 from rl.rollout import Rollout
 from rl.truncation import Truncation
 from rl.update import Scored, accumulate, frozen_logprobs, sum_gradients, totals_of
-from workbench.engine.protocol import Completion
 
 VOCABULARY = 300
 HOW = Truncation(temperature=0.9)
@@ -48,7 +48,7 @@ def rms_norm(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def tiny(seed: int = 0) -> Any:
-    from pretrain.hybrid import build_config, load_model
+    from model.hybrid import build_config, load_model
 
     config = build_config("miniature", vocab_size=VOCABULARY, hidden_size=64)
     return Double(load_model(config, dtype="float64", seed=seed)).train()

@@ -5,7 +5,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pretrain.hybrid import build_config, load_model
+from model.hybrid import build_config, load_model
 from sft.lora import target_modules
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from pretrain.hybrid import build_config, load_model
+from model.hybrid import build_config, load_model
 from sft.config import SftConfig
 from sft.side_by_side import parts_of
 from sft.trainer import RowCollator, StrictSFTTrainer, trl_config

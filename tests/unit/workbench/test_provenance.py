@@ -78,5 +78,5 @@ def test_the_checkers_behind_strings_count_for_evaluation_and_not_for_pretrainin
     evals, pretraining = closure("evals.stage:run"), closure("pretrain.stage:run", checks=False)
     assert {"reward.math_answer", "reward.math_worker", "reward.code"} <= evals
     assert not [name for name in pretraining if name.startswith("reward")]
-    assert {"pretrain.train", "pretrain.ssd.scan", "data_mix.mixing"} <= pretraining
+    assert {"pretrain.train", "model.layers.scan", "data_mix.mixing"} <= pretraining
     assert not [name for name in pretraining if name.startswith(("sft", "rl", "evals"))]

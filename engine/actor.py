@@ -1,0 +1,448 @@
+"""Engines as Ray actors: warm by name across steps and stages, one or several behind one protocol.
+
+An actor stays behind for the next stage of the run and ends by itself once nobody has used it for
+`IDLE_EXIT_S`. A lease keeps two stages that run at once from loading weights into the same one.
+"""
+
+import json
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engine.config import EngineConfig
+from engine.parcel import Parcel, pack, unpack
+from engine.protocol import Completion, Engine, Request, Sampling, Trace, requests_of
+from engine.sync_check import Proof, SyncError, SyncReport
+from engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
+from engine.weights import checkpoint_specs
+from workbench.cluster import runtime_env
+from workbench.errors import UserError
+from workbench.provenance import digest
+
+IDLE_EXIT_S = 600.0
+_POLL_S = 0.5
+_MOST_RESTARTS = 3
+_DEAD_NAME_S = (
+    30.0  # a dead actor's name is free again once Ray has noticed, later on a busy machine
+)
+# Configuration keys that differ between stages of one run and change nothing in the engine.
+_NOT_SHAPE = {
+    "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "transformers_version", "dtype",
+    "torch_dtype", "_name_or_path", "initializer_range",
+}  # fmt: skip
+
+
+class Lease(NamedTuple):
+    """Who uses an engine: a process of a node, and a number that tells its engines apart."""
+
+    node: str
+    pid: int
+    number: int
+
+    def is_dead(self, node: str) -> bool:
+        """Whether the holder has gone. A holder on another node counts as alive."""
+        return self.node == node and not Path(f"/proc/{self.pid}").exists()
+
+
+class EngineActor:
+    """The shell around one engine in a Ray worker."""
+
+    def __init__(
+        self,
+        log: str | None = None,
+        engine_class: type[Any] = VllmEngine,
+        idle_exit_s: float = IDLE_EXIT_S,
+    ) -> None:
+        if log is not None:
+            _send_output_to(Path(log))
+        self._idle_exit_s = idle_exit_s
+        self._engine_class, self._engine = engine_class, None
+        self._lease: Lease | None = None
+        self._used = time.monotonic()
+        threading.Thread(target=self._leave_when_idle, daemon=True).start()
+
+    def acquire(self, lease: Lease) -> bool:
+        """Take the engine over; False where a living process has it."""
+        if self._lease is not None and not self._lease.is_dead(_node_id()):
+            return self._lease == lease
+        self._lease, self._used = lease, time.monotonic()
+        return True
+
+    def release(self, lease: Lease) -> None:
+        """Give the engine back."""
+        if self._lease == lease:
+            self._lease, self._used = None, time.monotonic()
+
+    def start(self, model: str, config: EngineConfig) -> int:
+        """Have an engine with this checkpoint's weights; returns the actor's process id."""
+        if self._engine is not None:
+            self._engine.load_checkpoint(model, version=0)
+            return os.getpid()
+        self._engine = self._engine_class(model, config)
+        return os.getpid()
+
+    def poll(self, seconds: float) -> tuple[list[tuple[int, Completion]], int]:
+        """What ended within that time, and how many requests are left."""
+        engine: Any = self._engine
+        return engine.poll(seconds), engine.num_unfinished
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Any other method of the engine; a parcel arrives there as tensors."""
+        given = [unpack(arg) if isinstance(arg, Parcel) else arg for arg in args]
+        return getattr(self._engine, method)(*given, **kwargs)
+
+    def _leave_when_idle(self) -> None:
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        while True:
+            time.sleep(self._idle_exit_s / 20)
+            held = self._lease is not None and not self._lease.is_dead(_node_id())
+            if held:
+                self._used = time.monotonic()
+            elif time.monotonic() - self._used > self._idle_exit_s:
+                # A process that just ends is a crash to Ray, which tells the user so at length.
+                ray.kill(ray.get_runtime_context().current_actor)
+                return
+
+
+class _Replica:
+    """One actor of a `RemoteEngine`, made again where it dies."""
+
+    def __init__(self, spec: "_Spec") -> None:
+        self.spec, self.restarts = spec, 0
+        self.requests: dict[int, Request] = {}
+        self.places: list[int] = []
+        self.lock = threading.Lock()
+        self.open()
+
+    def open(self) -> None:
+        self.handle, self.lease = _acquire(self.spec)
+        self.started = self.handle.start.remote(self.spec.model, self.spec.config)
+
+    def submit(self, handle: Any, requests: dict[int, Request]) -> None:
+        """Hand over requests by place; polls make them."""
+        self.requests, self.places = requests, list(requests)
+        _get(handle.call.remote("submit", list(requests.values())))
+
+    def ended(self, items: Sequence[tuple[int, Completion]]) -> Iterator[tuple[int, Completion]]:
+        """Completions of a poll, under the places of the whole batch."""
+        for index, completion in items:
+            place = self.places[index]
+            del self.requests[place]
+            yield place, completion
+
+
+class _Order(NamedTuple):
+    """A method of the engine and what it is given."""
+
+    method: str
+    given: Any = None
+    options: dict[str, Any] = {}
+
+    def begin(self, handle: Any) -> Any:
+        given = () if self.given is None else (self.given,)
+        return handle.call.remote(self.method, *given, **self.options)
+
+
+class _Spec(NamedTuple):
+    """What an actor is made from."""
+
+    model: str
+    config: EngineConfig
+    log: str | None
+    engine_class: type[Any]
+
+
+class RemoteEngine:
+    """Implements the engine protocol over the handles of one or more actors.
+
+    Actors start in the background; the first call waits for them. One that dies is made again with
+    the newest weights, and its requests are made again with their seeds.
+    """
+
+    def __init__(self, spec: _Spec) -> None:
+        self._replicas = [_Replica(spec) for _ in range(spec.config.replicas)]
+        self._weights: list[_Order] = []
+        self._finalizer = weakref.finalize(self, _release, self._replicas)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[list[Completion]]:
+        """See protocol."""
+        done = dict(self.stream(requests_of(prompts, sampling)))
+        flat = [done[place] for place in range(len(done))]
+        return [flat[i : i + sampling.n] for i in range(0, len(flat), sampling.n)]
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """See protocol. Requests are dealt out to the replicas in turn."""
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        # Call -> who was asked: another thread may make the actor again meanwhile.
+        polls: dict[Any, tuple[_Replica, Any]] = {}
+        width = len(self._replicas)
+        for number, replica in enumerate(self._replicas):
+            part = {place: requests[place] for place in range(number, len(requests), width)}
+            if part:
+                polls |= self._submit(replica, part)
+        try:
+            while polls:
+                ready, _ = ray.wait(list(polls))
+                replica, handle = polls.pop(ready[0])
+                try:
+                    items, left = _get(ready[0])
+                except ray.exceptions.RayActorError as error:
+                    self._revive(replica, handle, error)
+                    items, left = [], 0
+                ended = list(replica.ended(items))
+                if left:
+                    polls[handle.poll.remote(_POLL_S)] = (replica, handle)
+                elif replica.requests:  # this actor has been made again since they were submitted
+                    polls |= self._submit(replica, replica.requests)
+                yield from ended
+        finally:
+            for _, handle in polls.values():
+                handle.call.remote("abort")
+
+    def update_weights(
+        self,
+        tensors: Iterable[tuple[str, Any]],
+        *,
+        version: int,
+        proof: Proof | None = None,
+    ) -> SyncReport | None:
+        """See protocol. The tensors are put into Ray's object store once; every replica checks
+        them, and so does one that is made again later. The report is of the worst."""
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        source = ray.put(pack(tensors))
+        digests = None if proof is None else proof.digests
+        load = _Order("load_weights", source, {"version": version, "digests": digests})
+        # Before each half is begun: an actor that dies after its own must not be made again with less.
+        before, self._weights = self._weights, [load]
+        try:
+            calls = self._start(load)
+            probes = None if proof is None else proof.score()  # meanwhile
+            self._finish(load, calls)
+            if probes is None:
+                return None
+            check = _Order("check_weights", probes, {"version": version})
+            self._weights = [load, check]
+            return worst_report(self._on_all(check))
+        except BaseException:
+            self._weights = before
+            if proof is not None:
+                self._reject(version)
+            raise
+
+    def _reject(self, version: int) -> None:
+        """An engine that has loaded would wait for a check that does not come, and its user too."""
+        for replica in self._replicas:
+            with replica.lock:  # behind the orders of one that is being made again
+                replica.handle.call.remote("reject_weights", version=version)
+
+    def load_checkpoint(self, path: str, *, version: int) -> None:
+        """See protocol."""
+        load = _Order("load_checkpoint", path, {"version": version})
+        self._on_all(load)
+        self._weights = [load]
+
+    def trace(self, request: Request) -> list[Trace]:
+        """See protocol."""
+        return [t for traces in self._on_all(_Order("trace", request)) for t in traces]
+
+    def describe(self) -> dict[str, Any]:
+        """See protocol."""
+        return self._on_all(_Order("describe"))[0]
+
+    def close(self) -> None:
+        """Leave the actors warm for the next stage."""
+        self._finalizer()
+
+    def _on_all(self, order: "_Order") -> list[Any]:
+        return self._finish(order, self._start(order))
+
+    def _start(self, order: "_Order") -> list[tuple[Any, Any]]:
+        """Begin the order in every replica; (the actor asked, its call) of each."""
+        handles = [self._wait(replica) for replica in self._replicas]
+        return [(handle, order.begin(handle)) for handle in handles]
+
+    def _finish(self, order: "_Order", calls: list[tuple[Any, Any]]) -> list[Any]:
+        """Its results, begun again where an actor died."""
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        results = []
+        for replica, (handle, call) in zip(self._replicas, calls, strict=True):
+            while True:
+                try:
+                    results.append(_get(call))
+                    break
+                except ray.exceptions.RayActorError as error:
+                    self._revive(replica, handle, error)
+                    handle = self._wait(replica)
+                    call = order.begin(handle)
+        return results
+
+    def _submit(
+        self, replica: _Replica, requests: dict[int, Request]
+    ) -> dict[Any, tuple[_Replica, Any]]:
+        """Its first poll, as `stream` keeps them."""
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        while True:
+            handle = self._wait(replica)
+            try:
+                replica.submit(handle, requests)
+                return {handle.poll.remote(_POLL_S): (replica, handle)}
+            except ray.exceptions.RayActorError as error:
+                self._revive(replica, handle, error)
+
+    def _wait(self, replica: _Replica) -> Any:
+        """The replica's actor, once it has started and holds its weights."""
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        while True:
+            with replica.lock:
+                handle, started = replica.handle, replica.started
+            try:
+                _get(started)
+                return handle
+            except ray.exceptions.RayActorError as error:
+                self._revive(replica, handle, error)
+
+    def _revive(self, replica: _Replica, dead: Any, error: Exception) -> None:
+        """A new actor in place of the dead one, with the newest weights, made by whichever thread
+        notices first: one samples while another syncs."""
+        import ray  # noqa: PLC0415 - only where Ray is used
+
+        with replica.lock:
+            while replica.handle is dead:
+                replica.restarts += 1
+                if replica.restarts > _MOST_RESTARTS:
+                    raise RuntimeError(f"the engine died {replica.restarts} times") from error
+                try:
+                    replica.open()
+                    _get(replica.started)
+                    for order in self._weights:
+                        _get(order.begin(replica.handle))
+                except ray.exceptions.RayActorError as again:  # the new one has died too
+                    dead, error = replica.handle, again
+
+
+def start_engine(
+    model: str | Path,
+    config: EngineConfig,
+    *,
+    log: Path | None = None,
+    engine_class: type[Any] = VllmEngine,
+) -> Engine:
+    """An engine holding this checkpoint's weights; close it when done.
+
+    In a Ray task: warm actors of the same architecture and settings, else new ones, whose output
+    goes to the file `log`. Without Ray: an engine in this process.
+
+    Raises: UserError where the folder is no whole checkpoint.
+    """
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    checkpoint_specs(model)
+    if not ray.is_initialized():
+        engine: Engine = engine_class(str(model), config)
+        return engine
+    return RemoteEngine(_Spec(str(model), config, str(log) if log else None, engine_class))
+
+
+def worst_report(reports: Sequence[SyncReport | None]) -> SyncReport | None:
+    """The largest errors of several replicas; None where one did not check.
+
+    >>> worst_report([SyncReport(1e-6, 2e-6), SyncReport(3e-6, 1e-6)])
+    SyncReport(probe_error=3e-06, decode_error=2e-06)
+    """
+    known = [report for report in reports if report is not None]
+    if len(known) < len(reports):
+        return None
+    return SyncReport(*(max(errors) for errors in zip(*known, strict=True)))
+
+
+_LEASES = count()
+
+
+def _acquire(spec: _Spec) -> tuple[Any, Lease]:
+    """The first warm actor of this shape that nobody uses, or a new one."""
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    shape = _shape_digest(Path(spec.model), spec.config)
+    environment = runtime_env()
+    environment["env_vars"] |= ENVIRONMENT | (ENVIRONMENT_CPU if spec.config.gpus == 0 else {})
+    environment["env_vars"]["OMP_NUM_THREADS"] = str(spec.config.threads)
+    lease = Lease(_node_id(), os.getpid(), next(_LEASES))
+    number, deadline = 0, time.monotonic() + _DEAD_NAME_S
+    while time.monotonic() < deadline:
+        actor = (
+            ray.remote(EngineActor)
+            .options(
+                name=f"engine-{shape}-{number}",
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=spec.config.cpus,
+                num_gpus=spec.config.gpus,
+                runtime_env=environment,
+            )
+            .remote(spec.log, spec.engine_class)
+        )
+        try:
+            if ray.get(actor.acquire.remote(lease)):
+                return actor, lease
+            number += 1
+        except ray.exceptions.RayActorError:
+            time.sleep(0.5)
+    raise RuntimeError("engine actors die before they can be used; see Ray's worker logs")
+
+
+def _release(replicas: Sequence[_Replica]) -> None:
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    if ray.is_initialized():
+        for replica in replicas:
+            replica.handle.release.remote(replica.lease)
+
+
+def _get(call: Any) -> Any:
+    """The result of a call; a UserError or SyncError of the actor is raised here as itself."""
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError | SyncError):
+            raise error.cause from None
+        raise
+
+
+def _node_id() -> str:
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def _send_output_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def _shape_digest(model: Path, config: EngineConfig) -> str:
+    """Engines are interchangeable when architecture, vocabulary and settings are the same."""
+    path = model / "config.json"
+    if not path.is_file():
+        raise UserError(f"{str(model)!r} is not a checkpoint folder (no config.json)")
+    shape = {k: v for k, v in json.loads(path.read_text()).items() if k not in _NOT_SHAPE}
+    tokenizer = digest((model / "tokenizer.json").read_text())
+    settings = config.model_dump(exclude={"replicas", "cpus", "gpus"})
+    return digest([shape, tokenizer, settings])

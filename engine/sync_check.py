@@ -1,0 +1,151 @@
+"""Proof that an engine samples from the weights it was sent: digests, and what the sender computes.
+
+The sender digests every tensor before it leaves and scores probe tokens itself. The engine refuses
+tensors that are not those (nothing is loaded), and scores the same probe tokens with what it loaded.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.weights import canonical, some
+
+if TYPE_CHECKING:
+    import torch
+
+# Largest difference of a probe token's log-probability, in nats, by the engine's dtype. Clean syncs of
+# the miniature in fp32 differ by 6e-6 at most (docs/LOG.md).
+PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
+_PROBE_TOKENS = (12, 6, 4)
+# The first probe of a model that scans in chunks, or of an engine that keeps prompts by the block, is
+# this much longer than one: state crosses it.
+_OVER_A_CHUNK = 12
+# Longest block of a prefix cache (vLLM's on a CPU); a shorter probe would never be answered from one.
+_CACHE_BLOCK = 128
+# Sampled after each probe: the engine's one-token path, on states and caches of its own.
+PROBE_REPLY_TOKENS = 3
+
+
+class SyncError(RuntimeError):
+    """A weight sync that failed: the engine does not sample from the trainer's policy."""
+
+
+class Probe(NamedTuple):
+    """Tokens and the sender's log-probability of each but the first.
+
+    Example: Probe([5, 17, 9], [-3.2, -0.7])
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What weights are checked against. digests: of every tensor, by its canonical name. score: has
+    the sender score the probes, called once while engines load.
+
+    Example: Proof({"model.norm_f.weight": "9f3c..."}, lambda: [Probe([5, 17, 9], [-3.2, -0.7])])
+    """
+
+    digests: dict[str, str]
+    score: Callable[[], list[Probe]]
+
+
+class SyncReport(NamedTuple):
+    """What the checks of a sync found; all within tolerance, or it would have been an error.
+
+    probe_error: largest difference from the sender's log-probabilities. decode_error: the same between
+    the engine's one-token path and its own whole-prompt path. In nats.
+    """
+
+    probe_error: float
+    decode_error: float
+
+
+def tensor_digest(tensor: "torch.Tensor") -> str:
+    """128 bits over dtype, shape and every bit of the values."""
+    import torch  # noqa: PLC0415 - configuration imports us
+    import xxhash  # noqa: PLC0415 - same
+
+    made = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    made.update(flat.view(torch.uint8).numpy())
+    return made.hexdigest()
+
+
+def digests_of(tensors: "Mapping[str, torch.Tensor]") -> dict[str, str]:
+    """The digest of each tensor under its canonical name."""
+    return {canonical(name): tensor_digest(tensor) for name, tensor in tensors.items()}
+
+
+def check_arrival(
+    digests: Mapping[str, str], arrived: "Sequence[tuple[str, torch.Tensor]]", version: int
+) -> None:
+    """Raises: SyncError naming the tensors that are missing, unknown, repeated or not as sent."""
+    found: dict[str, str] = {}
+    wrong: dict[str, list[str]] = {"missing": [], "unknown": [], "twice": [], "changed": []}
+    for raw, tensor in arrived:
+        name = canonical(raw)
+        if name in found:
+            wrong["twice"].append(name)
+        found[name] = tensor_digest(tensor)
+        if name not in digests:
+            wrong["unknown"].append(name)
+        elif found[name] != digests[name] and name not in wrong["changed"]:
+            wrong["changed"].append(name)
+    wrong["missing"] = [name for name in digests if name not in found]
+    parts = [f"{what}: {some(names)}" for what, names in wrong.items() if names]
+    if parts:
+        raise SyncError(
+            f"weight sync of version {version}: what arrived is not what was sent "
+            f"({len(digests)} tensors); {'; '.join(parts)}. Nothing was loaded"
+        )
+
+
+def probe_ids(
+    vocabulary: int, longest: int, version: int, *, chunk: int | None = None, cached: bool = False
+) -> list[list[int]]:
+    """Token ids of the probes, none longer than `longest`. chunk: of the model's scan, in tokens.
+    cached: the engine keeps prompts.
+
+    The first is the same at every sync, so that a cache which outlives one answers with old states;
+    the others change, so that in time they meet the whole vocabulary.
+    """
+    out = []
+    first, *others = _PROBE_TOKENS
+    crossed = max(chunk or 0, _CACHE_BLOCK if cached else 0)
+    for number, size in enumerate([crossed + _OVER_A_CHUNK if crossed else first, *others]):
+        made = random.Random(f"{number}/{version if number else 0}")
+        out.append([made.randrange(vocabulary) for _ in range(min(size, longest))])
+    return out
+
+
+def largest_difference(found: Sequence[float], expected: Sequence[float]) -> float:
+    """Largest absolute difference; infinite where a number is none or one is missing.
+
+    >>> largest_difference([-1.0, -2.0], [-1.0, -2.5])
+    0.5
+    """
+    if len(found) != len(expected):
+        return float("inf")
+    gaps = [abs(a - b) for a, b in zip(found, expected, strict=True)]
+    return max((gap if gap == gap else float("inf") for gap in gaps), default=0.0)
+
+
+def check_probes(report: SyncReport, dtype: str, version: int) -> None:
+    """Raises: SyncError where the engine's probabilities are not the sender's."""
+    limit = PROBE_TOLERANCE[dtype]
+    says = {
+        "the engine's log-probabilities of probe tokens are off by": report.probe_error,
+        "tokens sampled after the probes are off from the engine's own scoring of them by": (
+            report.decode_error
+        ),
+    }
+    parts = [f"{what} {error:.3g} nats" for what, error in says.items() if not error <= limit]
+    if parts:
+        raise SyncError(
+            f"weight sync of version {version}: {'; '.join(parts)} (limit {limit:g} in {dtype}). "
+            "Every tensor arrived and was read back as sent, so look at caches, states and kernels"
+        )

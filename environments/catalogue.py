@@ -1,0 +1,36 @@
+"""The environments by name: how to make one and where its tasks come from."""
+
+from environments.config import HouseTasks, TasksConfig, WorkplaceTasks
+from environments.protocol import Environment, Task
+
+
+def make_environment(name: str) -> Environment:
+    """A fresh world of this kind; each is imported when first asked for."""
+    if name == "house":
+        from environments.house import House  # noqa: PLC0415 - see docstring
+
+        return House()
+    if name == "bfcl":
+        from environments.bfcl import Bfcl  # noqa: PLC0415 - see docstring
+
+        return Bfcl()
+    if name == "workplace":
+        from environments.workplace import Workplace  # noqa: PLC0415 - see docstring
+
+        return Workplace()
+    raise ValueError(f"no environment {name!r}")
+
+
+def take_tasks(config: TasksConfig, n: int, seed: int) -> list[Task]:
+    """`n` different tasks. Raises: UserError where the source has fewer."""
+    if isinstance(config, HouseTasks):
+        from environments import house  # noqa: PLC0415 - see make_environment
+
+        return house.tasks(config.split, n, seed, requests=config.requests, offered=config.offered)
+    if isinstance(config, WorkplaceTasks):
+        from environments import workplace_tasks  # noqa: PLC0415 - see make_environment
+
+        return workplace_tasks.tasks(config, n, seed)
+    from environments import bfcl  # noqa: PLC0415 - see make_environment
+
+    return bfcl.tasks(config, n, seed)

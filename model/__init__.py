@@ -1,0 +1,1 @@
+"""What a model is: shapes, layers, tokenizer, checkpoint files, loss and cost."""

@@ -1,0 +1,184 @@
+"""What training and serving a hybrid costs, by closed formula: memory a GPU, FLOPs. No torch.
+
+Each function states what it counts. Symbols: P parameters, N processes, H hidden, F feed-forward,
+D inner width of a Mamba layer, S state size, G groups, V vocabulary, T tokens of one microbatch.
+What is not counted: the CUDA context and NCCL's buffers (1-2 GB a GPU), fragmentation, and
+kernels' scratch space.
+"""
+
+from typing import NamedTuple
+
+from model.presets import HybridShape
+from model.sizes import attention_parameters, mamba_parameters, mlp_parameters, parameters
+from workbench.distributed.zero import BUCKET_VALUES, GATHER_PARAMETERS
+from workbench.load import TrainingLoad
+
+SCAN_CHUNK = 128  # tokens; inside a chunk the scan is quadratic, as mamba-ssm computes it
+
+
+class LayerParameters(NamedTuple):
+    """Parameters by layer kind. output: embedding and unembedding (untied), and the final norm."""
+
+    mamba: int
+    mlp: int
+    attention: int
+    output: int
+
+
+def parameters_by_kind(s: HybridShape) -> LayerParameters:
+    """All parameters, by the kind of layer they are in; they sum to `sizes.parameters`."""
+    return LayerParameters(
+        mamba=s.pattern.count("M") * mamba_parameters(s),
+        mlp=s.pattern.count("-") * mlp_parameters(s),
+        attention=s.pattern.count("*") * attention_parameters(s),
+        output=2 * s.vocab_size * s.hidden_size + s.hidden_size,
+    )
+
+
+def lora_parameters(s: HybridShape, rank: int) -> int:
+    """Adapters of sft.lora: rank x (inputs + outputs) of in_proj, up, down, q, k, v and o."""
+    heads, keys = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
+    mamba = s.hidden_size + s.d_inner + s.conv_dim + s.mamba_num_heads
+    mlp = 2 * (s.hidden_size + s.intermediate_size)
+    attention = 2 * (s.hidden_size + heads) + 2 * (s.hidden_size + keys)
+    count = s.pattern.count
+    return rank * (count("M") * mamba + count("-") * mlp + count("*") * attention)
+
+
+def forward_flops(s: HybridShape, document_tokens: float) -> float:
+    """FLOPs of one token's forward pass, mean over a document (a multiply-add is 2).
+
+    Matrix products: 2 x parameters of every projection and of the unembedding (an embedding is a
+    look-up). Attention: scores and their sum with the values, causal, so half the document on
+    average. Scan: chunks of Q tokens, 2Q(GS + D) inside a chunk and 4DS for the states. Conv: 2K
+    a channel. Norms, activations and softmax are not counted.
+    """
+    mamba = s.hidden_size * (s.d_inner + s.conv_dim + s.mamba_num_heads) + s.d_inner * s.hidden_size
+    chunk = min(SCAN_CHUNK, document_tokens)
+    scan = (
+        2 * chunk * (s.n_groups * s.ssm_state_size + s.d_inner) + 4 * s.d_inner * s.ssm_state_size
+    )
+    conv = 2 * s.conv_kernel * s.conv_dim
+    heads = 2 * s.num_attention_heads + 2 * s.num_key_value_heads
+    attention = s.hidden_size * heads * s.head_dim
+    scores = 4 * (document_tokens / 2) * s.num_attention_heads * s.head_dim
+    return (
+        s.pattern.count("M") * (2 * mamba + scan + conv)
+        + s.pattern.count("-") * 2 * (2 * s.hidden_size * s.intermediate_size)
+        + s.pattern.count("*") * (2 * attention + scores)
+        + 2 * s.vocab_size * s.hidden_size
+    )
+
+
+def training_flops(s: HybridShape, load: TrainingLoad) -> float:
+    """FLOPs of all the stage's tokens: backward is twice forward, checkpointing one forward more.
+
+    This counts what the hardware does; the share that is not recomputation is 3/4 of it with
+    checkpoints. With LoRA the frozen matrices need no gradient of their own: 2 instead of 3.
+    """
+    document = load.document_tokens or load.row_tokens
+    passes = (2 if load.lora_rank else 3) + (load.activations != "keep")
+    return passes * forward_flops(s, document) * load.tokens
+
+
+class TrainingMemory(NamedTuple):
+    """Bytes of one process. host: activations moved to the CPU's memory (activations: offload)."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    buffers: int
+    activations: int
+    output: int
+    host: int
+
+    @property
+    def device_bytes(self) -> int:
+        """All that lies on the GPU."""
+        return sum(self) - self.host
+
+
+def training_memory(s: HybridShape, load: TrainingLoad) -> TrainingMemory:
+    """Peak bytes of one process while it trains, at whole rows."""
+    weights, gradients, optimizer, buffers = _state_bytes(s, load)
+    activations, host = _activation_bytes(s, load)
+    return TrainingMemory(
+        weights, gradients, optimizer, buffers, activations, _output_bytes(s, load), host
+    )
+
+
+def _state_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int, int, int]:
+    """Weights, gradients, optimizer, buffers.
+
+    none and ddp: fp32 weights 4P, gradients 4P, Adam's moments 8P; under bf16 autocast the cast
+    weights 2P, kept until the step's end (buffers). ddp: gradient buckets are the gradients.
+    zero2 and zero3 with bf16: bf16 weights 2P and gradients 2P; fp32 master weights and moments
+    12P. zero2 divides gradients and optimizer by N, zero3 the weights too, and then holds the
+    gathered layers (at most GATHER_PARAMETERS). Both hold one bucket of gradients.
+    fp32: 4 for 2, throughout. LoRA: gradients and optimizer of the adapters alone.
+    """
+    total = parameters(s)
+    trained = lora_parameters(s, load.lora_rank) if load.lora_rank else total
+    held = total + (trained if load.lora_rank else 0)
+    if load.strategy in ("none", "ddp"):
+        cast = 2 * held if load.precision == "bf16" else 0
+        return 4 * held, 4 * trained, 8 * trained, cast
+    size, workers = (2 if load.precision == "bf16" else 4), load.workers
+    bucket = size * min(BUCKET_VALUES, trained)
+    gradients, optimizer = size * trained // workers, 12 * trained // workers
+    if load.strategy == "zero2":
+        return size * held, gradients, optimizer, bucket
+    gathered = size * min(GATHER_PARAMETERS, held)
+    return size * held // workers, gradients, optimizer, bucket + gathered
+
+
+def _activation_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int]:
+    """(on the device, on the host).
+
+    keep: what every layer keeps for its backward pass. checkpoint: each layer's input, and one
+    layer at a time in full. offload: the same with the inputs on the host, two at a time here.
+    """
+    tokens = load.row_tokens * load.microbatch_rows
+    per_layer = {kind: tokens * layer_activation_bytes(s, kind, load) for kind in "M-*"}
+    if load.activations == "keep":
+        return sum(per_layer[kind] for kind in s.pattern), 0
+    inputs = tokens * s.hidden_size * _stream_bytes(load)
+    working = max(per_layer[kind] for kind in set(s.pattern))
+    if load.activations == "checkpoint":
+        return len(s.pattern) * inputs + working, 0
+    return 2 * inputs + working, len(s.pattern) * inputs
+
+
+def _stream_bytes(load: TrainingLoad) -> int:
+    """Bytes a value of the residual stream: that of the weights (autocast leaves it in fp32)."""
+    return 2 if load.precision == "bf16" and load.strategy in ("zero2", "zero3") else 4
+
+
+def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int:
+    """Bytes a token that one layer keeps for its backward pass (b: bytes a computed value).
+
+    Every layer: the norm's input, its fp32 normed value and the input of the first projection.
+    M: conv's input, the sum before SiLU and the result (x, B and C), in fp32; dt; the gate; the
+    scan's output in fp32; the input of out_proj; a state once a chunk.
+    -: the ReLU and its square.  *: q, k, v, k and v repeated for every query head, the output,
+    and a number a head.
+    """
+    b = 2 if load.precision == "bf16" else 4
+    common = s.hidden_size * (_stream_bytes(load) + 4 + b)
+    if kind == "M":
+        states = 4 * s.d_inner * s.ssm_state_size // SCAN_CHUNK
+        widths = s.d_inner * (b + 4 + b) + s.conv_dim * (4 + 4 + 4) + 4 * s.mamba_num_heads
+        return common + widths + states
+    if kind == "-":
+        return common + 2 * s.intermediate_size * b
+    heads = 4 * s.num_attention_heads + 2 * s.num_key_value_heads
+    return common + heads * s.head_dim * b + 4 * s.num_attention_heads
+
+
+def _output_bytes(s: HybridShape, load: TrainingLoad) -> int:
+    """The unembedding and its loss, a slice of tokens at a time: hidden states, their gradient,
+    the fp32 gradient of the unembedding, and 2^20 logits twice."""
+    b = 2 if load.precision == "bf16" else 4
+    tokens = load.row_tokens * load.microbatch_rows
+    grad = 0 if load.lora_rank else 4 * s.vocab_size * s.hidden_size
+    return 2 * tokens * s.hidden_size * b + grad + 2 * 4 * 2**20

@@ -1,0 +1,131 @@
+"""Hybrid models: from a preset, a pattern or a checkpoint to a model that isolates documents."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, NemotronHConfig, PreTrainedConfig, PreTrainedModel
+from transformers import NemotronHForCausalLM as Hybrid
+
+from model.checkpoint import check_files, check_loading
+from model.layers.install import install
+from model.presets import HybridShape, shape
+from workbench.errors import UserError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def build_config(preset: str | HybridShape | None = None, **fields: Any) -> NemotronHConfig:
+    """transformers' configuration of a hybrid.
+
+    ``build_config("nano2-9b")``, ``build_config("miniature", vocab_size=1024)``, or every field
+    by hand: ``build_config(pattern="M-M-*-", hidden_size=128, ...)``. Fields: those of
+    `model.presets.HybridShape`. Errors: UserError for names or sizes that do not fit.
+    """
+    s = preset if isinstance(preset, HybridShape) else shape(preset, **fields)
+    return NemotronHConfig(
+        layers_block_type=s.layer_kinds,
+        hidden_size=s.hidden_size,
+        intermediate_size=s.intermediate_size,
+        mamba_num_heads=s.mamba_num_heads,
+        mamba_head_dim=s.mamba_head_dim,
+        n_groups=s.n_groups,
+        ssm_state_size=s.ssm_state_size,
+        conv_kernel=s.conv_kernel,
+        chunk_size=s.chunk_size,
+        num_attention_heads=s.num_attention_heads,
+        num_key_value_heads=s.num_key_value_heads,
+        head_dim=s.head_dim,
+        vocab_size=s.vocab_size,
+        max_position_embeddings=s.max_position_embeddings,
+        initializer_range=s.initializer_range,
+        layer_norm_epsilon=s.layer_norm_epsilon,
+        pad_token_id=s.pad_token_id,
+        bos_token_id=s.bos_token_id,
+        eos_token_id=s.eos_token_id,
+        dtype=s.dtype,
+        architectures=["NemotronHForCausalLM"],
+    )
+
+
+def load_model(
+    path_or_config: str | Path | PreTrainedConfig,
+    dtype: str = "float32",
+    device: str = "cpu",
+    seed: int | None = None,
+) -> Hybrid:
+    """A model that isolates documents when called with seq_idx [B, T] (see model.layers).
+
+    A configuration gives a new model, initialised from `seed` without touching torch's global
+    random state (from that state if None); a path or hub id gives that checkpoint, hybrid or not.
+    Errors: UserError for an unknown dtype, a checkpoint that is cut short, or one whose tensors
+    are missing, unexpected or of another shape than its configuration says.
+    """
+    if dtype not in _DTYPES:
+        raise UserError(f"dtype {dtype!r} is not known; allowed: {', '.join(_DTYPES)}")
+    if isinstance(path_or_config, PreTrainedConfig):
+        model = _new_model(path_or_config, seed)
+    else:
+        model = _read_model(path_or_config)
+    model = model.to(dtype=_DTYPES[dtype], device=device)
+    model.config.dtype = dtype
+    return install(model)
+
+
+def _new_model(config: PreTrainedConfig, seed: int | None) -> PreTrainedModel:
+    if seed is None:
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _read_model(path: str | Path) -> PreTrainedModel:
+    check_files(path)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        path, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    check_loading(path, report)
+    return model
+
+
+def save_model(
+    model: PreTrainedModel,
+    path: str | Path,
+    tokenizer: Any = None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> Path:
+    """Write a plain Hugging Face checkpoint, which appears complete or not at all.
+
+    It loads with AutoModelForCausalLM and vLLM without this code. An existing directory of that
+    name is replaced. `weights` are the model's tensors where it holds only a share of them (ZeRO-3).
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.writing-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        model.save_pretrained(fresh, state_dict=weights)
+        _portable(fresh / "config.json")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)  # on a full disk the half would stay in the way
+        raise
+    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _portable(config_path: Path) -> None:
+    """Take our attention's name out of a saved configuration."""
+    config = json.loads(config_path.read_text())
+    config.pop("_attn_implementation", None)
+    config.pop("attn_implementation", None)
+    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

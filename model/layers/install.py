@@ -1,0 +1,176 @@
+"""The one place where document isolation enters a model."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.models.nemotron_h.modeling_nemotron_h import (
+    NemotronHMamba2Mixer,
+    NemotronHMLP,
+    NemotronHRMSNorm,
+)
+
+from model.layers import attention
+from model.layers.feed_forward import FusedFeedForward
+from model.layers.layout import DocumentLayout
+from model.layers.mixer import DocumentMamba2Mixer
+from model.layers.norm import FusedRMSNorm
+
+# transformers clamps the time step of NemotronH from below at `time_step_min`, which is meant
+# for initialisation: training codes and vLLM let it go to 0, and below the clamp the gradient
+# is dead. Written to every checkpoint so that transformers' own path agrees with the others.
+NO_TIME_STEP_CLAMP = 1e-20
+# The same numbers and parameters with less traffic through memory.
+_FASTER = {NemotronHMLP: FusedFeedForward, NemotronHRMSNorm: FusedRMSNorm}
+# Module names that carry information along the sequence outside of attention.
+_RECURRENT = ("mamba", "ssm", "deltanet", "rwkv", "recurrent", "conv1d", "shortconv", "lstm")
+
+
+def install(model: PreTrainedModel) -> PreTrainedModel:
+    """Isolate documents in `model` (in place) whenever it is called with seq_idx [B, T].
+
+    NemotronH: attention, convolution and scan. Attention-only models: attention, with positions
+    that restart. Any other model is left as it is, and calling it with seq_idx is an error.
+    """
+    for module in model.modules():
+        if type(module) is NemotronHMamba2Mixer:
+            module.__class__ = DocumentMamba2Mixer
+            module.time_step_limit = tuple(model.config.time_step_limit)
+        elif type(module) in _FASTER:
+            module.__class__ = _FASTER[type(module)]
+    if hasattr(model.config, "time_step_min") and hasattr(model.config, "ssm_state_size"):
+        model.config.time_step_min = min(model.config.time_step_min, NO_TIME_STEP_CLAMP)
+    refusal = _why_not(model)
+    if refusal is None:
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    if not getattr(model, "_documents_installed", False):
+        model._documents_installed = True
+        entry = _Entry(refusal)
+        model.base_model.register_forward_pre_hook(entry, with_kwargs=True)
+        if model.base_model is not model:
+            model.register_forward_pre_hook(entry.announce, with_kwargs=True)
+            model.register_forward_hook(entry.verify)
+    return model
+
+
+def _why_not(model: PreTrainedModel) -> str | None:
+    """Why documents cannot be isolated in this model, or None if they can."""
+    ours: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if isinstance(module, DocumentMamba2Mixer):
+            ours += (f"{name}.",)
+        elif not name.startswith(ours) and any(
+            w in type(module).__name__.lower() for w in _RECURRENT
+        ):
+            return f"{type(module).__name__} ({name}) carries state across documents"
+    config = model.config
+    kinds = getattr(config, "layer_types", None) or []
+    windows = [kind for kind in kinds if "sliding" in kind or "chunk" in kind]
+    windowed = getattr(config, "sliding_window", None) is not None
+    windowed = windowed and getattr(config, "use_sliding_window", True)
+    if windows or (windowed and not kinds):
+        return "attention windows are not supported together with documents"
+    if not model._supports_sdpa:
+        return "its attention cannot be replaced (no SDPA support)"
+    return None
+
+
+class _Entry:
+    """Pre-hook of the backbone: checks seq_idx and turns it into a layout for the layers."""
+
+    def __init__(self, refusal: str | None) -> None:
+        self.refusal = refusal
+        self.expected = False
+
+    def announce(
+        self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Pre-hook of the whole model, which may swallow seq_idx before the backbone sees it."""
+        self.expected = kwargs.get("seq_idx") is not None
+        if self.expected:
+            self._refuse(model)
+
+    def verify(self, model: torch.nn.Module, args: object, output: object) -> None:
+        """Hook after the whole model: what was announced must have arrived."""
+        if self.expected:
+            self.expected = False
+            raise ValueError(f"{type(model).__name__} does not hand seq_idx to its layers")
+
+    def _refuse(self, model: torch.nn.Module) -> None:
+        if self.refusal is not None:
+            raise ValueError(
+                f"{type(model).__name__} cannot isolate packed documents: {self.refusal}; "
+                "train it on rows of one document"
+            )
+
+    def __call__(
+        self, backbone: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        seq_idx = kwargs.pop("seq_idx", None)
+        cache = kwargs.get("past_key_values")
+        if seq_idx is None:
+            seq_idx = _from_positions(kwargs) if cache is None else None
+        if seq_idx is None:
+            if backbone.training and cache is None and kwargs.get("use_cache") is None:
+                kwargs["use_cache"] = False  # transformers would fill a cache that no one reads
+            return args, kwargs
+        self._refuse(backbone)
+        self.expected = False
+        if cache is not None or kwargs.get("use_cache"):
+            raise ValueError("seq_idx cannot be combined with a cache; pass use_cache=False")
+        if backbone.config._attn_implementation != attention.NAME:
+            raise ValueError(
+                f"attention was changed to {backbone.config._attn_implementation!r} after "
+                f"documents were installed; set it back to {attention.NAME!r}"
+            )
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        if tokens is None:
+            tokens = kwargs["inputs_embeds"]
+        layout = DocumentLayout(_checked(seq_idx, tokens, kwargs.get("attention_mask")))
+        kwargs |= {
+            "document_layout": layout,
+            "position_ids": layout.position_ids,
+            "use_cache": False,
+            # Four dimensions tell transformers to build no mask; attention does not read it.
+            "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=layout.device),
+        }
+        return args, kwargs
+
+
+def _from_positions(kwargs: dict[str, Any]) -> torch.Tensor | None:
+    """Documents told by restarting position_ids (as padding-free collators do), or None.
+
+    The same condition as transformers': no padding mask and no cache.
+    """
+    positions = kwargs.get("position_ids")
+    if positions is None or kwargs.get("attention_mask") is not None or positions.ndim != 2:
+        return None
+    restarts = positions[:, 1:] != positions[:, :-1] + 1
+    if not bool(restarts.any()):
+        return None
+    return torch.nn.functional.pad(restarts.int(), (1, 0)).cumsum(1)
+
+
+def _checked(
+    seq_idx: torch.Tensor, tokens: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """seq_idx [B, T] after validation; padding becomes documents of its own."""
+    if seq_idx.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"seq_idx is {list(seq_idx.shape)} but the tokens are {list(tokens.shape[:2])}"
+        )
+    if seq_idx.is_floating_point():
+        raise ValueError(f"seq_idx holds {seq_idx.dtype}; document numbers are whole (int32)")
+    seq_idx = seq_idx.to(tokens.device)
+    if bool((seq_idx[:, 1:] < seq_idx[:, :-1]).any()):
+        raise ValueError("seq_idx decreases inside a row; number documents in order")
+    if attention_mask is None or attention_mask.ndim != 2:
+        return seq_idx
+    if attention_mask.shape != seq_idx.shape:
+        raise ValueError(
+            f"attention_mask is {list(attention_mask.shape)} but seq_idx {list(seq_idx.shape)}"
+        )
+    padding = attention_mask.to(seq_idx.device) == 0
+    change = (seq_idx[:, 1:] != seq_idx[:, :-1]) | (padding[:, 1:] != padding[:, :-1])
+    return torch.nn.functional.pad(change.int(), (1, 0)).cumsum(1)

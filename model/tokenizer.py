@@ -1,0 +1,100 @@
+"""Train a tokenizer: byte-level BPE, one token a digit, the chat format's special ids."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from workbench.chat import chat_template, format_of
+from workbench.errors import UserError
+from workbench.hub import must_answer
+
+# Ids 0..19, so that <SPECIAL_10> is id 10 as in the released tokenizer. The pad is <unk>.
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", *(f"<SPECIAL_{i}>" for i in range(3, 20)))
+END_OF_TURN = "<SPECIAL_12>"
+
+
+def take_tokenizer(name: str, path: Path) -> PreTrainedTokenizerBase:
+    """Save the tokenizer of a model (a folder or a hub id) in `path`.
+
+    One with the chat format's tokens gets its template, as base models ship without. Raises:
+    UserError where it cannot be read, or has no format of its own either.
+    """
+    if not Path(name).is_dir():
+        must_answer(f"tokenizer {name!r}", "download it and give its folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"tokenizer {name!r} cannot be read ({reason[:200]})") from None
+    if format_of(tokenizer) == "nano-v2" and not tokenizer.chat_template:
+        tokenizer.chat_template = chat_template()
+    tokenizer.save_pretrained(path)
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> PreTrainedTokenizerFast:
+    """Learn `vocab_size` tokens (special ones included), save the tokenizer in folder `path`.
+
+    eos is <SPECIAL_12>, which ends an assistant's turn. Text that spells a special token is split
+    like any other text by callers that encode with `split_special_tokens=True` (workbench.chat).
+
+    Raises: UserError where the vocabulary cannot even hold the special tokens and the 256 bytes.
+    """
+    smallest = len(SPECIAL_TOKENS) + 256
+    if vocab_size < smallest:
+        raise UserError(
+            f"vocab_size {vocab_size} is too small: {len(SPECIAL_TOKENS)} special tokens and 256 "
+            f"bytes need {smallest}"
+        )
+    # byte_fallback is not needed: every byte is a token.
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    # One token a digit: sums line up, and numbers never seen are spelled like the others.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        pad_token="<unk>",
+        bos_token="<s>",
+        eos_token=END_OF_TURN,
+        additional_special_tokens=list(SPECIAL_TOKENS[3:]),
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.chat_template = chat_template()
+    wrapped.save_pretrained(path)
+    return wrapped
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder.
+
+    Raises: UserError where it cannot be read or has more ids than the model beside it.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer in {folder} cannot be read: {line}") from None
+    config = folder / "config.json"
+    size = json.loads(config.read_text()).get("vocab_size") if config.is_file() else None
+    if size is not None and len(tokenizer) > size:
+        raise UserError(
+            f"the tokenizer in {folder} has {len(tokenizer):,} ids, the model beside it {size:,}; "
+            "they are not of one another"
+        )
+    return tokenizer
