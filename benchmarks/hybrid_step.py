@@ -19,11 +19,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 PATHS = ("transformers", "anneal", "packed")
 MEAN_DOCUMENT_TOKENS = 150
 

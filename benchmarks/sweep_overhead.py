@@ -13,7 +13,6 @@ busier favours neither. The shorter the run, the larger the sweep's share: this 
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from engine.actor import RemoteEngine, start_engine
 from engine.config import EngineConfig
 from engine.protocol import Completion, Request

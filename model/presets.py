@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 from workbench.errors import UserError, unknown_name
+from workbench.recipe import Recipe
 
 LAYER_KINDS = {"M": "linear_attention", "-": "mlp", "*": "full_attention"}
 _PATTERN_12B = "M-M-M-M*-" + "M-M-M-M*-" * 5 + "M-M-M-M-"
@@ -174,3 +175,8 @@ def shape(preset: str | None = None, **fields: Any) -> HybridShape:
             f"give them, or start from a preset: {', '.join(sorted(PRESETS))}"
         )
     return HybridShape(**fields)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises: UserError where the recipe's `model` is no shape."""
+    shape(recipe.model.preset, **recipe.model.overrides)

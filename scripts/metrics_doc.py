@@ -3,12 +3,9 @@
 python scripts/metrics_doc.py
 """
 
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from workbench.tracking import metrics_markdown
 
 if __name__ == "__main__":

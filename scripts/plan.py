@@ -13,21 +13,22 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+try:
+    from workbench.command import RECIPE_HELP, SET_HELP, command
+    from workbench.errors import UserError, unknown_name
+except ModuleNotFoundError:
+    import wrong_python  # noqa: F401 - says so in one line, and ends
 
-from workbench.command import RECIPE_HELP, SET_HELP, finish
-from workbench.errors import UserError, unknown_name
+    raise
 
 if TYPE_CHECKING:
     from workbench.recipe import Recipe
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--recipe", required=True, metavar="FILE", help=RECIPE_HELP)
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", dest="overrides", help=SET_HELP
@@ -38,12 +39,10 @@ def parse() -> argparse.Namespace:
         "--mbu", type=float, metavar="SHARE", help="share of the bandwidth in decoding"
     )
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
-    return parser.parse_args()
 
 
-def main() -> int:
-    """Parse, price, print."""
-    args = parse()
+def run(args: argparse.Namespace) -> int:
+    """Price, print."""
     from workbench.recipe import load  # after parsing: --help needs no third-party package
 
     recipe = load(args.recipe, args.overrides)
@@ -204,4 +203,4 @@ def _time(seconds: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(finish(main))
+    sys.exit(command(run, arguments, __doc__))

@@ -3,12 +3,9 @@
 python scripts/recipes_doc.py
 """
 
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from workbench.recipe_doc import MARK, recipe_reference
 
 if __name__ == "__main__":

@@ -12,22 +12,26 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+try:
+    from workbench.command import command
+    from workbench.errors import UserError
+except ModuleNotFoundError:
+    import wrong_python  # noqa: F401 - says so in one line, and ends
 
-from workbench.command import finish
-from workbench.errors import UserError
-
+    raise
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 
-def main() -> int:
-    """Parse, write, print where it is."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("run", metavar="RUN", help="a run's name under runs/, or its folder")
     parser.add_argument("--png", metavar="FILE", help="also save the accuracy picture")
     parser.add_argument("--budgets-png", metavar="FILE", help="also save the budget curves")
     parser.add_argument("--budgets-table", metavar="FILE", help="also save their figures")
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write, and print where it is."""
     for path in filter(None, (args.png, args.budgets_png)):
         if Path(path).suffix.lower() not in PICTURES:
             raise UserError(
@@ -62,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(finish(main))
+    sys.exit(command(run, arguments, __doc__))

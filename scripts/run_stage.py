@@ -10,16 +10,17 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+try:
+    from workbench.command import RECIPE_HELP, SET_HELP, command
+except ModuleNotFoundError:
+    import wrong_python  # noqa: F401 - says so in one line, and ends
 
-from workbench.command import RECIPE_HELP, SET_HELP, finish
+    raise
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("stages", nargs="+", metavar="STAGE", help="stage names, or all")
     parser.add_argument("--recipe", required=True, metavar="FILE", help=RECIPE_HELP)
     parser.add_argument("--run", metavar="NAME", help="run directory under runs_dir")
@@ -29,12 +30,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and plan")
     parser.add_argument("--fresh", action="store_true", help="run the named stages from scratch")
     parser.add_argument("--address", metavar="RAY", help="a running Ray cluster, host:port or auto")
-    return parser.parse_args()
 
 
-def main() -> int:
-    """Parse, build, run, close."""
-    args = parse()
+def run(args: argparse.Namespace) -> int:
+    """Build, run, close."""
     if args.address:
         args.overrides.append(f"cluster.address={args.address}")
     from workbench.graph.dag import order
@@ -43,13 +42,13 @@ def main() -> int:
 
     recipe = load(args.recipe, args.overrides)
     stages = order(recipe, args.stages)
-    run, where = RunDir.of(recipe.runs_dir, args.run or recipe.name)
+    place, where = RunDir.of(recipe.runs_dir, args.run or recipe.name)
     from workbench.graph.plan import check_disk, plan_run
 
-    run.check_owner(recipe.resolved())
+    place.check_owner(recipe.resolved())
     named = set(recipe.stages) if "all" in args.stages else set(args.stages)
     fresh = named if args.fresh else set()
-    plan = plan_run(recipe, run, stages, fresh=fresh)
+    plan = plan_run(recipe, place, stages, fresh=fresh)
     if args.dry_run:
         print(json.dumps(recipe.resolved(), indent=1, ensure_ascii=False))
         print("\n".join(plan.lines))
@@ -57,7 +56,7 @@ def main() -> int:
     from workbench.cluster import check_address
     from workbench.installed import require
 
-    require(plan.targets, ray=recipe.cluster.backend == "ray")
+    require(plan.kinds, ["workbench.report:write_report"], ray=recipe.cluster.backend == "ray")
     check_address(recipe.cluster)
     # Imported after everything that can be the user's mistake: these take seconds.
     from workbench.graph.execute import drive
@@ -65,13 +64,13 @@ def main() -> int:
 
     if where:
         print(where)
-    with run.claimed():
-        run.adopt(recipe.resolved())
-        check_disk(plan, run)
-        code = drive(recipe, run, stages, fresh=fresh, out=sys.stdout)
-        print(write_report(run.root))
+    with place.claimed():
+        place.adopt(recipe.resolved())
+        check_disk(plan, place)
+        code = drive(recipe, place, stages, fresh=fresh, out=sys.stdout)
+        print(write_report(place.root))
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(finish(main))
+    sys.exit(command(run, arguments, __doc__))

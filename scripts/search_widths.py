@@ -9,17 +9,18 @@ Weights, KV cache and Mamba state by closed formula; no torch. Exit codes: 0 don
 
 import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+try:
+    from workbench.command import command
+    from workbench.errors import UserError
+except ModuleNotFoundError:
+    import wrong_python  # noqa: F401 - says so in one line, and ends
 
-from workbench.command import finish
-from workbench.errors import UserError
+    raise
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument(
         "--model", default="nano2-9b", metavar="PRESET", help="whose layers are kept"
     )
@@ -35,12 +36,10 @@ def parse() -> argparse.Namespace:
     for name in ("hidden", "ffn", "heads"):
         parser.add_argument(f"--{name}", metavar="N,N,...", help="default: the paper's range")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many to print")
-    return parser.parse_args()
 
 
-def main() -> int:
-    """Parse, search, print."""
-    args = parse()
+def run(args: argparse.Namespace) -> int:
+    """Search, print."""
     from model.presets import shape
     from model.sizes import GIB
     from pretrain.compress import search
@@ -73,4 +72,4 @@ def numbers(text: str | None) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(finish(main))
+    sys.exit(command(run, arguments, __doc__))

@@ -13,16 +13,18 @@ command continues after any kind of end. Exit codes: 0 done, 2 the user's mistak
 
 import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+try:
+    from workbench.command import RECIPE_HELP, SET_HELP, command
+    from workbench.errors import UserError
+except ModuleNotFoundError:
+    import wrong_python  # noqa: F401 - says so in one line, and ends
 
-from workbench.command import RECIPE_HELP, SET_HELP, finish
+    raise
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--recipe", metavar="FILE", help=RECIPE_HELP)
     parser.add_argument("--models", metavar="STAGE_OR_PATH,...")
     parser.add_argument("--benchmarks", metavar="NAME,...")
@@ -35,34 +37,32 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be run")
     parser.add_argument("--list", action="store_true", help="print the benchmarks")
-    args = parser.parse_args()
-    missing = [name for name in ("recipe", "models", "benchmarks") if getattr(args, name) is None]
-    if missing and not args.list:
-        parser.error(f"--{missing[0]} is missing (or use --list)")
-    return args
 
 
-def main() -> int:
-    """Parse, build, run, close."""
-    args = parse()
+def run(args: argparse.Namespace) -> int:
+    """Build, run, close."""
     from evals.command import SweepCommand, benchmark_lines
 
     if args.list:
         print("\n".join(benchmark_lines()))
         return 0
-    command = SweepCommand.build(args)
-    print("\n".join(command.plan()))
+    missing = [name for name in ("recipe", "models", "benchmarks") if getattr(args, name) is None]
+    if missing:
+        raise UserError(f"--{missing[0]} is missing (or use --list)")
+    sweep = SweepCommand.build(args)
+    print("\n".join(sweep.plan()))
     if args.dry_run:
         return 0
     from workbench.cluster import check_address
     from workbench.installed import require
+    from workbench.registry import kind
 
-    on_ray = command.recipe.cluster.backend == "ray" and not all(m.served for m in command.models)
-    require(["evals.sweep:sweep", "evals.report:write_pages"], ray=on_ray)
+    on_ray = sweep.recipe.cluster.backend == "ray" and not all(m.served for m in sweep.models)
+    require([kind("evals")], ["evals.report:write_pages"], ray=on_ray)
     if on_ray:
-        check_address(command.recipe.cluster)
-    return command.run(sys.stdout)
+        check_address(sweep.recipe.cluster)
+    return sweep.run(sys.stdout)
 
 
 if __name__ == "__main__":
-    sys.exit(finish(main))
+    sys.exit(command(run, arguments, __doc__))

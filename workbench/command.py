@@ -5,6 +5,7 @@ Imports nothing that is not Python's own: it is what says that something is miss
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,18 @@ SET_HELP = (
     "the value is YAML; may be given several times"
 )
 _PYTHON = (3, 11)
+
+
+def command(
+    run: Callable[[argparse.Namespace], int],
+    arguments: Callable[[argparse.ArgumentParser], None],
+    doc: str | None,
+) -> int:
+    """Read the command line of one script, and run it. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
+    arguments(parser)
+    args = parser.parse_args()
+    return finish(lambda: run(args))
 
 
 def finish(main: Callable[[], int]) -> int:

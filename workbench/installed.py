@@ -6,15 +6,18 @@ Imports nothing that is not Python's own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import UserError
 
+if TYPE_CHECKING:
+    from workbench.registry import Kind
+
 _ROOT = Path(__file__).resolve().parents[1]
-_AROUND = ("workbench.graph.execute:drive", "workbench.report:write_report")
-_ENGINE = "engine.vllm_engine"  # it imports vllm late, for that takes seconds
+_AROUND = "workbench.graph.execute:drive"
 
 
 def is_ours(module: str) -> bool:
@@ -37,17 +40,15 @@ def missing_line(what: str) -> str:
     return f"this needs another Python than {sys.executable}: {what}; {first} .venv/bin/python"
 
 
-def require(targets: Iterable[str], *, ray: bool) -> None:
-    """Whether everything that these "package.module:name" import at once can be imported.
+def require(kinds: Sequence[Kind], targets: Iterable[str], *, ray: bool) -> None:
+    """Whether what stages of these kinds, and these "package.module:name", import can be imported.
 
     Looks for packages, and imports none. Raises: UserError naming those that are missing.
     """
-    from workbench.provenance import closure, third_party  # noqa: PLC0415 - of Python 3.11
+    from workbench.provenance import third_party  # noqa: PLC0415 - of Python 3.11
 
-    targets = [*targets, *_AROUND]
-    needed = third_party(targets) | ({"ray"} if ray else set())
-    if any(_ENGINE in closure(target) for target in targets):
-        needed.add("vllm")
+    needed = {name for kind in kinds for name in kind.packages} | ({"ray"} if ray else set())
+    needed |= third_party([*(kind.run for kind in kinds), *targets, _AROUND])
     missing = sorted(name for name in needed if find_spec(name) is None)
     if missing:
         raise UserError(missing_line(f"it lacks {', '.join(missing)}"))

@@ -50,7 +50,7 @@ class StageConfig(Section):
     """What every stage has; kinds add their own fields."""
 
     kind: str
-    """What the stage does: a name of workbench.registry.KINDS."""
+    """What the stage does: one of the installed kinds."""
     needs: list[str] = Field(default_factory=list)
     """Stages whose outputs this one reads. The first one with a model is the parent."""
     cpus: float = Field(1.0, ge=0)
@@ -133,7 +133,7 @@ def _read_stage(name: str, body: Any, others: Iterable[str]) -> StageConfig:
     if not isinstance(body, dict) or "kind" not in body:
         near = get_close_matches(name, [n for n in others if n != name], n=1)
         meant = f" (or did you mean stages.{near[0]}?)" if near else ""
-        kinds = ", ".join(registry.KINDS)
+        kinds = ", ".join(registry.kinds())
         raise UserError(f"recipe: {where} must be a mapping with `kind`{meant}; kinds: {kinds}")
     if name == "evals" and body["kind"] != "evals":
         raise UserError("recipe: stages.evals: the name `evals` is for a stage of kind evals")

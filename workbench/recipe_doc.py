@@ -43,7 +43,7 @@ _EVERYWHERE = ("kind", *StageConfig.model_fields)
 
 def recipe_reference() -> str:
     """Everything of docs/recipes.md from MARK on."""
-    kinds = {name: registry.resolve(kind.config) for name, kind in registry.KINDS.items()}
+    kinds = {name: registry.resolve(kind.config) for name, kind in registry.kinds().items()}
     groups = {title: _members(registry.resolve(at)) for title, at in _GROUPS.items()}
     grouped = [model for models in groups.values() for model in models]
     others = [m for m in _reachable([Recipe, *kinds.values(), *grouped]) if m not in grouped]
@@ -54,11 +54,11 @@ def recipe_reference() -> str:
     lines += ["## Every stage", "", *page.table(StageConfig), *_LIKE]
     lines += ["## Stage kinds", "", "| kind | what it does |", "| --- | --- |"]
     lines += [
-        f"| [`{name}`](#{_slug(_stage_title(name))}) | {_cell(registry.KINDS[name].about)} |"
+        f"| [`{name}`](#{_slug(_stage_title(name))}) | {_cell(registry.kind(name).about)} |"
         for name in kinds
     ]
     for name, model in kinds.items():
-        about = f"{registry.KINDS[name].about}."
+        about = f"{registry.kind(name).about}."
         lines += ["", f"### {_stage_title(name)}", "", about[0].upper() + about[1:]]
         lines += [*_about(model), "", *page.table(model, without=_EVERYWHERE)]
     for title, models in groups.items():

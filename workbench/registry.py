@@ -1,14 +1,24 @@
 """The stage kinds: one table from a recipe's `kind:` to its configuration, run and plan.
 
-The targets are strings so that the workbench imports no stage, and reading a recipe imports only
-configuration modules (which import no torch).
+Packages declare their kinds as entry points of the group `anneal.kinds` (see pyproject.toml), so that
+the workbench names no stage. The parts of a kind are named in strings, so that reading a recipe imports
+configuration modules alone, which import no torch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
-from workbench.errors import unknown_name
+from workbench.errors import UserError, unknown_name
+from workbench.installed import missing_line
+
+KINDS = "anneal.kinds"
+"""Entry points: a mapping of kind name to `Kind`."""
+RECIPE_CHECKS = "anneal.recipe_checks"
+"""Entry points: `(Recipe) -> None`, a UserError where the recipe cannot be meant."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,7 @@ class Kind:
     plan: `(config, Recipe) -> StagePlan`, importing no torch.
     inputs: `(config) -> None`, a UserError where a file or package that the stage reads is not there
     or an option is none; importing no torch. Asked before a run begins, of stages that will run.
+    packages: what `run` imports late, beside what its module imports at once.
     """
 
     config: str
@@ -26,95 +37,36 @@ class Kind:
     plan: str
     about: str
     inputs: str | None = None
+    packages: tuple[str, ...] = ()
 
 
-KINDS: dict[str, Kind] = {
-    "tokenizer": Kind(
-        config="pretrain.config:TokenizerConfig",
-        run="pretrain.tokenizer_stage:run",
-        plan="pretrain.plan:plan_tokenizer",
-        about="train a byte-level BPE tokenizer with the chat format's special tokens",
-        inputs="data_mix.inputs:check_data",
-    ),
-    "convert": Kind(
-        config="pretrain.convert.config:ConvertConfig",
-        run="pretrain.convert.stage:run",
-        plan="pretrain.convert.plan:plan_convert",
-        about="a GGUF file or a Hugging Face checkpoint becomes the run's base model",
-        inputs="pretrain.convert.inputs:check_origin",
-    ),
-    "pretrain": Kind(
-        config="pretrain.config:PretrainConfig",
-        run="pretrain.stage:run",
-        plan="pretrain.plan:plan_pretrain",
-        about="pretrain the hybrid base model on a phased blend",
-        inputs="data_mix.inputs:check_data",
-    ),
-    "prune": Kind(
-        config="pretrain.compress.config:PruneConfig",
-        run="pretrain.compress.stage:run",
-        plan="pretrain.compress.plan:plan_prune",
-        about="cut layers and widths of a hybrid by importance, without training",
-        inputs="data_mix.inputs:check_data",
-    ),
-    "distill": Kind(
-        config="pretrain.compress.config:DistillConfig",
-        run="pretrain.compress.distill:run",
-        plan="pretrain.compress.plan:plan_distill",
-        about="a student learns the next-token distributions of a teacher",
-        inputs="data_mix.inputs:check_data",
-    ),
-    "sft": Kind(
-        config="sft.config:SftConfig",
-        run="sft.stage:run",
-        plan="sft.plan:plan_sft",
-        about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
-        inputs="data_mix.inputs:check_data",
-    ),
-    "grpo": Kind(
-        config="rl.config:GrpoConfig",
-        run="rl.stage:run",
-        plan="rl.plan:plan_grpo",
-        about="GRPO on verifiable rewards with vLLM rollouts",
-        inputs="rl.inputs:check_grpo",
-    ),
-    "dpo": Kind(
-        config="rl.dpo.config:DpoConfig",
-        run="rl.dpo.stage:run",
-        plan="rl.dpo.plan:plan_dpo",
-        about="iterative on-policy DPO on a tool environment",
-        inputs="rl.inputs:check_tasks",
-    ),
-    "reward_model": Kind(
-        config="rl.reward_model.config:RewardModelConfig",
-        run="rl.reward_model.stage:run",
-        plan="rl.reward_model.plan:plan_reward_model",
-        about="a Bradley-Terry reward model on replies that checkers passed and failed",
-        inputs="data_mix.inputs:check_data",
-    ),
-    "merge": Kind(
-        config="rl.merge.config:MergeConfig",
-        run="rl.merge.stage:run",
-        plan="rl.merge.plan:plan_merge",
-        about="the best point on the line between two models",
-    ),
-    "evals": Kind(
-        config="evals.config:EvalsConfig",
-        run="evals.stage:run",
-        plan="evals.plan:plan_evals",
-        about="evaluate models of the run on benchmarks",
-    ),
-}
+@cache
+def kinds() -> dict[str, Kind]:
+    """Every installed kind by its name. Raises: UserError where two packages declare one name."""
+    found: dict[str, Kind] = {}
+    for point in sorted(entry_points(group=KINDS), key=lambda point: point.name):
+        for name, declared in point.load().items():
+            if found.setdefault(name, declared) != declared:
+                raise UserError(
+                    f"stage kind {name!r} is declared twice, the second time by {point.value}; "
+                    "uninstall one of the packages"
+                )
+    if not found:
+        raise UserError(missing_line("Anneal is not installed in it"))
+    return found
 
-# What checks the recipe's `model` section: (preset, **overrides) -> a shape, or a UserError.
-MODEL_SHAPE = "model.presets:shape"
+
+def recipe_checks() -> list[Callable[..., None]]:
+    """What every recipe must pass before anything of it is planned."""
+    return [point.load() for point in entry_points(group=RECIPE_CHECKS)]
 
 
 def kind(name: str) -> Kind:
     """The kind of this name. Raises: UserError naming the nearest one."""
-    if name not in KINDS:
-        raise unknown_name("stage kind", name, KINDS)
-    return KINDS[name]
+    known = kinds()
+    if name not in known:
+        raise unknown_name("stage kind", name, known)
+    return known[name]
 
 
 def resolve(target: str) -> Any:

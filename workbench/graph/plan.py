@@ -19,8 +19,8 @@ class RunPlan:
 
     stages: dict[str, StagePlan]
     decisions: dict[str, Decision]
-    targets: tuple[str, ...] = ()
-    """What the stages to run import, as "package.module:name"."""
+    kinds: tuple[registry.Kind, ...] = ()
+    """The kinds of the stages that will run."""
 
     @property
     def lines(self) -> list[str]:
@@ -46,7 +46,8 @@ def plan_run(
     be found out after days of training. What lies on this machine (files, packages) is looked for
     where a stage is going to run. fresh: stages that run again whatever they have.
     """
-    registry.resolve(registry.MODEL_SHAPE)(recipe.model.preset, **recipe.model.overrides)
+    for check in registry.recipe_checks():
+        check(recipe)
     costs = {name: _stage_plan(recipe, name) for name in recipe.stages}
     plans: dict[str, StagePlan] = {}
     decisions: dict[str, Decision] = {}
@@ -59,7 +60,7 @@ def plan_run(
     kinds = {n: registry.kind(recipe.stages[n].kind) for n, d in decisions.items() if d.run}
     for name, kind in kinds.items():
         _check_inputs(recipe, name, kind)
-    return RunPlan(plans, decisions, tuple(dict.fromkeys(kind.run for kind in kinds.values())))
+    return RunPlan(plans, decisions, tuple(dict.fromkeys(kinds.values())))
 
 
 def _stage_plan(recipe: Recipe, name: str) -> StagePlan:

@@ -23,12 +23,14 @@ def light_python(folder: Path) -> Path:
         found = next((p for p in (site / name, site / f"{name}.py") if p.exists()), None)
         if found is not None:
             (folder / found.name).symlink_to(found)
+    (own,) = site.glob("anneal_workbench-*.dist-info")  # it declares the stage kinds
+    (folder / own.name).symlink_to(own)
     return folder
 
 
 def run(*words: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """-S: this Python without its site-packages."""
-    env = {"PYTHONPATH": str(path)} if path else {}
+    """-S: this Python without its site-packages, where Anneal is installed too."""
+    env = {"PYTHONPATH": f"{tiny.ROOT}:{path}"} if path else {}
     command = [sys.executable, "-S", *words]
     return subprocess.run(command, cwd=tiny.ROOT, env=env, capture_output=True, text=True)
 
@@ -45,10 +47,11 @@ def test_not_even_a_recipe_can_be_read(tmp_path: Path, script: str) -> None:
     recipe = tiny.write_recipe(tmp_path, PIPELINE)
     more = {"run_stage": ["all"], "sweep": ["--models=pretrain", "--benchmarks=mini-math"]}
     words = [f"scripts/{script}.py", "--recipe", str(recipe), *more.get(script, [])]
-    done = run(*words)
-    assert_line(done, "it lacks ")
+    assert_line(run(*words), "Anneal is not installed")
+    empty = tmp_path / "empty"
+    assert_line(run(*words, path=empty), "it lacks ")
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
-    assert run(words[0], "--help").returncode == 0
+    assert run(words[0], "--help", path=empty).returncode == 0
 
 
 def test_what_a_run_needs_is_looked_for_before_its_folder_is_made(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ BY_HAND, _, REFERENCE = PAGE.partition(MARK)
 
 def test_the_reference_of_recipes_is_current() -> None:
     assert recipe_reference() == MARK + REFERENCE, "run: python scripts/recipes_doc.py"
-    for kind, entry in registry.KINDS.items():
+    for kind, entry in registry.kinds().items():
         assert f"### Stage {kind}\n" in REFERENCE
         for name in registry.resolve(entry.config).model_fields:
             assert f"| `{name}` |" in REFERENCE or name == "kind"

@@ -1,0 +1,13 @@
+"""The stage kind of supervised fine-tuning. Imports no torch."""
+
+from workbench.registry import Kind
+
+KINDS = {
+    "sft": Kind(
+        config="sft.config:SftConfig",
+        run="sft.stage:run",
+        plan="sft.plan:plan_sft",
+        about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
+        inputs="data_mix.inputs:check_data",
+    ),
+}
