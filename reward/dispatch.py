@@ -3,9 +3,11 @@
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from reward.plugin import check_plugin, is_plugin
 from reward.pool import CheckItem, check_all
 from reward.reply import CheckedReply, read_reply
 from reward.verdict import Verdict, failed
@@ -35,23 +37,28 @@ def check(kind: str, response_text: str, reference: Any, **options: Any) -> Verd
     1.0
 
     kinds: math, choice, tools, instructions, code, contest, contains, refusal, judged-match,
-    judged-better, composite; each checker's function documents its reference and options.
+    judged-better, composite; each checker's function documents its reference and options. A function of
+    your own is named by its file or module, as in "mine.py:score" (see reward.plugin), and may be given
+    `prompt`, the messages that were asked.
     `thinking_opened=True` (any kind) says that the prompt ended inside an open `<think>`. Raises
     UserError for an unknown kind or option and for a reference of the wrong shape; any other failure
     is a Verdict of status "error". Blocks; call it from a thread in async code.
     """
     thinking_opened = bool(options.pop("thinking_opened", False))
+    prompt = tuple(options.pop("prompt", ()))
     if not isinstance(response_text, str):
         raise UserError(
             f"check({kind!r}) got a reply of type {type(response_text).__name__}; "
             "pass the reply's text"
         )
     reply = read_reply(response_text, thinking_opened=thinking_opened)
-    return check_reply(kind, reply, reference, options)
+    return check_reply(kind, replace(reply, text=response_text, prompt=prompt), reference, options)
 
 
 def check_reply(kind: str, reply: CheckedReply, reference: Any, options: dict[str, Any]) -> Verdict:
     """`check` on a reply that has already been parsed."""
+    if is_plugin(kind):
+        return check_plugin(kind, reply, reference, options)
     function, allowed = _checker(kind)
     for name in options:
         if name not in allowed:

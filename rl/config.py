@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from data_mix.config import SourceConfig, no_checks
 from engine.config import EngineConfig
 from reward.pairwise import PairwiseConfig
+from reward.plugin import FunctionConfig
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
@@ -78,10 +79,12 @@ class OverlongConfig(Section):
 class RewardSource(Section):
     """One reward."""
 
-    kind: Literal["checker", "model", "judge"] = "checker"
-    """checker: the prompt's own check. model: a reward model's score of the answer (RLHF). judge: the
-    reply's win rate in its group, decided by a served model. With the latter two the check still runs
-    where there is one, and is logged as `checker_reward`."""
+    kind: Literal["checker", "function", "model", "judge"] = "checker"
+    """checker: the prompt's own check. function: one of your own. model: a reward model's score of the
+    answer (RLHF). judge: the reply's win rate in its group, decided by a served model. With the latter
+    three the check still runs where there is one, and is logged as `checker_reward`."""
+    function: FunctionConfig | None = None
+    """With kind function: where it is, `mine.py:score` or {path, options, ...}. See docs/rewards.md."""
     model: str | None = None
     """With kind model: the stage (in `needs`) that trained the reward model."""
     judge: PairwiseConfig | None = None
@@ -89,11 +92,16 @@ class RewardSource(Section):
 
     @model_validator(mode="after")
     def _has_its_own(self) -> Self:
-        own = {"model": self.model is not None, "judge": self.judge is not None}
+        own = {
+            "function": self.function is not None,
+            "model": self.model is not None,
+            "judge": self.judge is not None,
+        }
         if own != {name: name == self.kind for name in own}:
             given = ", ".join(name for name, is_given in own.items() if is_given) or "nothing"
             raise ValueError(
                 f"reward kind {self.kind!r} with {given}; write {{kind: model, model: STAGE}}, "
+                "{kind: function, function: mine.py:score}, "
                 "{kind: judge, judge: {endpoint: http://HOST/v1#MODEL}} or {kind: checker}"
             )
         return self
@@ -109,7 +117,7 @@ class RewardPart(RewardSource):
 class RewardConfig(RewardSource):
     """Where rewards come from: one source, or several with weights."""
 
-    kind: Literal["checker", "model", "judge", "composite"] = "checker"  # type: ignore[assignment]
+    kind: Literal["checker", "function", "model", "judge", "composite"] = "checker"  # type: ignore[assignment]
     """One of the kinds of a source, or composite: `parts`. A prompt's check may itself be composite."""
     parts: dict[str, RewardPart] = Field(default_factory=dict)
     """With kind composite: name -> source. Where one part is undecided so is the whole; each part is

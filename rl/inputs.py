@@ -8,6 +8,7 @@ from data_mix.inputs import check_data, check_package, first_row
 from data_mix.world import DOMAINS, conversation_at
 from environments.config import BfclTasks, WorkplaceTasks
 from reward.options import check_options
+from reward.plugin import check_config
 from rl.config import GrpoConfig
 from rl.dpo.config import DpoConfig
 from workbench.apart import INSTALL, apart_folder
@@ -18,6 +19,9 @@ from workbench.errors import UserError
 def check_grpo(config: GrpoConfig) -> None:
     """Raises: UserError where data is missing, or a check does not take `reward_options`."""
     check_data(config)
+    for source in config.reward.sources().values():
+        if source.function is not None:
+            check_config(source.function)
     if config.reward_options:
         for spec in _checks(config.prompts):
             try:

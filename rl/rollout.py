@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from engine.protocol import Completion, Engine, Sampling
 from reward import CheckItem, Verdict, check_all
+from reward.plugin import is_plugin
 from reward.verdict import failed
 from rl.advantage import Kind, advantages
 from rl.config import OverlongConfig
@@ -139,8 +140,10 @@ class Sampler:
                 verdicts.append(failed(completion.error or "error"))
                 if completion.finish_reason != "error":
                     places.append(len(verdicts) - 1)
-                    opened = {"thinking_opened": True} if thinking else {}
+                    opened: dict[str, Any] = {"thinking_opened": True} if thinking else {}
                     check = question.check
+                    if is_plugin(check.kind):
+                        opened["prompt"] = question.prompt
                     items.append(
                         CheckItem(
                             check.kind,
