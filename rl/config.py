@@ -57,7 +57,8 @@ class LossConfig(Section):
     kl_coefficient: float = Field(0.0, ge=0)
     """Weight of the KL to the policy the stage started from; 0: no reference is kept."""
     kl_weighted: bool = True
-    """Multiply the KL by the ratio, which makes its gradient the unbiased one."""
+    """Multiply the KL by the token's ratio, new to old policy: with the correction its gradient is then
+    that of KL(policy || reference), also where the engine is older. false: plain k3, which is biased."""
 
     @model_validator(mode="before")
     @classmethod
