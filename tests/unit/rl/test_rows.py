@@ -114,15 +114,16 @@ def test_it_is_found_before_the_run_begins(what: str, tmp_path: Path) -> None:
     bad, _, says = BAD[what]
     prompts = source(tmp_path, [bad]).model_dump()
     held_out = source(tmp_path, [], "h.jsonl").model_dump()
-    for kind, read, look in (
+    kinds: list[tuple[str, Any, Any]] = [
         ("grpo", GrpoConfig.read, check_grpo),
         ("reward_model", RewardModelConfig.read, check_reward_model),
-    ):
+    ]
+    for kind, read, look in kinds:
         stage = {"kind": kind, "needs": ["sft"], "prompts": prompts, "held_out": held_out}
         with pytest.raises(UserError, match=r"^prompts: .*p\.jsonl, line 3") as raised:
-            look(read(stage, where="x"))  # type: ignore[operator]
+            look(read(stage, where="x"))
         assert says in str(raised.value)
-        lines = look(read(stage | {"skip_bad": True}, where="x"))  # type: ignore[operator]
+        lines = look(read(stage | {"skip_bad": True}, where="x"))
         assert lines[0].startswith("prompts: 3 of 3 rows looked at; skip_bad leaves out 1 (")
         assert lines[1] == "held_out: 2 of 2 rows looked at"
 
@@ -182,7 +183,8 @@ def test_rows_without_ids_are_known_by_their_places(tmp_path: Path) -> None:
 
 def test_a_number_and_its_text_are_one_id() -> None:
     assert row_id({"id": 0}, where="w") == "0" and row_id({}, where="w") == "w"
-    for wrong in (None, "", True, 1.5, {}):
+    wrongs: list[Any] = [None, "", True, 1.5, {}]
+    for wrong in wrongs:
         with pytest.raises(UserError, match="neither text nor a whole number"):
             row_id({"id": wrong}, where="w")
     must_be_own(["a", "b"], what="x")
