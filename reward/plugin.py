@@ -132,12 +132,9 @@ def score_items(config: FunctionConfig, items: Sequence[Item]) -> list[Verdict]:
         return [verdict for (verdict,) in threads.map(call, [[item] for item in items])]
 
 
-def check_plugin(
-    path: str, reply: CheckedReply, reference: Any, options: Mapping[str, Any]
-) -> Verdict:
+def check_plugin(path: str, reply: CheckedReply, reference: Any, **options: Any) -> Verdict:
     """One reply scored by the function at `path`: what a check of this kind is."""
-    config = FunctionConfig(path=path, options=dict(options))
-    check_config(config)
+    config = FunctionConfig(path=path, options=options)
     (verdict,) = score_items(config, [Item(reply, reference)])
     return verdict
 
