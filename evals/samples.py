@@ -19,6 +19,7 @@ from workbench.chat import Reply, parse
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
 from workbench.provenance import code_digest, digest
+from workbench.rundir import utc_now
 
 Row = dict[str, Any]
 _LONGEST_REFERENCE = 100_000
@@ -244,6 +245,7 @@ def blank(sample: Sample) -> Row:
         "thought": False,
         "well_formed": False,
         "finish_reason": "error",
+        "sampled_at": None,
         "tokens": {"thinking": 0, "answer": 0},
         "adheres": None,
         "value": None,
@@ -269,6 +271,8 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
     # Calls of our own syntax that had to be put in order were in none.
     in_order = reply.well_formed and (normal == done.text or form.calls != "nano-v2")
     thinking = responder.num_tokens(reply.thinking) if reply.thinking else 0
+    if done.thinking_tokens is not None and reply.thinking:
+        thinking = done.thinking_tokens
     return {
         **blank(sample),
         "reply": done.text,
@@ -279,6 +283,7 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
         "thought": thought,
         "well_formed": in_order and done.finish_reason == "stop",
         "finish_reason": done.finish_reason,
+        "sampled_at": utc_now(),
         "tokens": {"thinking": thinking, "answer": max(len(done.token_ids) - thinking, 0)},
         "adheres": responder.adheres(sample.ask(), done),
         "status": "unscored",
