@@ -104,6 +104,7 @@ class BudgetedChat:
 
     def __init__(self, client: ChatClient) -> None:
         self._client = client
+        self._close_ids: list[Any] | None = None
 
     def find_way(self) -> Way | None:
         """Which way the server knows; None where none. At most five requests of one token."""
@@ -152,6 +153,7 @@ class BudgetedChat:
             if way == "processor"
             else {"thinking_token_budget": asked.budget}
         )
+        more["return_token_ids"] = True
         said = self._client.chat(messages, max_tokens=max_tokens, **settings, **more)
         text, total = _heard(said), _counted(said)
         trace = said.trace or ("" if _is_answer(text, opens) else text.partition(CLOSE)[0])
@@ -161,8 +163,12 @@ class BudgetedChat:
     def _trace_tokens(self, said: Said, trace: str, allowed: int) -> int:
         """Tokens of the trace. Raises: Unkept where they are more than allowed, or unknown."""
         total = _counted(said)
-        # Some servers count nothing where the prompt has opened the trace.
-        found = said.trace_tokens or self._client.num_tokens(trace.removeprefix(OPEN))
+        if not trace:
+            return 0
+        # Some servers count 0 where the prompt has opened the trace.
+        found = self._ids_before_close(said, trace) or said.trace_tokens or None
+        if found is None:
+            found = self._client.num_tokens(trace.removeprefix(OPEN))
         if found is None and total <= allowed:
             return total
         if found is None:
@@ -172,6 +178,16 @@ class BudgetedChat:
         if found > allowed * _RETOKENISED:
             raise Unkept(f"thinking budget not kept: {found:,} tokens of {allowed:,} allowed")
         return found
+
+    def _ids_before_close(self, said: Said, trace: str) -> int | None:
+        """Tokens before the closing tag in the reply's own ids; None where they are not known."""
+        if said.token_ids is None or not trace:
+            return None
+        if self._close_ids is None:
+            self._close_ids = self._client.token_ids(CLOSE) or []
+        close, ids = self._close_ids, list(said.token_ids)
+        places = range(len(ids) - len(close) + 1) if close else ()
+        return next((n for n in places if ids[n : n + len(close)] == close), None)
 
     def _in_two(
         self,

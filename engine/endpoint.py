@@ -41,7 +41,7 @@ class Said:
     answer, trace: texts; the trace is apart only where the server takes it out. calls: {name,
     arguments}; arguments are a mapping, or the text of what is none. refused: the answer is the text
     of a refusal. tokens, prompt_tokens, trace_tokens: as the server counts; None where it does not.
-    status: of HTTP, where there was an answer at all.
+    token_ids: of the reply, where they were asked for and the server names them (vLLM). status: of HTTP, where there was an answer at all.
     """
 
     finish_reason: Literal["stop", "length", "error"]
@@ -52,6 +52,7 @@ class Said:
     tokens: int | None = None
     prompt_tokens: int | None = None
     trace_tokens: int | None = None
+    token_ids: tuple[int, ...] | None = None
     error: str = ""
     status: int | None = None
 
@@ -148,9 +149,14 @@ class ChatClient:
             return None
 
     def num_tokens(self, text: str) -> int | None:
-        """Tokens of a text by the server's own tokenizer (vLLM, SGLang, llama.cpp); None without."""
+        """Tokens of a text by the server's own tokenizer; None without."""
+        ids = self.token_ids(text)
+        return None if ids is None else len(ids)
+
+    def token_ids(self, text: str) -> list[Any] | None:
+        """A text's ids by the server's own tokenizer (vLLM, SGLang, llama.cpp); None without."""
         tokens = self._tokenized(prompt=text, content=text, add_special_tokens=False).get("tokens")
-        return len(tokens) if isinstance(tokens, list) else None
+        return tokens if isinstance(tokens, list) else None
 
     def prompt_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[str] | None:
         """The tokens of a prompt as the server spells them (vLLM); None where it does not tell."""
@@ -246,6 +252,7 @@ def _reply(value: Any) -> Said:
         tokens=_count(usage.get("completion_tokens")),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         trace_tokens=_count(details.get("reasoning_tokens")) if isinstance(details, dict) else None,
+        token_ids=_ids(choice.get("token_ids")),
         status=200,
     )
 
@@ -320,6 +327,11 @@ def _no_constant(name: str) -> Any:
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _ids(value: Any) -> tuple[int, ...] | None:
+    whole = isinstance(value, list) and all(isinstance(item, int) for item in value)
+    return tuple(value) if whole and value else None
 
 
 def _joined_chunks(text: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Samples to make, and the row that each becomes."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -78,6 +79,7 @@ def samples_of(
             samples.append(Sample(job, question, number, prompt, problem))
     if not samples:
         raise UserError(f"benchmark {job.benchmark.name!r} has no questions")
+    _must_differ(job, samples)
     longest = job.sampling.max_tokens + (_LATER_TURNS if job.benchmark.episode is not None else 0)
     fits = responder.fits([s.prompt for s in samples if not s.problem], longest)
     for sample, problem in zip((s for s in samples if not s.problem), fits, strict=True):
@@ -85,6 +87,17 @@ def samples_of(
     for sample in samples:
         sample.key = _key(sample, responder.identity)
     return samples
+
+
+def _must_differ(job: Job, samples: Sequence[Sample]) -> None:
+    """Two questions of one id would be counted, paired and drawn as one."""
+    count = Counter(sample.question.id for sample in samples if sample.number == 0)
+    twice = [id for id, number in count.items() if number > 1]
+    if twice:
+        raise UserError(
+            f"benchmark {job.benchmark.name!r}: {len(twice)} ids stand for more than one question "
+            f"({', '.join(twice[:3])}); give each question an id of its own"
+        )
 
 
 def _prepared(job: Job, question: Conversation, responder: Responder) -> tuple[Any, str]:

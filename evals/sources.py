@@ -1,18 +1,15 @@
 """Where a benchmark's data comes from: a file of the user's, an installed package, or the hub."""
 
-import csv
 import importlib.util
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.own_files import Placed, Read, Row, read_columns, read_rows
 from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
 from workbench.hub import must_answer
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -110,18 +107,26 @@ def json_lines(path: Path) -> list[Row]:
     """The rows of a JSON-lines file."""
     if not path.is_file():
         raise UserError(f"{path} is missing; reinstall the package, or the file")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [row for _, row in read_rows(path)]
 
 
-def rows_of(name: str, loading: Loading, hub: Hub, columns: Sequence[str]) -> list[Row]:
+Valid = Callable[[Row], None]
+"""Looks at a whole row. Raises: ValueError that says what is wrong."""
+
+
+def rows_of(
+    name: str,
+    loading: Loading,
+    hub: Hub,
+    columns: Mapping[str, Read],
+    valid: Valid = lambda row: None,
+) -> list[Row]:
     """The rows of a benchmark: the user's file data/NAME.jsonl (.json, .csv, .parquet), else the hub.
 
-    Raises: UserError that names the columns and where to put the file.
+    Raises: UserError that names the columns and where to put the file, or the row that is wrong.
     """
-    path = _own_file(loading.data, name)
-    if path is not None:
-        return _checked(_read(path), columns, str(path))
-    return _checked(from_hub(name, loading, hub, columns), columns, str(hub))
+    found = own_rows(name, loading, columns, valid)
+    return from_hub(name, loading, hub, columns, valid) if found is None else found
 
 
 def _own_file(folder: Path, name: str) -> Path | None:
@@ -129,10 +134,12 @@ def _own_file(folder: Path, name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def own_rows(name: str, loading: Loading, columns: Sequence[str]) -> list[Row] | None:
-    """The rows of the user's file; None without one."""
+def own_rows(
+    name: str, loading: Loading, columns: Mapping[str, Read], valid: Valid = lambda row: None
+) -> list[Row] | None:
+    """The rows of the user's file; None without one. Raises: UserError naming the row that is wrong."""
     path = _own_file(loading.data, name)
-    return None if path is None else _checked(_read(path), columns, str(path))
+    return None if path is None else _checked(read_rows(path), columns, valid, str(path))
 
 
 def package_text(package: str, path: str, benchmark: str) -> str:
@@ -146,35 +153,25 @@ def package_text(package: str, path: str, benchmark: str) -> str:
     return found.read_text(encoding="utf-8")
 
 
-def _read(path: Path) -> list[Row]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet  # noqa: PLC0415 - heavy
-
-        rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
-        return rows
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as lines:
-            return list(csv.DictReader(lines))
-    try:
-        if path.suffix == ".jsonl":
-            return json_lines(path)
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    return list(found)
-
-
-def from_hub(name: str, loading: Loading, hub: Hub, columns: Sequence[str]) -> list[Row]:
+def from_hub(
+    name: str,
+    loading: Loading,
+    hub: Hub,
+    columns: Mapping[str, Read],
+    valid: Valid = lambda row: None,
+) -> list[Row]:
     """The rows of the hub's data set. Raises: UserError that says where to put them instead."""
     instead = f"put its rows at {loading.data / name}.jsonl with the columns {', '.join(columns)}"
     must_answer(f"benchmark {name!r}: the hub's {hub}", instead)
     try:
-        return _downloaded(hub)
+        rows = _downloaded(hub)
     except Exception as error:  # noqa: BLE001 - the hub fails in many ways; all mean: no data
         why = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
             f"benchmark {name!r}: the hub's {hub} cannot be loaded ({why}); {instead}"
         ) from None
+    placed = [(f"{hub}, row {number}", row) for number, row in enumerate(rows, start=1)]
+    return _checked(placed, columns, valid, str(hub))
 
 
 def _downloaded(hub: Hub) -> list[Row]:
@@ -193,10 +190,15 @@ def _downloaded(hub: Hub) -> list[Row]:
     return [dict(row) for row in found]
 
 
-def _checked(rows: list[Row], columns: Iterable[str], where: str) -> list[Row]:
+def _checked(
+    rows: list[Placed], columns: Mapping[str, Read], valid: Valid, where: str
+) -> list[Row]:
     if not rows:
         raise UserError(f"{where} holds no rows")
-    for column in columns:
-        if column not in rows[0]:
-            raise UserError(f"{where} has no column {column!r}; it has: {', '.join(rows[0])}")
-    return rows
+    found = read_columns(rows, columns)
+    for (place, _), row in zip(rows, found, strict=True):
+        try:
+            valid(row)
+        except ValueError as error:
+            raise UserError(f"{place}: {error}") from None
+    return found

@@ -205,6 +205,29 @@ def test_our_processor_in_the_server_is_used_and_each_reply_is_counted(
         assert budget_curves(tmp_path / "evals") == []
 
 
+@pytest.mark.parametrize(
+    ("usage", "why"),
+    [
+        ({"completion_tokens": None}, "the server counts no tokens"),
+        ({"completion_tokens_details": {"reasoning_tokens": 0}}, "no count of its tokens"),
+        ({"completion_tokens_details": {"reasoning_tokens": 600}}, "600 tokens of 10 allowed"),
+        ({"completion_tokens_details": {"reasoning_tokens": 9}}, ""),
+    ],
+)
+def test_what_a_server_counts_decides_whether_a_budget_was_kept(
+    tmp_path: Path, usage: dict[str, Any], why: str
+) -> None:
+    def say(asked: dict[str, Any]) -> Said:
+        said = _refuses_a_senseless_budget(asked) or _long_thinker(asked, keeps=lambda _: None)
+        said.usage |= usage
+        return said
+
+    with judge_server(say) as server:
+        result = _sweep(server, tmp_path, budgets=[8], thinking=[], thinking_grace=2)
+    assert result["n"] == (0 if why else 3)
+    assert why in next(iter(result["failures"]), "")
+
+
 def test_vllms_own_budget_is_used_where_it_is_configured(tmp_path: Path) -> None:
     def say(asked: dict[str, Any]) -> Said:
         budget = asked.get("thinking_token_budget")
