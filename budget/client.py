@@ -91,8 +91,9 @@ NO_WAY = (
     "the server keeps no thinking budgets: it has neither budget.processor:ThinkingBudgetProcessor "
     "nor thinking_token_budget nor continue_final_message"
 )
-# A trace's text can have a few tokens more than were sampled for it.
-_RETOKENISED = 1.02
+# A trace's text can have a few tokens more than were sampled for it; vLLM's own budget closes a token
+# late now and then (9 of 8 were seen).
+_RETOKENISED, _LATE_TOKENS = 1.02, 2
 
 
 class Unkept(Exception):
@@ -175,7 +176,7 @@ class BudgetedChat:
             raise Unkept(
                 "whether the thinking budget was kept cannot be told: no count of its tokens"
             )
-        if found > allowed * _RETOKENISED:
+        if found > allowed * _RETOKENISED + _LATE_TOKENS:
             raise Unkept(f"thinking budget not kept: {found:,} tokens of {allowed:,} allowed")
         return found
 

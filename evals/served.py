@@ -21,6 +21,7 @@ _PROBES = (
 )
 _PROBE_TOKENS = 32
 _CLOCK_S = 1.1
+_LONGEST_REPLY = 400  # characters; some servers read no limit of tokens
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def look_at(client: ChatClient) -> Served:
         again = client.entry() or {}
         entry = {k: v for k, v in entry.items() if k != "created" or again.get(k) == v}
     shown = {k: entry[k] for k in _FIELDS if k in entry} if entry else None
-    return Served(shown, tuple(one.text for one in said) if whole else None, _opens(client, said))
+    replies = tuple(one.text[:_LONGEST_REPLY] for one in said) if whole else None
+    return Served(shown, replies, _opens(client, said))
 
 
 def _messages(text: str) -> list[dict[str, Any]]:

@@ -36,9 +36,11 @@ class SampleStore:
 
     @property
     def anew_since(self) -> str:
-        """When it was asked to sample anew; "" where never."""
-        path = self.folder / _ANEW
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+        """When it was last asked to sample anew, here or before this folder was set aside; "" where
+        never."""
+        paths = [folder / _ANEW for folder in (self.folder, *self._others)]
+        times = [path.read_text(encoding="utf-8").strip() for path in paths if path.is_file()]
+        return max(times, default="")
 
     def result(self) -> dict[str, Any]:
         """The result that stands in the folder; empty where there is none that can be read."""

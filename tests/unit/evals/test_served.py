@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from evals.endpoint import EndpointResponder
 from evals.models import Model
 from evals.registry import BENCHMARKS
 from evals.sources import Data
+from evals.store import SampleStore
 from evals.sweep import sample_anew, sweep
 from tests.judge_server import JudgeServer, Said, judge_server
 from workbench.conversation import CheckSpec, Conversation
@@ -326,3 +328,37 @@ def test_a_template_that_a_server_spells_out_says_whether_it_opens_the_trace() -
         assert EndpointResponder(server.address).format.opens
         server.tokens = lambda asked: {"token_strs": [*opened, "</think>", "ĊĊ"]}
         assert not EndpointResponder(server.address).format.opens
+
+
+def test_a_stage_that_is_run_fresh_samples_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evals import stage
+    from workbench.rundir import RunDir
+
+    asked: list[Any] = []
+    monkeypatch.setattr(stage, "_models", lambda *_: [Model("m", "place")])
+    monkeypatch.setattr(stage, "sweep_models", lambda *_, **__: {})
+    monkeypatch.setattr(stage, "write_pages", lambda *_: None)
+    monkeypatch.setattr(stage, "sample_anew", lambda *args: asked.append(args))
+    for fresh in (False, True):
+        context: Any = SimpleNamespace(
+            config=_config(), run=RunDir(tmp_path), seed=1, fresh=fresh, outputs={}
+        )
+        stage.run(context)
+    ((out, names, jobs),) = asked
+    assert (out, names, [job.folder for job in jobs]) == (tmp_path / "evals", ["m"], ["sums"])
+
+
+def test_what_was_asked_for_anew_stays_so_where_its_folder_was_set_aside(tmp_path: Path) -> None:
+    """A fresh stage was killed: its folder went to .replaced, beside the older result."""
+    row = {"key": "k", "value": 1.0, "sampled_at": "2026-01-01T00:00:00Z"}
+    old, half, here = (tmp_path / name for name in ("old", "half", "here"))
+    for folder in (old, half, here):
+        folder.mkdir()
+    (old / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    assert SampleStore(here, [old, half]).find({"k"}) == {"k": row}
+    SampleStore(half).sample_anew()
+    assert SampleStore(here, [old, half]).find({"k"}) == {}
+    (here / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    assert SampleStore(here, [old, half]).find({"k"}) == {"k": row}
