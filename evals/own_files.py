@@ -57,7 +57,8 @@ def read_columns(rows: list[Placed], columns: Mapping[str, Read]) -> list[Row]:
     return found
 
 
-def _jsonl(path: Path) -> Iterator[Placed]:
+def jsonl_rows(path: Path) -> Iterator[Placed]:
+    """The rows of a JSON-lines file, whatever it is called."""
     for number, _, line in lines_of(path):
         where = f"{path}, line {number}"
         yield where, json_object(line, where=where)
@@ -132,7 +133,7 @@ def _decoded(path: Path) -> str:
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
-    ".jsonl": _jsonl,
+    ".jsonl": jsonl_rows,
     ".json": _json,
     ".csv": _csv,
     ".parquet": _parquet,

@@ -13,7 +13,7 @@ from engine.protocol import Completion, Sampling, sample_seed
 from evals.benchmark import Episode
 from evals.jobs import Job
 from evals.responder import Ask, Responder
-from evals.sources import Loading
+from evals.sources import Loading, own_file
 from reward import Verdict, check
 from reward.dispatch import CHECKERS
 from workbench.chat import Reply, parse
@@ -79,7 +79,8 @@ def samples_of(
             samples.append(Sample(job, question, number, prompt, problem))
     if not samples:
         raise UserError(f"benchmark {job.benchmark.name!r} has no questions")
-    _must_differ(job, samples)
+    if any(own_file(data, name) for name in job.benchmark.data.files):
+        _must_differ(job, samples)
     longest = job.sampling.max_tokens + (_LATER_TURNS if job.benchmark.episode is not None else 0)
     fits = responder.fits([s.prompt for s in samples if not s.problem], longest)
     for sample, problem in zip((s for s in samples if not s.problem), fits, strict=True):
@@ -90,7 +91,8 @@ def samples_of(
 
 
 def _must_differ(job: Job, samples: Sequence[Sample]) -> None:
-    """Two questions of one id would be counted, paired and drawn as one."""
+    """Two questions of one id would be counted, paired and drawn as one. (Official data are taken as
+    they are: one id of BFCL's live relevance stands for two.)"""
     count = Counter(sample.question.id for sample in samples if sample.number == 0)
     twice = [id for id, number in count.items() if number > 1]
     if twice:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.own_files import Placed, Read, Row, read_columns, read_rows
+from evals.own_files import Placed, Read, Row, jsonl_rows, read_columns, read_rows
 from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
 from workbench.hub import must_answer
@@ -67,7 +67,7 @@ class Data:
             if not _is_here(name)
         ]
         missing += [f"{folder / name}" for name in self.only if not (folder / name).is_file()]
-        absent = [name for name in self.files if _own_file(folder, name) is None]
+        absent = [name for name in self.files if own_file(folder, name) is None]
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             missing.append(f"the hub, or {folder / absent[0]}.jsonl{more}")
@@ -107,7 +107,7 @@ def json_lines(path: Path) -> list[Row]:
     """The rows of a JSON-lines file."""
     if not path.is_file():
         raise UserError(f"{path} is missing; reinstall the package, or the file")
-    return [row for _, row in read_rows(path)]
+    return [row for _, row in jsonl_rows(path)]
 
 
 Valid = Callable[[Row], None]
@@ -129,7 +129,8 @@ def rows_of(
     return from_hub(name, loading, hub, columns, valid) if found is None else found
 
 
-def _own_file(folder: Path, name: str) -> Path | None:
+def own_file(folder: Path, name: str) -> Path | None:
+    """The user's file that stands in for a name of the hub; None without one."""
     paths = (folder / f"{name}{suffix}" for suffix in (".jsonl", ".json", ".csv", ".parquet"))
     return next((path for path in paths if path.is_file()), None)
 
@@ -138,7 +139,7 @@ def own_rows(
     name: str, loading: Loading, columns: Mapping[str, Read], valid: Valid = lambda row: None
 ) -> list[Row] | None:
     """The rows of the user's file; None without one. Raises: UserError naming the row that is wrong."""
-    path = _own_file(loading.data, name)
+    path = own_file(loading.data, name)
     return None if path is None else _checked(read_rows(path), columns, valid, str(path))
 
 
