@@ -8,7 +8,7 @@ from typing import Any
 
 from sft.packing import pack
 from workbench.chat import render
-from workbench.chat.rendering import split_trace
+from workbench.chat.template import split_trace
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
