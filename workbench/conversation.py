@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from workbench.errors import UserError
+
 # A message is the ecosystem's own mapping: {role, content, reasoning_content?, tool_calls?}; ours is
 # `reasoning_cut` on a reply whose trace was cut (budget.truncation).
 Message = dict[str, Any]
@@ -68,7 +70,10 @@ class Conversation:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Conversation":
-        """Read a row written by `to_row` (JSONL and Parquet sources use the same columns)."""
+        """Read a row written by `to_row` (JSONL and Parquet sources use the same columns).
+
+        Raises: UserError where `thinking` is neither true, false nor null (as if it were not there).
+        """
         check = row.get("check")
         return cls(
             id=str(row["id"]),
@@ -76,6 +81,12 @@ class Conversation:
             messages=list(row["messages"]),
             tools=row.get("tools") or None,
             check=CheckSpec(**check) if check else None,
-            thinking=bool(row.get("thinking", True)),
+            thinking=_thinking(row.get("thinking")),
             problem=None if row.get("problem") is None else str(row["problem"]),
         )
+
+
+def _thinking(value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"thinking is {value!r:.40}; allowed: true, false and null (which is true)")
+    return value is not False
