@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_mix.messages import without_padding
 from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
 from workbench.hub import must_answer
@@ -151,7 +152,7 @@ def _read(path: Path) -> list[Row]:
         import pyarrow.parquet  # noqa: PLC0415 - heavy
 
         rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
-        return rows
+        return [{key: without_padding(value) for key, value in row.items()} for row in rows]
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as lines:
             return list(csv.DictReader(lines))

@@ -267,7 +267,7 @@ def _expressed(layout: _Layout, message: Message) -> Message:
 def _call(call: dict[str, Any], traits: Traits) -> dict[str, Any]:
     """A call with its arguments as the template reads them: a mapping, or JSON text."""
     inner = call.get("function") or call
-    arguments = t.arguments_of(inner)
+    arguments: Any = t.arguments_of(inner)
     if traits.arguments_as_text and not isinstance(inner.get("arguments"), str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     elif traits.arguments_as_text:
