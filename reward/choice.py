@@ -5,11 +5,11 @@ import unicodedata
 from typing import Any, NamedTuple
 
 from reward import choice_forms as forms
+from reward.boxes import last_box
 from reward.reply import CheckedReply
 from reward.verdict import Verdict, decided, wrong_format
 from workbench.errors import UserError
 
-_BOX = re.compile(r"\\boxed\s{0,3}\{")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|bf|rm)\s{0,3}\{([^{}]{0,400})\}")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _CLAUSE_CHARACTERS = 200
@@ -76,23 +76,16 @@ def _plain(answer: str) -> str:
 
 
 def _last_box(text: str) -> _Found | None:
-    boxes = list(_BOX.finditer(text))
-    return _Found(boxes[-1].start(), *_boxed(text[boxes[-1].end() :])) if boxes else None
+    box = last_box(text)
+    return _Found(box.place, *_boxed(box.content)) if box is not None else None
 
 
-def _boxed(after: str) -> tuple[str | None, str]:
-    depth, end = 1, -1
-    for index, char in enumerate(after):
-        depth += {"{": 1, "}": -1}.get(char, 0)
-        if depth == 0:
-            end = index
-            break
-    if end < 0:
+def _boxed(content: str | None) -> tuple[str | None, str]:
+    if content is None:
         return None, "the last box is not closed"
-    content = after[:end].strip().strip("$").strip()
     found = re.fullmatch(
         r"(?:(?i:option|choice)\s+)?[(\[*]*([A-Za-z])[)\]*]*(?P<rest>[.):]\s*.*|\s*)",
-        content,
+        content.strip().strip("$").strip(),
         re.DOTALL,
     )
     if not found or forms.MORE.match(found["rest"].lstrip(".):")):
