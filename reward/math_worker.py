@@ -7,6 +7,8 @@ from math_verify import parse, verify
 
 from reward.math_guards import refuted
 
+_LONGEST_SHOWN = 500
+
 
 def judge(gold: str, answer: str) -> dict[str, Any]:
     """{"gold_parsed", "extracted": str | None, "correct", "guard"}; extracted is None where nothing was.
@@ -27,7 +29,7 @@ def judge(gold: str, answer: str) -> dict[str, Any]:
     guard = refuted((gold, answer), gold_parsed, predicted) if correct else ""
     return {
         "gold_parsed": True,
-        "extracted": text[:200],
+        "extracted": text[:_LONGEST_SHOWN],
         "correct": correct and not guard,
         "guard": guard,
     }
