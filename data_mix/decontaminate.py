@@ -47,7 +47,7 @@ class Decontaminator:
     def is_contaminated(self, document: Document) -> bool:
         """True where the document shares a run of words with a prompt, or asks a short one."""
         tokens, weights = words(text_of(document))
-        if any(run in self._runs for run in runs(tokens, weights, self._size)):
+        if not self._runs.isdisjoint(runs(tokens, weights, self._size)):
             return True
         if self._whole:
             for start, run in enumerate(runs(tokens, weights, self._start)):

@@ -32,7 +32,7 @@ def exact_key(text: str) -> bytes:
 def shingles(text: str) -> set[str]:
     """Runs of 5 words (in scripts without blanks, of as much text); a shorter text is one shingle."""
     tokens, weights = words(text)
-    found = {" ".join(run) for run in runs(tokens, weights, _SHINGLE_WORDS)}
+    found = set(map(" ".join, runs(tokens, weights, _SHINGLE_WORDS)))
     return found or {" ".join(tokens)}
 
 

@@ -21,7 +21,7 @@ _WORD = re.compile(r"\w+")
 
 def words(text: str) -> tuple[list[str], list[int] | None]:
     """(tokens in lower case, their weights); None for weights where every token is a word."""
-    if not _UNSPACED.search(text):
+    if text.isascii() or not _UNSPACED.search(text):
         return _WORD.findall(text.lower()), None
     found = _TOKEN.findall(unicodedata.normalize("NFKC", text).lower())
     return found, [_weight(token) for token in found]
@@ -40,16 +40,18 @@ def total(tokens: list[str], weights: list[int] | None) -> int:
 
 def runs(tokens: list[str], weights: list[int] | None, count: int) -> Iterator[tuple[str, ...]]:
     """Every shortest run of tokens that weighs `count` words, by where it begins."""
-    if weights is None:
-        for start in range(len(tokens) - count + 1):
-            yield tuple(tokens[start : start + count])
-        return
+    if weights is None:  # the common case, and the fastest way
+        return zip(*(tokens[start:] for start in range(count)), strict=False)
+    return _weighed(tokens, weights, count * WORD)
+
+
+def _weighed(tokens: list[str], weights: list[int], least: int) -> Iterator[tuple[str, ...]]:
     end, held = 0, 0
     for start, weight in enumerate(weights):
-        while held < count * WORD and end < len(tokens):
+        while held < least and end < len(tokens):
             held += weights[end]
             end += 1
-        if held < count * WORD:
+        if held < least:
             return
         yield tuple(tokens[start:end])
         held -= weight
