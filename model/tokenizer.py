@@ -16,8 +16,8 @@ SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", *(f"<SPECIAL_{i}>" for i in range(3, 2
 END_OF_TURN = "<SPECIAL_12>"
 
 
-def take_tokenizer(name: str, path: Path) -> PreTrainedTokenizerBase:
-    """Save the tokenizer of a model (a folder or a hub id) in `path`.
+def take_tokenizer(name: str, path: Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Save the tokenizer of a model (a folder, or a hub id at a commit) in `path`.
 
     One with the chat format's tokens gets its template, as base models ship without. Raises:
     UserError where it cannot be read, or has no format of its own either.
@@ -25,7 +25,7 @@ def take_tokenizer(name: str, path: Path) -> PreTrainedTokenizerBase:
     if not Path(name).is_dir():
         must_answer(f"tokenizer {name!r}", "download it and give its folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"tokenizer {name!r} cannot be read ({reason[:200]})") from None

@@ -19,6 +19,8 @@ class Kind:
     plan: `(config, Recipe) -> StagePlan`, importing no torch.
     inputs: `(config) -> None`, a UserError where a file or package that the stage reads is not there
     or an option is none; importing no torch. Asked before a run begins, of stages that will run.
+    reads: `(config) -> iterable of (Reads, value)`, what the stage reads from outside the run beside
+    the fields marked with `Reads` (workbench.content); importing no torch.
     """
 
     config: str
@@ -26,6 +28,7 @@ class Kind:
     plan: str
     about: str
     inputs: str | None = None
+    reads: str | None = None
 
 
 KINDS: dict[str, Kind] = {
@@ -42,6 +45,7 @@ KINDS: dict[str, Kind] = {
         plan="pretrain.convert.plan:plan_convert",
         about="a GGUF file or a Hugging Face checkpoint becomes the run's base model",
         inputs="pretrain.convert.inputs:check_origin",
+        reads="pretrain.convert.inputs:package_file",
     ),
     "pretrain": Kind(
         config="pretrain.config:PretrainConfig",
@@ -97,12 +101,14 @@ KINDS: dict[str, Kind] = {
         run="rl.merge.stage:run",
         plan="rl.merge.plan:plan_merge",
         about="the best point on the line between two models",
+        reads="rl.merge.plan:reads",
     ),
     "evals": Kind(
         config="evals.config:EvalsConfig",
         run="evals.stage:run",
         plan="evals.plan:plan_evals",
         about="evaluate models of the run on benchmarks",
+        reads="evals.plan:reads",
     ),
 }
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
+from workbench.content import Contents
 from workbench.errors import UserError, name_problem
 
 Status = Literal["running", "done", "failed"]
@@ -39,6 +40,10 @@ class Manifest:
     config_digest: str
     code_digest: str
     seed: int
+    data: dict[str, str] = field(default_factory=dict)
+    """What it read from outside the run -> digest of its content."""
+    revisions: dict[str, str] = field(default_factory=dict)
+    """Name on the hub that the recipe gives no revision -> the commit that was read."""
     git: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
@@ -115,6 +120,7 @@ class RunDir:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self.contents = Contents(self.root)
 
     @classmethod
     def of(cls, runs_dir: str, name: str) -> tuple[Self, str | None]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 from workbench import registry
+from workbench.content import ABSENT, places_read
 from workbench.errors import UserError, unknown_name
 from workbench.provenance import code_digest, digest
 from workbench.recipe import Recipe
@@ -57,9 +58,10 @@ def order(recipe: Recipe, wanted: Sequence[str]) -> list[str]:
 def config_digest(recipe: Recipe, stage: str) -> str:
     """Digest of the stage's resolved configuration with the shared facts it builds on.
 
-    Resources do not count: the same stage on other hardware is the same stage.
+    Resources do not count: the same stage on other hardware is the same stage. The order of `needs`
+    does: the first one with a model is the parent, and a merge goes from the first to the second.
     """
-    own = recipe.stages[stage].model_dump(mode="json", exclude={"cpus", "gpus", "needs"})
+    own = recipe.stages[stage].model_dump(mode="json", exclude={"cpus", "gpus"})
     return digest(
         {"stage": own, "model": recipe.model.model_dump(), "seed": stage_seed(recipe, stage)}
     )
@@ -73,12 +75,20 @@ def stage_code_digest(recipe: Recipe, stage: str) -> str:
     return code_digest(registry.kind(config.kind).run, checks=checks)
 
 
+def data_digests(recipe: Recipe, run: RunDir, stage: str) -> dict[str, str]:
+    """What the stage reads on this machine outside the run -> digest of its content."""
+    config = recipe.stages[stage]
+    reads = registry.kind(config.kind).reads
+    marks = [*places_read(config), *(registry.resolve(reads)(config) if reads else ())]
+    return dict(run.contents.of(mark, v) for mark, v in marks if not mark.on_hub(v))
+
+
 def decide(recipe: Recipe, run: RunDir, stage: str, rerun: set[str]) -> Decision:
     """Skip, continue or start a stage, given the stages (`rerun`) that will run before it."""
     manifest = run.manifest(stage)
     if manifest is None:
         return Decision(stage, True, "not run yet")
-    changed = _change(recipe, run, manifest)
+    changed = _change(recipe, run, manifest) or _data_change(recipe, run, manifest)
     if changed:
         return Decision(stage, True, changed)
     if any(need in rerun for need in recipe.stages[stage].needs):
@@ -86,6 +96,17 @@ def decide(recipe: Recipe, run: RunDir, stage: str, rerun: set[str]) -> Decision
     if manifest.status == "done":
         return Decision(stage, False, "done and unchanged")
     return Decision(stage, True, "continues where it stopped", resume=True)
+
+
+def _data_change(recipe: Recipe, run: RunDir, manifest: Manifest) -> str | None:
+    """What a result was made from may be deleted afterwards; it is then not made again."""
+    now = data_digests(recipe, run, manifest.stage)
+    for place, digest_then in manifest.data.items():
+        found = now.get(place, ABSENT)
+        if found != digest_then and (found != ABSENT or manifest.status != "done"):
+            return f"its data changed: {place}"
+    added = [place for place in now if place not in manifest.data]
+    return f"its data changed: {added[0]}" if added else None
 
 
 def _change(recipe: Recipe, run: RunDir, manifest: Manifest) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import UserError
-from workbench.graph.dag import config_digest, decide, order, stage_code_digest
+from workbench.graph.dag import config_digest, data_digests, decide, order, stage_code_digest
 from workbench.recipe import Recipe, build
 from workbench.rundir import Manifest, RunDir
 from workbench.stage import stage_seed
@@ -29,12 +29,13 @@ def done(recipe: Recipe, run: RunDir, stage: str, completion: str) -> Manifest:
     sources = {need: run.manifest(need) for need in needs}
     manifest = Manifest(
         stage=stage,
-        kind="sft",
+        kind=recipe.stages[stage].kind,
         status="done",
         inputs={need: str(m.completion) for need, m in sources.items() if m},
         config_digest=config_digest(recipe, stage),
         code_digest=stage_code_digest(recipe, stage),
         seed=stage_seed(recipe, stage),
+        data=data_digests(recipe, run, stage),
         completion=completion,
     )
     run.write_manifest(manifest)
