@@ -46,11 +46,11 @@ def run(context: StageContext) -> None:
     context.progress(message="reading data")
     tokenizer = read_tokenizer(context.parent_model)
     rows, accounting = build_rows(config, tokenizer, context.seed)
-    context.outputs["data"] = accounting.as_dict()
-    context.outputs["warnings"] = [
+    warnings = [
         f"part {part!r}: {count:,} conversations without a final assistant turn were left out"
         for part, count in accounting.without_reply.items()
     ]
+    context.note(data=accounting.as_dict(), warnings=warnings)
     if not config.distributed.on:
         _train(context, tokenizer, Dataset.from_list([asdict(row) for row in rows]))
         return

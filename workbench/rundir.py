@@ -57,6 +57,13 @@ class Manifest:
     error: str | None = None
 
 
+_KINDS: dict[str, Any] = {
+    "kind": str, "status": str, "config_digest": str, "seed": int, "wall_s": int | float,
+    "attempts": int, "inputs": dict, "git": dict, "versions": dict, "hardware": dict, "outputs": dict,
+    "data": dict, "revisions": dict, "completion": str | None, "started_at": str,
+}  # fmt: skip
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON by rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +81,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it or rerun --fresh") from None
+        raise UserError(f"{path} is not valid JSON ({error}); delete it to start anew") from None
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -152,10 +159,18 @@ class RunDir:
         path = self.stage(stage) / "manifest.json"
         if not path.is_file():
             return None
+        found = read_json(path)
         try:
-            return Manifest(**read_json(path))
+            manifest = Manifest(**found)
+            # Its name says where it is written: it must not lead to another folder.
+            sound = manifest.stage == stage and all(
+                isinstance(getattr(manifest, key), kind) for key, kind in _KINDS.items()
+            )
         except TypeError:
-            raise UserError(f"{path} is not a manifest of this version; rerun --fresh") from None
+            sound = False
+        if not sound:
+            raise UserError(f"{path} is not a manifest of this version; delete it to start anew")
+        return manifest
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write (replace) a stage's manifest."""
@@ -269,7 +284,8 @@ def _worth(folder: Path) -> int:
         return int((folder / "model").is_dir())  # cut short: what is beside it may be whole
     if isinstance(manifest, dict) and manifest.get("status") == "done":
         return 2
-    return int(any((folder / "checkpoints").glob("*")))
+    begun = isinstance(manifest, dict) and bool(manifest.get("outputs"))
+    return int(begun or any((folder / "checkpoints").glob("*")))
 
 
 def _try_lock(file: IO[str]) -> bool:
