@@ -15,10 +15,11 @@ from evals.responder import Ask, Responder
 from evals.sources import Loading
 from reward import Verdict, check
 from reward.dispatch import CHECKERS
+from reward.versions import CHECK_VERSIONS
 from workbench.chat import Reply, parse
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
-from workbench.provenance import code_digest, digest
+from workbench.provenance import digest
 
 Row = dict[str, Any]
 _LONGEST_REFERENCE = 100_000
@@ -113,7 +114,7 @@ def _key(sample: Sample, identity: str) -> str:
         settings.pop("budget")
     seed = sample.ask().seed
     episode = _episode(sample.job, sample.question)
-    play = code_digest(f"{type(episode).__module__}:") if episode is not None else ""
+    play = sample.job.benchmark.version if episode is not None else ""
     whole = [identity, sample.prompt, settings, seed, play, sample.question.id]
     if episode is not None:
         # Its prompt is the first turn's alone, and it keeps no reply to be judged again: other turns,
@@ -140,10 +141,10 @@ def checks_of(sample: Sample) -> dict[str, CheckSpec]:
 
 
 def checks_digest(sample: Sample) -> str:
-    """Digest of the checks and of the checkers' code: an old verdict stands while it is the same."""
+    """Digest of the checks and of the checkers' versions: an old verdict stands while it is the same."""
     checks = checks_of(sample)
     kinds = sorted({spec.kind for spec in checks.values() if spec.kind in CHECKERS})
-    code = {kind: [code_digest(CHECKERS[kind]), _versions(kind)] for kind in kinds}
+    code = {kind: [CHECK_VERSIONS[kind], _versions(kind)] for kind in kinds}
     return digest([{name: _decides(spec) for name, spec in checks.items()}, code])
 
 

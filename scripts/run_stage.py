@@ -57,7 +57,7 @@ def main() -> int:
     from workbench.cluster import check_address
     from workbench.installed import require
 
-    require(plan.targets, ray=recipe.cluster.backend == "ray")
+    require(plan.targets, ray=recipe.cluster.backend == "ray", engine=plan.engine)
     check_address(recipe.cluster)
     # Imported after everything that can be the user's mistake: these take seconds.
     from workbench.graph.execute import drive

@@ -58,7 +58,7 @@ def main() -> int:
     from workbench.installed import require
 
     on_ray = command.recipe.cluster.backend == "ray" and not all(m.served for m in command.models)
-    require(["evals.sweep:sweep", "evals.report:write_pages"], ray=on_ray)
+    require(["evals.sweep:sweep", "evals.report:write_pages"], ray=on_ray, engine=True)
     if on_ray:
         check_address(command.recipe.cluster)
     return command.run(sys.stdout)

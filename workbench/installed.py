@@ -5,8 +5,9 @@ Imports nothing that is not Python's own.
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from workbench.errors import UserError
 
 _ROOT = Path(__file__).resolve().parents[1]
 _AROUND = ("workbench.graph.execute:drive", "workbench.report:write_report")
-_ENGINE = "engine.vllm_engine"  # it imports vllm late, for that takes seconds
 
 
 def is_ours(module: str) -> bool:
@@ -37,17 +37,49 @@ def missing_line(what: str) -> str:
     return f"this needs another Python than {sys.executable}: {what}; {first} .venv/bin/python"
 
 
-def require(targets: Iterable[str], *, ray: bool) -> None:
+def require(targets: Iterable[str], *, ray: bool, engine: bool) -> None:
     """Whether everything that these "package.module:name" import at once can be imported.
 
-    Looks for packages, and imports none. Raises: UserError naming those that are missing.
+    engine: vLLM too, which is imported late. Looks for packages, and imports none. Raises: UserError
+    naming those that are missing.
     """
-    from workbench.provenance import closure, third_party  # noqa: PLC0415 - of Python 3.11
-
-    targets = [*targets, *_AROUND]
-    needed = third_party(targets) | ({"ray"} if ray else set())
-    if any(_ENGINE in closure(target) for target in targets):
-        needed.add("vllm")
+    needed = third_party([*targets, *_AROUND])
+    needed |= ({"ray"} if ray else set()) | ({"vllm"} if engine else set())
     missing = sorted(name for name in needed if find_spec(name) is None)
     if missing:
         raise UserError(missing_line(f"it lacks {', '.join(missing)}"))
+
+
+def third_party(targets: Iterable[str]) -> set[str]:
+    """Top-level names of the packages that are imported as soon as these targets are.
+
+    Imports inside functions and under a condition do not count: those packages may be optional.
+    """
+    waiting, seen, found = [t.partition(":")[0] for t in targets], set[str](), set[str]()
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        source = _source(module)
+        if source is not None:
+            waiting += [module.rpartition(".")[0], *_imports_at_once(source)]
+        elif module and not is_ours(module) and module.split(".")[0] not in sys.stdlib_module_names:
+            found.add(module.split(".")[0])
+    return found
+
+
+def _source(module: str) -> Path | None:
+    path = _ROOT / Path(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((p for p in candidates if p.is_file()), None)
+
+
+def _imports_at_once(source: Path) -> Iterator[str]:
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            if is_ours(node.module):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -21,14 +21,21 @@ class Kind:
     or an option is none; importing no torch. Asked before a run begins, of stages that will run.
     reads: `(config) -> iterable of (Reads, value)`, what the stage reads from outside the run beside
     the fields marked with `Reads` (workbench.content); importing no torch.
+    version: raised when the same recipe would give another result; a stage made at another version
+    runs again (CONTRIBUTING.md says when).  checks: whether checkers (CHECK_VERSIONS) decide its
+    result.  engine: whether it generates, which needs vLLM.  uses: kinds whose versions count too.
     """
 
     config: str
     run: str
     plan: str
     about: str
+    version: int
     inputs: str | None = None
     reads: str | None = None
+    checks: bool = False
+    engine: bool = False
+    uses: tuple[str, ...] = ()
 
 
 KINDS: dict[str, Kind] = {
@@ -37,6 +44,7 @@ KINDS: dict[str, Kind] = {
         run="pretrain.tokenizer_stage:run",
         plan="pretrain.plan:plan_tokenizer",
         about="train a byte-level BPE tokenizer with the chat format's special tokens",
+        version=1,
         inputs="data_mix.inputs:check_data",
     ),
     "convert": Kind(
@@ -44,6 +52,7 @@ KINDS: dict[str, Kind] = {
         run="pretrain.convert.stage:run",
         plan="pretrain.convert.plan:plan_convert",
         about="a GGUF file or a Hugging Face checkpoint becomes the run's base model",
+        version=1,
         inputs="pretrain.convert.inputs:check_origin",
         reads="pretrain.convert.inputs:package_file",
     ),
@@ -52,6 +61,7 @@ KINDS: dict[str, Kind] = {
         run="pretrain.stage:run",
         plan="pretrain.plan:plan_pretrain",
         about="pretrain the hybrid base model on a phased blend",
+        version=1,
         inputs="data_mix.inputs:check_data",
     ),
     "prune": Kind(
@@ -59,6 +69,7 @@ KINDS: dict[str, Kind] = {
         run="pretrain.compress.stage:run",
         plan="pretrain.compress.plan:plan_prune",
         about="cut layers and widths of a hybrid by importance, without training",
+        version=1,
         inputs="data_mix.inputs:check_data",
     ),
     "distill": Kind(
@@ -66,6 +77,7 @@ KINDS: dict[str, Kind] = {
         run="pretrain.compress.distill:run",
         plan="pretrain.compress.plan:plan_distill",
         about="a student learns the next-token distributions of a teacher",
+        version=1,
         inputs="data_mix.inputs:check_data",
     ),
     "sft": Kind(
@@ -73,6 +85,7 @@ KINDS: dict[str, Kind] = {
         run="sft.stage:run",
         plan="sft.plan:plan_sft",
         about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
+        version=1,
         inputs="data_mix.inputs:check_data",
     ),
     "grpo": Kind(
@@ -80,6 +93,9 @@ KINDS: dict[str, Kind] = {
         run="rl.stage:run",
         plan="rl.plan:plan_grpo",
         about="GRPO on verifiable rewards with vLLM rollouts",
+        version=1,
+        checks=True,
+        engine=True,
         inputs="rl.inputs:check_grpo",
     ),
     "dpo": Kind(
@@ -87,6 +103,9 @@ KINDS: dict[str, Kind] = {
         run="rl.dpo.stage:run",
         plan="rl.dpo.plan:plan_dpo",
         about="iterative on-policy DPO on a tool environment",
+        version=1,
+        checks=True,
+        engine=True,
         inputs="rl.inputs:check_tasks",
     ),
     "reward_model": Kind(
@@ -94,6 +113,9 @@ KINDS: dict[str, Kind] = {
         run="rl.reward_model.stage:run",
         plan="rl.reward_model.plan:plan_reward_model",
         about="a Bradley-Terry reward model on replies that checkers passed and failed",
+        version=1,
+        checks=True,
+        engine=True,
         inputs="data_mix.inputs:check_data",
     ),
     "merge": Kind(
@@ -101,6 +123,10 @@ KINDS: dict[str, Kind] = {
         run="rl.merge.stage:run",
         plan="rl.merge.plan:plan_merge",
         about="the best point on the line between two models",
+        version=1,
+        checks=True,
+        engine=True,
+        uses=("evals",),
         reads="rl.merge.plan:reads",
     ),
     "evals": Kind(
@@ -108,9 +134,15 @@ KINDS: dict[str, Kind] = {
         run="evals.stage:run",
         plan="evals.plan:plan_evals",
         about="evaluate models of the run on benchmarks",
+        version=1,
+        checks=True,
+        engine=True,
         reads="evals.plan:reads",
     ),
 }
+
+# Kind of check -> the version of its checker.
+CHECK_VERSIONS = "reward.versions:CHECK_VERSIONS"
 
 # What checks the recipe's `model` section: (preset, **overrides) -> a shape, or a UserError.
 MODEL_SHAPE = "model.presets:shape"

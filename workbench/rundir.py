@@ -38,8 +38,9 @@ class Manifest:
     inputs: dict[str, str]
     """Stage needed -> the completion id of the result that was read."""
     config_digest: str
-    code_digest: str
     seed: int
+    declared: dict[str, int] = field(default_factory=dict)
+    """Kind, and checkers that it runs -> the version that the result was made at."""
     data: dict[str, str] = field(default_factory=dict)
     """What it read from outside the run -> digest of its content."""
     revisions: dict[str, str] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class Manifest:
 _KINDS: dict[str, Any] = {
     "kind": str, "status": str, "config_digest": str, "seed": int, "wall_s": int | float,
     "attempts": int, "inputs": dict, "git": dict, "versions": dict, "hardware": dict, "outputs": dict,
-    "data": dict, "revisions": dict, "completion": str | None, "started_at": str,
+    "data": dict, "declared": dict, "revisions": dict, "completion": str | None, "started_at": str,
 }  # fmt: skip
 
 
@@ -160,6 +161,8 @@ class RunDir:
         if not path.is_file():
             return None
         found = read_json(path)
+        if isinstance(found, dict):
+            found.pop("code_digest", None)  # of runs before versions were declared: they run again
         try:
             manifest = Manifest(**found)
             # Its name says where it is written: it must not lead to another folder.

@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from workbench import registry
 from workbench.content import ABSENT, places_read
 from workbench.errors import UserError, unknown_name
-from workbench.provenance import code_digest, digest
+from workbench.provenance import digest
 from workbench.recipe import Recipe
 from workbench.rundir import Manifest, RunDir
 from workbench.stage import stage_seed
@@ -67,12 +67,16 @@ def config_digest(recipe: Recipe, stage: str) -> str:
     )
 
 
-def stage_code_digest(recipe: Recipe, stage: str) -> str:
-    """Digest of the code behind the stage's kind."""
+def declared_versions(recipe: Recipe, stage: str) -> dict[str, int]:
+    """The versions that the stage's result depends on: of its kind, and of checkers that it runs."""
     config = recipe.stages[stage]
+    kind = registry.kind(config.kind)
+    found = {name: registry.kind(name).version for name in (config.kind, *kind.uses)}
     # Everything that reads data can run the checkers, through one filter; few recipes ask for it.
-    checks = "passes_check" in config.model_dump_json()
-    return code_digest(registry.kind(config.kind).run, checks=checks)
+    if kind.checks or "passes_check" in config.model_dump_json():
+        checks = registry.resolve(registry.CHECK_VERSIONS)
+        found |= {f"check {name}": version for name, version in checks.items()}
+    return found
 
 
 def data_digests(recipe: Recipe, run: RunDir, stage: str) -> dict[str, str]:
@@ -113,8 +117,10 @@ def _change(recipe: Recipe, run: RunDir, manifest: Manifest) -> str | None:
     stage = manifest.stage
     if manifest.config_digest != config_digest(recipe, stage):
         return "its configuration changed"
-    if manifest.code_digest != stage_code_digest(recipe, stage):
-        return "its code changed"
+    then, now = manifest.declared, declared_versions(recipe, stage)
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            return f"version {now.get(name)} of {name} gives another result than {then.get(name)}"
     for need in recipe.stages[stage].needs:
         source = run.manifest(need)
         if source is None or source.status != "done":

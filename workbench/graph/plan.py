@@ -21,6 +21,8 @@ class RunPlan:
     decisions: dict[str, Decision]
     targets: tuple[str, ...] = ()
     """What the stages to run import, as "package.module:name"."""
+    engine: bool = False
+    """Whether one of them generates."""
 
     @property
     def lines(self) -> list[str]:
@@ -59,7 +61,8 @@ def plan_run(
     kinds = {n: registry.kind(recipe.stages[n].kind) for n, d in decisions.items() if d.run}
     for name, kind in kinds.items():
         _check_inputs(recipe, name, kind)
-    return RunPlan(plans, decisions, tuple(dict.fromkeys(kind.run for kind in kinds.values())))
+    targets = tuple(dict.fromkeys(kind.run for kind in kinds.values()))
+    return RunPlan(plans, decisions, targets, any(kind.engine for kind in kinds.values()))
 
 
 def _stage_plan(recipe: Recipe, name: str) -> StagePlan:

@@ -16,7 +16,7 @@ from workbench import registry
 from workbench.content import Reads, pinned
 from workbench.disk import is_full, no_space
 from workbench.errors import StopRequested, UserError
-from workbench.graph.dag import Decision, config_digest, data_digests, stage_code_digest
+from workbench.graph.dag import Decision, config_digest, data_digests, declared_versions
 from workbench.hub_commit import newest_commit
 from workbench.provenance import digest, git_state, hardware, versions
 from workbench.recipe import Recipe, StageConfig, build
@@ -114,7 +114,7 @@ def _open_manifest(recipe: Recipe, run: RunDir, decision: Decision) -> tuple[Man
         status="running",
         inputs={need: (m.completion or "") if m else "" for need, m in sources.items()},
         config_digest=config_digest(recipe, stage),
-        code_digest=stage_code_digest(recipe, stage),
+        declared=declared_versions(recipe, stage),
         seed=stage_seed(recipe, stage),
         git=git_state(),
         versions=versions(),

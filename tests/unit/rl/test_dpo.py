@@ -340,7 +340,7 @@ class _Killed(BaseException):
 def _begun(context: StageContext, outputs: dict[str, Any] | None = None) -> StageContext:
     """With a manifest on disk, as a stage that was started has; outputs as a later attempt has them."""
     if context.run.manifest("dpo") is None:
-        context.run.write_manifest(Manifest("dpo", "dpo", "running", {}, "", "", 11))
+        context.run.write_manifest(Manifest("dpo", "dpo", "running", {}, "", 11))
     context.outputs = outputs or {}
     return context
 

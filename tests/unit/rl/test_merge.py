@@ -220,7 +220,7 @@ def test_the_stage_picks_by_the_named_metric(
     )
     recipe = _recipe(alphas=[0.1, 0.3, 0.5], metric="score")
     inputs = {n: run.stage(n) for n in ("left", "right")}
-    run.write_manifest(Manifest("merged", "merge", "running", {}, "", "", 0))
+    run.write_manifest(Manifest("merged", "merge", "running", {}, "", 0))
     # Killed while the third alpha is measured: the first two are in the manifest already.
     with monkeypatch.context() as patch:
         patch.setattr(merge_stage, "read_point", _until(merge_stage.read_point, 2))

@@ -61,7 +61,7 @@ def context_of(tmp_path: Path, model: Path, body: dict[str, Any]) -> StageContex
     recipe = build({"name": "t", "stages": {"base": base, "other": base, "stage": whole}})
     manifest = run.manifest("stage")
     if manifest is None:
-        manifest = Manifest("stage", str(body["kind"]), "running", {}, "", "", 0)
+        manifest = Manifest("stage", str(body["kind"]), "running", {}, "", 0)
         run.write_manifest(manifest)
     inputs = {name: run.stage(name) for name in ("base", "other")}
     config = recipe.stages["stage"]
