@@ -13,6 +13,7 @@ from data_mix.reasoning_names import REASONING_SPLITS, REASONING_TASKS
 from data_mix.world.blend import PRETRAINING_KINDS
 from data_mix.world.generate import DOMAINS, SPLITS
 from data_mix.world.house import ACTIONS
+from workbench.content import Reads
 from workbench.errors import unknown_name
 from workbench.schema import Section
 
@@ -47,7 +48,7 @@ class CleanConfig(Section):
     """exact: same text but for case and blanks. near: also MinHash similarity of `similarity`."""
     similarity: float = Field(default=0.8, gt=0, lt=1)
     """Jaccard similarity of word 5-grams from which two documents count as near duplicates."""
-    decontaminate_against: str | None = None
+    decontaminate_against: Annotated[str | None, Reads("files")] = None
     """Local JSONL of benchmark prompts (column `text`, or the user turns of conversation rows)."""
     ngram_words: int = Field(default=13, ge=3)
     """A document sharing this many words in a row with a benchmark prompt is removed. A shorter prompt
@@ -126,7 +127,7 @@ class HouseSource(Section):
 class BfclSource(Section):
     """Real requests with gold tool calls of BFCL v3, in a split of our own (data_mix.bfcl)."""
 
-    type: Literal["bfcl"]
+    type: Annotated[Literal["bfcl"], Reads("package", "bfcl-eval")]
     categories: tuple[str, ...] = BFCL_CATEGORIES
     """Live categories with gold calls."""
     split: str = "train"
@@ -145,7 +146,7 @@ class BfclSource(Section):
 class ReasoningSource(Section):
     """Generated tasks of the package reasoning-gym whose answer is one number (data_mix.reasoning)."""
 
-    type: Literal["reasoning_gym"]
+    type: Annotated[Literal["reasoning_gym"], Reads("package", "reasoning-gym")]
     tasks: dict[str, dict[str, Any]] = Field(min_length=1)
     """Task -> settings of the package's own configuration, e.g. {chain_sum: {max_digits: 1}}. Questions
     are drawn from the tasks in turn."""
@@ -183,7 +184,7 @@ class JsonlSource(ColumnsConfig):
     """A local JSONL file."""
 
     type: Literal["jsonl"]
-    path: str
+    path: Annotated[str, Reads("files")]
     """A file, or a glob that matches several; relative to the folder the command is run in."""
     clean: CleanConfig = CleanConfig()
     """Filters, dedup and decontamination."""
@@ -193,7 +194,7 @@ class ParquetSource(ColumnsConfig):
     """A local Parquet file."""
 
     type: Literal["parquet"]
-    path: str
+    path: Annotated[str, Reads("files")]
     """A file, or a glob that matches several; relative to the folder the command is run in."""
     clean: CleanConfig = CleanConfig()
     """Filters, dedup and decontamination."""
@@ -203,14 +204,14 @@ class HubSource(ColumnsConfig):
     """A dataset on the Hugging Face hub, streamed in its own order."""
 
     type: Literal["hub"]
-    id: str
+    id: Annotated[str, Reads("dataset")]
     """For example nvidia/Nemotron-Post-Training-Dataset-v2."""
     config: str | None = None
     """The dataset's configuration (subset), where it has several."""
     split: str = "train"
     """The dataset's split."""
     revision: str | None = None
-    """A commit; null: the newest."""
+    """A commit; null: the newest when the stage first starts."""
     clean: CleanConfig = CleanConfig()
     """Filters and decontamination; dedup needs a local copy."""
 

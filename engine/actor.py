@@ -19,7 +19,7 @@ from engine.parcel import Parcel, pack, unpack
 from engine.protocol import Completion, Engine, Request, Sampling, Trace, requests_of
 from engine.sync_check import Proof, SyncError, SyncReport
 from engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
-from engine.weights import checkpoint_specs
+from model.weights import checkpoint_specs
 from workbench.cluster import runtime_env
 from workbench.errors import UserError
 from workbench.provenance import digest

@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.sync_check import SyncError
 from engine.tied_head import tied_head
-from engine.weights import some
+from model.weights import some
 
 # A product is summed in fp32: its error relative to the sum of the matrix row's sizes times the vector's
 # largest, K * 2^-24 at worst ...

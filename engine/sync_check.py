@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.weights import canonical, some
+from model.weights import canonical, some
 
 if TYPE_CHECKING:
     import torch

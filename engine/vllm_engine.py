@@ -23,7 +23,7 @@ from engine.sync_check import (
     check_probes,
 )
 from engine.tied_head import renew_tied_head
-from engine.weights import check_tensors, checkpoint_specs, load_tensors, tied_names
+from model.weights import check_tensors, checkpoint_specs, load_tensors, tied_names
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from data_mix.config import HouseSource
+from workbench.content import Reads
 from workbench.schema import Section
 
 
@@ -18,7 +19,7 @@ class HouseTasks(HouseSource):
 class BfclTasks(Section):
     """Multi-turn tasks of BFCL over its eight simulated APIs (needs bfcl-eval)."""
 
-    type: Literal["bfcl"]
+    type: Annotated[Literal["bfcl"], Reads("package", "bfcl-eval")]
     category: Literal["base", "miss_func", "miss_param", "long_context"] = "base"
     """BFCL's own categories, 200 tasks each."""
     half: Literal["train", "test"] = "train"

@@ -71,7 +71,8 @@ class Benchmark:
     reply_tokens: the longest reply to a question, where the protocol fixes it by task; temperature:
     likewise. harness: lm-eval's harness asks and scores, and nothing else here does. judged: a judge decides, and loading.judge says which.
     metrics(rows): more estimates, from the scored rows. `accuracy` is the plain mean unless metrics
-    gives its own. headline: the metric that the benchmark is quoted by.
+    gives its own. headline: the metric that the benchmark is quoted by. version: raised when an
+    episode would be played otherwise.
     """
 
     name: str
@@ -87,5 +88,6 @@ class Benchmark:
     judged: bool = False
     harness: Harness | None = None
     headline: str = "accuracy"
+    version: int = 1
     paper: Mapping[str, float] = field(default_factory=dict)
     """Model -> percent, from the paper or a model card, for the same benchmark and metric."""

@@ -8,6 +8,9 @@ KINDS = {
         run="evals.stage:run",
         plan="evals.plan:plan_evals",
         about="evaluate models of the run on benchmarks",
-        packages=("vllm",),
+        version=1,
+        checks=True,
+        engine=True,
+        reads="evals.plan:reads",
     ),
 }

@@ -1,10 +1,20 @@
 """What an evals stage will cost. Imports no torch."""
 
+from collections.abc import Iterator
+
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
+from workbench.content import Mark, Reads
 from workbench.load import GenerationLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
+
+
+def reads(config: EvalsConfig) -> Iterator[Mark]:
+    """The folder of the user's data, where a benchmark may take a file of it."""
+    found = [job.benchmark for job in jobs_of(config, seed=0)]
+    if any(b.harness or b.data.files or b.data.only or b.data.hub_only for b in found):
+        yield Reads("files"), config.data
 
 
 def plan_evals(config: EvalsConfig, recipe: Recipe) -> StagePlan:

@@ -1,6 +1,5 @@
 """Who answers: an engine with a checkpoint's tokenizer, or a server. Both behind one small surface."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from budget.engine import adherence
 from engine.protocol import Completion, Engine, Request, Sampling
 from evals.format import ReplyFormat, reply_format
+from model.weights import json_object
 from workbench.chat import prompt_ids, stop_ids
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -171,5 +171,5 @@ def context_of(folder: Path) -> int:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{str(folder)!r} is not a checkpoint folder (no config.json)")
-    config = json.loads(path.read_text(encoding="utf-8"))
-    return int(config.get("max_position_embeddings") or 2**20)
+    longest = json_object(path).get("max_position_embeddings")
+    return longest if isinstance(longest, int) and longest > 0 else 2**20

@@ -16,11 +16,12 @@ from evals.responder import Ask, Responder
 from evals.sources import Loading, own_file
 from reward import Verdict, check
 from reward.dispatch import CHECKERS
+from reward.versions import CHECK_VERSIONS
 from workbench.chat import Reply, parse
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
 from workbench.identity import must_be_own
-from workbench.provenance import code_digest, digest
+from workbench.provenance import digest
 from workbench.rundir import utc_now
 
 Row = dict[str, Any]
@@ -133,7 +134,7 @@ def _key(sample: Sample, identity: str) -> str:
         settings.pop("budget")
     seed = sample.ask().seed
     episode = _episode(sample.job, sample.question)
-    play = code_digest(f"{type(episode).__module__}:") if episode is not None else ""
+    play = sample.job.benchmark.version if episode is not None else ""
     whole = [identity, sample.prompt, settings, seed, play, sample.question.id]
     if episode is not None:
         # Its prompt is the first turn's alone, and it keeps no reply to be judged again: other turns,
@@ -160,10 +161,10 @@ def checks_of(sample: Sample) -> dict[str, CheckSpec]:
 
 
 def checks_digest(sample: Sample) -> str:
-    """Digest of the checks and of the checkers' code: an old verdict stands while it is the same."""
+    """Digest of the checks and of the checkers' versions: an old verdict stands while it is the same."""
     checks = checks_of(sample)
     kinds = sorted({spec.kind for spec in checks.values() if spec.kind in CHECKERS})
-    code = {kind: [code_digest(CHECKERS[kind]), _versions(kind)] for kind in kinds}
+    code = {kind: [CHECK_VERSIONS[kind], _versions(kind)] for kind in kinds}
     return digest([{name: _decides(spec) for name, spec in checks.items()}, code])
 
 

@@ -110,11 +110,12 @@ def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Resp
     """A model's responder; an engine is started only when a reply is missing."""
     if model.served:
         return EndpointResponder(model.place)
-    from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
-
     from engine.actor import start_engine  # noqa: PLC0415 - heavy
+    from model.checkpoint import check_files  # noqa: PLC0415 - heavy
+    from model.tokenizer import read_tokenizer  # noqa: PLC0415 - heavy
 
     folder = Path(model.place)
+    check_files(folder)
     context = context_of(folder)
     budgets = any(job.sampling.thinking_budget is not None for job in jobs)
 
@@ -122,7 +123,7 @@ def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Resp
         return start_engine(folder, _engine_config(config.engine, longest, context, budgets))
 
     return LocalResponder(
-        tokenizer=AutoTokenizer.from_pretrained(folder),
+        tokenizer=read_tokenizer(folder),
         identity=digest([checkpoint_digest(folder), config.engine.dtype]),
         start=start,
         context=context,

@@ -5,11 +5,15 @@ transformers warns about missing tensors and carries on with random ones; here t
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import UserError
+import torch
+
+from model.weights import json_object, listed_files
+from workbench.errors import UserError, one_line
 
 _NAMES_SHOWN = 5
 
@@ -27,12 +31,11 @@ def check_files(path: str | Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
-    _read_json(config)
+    json_object(config)
     shards = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        wanted = set(_read_json(index).get("weight_map", {}).values())
-        absent = sorted(wanted - {shard.name for shard in shards})
+        absent = sorted(listed_files(index) - {shard.name for shard in shards})
         if absent:
             raise UserError(f"{folder} lacks the weight files {', '.join(absent)}; copy it again")
     if not shards and not list(folder.glob("pytorch_model*.bin")):
@@ -41,15 +44,10 @@ def check_files(path: str | Path) -> None:
         _check_length(shard)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from error
-
-
 def _check_length(shard: Path) -> None:
     """A safetensors file is 8 bytes of header length, a JSON header, and the tensors it lists."""
+    if not shard.is_file():
+        raise UserError(f"{shard} is no file; copy the checkpoint again")
     size = shard.stat().st_size
     cut = UserError(f"{shard} is cut short ({size:,} bytes); copy the checkpoint again")
     with shard.open("rb") as file:
@@ -59,13 +57,31 @@ def _check_length(shard: Path) -> None:
         (header_size,) = struct.unpack("<Q", head)
         if 8 + header_size > size:
             raise cut
+        damaged = UserError(f"{shard} has a damaged header; copy the checkpoint again")
         try:
             header = json.loads(file.read(header_size))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{shard} has a damaged header; copy the checkpoint again") from error
-    entries = [v for k, v in header.items() if k != "__metadata__"]
-    if 8 + header_size + max((e["data_offsets"][1] for e in entries), default=0) > size:
+            entries = [v for k, v in header.items() if k != "__metadata__"]
+            end = max((int(e["data_offsets"][1]) for e in entries), default=0)
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
+            raise damaged from None
+    if 8 + header_size + end > size:
         raise cut
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """One line for whatever a library raises on a checkpoint whose files are not what they should be.
+
+    Raises: UserError. A lack of memory or of packages stays what it is.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, ImportError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # garbage breaks the library wherever it happens to be read
+        raise UserError(
+            f"the checkpoint {path} cannot be read ({one_line(error)[:300]}); copy it again"
+        ) from error
 
 
 def check_loading(path: str | Path, report: Mapping[str, Any]) -> None:
@@ -94,6 +110,11 @@ def _problems(report: Mapping[str, Any]) -> list[str]:
 
 def check_state(model: Any, optimizer: Any, state: Mapping[str, Any]) -> None:
     """Raise UserError unless a training state has every tensor of this model and optimizer."""
+    missing = {"step", "model", "optimizer", "stream", "rng"} - state.keys()
+    if missing:
+        raise UserError(
+            f"the training checkpoint lacks {', '.join(sorted(missing))}; rerun with --fresh"
+        )
     own, kept = model.state_dict(), state["model"]
     report = {
         "missing_keys": own.keys() - kept.keys(),

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, NemotronHConfig, PreTrainedConfig, PreTrainedModel
 from transformers import NemotronHForCausalLM as Hybrid
 
-from model.checkpoint import check_files, check_loading
+from model.checkpoint import check_files, check_loading, reading
 from model.layers.install import install
 from model.presets import HybridShape, shape
 from workbench.errors import UserError
@@ -85,9 +85,12 @@ def _new_model(config: PreTrainedConfig, seed: int | None) -> PreTrainedModel:
 
 def _read_model(path: str | Path) -> PreTrainedModel:
     check_files(path)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        path, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    with reading(path):
+        # No code of the checkpoint's own: transformers would ask at the terminal whether to run it.
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )  # fmt: skip
     check_loading(path, report)
     return model
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from model.checkpoint import reading
 from workbench.chat import chat_template, format_of
 from workbench.errors import UserError
 from workbench.hub import must_answer
@@ -16,8 +17,8 @@ SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", *(f"<SPECIAL_{i}>" for i in range(3, 2
 END_OF_TURN = "<SPECIAL_12>"
 
 
-def take_tokenizer(name: str, path: Path) -> PreTrainedTokenizerBase:
-    """Save the tokenizer of a model (a folder or a hub id) in `path`.
+def take_tokenizer(name: str, path: Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Save the tokenizer of a model (a folder, or a hub id at a commit) in `path`.
 
     One with the chat format's tokens gets its template, as base models ship without. Raises:
     UserError where it cannot be read, or has no format of its own either.
@@ -25,7 +26,9 @@ def take_tokenizer(name: str, path: Path) -> PreTrainedTokenizerBase:
     if not Path(name).is_dir():
         must_answer(f"tokenizer {name!r}", "download it and give its folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"tokenizer {name!r} cannot be read ({reason[:200]})") from None
@@ -85,14 +88,16 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises: UserError where it cannot be read or has more ids than the model beside it.
     """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise UserError(f"the tokenizer in {folder} cannot be read: {line}") from None
+    if not folder.is_dir():
+        raise UserError(f"no tokenizer at {folder}: the folder is not there")
+    with reading(folder):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False
+        )
     config = folder / "config.json"
-    size = json.loads(config.read_text()).get("vocab_size") if config.is_file() else None
-    if size is not None and len(tokenizer) > size:
+    with reading(folder):
+        size = json.loads(config.read_text()).get("vocab_size") if config.is_file() else None
+    if isinstance(size, int) and len(tokenizer) > size:
         raise UserError(
             f"the tokenizer in {folder} has {len(tokenizer):,} ids, the model beside it {size:,}; "
             "they are not of one another"

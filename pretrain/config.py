@@ -1,10 +1,11 @@
 """Recipe sections of the stages that build the base model. Imports no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from data_mix.config import BlendConfig
+from workbench.content import Reads
 from workbench.distributed.config import DistributedConfig
 from workbench.load import Activations
 from workbench.recipe import StageConfig
@@ -15,8 +16,10 @@ class TokenizerConfig(StageConfig):
     """Stage kind `tokenizer`."""
 
     kind: Literal["tokenizer"]
-    from_pretrained: str | None = None
+    from_pretrained: Annotated[str | None, Reads("tokenizer")] = None
     """Take this model's tokenizer (a hub id or a folder) and learn none. Either this or `blend`."""
+    revision: str | None = None
+    """Of `from_pretrained` on the hub: a commit; null: the newest when the stage first starts."""
     vocab_size: int = Field(1536, ge=300)
     """Size of the vocabulary, special tokens included."""
     sample_documents: int = Field(6000, ge=100)

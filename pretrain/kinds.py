@@ -8,6 +8,7 @@ KINDS = {
         run="pretrain.tokenizer_stage:run",
         plan="pretrain.plan:plan_tokenizer",
         about="train a byte-level BPE tokenizer with the chat format's special tokens",
+        version=1,
         inputs="data_mix.inputs:check_data",
     ),
     "convert": Kind(
@@ -15,13 +16,16 @@ KINDS = {
         run="pretrain.convert.stage:run",
         plan="pretrain.convert.plan:plan_convert",
         about="a GGUF file or a Hugging Face checkpoint becomes the run's base model",
+        version=1,
         inputs="pretrain.convert.inputs:check_origin",
+        reads="pretrain.convert.inputs:package_file",
     ),
     "pretrain": Kind(
         config="pretrain.config:PretrainConfig",
         run="pretrain.stage:run",
         plan="pretrain.plan:plan_pretrain",
         about="pretrain the hybrid base model on a phased blend",
+        version=1,
         inputs="data_mix.inputs:check_data",
     ),
     "prune": Kind(
@@ -29,6 +33,7 @@ KINDS = {
         run="pretrain.compress.stage:run",
         plan="pretrain.compress.plan:plan_prune",
         about="cut layers and widths of a hybrid by importance, without training",
+        version=1,
         inputs="data_mix.inputs:check_data",
     ),
     "distill": Kind(
@@ -36,6 +41,7 @@ KINDS = {
         run="pretrain.compress.distill:run",
         plan="pretrain.compress.plan:plan_distill",
         about="a student learns the next-token distributions of a teacher",
+        version=1,
         inputs="data_mix.inputs:check_data",
     ),
 }

@@ -51,10 +51,7 @@ def train(
     if state is not None:
         trainer.load_state_dict(state)
         context.metrics.truncate_after(trainer.step)
-    context.outputs |= {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "phases": _phases(config),
-    }
+    context.note(parameters=sum(p.numel() for p in model.parameters()), phases=_phases(config))
     finished = trainer.fit(_hooks(context, config), checkpoints)
     context.outputs["data"] = documents.accounting()
     context.outputs["tokens"] = trainer.tokens

@@ -15,7 +15,8 @@ def run(context: StageContext) -> None:
     """Train the tokenizer on an equal number of documents of each source, or take one."""
     config: TokenizerConfig = context.config
     if config.from_pretrained:
-        tokenizer = take_tokenizer(config.from_pretrained, context.stage_dir / "tokenizer")
+        folder = context.stage_dir / "tokenizer"
+        tokenizer = take_tokenizer(config.from_pretrained, folder, config.revision)
         context.outputs["vocab_size"] = len(tokenizer)
         return
     assert config.blend is not None  # the configuration has exactly one of the two

@@ -20,15 +20,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from reward.reply import CheckedReply
 from reward.verdict import Verdict, failed, timed_out
 from reward.workers import CallResult, WorkerPool
+from workbench.content import Reads
 from workbench.errors import UserError, one_line, unknown_name
 from workbench.schema import Section
 
@@ -39,7 +39,7 @@ _LOAD_LIMIT_S = 60.0
 class FunctionConfig(Section):
     """A reward function of the user's own."""
 
-    path: str
+    path: Annotated[str, Reads("function")]
     """`mine.py:score` or `package.module:score`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function, beside prompt, reply and reference."""
@@ -93,13 +93,6 @@ class Description:
 def is_plugin(kind: str) -> bool:
     """Whether the name of a check is a function of the user's own."""
     return ":" in kind
-
-
-def source_digest(path: str) -> str:
-    """What a function's file or module is made of: a result that it made is old once this changes."""
-    place, _ = _parts(path)
-    file = Path(place) if place.endswith(".py") else _module_file(place)
-    return sha256(file.read_bytes()).hexdigest()[:16] if file is not None else "unknown"
 
 
 def describe(path: str) -> Description:
@@ -167,15 +160,6 @@ def _target(path: str) -> list[str]:
     if not file.is_file():
         raise UserError(f"function {path!r}: there is no file {str(file.resolve())!r}")
     return [str(file.resolve()), name, os.getcwd()]
-
-
-def _module_file(module: str) -> Path | None:
-    for root in (Path.cwd(), Path(__file__).resolve().parents[1]):
-        base = root.joinpath(*module.split("."))
-        for file in (base.with_suffix(".py"), base / "__init__.py"):
-            if file.is_file():
-                return file
-    return None
 
 
 def _stamp(path: str) -> tuple[str, int]:

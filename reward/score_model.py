@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from model.checkpoint import reading
 from model.hybrid import load_model, save_model
 from workbench.chat import parse, render
 from workbench.conversation import Message
@@ -70,7 +71,8 @@ def load_score_model(folder: str | Path) -> ScoreModel:
             f"{folder} is not a reward model (no {_HEAD_FILE}); give a stage of kind reward_model"
         )
     model = ScoreModel(load_model(folder))
-    model.head.load_state_dict(load_file(head), strict=True)
+    with reading(head):
+        model.head.load_state_dict(load_file(head), strict=True)
     return model.eval()
 
 

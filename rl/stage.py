@@ -70,18 +70,19 @@ def run(context: StageContext) -> None:
     record.truncate_after(grpo.step)
     if "held_out_before" not in context.outputs:
         context.progress(message="held-out reward before")
-        context.outputs |= held_out_rewards(sampler, held_out, context.seed, "before")
+        before = held_out_rewards(sampler, held_out, context.seed, "before")
         if anchors:
             write_json(kept, anchors)
+        context.note(**before)
     if not grpo.fit(_hooks(context, config, record), checkpoints):
         context.stop()
     context.progress(message="held-out reward after")  # the engine holds the last step's weights
     context.outputs |= held_out_rewards(sampler, held_out, context.seed, "after")
     for name in ("held_out", "held_out_checker"):
         if f"{name}_before" in context.outputs:
-            before, after = (context.outputs[f"{name}_{when}"] for when in ("before", "after"))
+            then, now = (context.outputs[f"{name}_{when}"] for when in ("before", "after"))
             problems = [question.problem or question.id for question in held_out]
-            context.outputs[name] = lift(before, after, problems)
+            context.outputs[name] = lift(then, now, problems)
     context.outputs["engine"] = engine.describe()
     save_model(model, context.stage_dir / "model", tokenizer)
     engine.close()
@@ -106,8 +107,8 @@ def take_questions(
     held_out, kept = take_rows(
         config.held_out, config.num_held_out, rules, name="held_out", seed=context.seed
     )
-    context.outputs["rows"] = accounts = {"prompts": asked, "held_out": kept}
-    context.outputs["warnings"] = warnings_of(accounts)
+    accounts = {"prompts": asked, "held_out": kept}
+    context.note(rows=accounts, warnings=warnings_of(accounts))
     return pool, held_out
 
 

@@ -8,6 +8,7 @@ KINDS = {
         run="sft.stage:run",
         plan="sft.plan:plan_sft",
         about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
+        version=1,
         inputs="data_mix.inputs:check_rows",
     ),
 }

@@ -46,8 +46,7 @@ def run(context: StageContext) -> None:
     context.progress(message="reading data")
     tokenizer = read_tokenizer(context.parent_model)
     rows, accounting = build_rows(config, tokenizer, context.seed)
-    context.outputs["data"] = accounting.as_dict()
-    context.outputs["warnings"] = [
+    warnings = [
         f"part {part!r}: {count:,} conversations without a final assistant turn were left out"
         for part, count in accounting.without_reply.items()
     ] + [
@@ -55,6 +54,7 @@ def run(context: StageContext) -> None:
         for part, reasons in accounting.left_out.items()
         for reason, count in reasons.items()
     ]
+    context.note(data=accounting.as_dict(), warnings=warnings)
     if not config.distributed.on:
         _train(context, tokenizer, Dataset.from_list([asdict(row) for row in rows]))
         return

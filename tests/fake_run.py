@@ -140,7 +140,7 @@ def _stage(
         status=status,  # type: ignore[arg-type]
         inputs={need: "1b532242d901c403" for need in config["needs"]},
         config_digest="a0d400be44101b6e",
-        code_digest="283d11427225fefa",
+        declared={config["kind"]: 1},
         seed=rng.randrange(2**31),
         git={"commit": "0d6e053ae89ce7c15d4ff2f462b90d56e3700b6d", "dirty": name == "grpo"},
         versions={"python": "3.11.7", "torch": "2.13.0+cpu", "transformers": "5.19.0"},

@@ -1,14 +1,22 @@
-"""Resumable state of a training loop: one file a checkpoint, appearing by rename."""
+"""Resumable state of a training loop: one file a checkpoint, appearing by rename.
+
+State is tensors and plain values, and only such a file is opened: a pickle can run code.
+"""
 
 import os
+import pkgutil
 import random
+from collections.abc import Collection
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 
 
 class Checkpoints:
@@ -23,8 +31,9 @@ class Checkpoints:
         path = self.folder / f"step-{step:08d}.pt"
         for left in self.folder.glob(".*"):  # halves of a killed process: nobody else writes here
             left.unlink(missing_ok=True)
-        half = path.with_name(f".{path.name}.{os.getpid()}")
-        save_whole(state, path, half=half)
+        save_whole(state, path, half=path.with_name(f".{path.name}.{os.getpid()}"))
+        odd = get_unsafe_globals_in_checkpoint(path)
+        assert not odd, f"the state holds {', '.join(odd)}: it could never be continued from"
         for old in self.paths()[: -self.keep]:
             old.unlink()
         return path
@@ -34,19 +43,53 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.pt"))
 
     def load_latest(self) -> dict[str, Any] | None:
-        """The newest state, or None. Raises: UserError where the file is damaged."""
+        """The newest state, or None. Raises: UserError where the file is damaged or holds more."""
         paths = self.paths()
-        if not paths:
-            return None
-        try:
-            state: dict[str, Any] = torch.load(paths[-1], map_location="cpu", weights_only=False)
-        except (RuntimeError, EOFError, OSError) as error:
-            line = str(error).strip().splitlines()[0]
+        return load_state(paths[-1]) if paths else None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The mapping of tensors and plain values in a file. Raises: UserError where it is not that."""
+    state = _load(path)
+    if not isinstance(state, dict):
+        raise _damaged(path, f"it holds a {type(state).__name__}")
+    return state
+
+
+def check_plain(path: Path, *, allowed: Collection[str] = ()) -> None:
+    """Raises: UserError where a file holds more than tensors, plain values and the classes `allowed`
+    ("module.name"). For files that a library opens, perhaps less carefully."""
+    _load(path, allowed=allowed, mmap=True)
+
+
+def _load(path: Path, *, allowed: Collection[str] = (), mmap: bool = False) -> Any:
+    try:
+        odd = set(get_unsafe_globals_in_checkpoint(path))  # names in the file; none is called
+        if not odd <= set(allowed):
             raise UserError(
-                f"checkpoint {paths[-1]} is damaged ({line}); delete it to continue from the one "
-                "before, or rerun --fresh"
-            ) from None
-        return state
+                f"{path} is not opened: it asks for {', '.join(sorted(odd - set(allowed)))[:200]}, and "
+                "state is tensors and plain values; delete it to continue from the one before, or "
+                "rerun --fresh"
+            )
+        classes = [pkgutil.resolve_name(name) for name in allowed if odd]
+        with safe_globals(classes):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except _DAMAGED as error:
+        raise _damaged(path, one_line(error)) from None
+
+
+# What torch raises for files that are cut short, of another form, or made to break it.
+_DAMAGED = (
+    RuntimeError, EOFError, OSError, UnpicklingError, ValueError, KeyError, TypeError, IndexError,
+    AttributeError, AssertionError, BadZipFile,
+)  # fmt: skip
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(
+        f"checkpoint {path} is damaged ({why[:200]}); delete it to continue from the one before, or "
+        "rerun --fresh"
+    )
 
 
 def save_whole(state: Any, path: Path, *, half: Path) -> None:
@@ -65,9 +108,10 @@ def save_whole(state: Any, path: Path, *, half: Path) -> None:
 def rng_state() -> dict[str, Any]:
     """States of Python's, NumPy's and torch's generators."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
         "cuda": cuda,
     }

@@ -5,8 +5,9 @@ Imports nothing that is not Python's own.
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,12 +44,47 @@ def missing_line(what: str) -> str:
 def require(kinds: Sequence[Kind], targets: Iterable[str], *, ray: bool) -> None:
     """Whether what stages of these kinds, and these "package.module:name", import can be imported.
 
-    Looks for packages, and imports none. Raises: UserError naming those that are missing.
+    vLLM counts where a kind generates: it is imported late. Looks for packages, and imports none.
+    Raises: UserError naming those that are missing.
     """
-    from workbench.provenance import third_party  # noqa: PLC0415 - of Python 3.11
-
-    needed = {name for kind in kinds for name in kind.packages} | ({"ray"} if ray else set())
-    needed |= third_party([*(kind.run for kind in kinds), *targets, _AROUND])
+    needed = third_party([*(kind.run for kind in kinds), *targets, _AROUND])
+    needed |= {"ray"} if ray else set()
+    needed |= {"vllm"} if any(kind.engine for kind in kinds) else set()
     missing = sorted(name for name in needed if find_spec(name) is None)
     if missing:
         raise UserError(missing_line(f"it lacks {', '.join(missing)}"))
+
+
+def third_party(targets: Iterable[str]) -> set[str]:
+    """Top-level names of the packages that are imported as soon as these targets are.
+
+    Imports inside functions and under a condition do not count: those packages may be optional.
+    """
+    waiting, seen, found = [t.partition(":")[0] for t in targets], set[str](), set[str]()
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        source = _source(module)
+        if source is not None:
+            waiting += [module.rpartition(".")[0], *_imports_at_once(source)]
+        elif module and not is_ours(module) and module.split(".")[0] not in sys.stdlib_module_names:
+            found.add(module.split(".")[0])
+    return found
+
+
+def _source(module: str) -> Path | None:
+    path = _ROOT / Path(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((p for p in candidates if p.is_file()), None)
+
+
+def _imports_at_once(source: Path) -> Iterator[str]:
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            if is_ours(node.module):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -4,15 +4,15 @@ Order of values: defaults on the fields < the recipe it `extends` < the recipe f
 other source.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
 from pydantic import Field, model_validator
 
-from workbench import registry
+from workbench import recipe_yaml, registry
 from workbench.errors import UserError, name_problem
 from workbench.inherit import extended, with_likes
 from workbench.schema import Section
@@ -112,8 +112,7 @@ _TAKEN = ("recipe.json", "report.html")
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `--set` overrides. Raises: UserError with one line."""
     raw = extended(Path(path), _read_yaml)
-    for override in overrides:
-        apply_override(raw, override)
+    _override(raw, overrides)
     return build(raw)
 
 
@@ -141,41 +140,43 @@ def _read_stage(name: str, body: Any, others: Iterable[str]) -> StageConfig:
     return config.read(body, where=where)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice: YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key, deep=True) for key in own]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise UserError(f"recipe: key {key!r} stands twice in the mapping at line {line}")
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise UserError(f"recipe file {str(path)!r} is a folder; name the YAML file in it")
     if not path.is_file():
         raise UserError(f"recipe file {str(path)!r} does not exist; see the recipes/ folder")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        raw = recipe_yaml.parse(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"recipe {path}: not a text file in UTF-8 ({error.reason})") from None
-    except _NOT_YAML as error:
+    except recipe_yaml.NOT_YAML as error:
         raise UserError(f"recipe {path}: not valid YAML: {_words(error)}") from None
     if not isinstance(raw, dict):
         raise UserError(f"recipe {path}: the top level must be a mapping with name and stages")
     return raw
 
 
-# ValueError: a date that does not exist, an integer of thousands of digits.
-_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-
-
 def _words(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def _override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply `--set` overrides: what a stage is like first, then each to the stages made whole.
+
+    A stage is whole before a key of it is set, so that the rest of what it inherits stays, and a
+    stage that is like it stays too: an override changes the one place that it names.
+    """
+    for override in overrides:
+        if _LIKE.match(override):
+            apply_override(raw, override)
+    for override in overrides:
+        if not _LIKE.match(override):
+            if isinstance(raw.get("stages"), dict):
+                raw["stages"] = with_likes(raw["stages"])
+            apply_override(raw, override)
+
+
+_LIKE = re.compile(r"\s*stages\.[^=]+\.like\s*=")
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
@@ -186,21 +187,49 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {override!r}: write it as section.key=value")
-    *parents, last = key.strip().split(".")
+        raise UserError(f"--set {override!r:.200}: write it as section.key=value")
+    try:
+        value = recipe_yaml.parse(text)
+    except recipe_yaml.NOT_YAML:
+        raise UserError(f"--set {override!r:.200}: the value is not valid YAML; quote it") from None
+    rest = key.strip().split(".")
+    if not all(rest):
+        raise UserError(f"--set {override!r:.200}: write it as section.key=value")
     target: Any = raw
-    for depth, part in enumerate(parents):
+    walked: list[str] = []
+    while True:
+        part, rest = _next_part(target, rest)
+        walked.append(part)
+        if not rest:
+            target[_index(target, part, walked)] = value
+            return
         if isinstance(target, dict) and target.get(part) is None:
-            target[part] = {}
-        place = _index(target, part, parents[: depth + 1])
+            target[part] = _unwritten(raw, walked) if rest[0].isdigit() else {}
+        place = _index(target, part, walked)
         if isinstance(target[place], dict | list):
             target[place] = target[place].copy()
         target = target[place]
+
+
+def _next_part(target: Any, parts: list[str]) -> tuple[str, list[str]]:
+    """The key that the path names next, and what is left. Names may have dots in them."""
+    if isinstance(target, dict) and parts[0] not in target:
+        for end in range(2, len(parts) + 1):
+            if ".".join(parts[:end]) in target:
+                return ".".join(parts[:end]), parts[end:]
+    return parts[0], parts[1:]
+
+
+def _unwritten(raw: dict[str, Any], path: list[str]) -> Any:
+    """A list that the recipe leaves at its default, before one of its places is set."""
+    found: Any = {}
     try:
-        value = yaml.safe_load(text)
-    except _NOT_YAML:
-        raise UserError(f"--set {override!r:.200}: the value is not valid YAML; quote it") from None
-    target[_index(target, last, [*parents, last])] = value
+        found = build(raw).resolved()
+        for part in path:
+            found = found[part]
+    except (UserError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, list) else {}
 
 
 def _index(target: Any, part: str, path: list[str]) -> Any:
@@ -208,4 +237,4 @@ def _index(target: Any, part: str, path: list[str]) -> Any:
         return part
     if isinstance(target, list) and part.isdigit() and int(part) < len(target):
         return int(part)
-    raise UserError(f"--set {'.'.join(path)}: there is no such place in the recipe")
+    raise UserError(f"--set {'.'.join(path):.200}: there is no such place in the recipe")

@@ -17,6 +17,8 @@ from workbench.installed import missing_line
 
 KINDS = "anneal.kinds"
 """Entry points: a mapping of kind name to `Kind`."""
+CHECK_VERSIONS = "anneal.check_versions"
+"""Entry points: a mapping of kind of check to the version of its checker."""
 RECIPE_CHECKS = "anneal.recipe_checks"
 """Entry points: `(Recipe) -> None`, a UserError where the recipe cannot be meant."""
 
@@ -30,15 +32,25 @@ class Kind:
     inputs: `(config) -> lines for the plan, or None`, a UserError where a file or package that the stage
     reads is not there, a row is bad or an option is none; importing no torch. Asked before a run begins,
     of stages that will run.
-    packages: what `run` imports late, beside what its module imports at once.
+    reads: `(config) -> iterable of (Reads, value)`, what the stage reads from outside the run beside
+    the fields marked with `Reads` (workbench.content); importing no torch.
+    version: raised when the same recipe would give another result; a stage made at another version
+    runs again (CONTRIBUTING.md says when).
+    checks: whether checkers decide its result, so that their versions count.
+    engine: whether it generates, which needs vLLM.
+    uses: kinds whose versions count too.
     """
 
     config: str
     run: str
     plan: str
     about: str
+    version: int
     inputs: str | None = None
-    packages: tuple[str, ...] = ()
+    reads: str | None = None
+    checks: bool = False
+    engine: bool = False
+    uses: tuple[str, ...] = ()
 
 
 @cache
@@ -55,6 +67,12 @@ def kinds() -> dict[str, Kind]:
     if not found:
         raise UserError(missing_line("Anneal is not installed in it"))
     return found
+
+
+def check_versions() -> dict[str, int]:
+    """Kind of check -> the version of its checker."""
+    points = entry_points(group=CHECK_VERSIONS)
+    return {name: version for point in points for name, version in point.load().items()}
 
 
 def recipe_checks() -> list[Callable[..., None]]:

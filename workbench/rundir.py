@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
+from workbench.content import Contents
 from workbench.errors import UserError, name_problem
 
 Status = Literal["running", "done", "failed"]
@@ -37,8 +38,13 @@ class Manifest:
     inputs: dict[str, str]
     """Stage needed -> the completion id of the result that was read."""
     config_digest: str
-    code_digest: str
     seed: int
+    declared: dict[str, int] = field(default_factory=dict)
+    """Kind, and checkers that it runs -> the version that the result was made at."""
+    data: dict[str, str] = field(default_factory=dict)
+    """What it read from outside the run -> digest of its content."""
+    revisions: dict[str, str] = field(default_factory=dict)
+    """Name on the hub that the recipe gives no revision -> the commit that was read."""
     git: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
@@ -50,6 +56,13 @@ class Manifest:
     completion: str | None = None
     """Id of this result, new each time the stage completes; null until then."""
     error: str | None = None
+
+
+_KINDS: dict[str, Any] = {
+    "kind": str, "status": str, "config_digest": str, "seed": int, "wall_s": int | float,
+    "attempts": int, "inputs": dict, "git": dict, "versions": dict, "hardware": dict, "outputs": dict,
+    "data": dict, "declared": dict, "revisions": dict, "completion": str | None, "started_at": str,
+}  # fmt: skip
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,7 +82,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it or rerun --fresh") from None
+        raise UserError(f"{path} is not valid JSON ({error}); delete it to start anew") from None
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -115,6 +128,7 @@ class RunDir:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self.contents = Contents(self.root)
 
     @classmethod
     def of(cls, runs_dir: str, name: str) -> tuple[Self, str | None]:
@@ -146,10 +160,20 @@ class RunDir:
         path = self.stage(stage) / "manifest.json"
         if not path.is_file():
             return None
+        found = read_json(path)
+        if isinstance(found, dict):
+            found.pop("code_digest", None)  # of runs before versions were declared: they run again
         try:
-            return Manifest(**read_json(path))
+            manifest = Manifest(**found)
+            # Its name says where it is written: it must not lead to another folder.
+            sound = manifest.stage == stage and all(
+                isinstance(getattr(manifest, key), kind) for key, kind in _KINDS.items()
+            )
         except TypeError:
-            raise UserError(f"{path} is not a manifest of this version; rerun --fresh") from None
+            sound = False
+        if not sound:
+            raise UserError(f"{path} is not a manifest of this version; delete it to start anew")
+        return manifest
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write (replace) a stage's manifest."""
@@ -263,7 +287,8 @@ def _worth(folder: Path) -> int:
         return int((folder / "model").is_dir())  # cut short: what is beside it may be whole
     if isinstance(manifest, dict) and manifest.get("status") == "done":
         return 2
-    return int(any((folder / "checkpoints").glob("*")))
+    begun = isinstance(manifest, dict) and bool(manifest.get("outputs"))
+    return int(begun or any((folder / "checkpoints").glob("*")))
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from workbench.errors import UserError, unknown_name
+from workbench.recipe_yaml import first_word
 
 
 class Section(BaseModel):
@@ -23,9 +24,17 @@ class Section(BaseModel):
         Raises: UserError with one line for the first problem found.
         """
         try:
-            return cls.model_validate(values)
+            made = cls.model_validate(values)
         except ValidationError as error:
             raise UserError(first_problem(error, cls, where=where)) from None
+        # Where the schema asks for text or for true or false, pydantic has made it that.
+        if (found := first_word(made, where)) is not None:
+            place, word = found
+            raise UserError(
+                f"recipe: {place}: {word} may mean true or false or the word; write true, false, or "
+                f'"{word}" in quotes'
+            )
+        return made
 
 
 def first_problem(error: ValidationError, model: type[BaseModel], *, where: str) -> str:
@@ -44,6 +53,8 @@ def first_problem(error: ValidationError, model: type[BaseModel], *, where: str)
     if problem["type"].startswith("union_tag_"):
         return _wrong_tag(at, problem, model) + more
     got = _short(problem["input"])
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
+        more = f"; write it in quotes where it is text{more}"
     return f"{at}got {got}; {problem['msg'][0].lower()}{problem['msg'][1:]}{more}"
 
 

@@ -73,6 +73,18 @@ class StageContext:
             f"{', '.join(self.inputs) or 'none'}"
         )
 
+    def note(self, **found: Any) -> None:
+        """Put what a part of the stage found into the outputs, and those into the manifest now.
+
+        Called when a part ends and before the next one begins: a kill then loses neither the part nor
+        its account.
+        """
+        self.outputs |= found
+        manifest = self.run.manifest(self.name)
+        if manifest is not None:
+            manifest.outputs = self.outputs
+            self.run.write_manifest(manifest)
+
     def progress(
         self,
         *,

@@ -4,16 +4,15 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from workbench.checkpoint import save_whole
+from workbench.checkpoint import check_plain, load_state, save_whole
 from workbench.distributed import group
 from workbench.errors import UserError
-from workbench.rundir import write_json
+from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 
 _STATE_FILE = "anneal_model.pt"
@@ -112,15 +111,7 @@ class StrictResume:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own: Any = self
-        path = Path(resume_from_checkpoint) / _STATE_FILE
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
-            line = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"checkpoint {path} is damaged ({line}); delete its folder to continue from the one "
-                "before, or rerun --fresh"
-            ) from None
+        state = load_state(Path(resume_from_checkpoint) / _STATE_FILE)
         target = model if model is not None else own.model
         own.accelerator.unwrap_model(target).load_state_dict(state, strict=True)
 
@@ -135,12 +126,42 @@ def last_checkpoint(folder: Path) -> str | None:
     """
     found = []
     for path in folder.glob("checkpoint-*"):
-        if (path / _COMPLETE_FILE).is_file():
+        if (path / _COMPLETE_FILE).is_file() and path.name.rsplit("-", 1)[1].isdigit():
             found.append(path)
         elif group.is_first():
             shutil.rmtree(path)
     newest = max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
-    return os.fspath(newest) if newest else None
+    if newest is None:
+        return None
+    _check_checkpoint(newest)
+    return os.fspath(newest)
+
+
+def _check_checkpoint(folder: Path) -> None:
+    """Look at what the Trainer, and DeepSpeed below it, are going to open.
+
+    DeepSpeed opens its shards with `weights_only=False`, which runs what a pickle asks for.
+    """
+    state = read_json(folder / "trainer_state.json")
+    if not isinstance(state, dict) or not isinstance(state.get("global_step"), int):
+        raise UserError(f"{folder / 'trainer_state.json'} is damaged; delete {folder} to continue")
+    for path in sorted(folder.rglob("*.pt")) + sorted(folder.rglob("*.pth")):
+        names = _DEEPSPEED if path.name.endswith("_states.pt") else _NUMPY
+        check_plain(path, allowed=names if path.name != _STATE_FILE else ())
+
+
+# What else stands in DeepSpeed's shards, and in the Trainer's rng_state.pth.
+_DEEPSPEED = (
+    "deepspeed.utils.tensor_fragment.fragment_address",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+)
+_NUMPY = (
+    "numpy._core.multiarray._reconstruct",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy.dtypes.UInt32DType",
+)
 
 
 class MetricsCallback(TrainerCallback):

@@ -78,7 +78,7 @@ def run(context: StageContext) -> None:
     rows = _held_out(config, tokenizer, context.seed)
     if rows and "held_out_before" not in context.outputs:
         context.progress(message="comparing with the teacher")
-        context.outputs["held_out_before"] = compare(student, teacher, rows)
+        context.note(held_out_before=compare(student, teacher, rows))
     train(context, student, tokenizer, Distillation(teacher))
     if rows:
         before = context.outputs.pop("held_out_before")

@@ -31,7 +31,7 @@ def run(context: StageContext) -> None:
     model = load_model(context.parent_model).eval()
     check_target(config.target, shape_of(model.config), config.removable)
     check_isolation(model)
-    context.outputs["parameters_before"] = _count(model)
+    context.note(parameters_before=_count(model))
     context.progress(message="reading data")
     documents = BlendDocuments(config.blend, tokenizer, context.seed)
     batches = RowStream(documents, config.row_tokens).along(config.samples, config.microbatch_rows)
@@ -55,6 +55,7 @@ def _cut_depth(
     def note(removal: Removal) -> None:
         done.append({**asdict(removal), "kind": pattern[removal.layer]})
         context.log_metrics(len(done), {"removal_mse": removal.mse})
+        context.note(removed_layers=done)
 
     kept = remove_layers(
         model,

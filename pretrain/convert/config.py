@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from workbench.content import Reads
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
@@ -12,7 +13,7 @@ class GgufSource(Section):
     """A GGUF file, by its path or inside an installed Python package."""
 
     type: Literal["gguf"]
-    path: str | None = None
+    path: Annotated[str | None, Reads("files")] = None
     """A local file. Either this or `package`."""
     package: str | None = None
     """Import name of an installed package that ships exactly one GGUF; it is not imported."""
@@ -28,8 +29,10 @@ class CheckpointSource(Section):
     """A Hugging Face checkpoint, in a local folder or on the hub."""
 
     type: Literal["checkpoint"]
-    path: str
+    path: Annotated[str, Reads("checkpoint")]
     """A folder, or a hub id ORG/NAME."""
+    revision: str | None = None
+    """Of a hub id: a commit; null: the newest when the stage first starts."""
 
 
 class ConvertConfig(StageConfig):

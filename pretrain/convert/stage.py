@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
@@ -13,10 +14,12 @@ from transformers import (
 )
 
 from model.hybrid import load_model, save_model
-from pretrain.convert.config import ConvertConfig, GgufSource
+from model.tokenizer import read_tokenizer
+from pretrain.convert.config import CheckpointSource, ConvertConfig, GgufSource
 from pretrain.convert.gguf_file import GgufFile, locate
 from pretrain.convert.llama import llama_config, state_dict
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
+from workbench.hub import must_answer
 from workbench.stage import StageContext
 
 
@@ -31,14 +34,35 @@ def run(context: StageContext) -> None:
         tokenizer = gguf_tokenizer(path)
         context.outputs["source"] = {"file": path.name, **about}
     else:
-        model = load_model(source.path)
-        tokenizer = AutoTokenizer.from_pretrained(source.path)
+        folder = Path(source.path)
+        if not folder.is_dir():
+            folder = _downloaded(source)
+        model = load_model(folder)
+        tokenizer = read_tokenizer(folder)
         context.outputs["source"] = {"checkpoint": source.path}
     _fit_tokenizer(tokenizer, model)
     model = model.to(getattr(torch, config.dtype))
     model.config.dtype = config.dtype
     context.outputs["parameters"] = sum(p.numel() for p in model.parameters())
     save_model(model, context.stage_dir / "model", tokenizer)
+
+
+def _downloaded(source: CheckpointSource) -> Path:
+    """The folder of a checkpoint of the hub: weights and tokenizer of one commit."""
+    what, instead = f"checkpoint {source.path!r}", "download it and give its folder"
+    if Path(source.path).exists() or source.path.count("/") != 1 or source.path[0] in "./~":
+        raise UserError(f"no model at {source.path}: give a checkpoint folder or a hub id ORG/NAME")
+    must_answer(what, instead)
+    try:
+        return Path(
+            snapshot_download(source.path, revision=source.revision, ignore_patterns=_NOT_OURS)
+        )
+    except (OSError, ValueError) as error:  # the hub's own errors are among them
+        raise UserError(f"{what} cannot be read ({one_line(error)[:200]}); {instead}") from None
+
+
+# Weights in other forms that repositories hold beside those that we read.
+_NOT_OURS = ["*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
 
 
 def read_gguf(path: Path) -> tuple[LlamaForCausalLM, dict[str, Any]]:

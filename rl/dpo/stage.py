@@ -1,15 +1,13 @@
 """Stage kind `dpo`: rounds of playing, pairing and training; success on held-out tasks around them."""
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from engine.actor import start_engine
 from engine.protocol import Sampling
@@ -18,9 +16,10 @@ from environments.protocol import Task
 from environments.rollout import Player, Trajectory
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
+from model.tokenizer import read_tokenizer
 from rl.disjoint import check_tasks
 from rl.dpo.config import DpoConfig
-from rl.dpo.pairs import Pair, make_pairs
+from rl.dpo.pairs import make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
 from rl.lift import lift
 from rl.rows import good_tasks, too_long, warnings_of
@@ -49,14 +48,14 @@ def run(context: StageContext) -> None:
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
-    tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
+    tokenizer = read_tokenizer(context.parent_model)
     tasks, held_out = _tasks(context, config, tokenizer)
     check_tasks(tasks, held_out)
     context.progress(message="starting the engine")
     player = _player(context, config, tokenizer)
     if "held_out_before" not in context.outputs:
         context.progress(message="held-out success before")
-        context.outputs["held_out_before"] = held_out_success(player, held_out, context)
+        context.note(held_out_before=held_out_success(player, held_out, context))
     policy = context.parent_model
     for number in range(config.rounds):
         trained = _round(context, player, tokenizer, tasks, policy, number)
@@ -71,8 +70,6 @@ def run(context: StageContext) -> None:
     context.outputs["held_out"] = lift(context.outputs["held_out_before"], after, problems)
     context.outputs["engine"] = player.engine.describe()
     save_model(load_model(policy), context.stage_dir / "model", tokenizer)
-    for folder in context.stage_dir.glob("rounds/*/*/"):
-        shutil.rmtree(folder)  # models and checkpoints; episodes and pairs' accounts stay
     player.engine.close()
 
 
@@ -93,8 +90,7 @@ def _tasks(
         tasks = take_tasks(source, count, context.seed)
         good, accounts[name] = good_tasks(tasks, fits, skip_bad=config.skip_bad, name=name)
         out.append(good)
-    context.outputs["tasks"] = accounts
-    context.outputs["warnings"] = warnings_of(accounts)
+    context.note(tasks=accounts, warnings=warnings_of(accounts))
     return out[0], out[1]
 
 
@@ -135,39 +131,48 @@ def _round(
     policy: Path,
     number: int,
 ) -> Path | None:
-    """One round; its model's folder, or None where there is nothing to learn from any more."""
+    """One round; its model's folder, or None where there is nothing to learn from any more.
+
+    rounds/NUMBER keeps the episodes and what they came to. What is only needed to continue lies in
+    checkpoints/, which goes when the stage is done.
+    """
     config: DpoConfig = context.config
-    folder = context.stage_dir / "rounds" / str(number)
-    done = folder / "model"
-    if done.is_dir():
-        return done
-    if not (folder / "pairs.pt").is_file():
+    folder = _round_folder(context, number)
+    state = context.stage_dir / "checkpoints" / f"round-{number}"
+    kept = state / "pairs.json"
+    if not kept.is_file():
         context.progress(message=f"round {number + 1}: playing")
         player.engine.load_checkpoint(str(policy), version=number)
         groups = player.play(tasks, samples=config.samples, seed=context.seed + number + 1)
-        pairs, account = make_pairs(
+        made, account = make_pairs(
             groups,
             per_task=config.pairs_per_task,
             row_tokens=config.row_tokens,
             seed=context.seed + number,
         )
         check_broken(groups, config.max_failed_share)
-        _write_round(folder, groups, pairs, account.as_dict())
-    rounds = context.outputs.setdefault("rounds", [])
-    if len(rounds) <= number:
-        rounds.append(read_json(folder / "account.json"))
-    pairs = torch.load(folder / "pairs.pt", weights_only=False)
+        _write_round(folder, groups, account.as_dict())
+        write_json(kept, [pair.to_row() for pair in made])
+    accounts = [read_json(_round_folder(context, n) / "account.json") for n in range(number + 1)]
+    context.note(rounds=accounts)
+    if (state / "model").is_dir():
+        return state / "model"
+    pairs: list[dict[str, Any]] = read_json(kept)
     if not pairs:
         line = (
             f"round {number + 1}: no task has both a success and a failure "
-            f"({rounds[number]['success']:.0%} of episodes succeed)"
+            f"({accounts[number]['success']:.0%} of episodes succeed)"
         )
         if number == 0:
             raise UserError(f"dpo: {line}; take easier or harder tasks, or more samples")
-        context.outputs.setdefault("warnings", []).append(f"{line}; training ended there")
+        context.note(warnings=[f"{line}; training ended there"])
         return None
-    model = _train(context, tokenizer, pairs, policy, folder, number)
-    return save_model(model, done, tokenizer)
+    model = _train(context, tokenizer, pairs, policy, state / "trainer", number)
+    return save_model(model, state / "model", tokenizer)
+
+
+def _round_folder(context: StageContext, number: int) -> Path:
+    return context.stage_dir / "rounds" / str(number)
 
 
 def check_broken(groups: Sequence[Sequence[Trajectory]], limit: float) -> None:
@@ -182,18 +187,12 @@ def check_broken(groups: Sequence[Sequence[Trajectory]], limit: float) -> None:
 
 
 def _write_round(
-    folder: Path,
-    groups: Sequence[Sequence[Trajectory]],
-    pairs: Sequence[Pair],
-    account: dict[str, Any],
+    folder: Path, groups: Sequence[Sequence[Trajectory]], account: dict[str, Any]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = (json.dumps(t.as_row(), ensure_ascii=False) for group in groups for t in group)
     (folder / "episodes.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     write_json(folder / "account.json", account)
-    half = folder / ".pairs.pt"
-    torch.save([pair.to_row() for pair in pairs], half)
-    os.replace(half, folder / "pairs.pt")
 
 
 def _train(
@@ -207,15 +206,14 @@ def _train(
     config: DpoConfig = context.config
     model = load_model(policy)
     check_isolation(model)
-    # From the rounds' own files: the manifest forgets what a killed attempt had done.
-    earlier = (folder.parent / str(n) / "steps.json" for n in range(number))
+    earlier = (_round_folder(context, n) / "steps.json" for n in range(number))
     offset = sum(int(read_json(path)) for path in earlier)
     callback = MetricsCallback(
         context, _NAMES, offset=offset, about=f"round {number + 1}: {len(pairs)} pairs"
     )
     trainer = StrictDPOTrainer(
         model=model,
-        args=trl_config(config, folder / "checkpoints", context.seed + number),
+        args=trl_config(config, folder, context.seed + number),
         data_collator=PairCollator(int(tokenizer.pad_token_id or 0)),
         train_dataset=Dataset.from_list(
             [{k: v for k, v in p.items() if k != "task"} for p in pairs]
@@ -223,11 +221,11 @@ def _train(
         processing_class=tokenizer,
         callbacks=[callback],
     )
-    resume = last_checkpoint(folder / "checkpoints")
+    resume = last_checkpoint(folder)
     done = int(resume.rsplit("-", 1)[1]) if resume else 0
     context.metrics.truncate_after(offset + done)
     trainer.train(resume_from_checkpoint=resume)
     if callback.stopped:
         context.stop()
-    write_json(folder / "steps.json", trainer.state.global_step)
+    write_json(_round_folder(context, number) / "steps.json", trainer.state.global_step)
     return model

@@ -1,6 +1,5 @@
 """Linear interpolation of two checkpoints on disk, a shard at a time."""
 
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from engine.weights import canonical, checkpoint_specs, weight_files
+from model.weights import canonical, checkpoint_specs, json_object, weight_files
 from workbench.errors import UserError
 
 # Keys of config.json that may differ between two stages of one model and change nothing in it.
@@ -81,15 +80,14 @@ def _same(what: str, one: Any, two: Any, first: Path, second: Path) -> None:
 
 
 def _shape(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config = json_object(folder / "config.json")
     return {k: v for k, v in config.items() if k not in _NO_ARCHITECTURE}
 
 
 def _file(path: Path) -> Any:
     if not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8")
-    return json.loads(text) if path.suffix == ".json" else text
+    return json_object(path) if path.suffix == ".json" else path.read_text(encoding="utf-8")
 
 
 def _places(folder: Path) -> dict[str, tuple[Path, str]]:

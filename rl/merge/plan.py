@@ -1,10 +1,21 @@
 """What a merge stage will cost. Imports no torch."""
 
+from collections.abc import Iterable
+
 from rl.merge.config import MergeConfig
 from workbench import registry
+from workbench.content import Mark
 from workbench.errors import UserError
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
+
+
+def reads(config: MergeConfig) -> Iterable[Mark]:
+    """What the evaluations of the sweep read."""
+    found: Iterable[Mark] = registry.resolve(str(registry.kind("evals").reads))(
+        config.evals_config()
+    )
+    return found
 
 
 def plan_merge(config: MergeConfig, recipe: Recipe) -> StagePlan:

@@ -53,7 +53,10 @@ def run(context: StageContext) -> None:
     first, second = _two_models(context)
     check_mergeable(first, second)
     ends = [0.0, 1.0] if config.endpoints else []
-    points = []
+    points = list[Point]()
+    context.note(
+        metric=config.metric, models={"alpha 0": config.needs[0], "alpha 1": config.needs[1]}
+    )
     context.metrics.truncate_after(0)
     for place, alpha in enumerate(sorted({*config.alphas, *ends})):
         context.progress(step=place, message=f"alpha {alpha:g}")
@@ -61,11 +64,11 @@ def run(context: StageContext) -> None:
             context.stop()
         points.append(_measure(context, config, first, second, alpha))
         context.log_metrics(place + 1, {"merge_score": points[-1].score})
+        context.note(sweep=[_as_row(point) for point in points])
     best = pick([p for p in points if p.alpha in config.alphas])
     with new_folder(context.stage_dir / "model") as folder:
         interpolate(first, second, best.alpha, folder)
     context.outputs |= summary(points, best, config.metric)
-    context.outputs["models"] = {"alpha 0": config.needs[0], "alpha 1": config.needs[1]}
 
 
 def _two_models(context: StageContext) -> tuple[Path, Path]:
@@ -143,22 +146,22 @@ def pick(points: Sequence[Point]) -> Point:
 def summary(points: Sequence[Point], best: Point, metric: str) -> dict[str, Any]:
     """What goes into the manifest: the sweep, and the pick against each end, both in the metric that
     picked and with every benchmark weighing the same, as in the score."""
-    rows = []
-    for point in points:
-        spread = _mean([part.estimate for part in point.parts.values()])
-        rows.append(
-            {
-                "alpha": point.alpha,
-                "score": point.score,
-                "n": spread.n,
-                "ci95": [spread.low, spread.high],
-            }
-        )
     against = {}
     for end in (p for p in points if p.alpha in (0.0, 1.0) and p is not best):
         gain = _mean([_gain(part, best.parts[name]) for name, part in end.parts.items()])
         against[f"alpha {end.alpha:g}"] = gain.as_dict() | {"n": gain.n}
-    return {"alpha": best.alpha, "metric": metric, "sweep": rows, "lift_against": against}
+    return {
+        "alpha": best.alpha,
+        "metric": metric,
+        "sweep": [_as_row(p) for p in points],
+        "lift_against": against,
+    }
+
+
+def _as_row(point: Point) -> dict[str, Any]:
+    spread = _mean([part.estimate for part in point.parts.values()])
+    interval = [spread.low, spread.high]
+    return {"alpha": point.alpha, "score": point.score, "n": spread.n, "ci95": interval}
 
 
 def _gain(before: Part, after: Part) -> Estimate:

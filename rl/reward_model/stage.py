@@ -1,6 +1,5 @@
 """Stage kind `reward_model`: replies, pairs, training, and the accuracy on held-out pairs."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from workbench.checkpoint import seed_everything
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
-from workbench.rundir import write_json
+from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 from workbench.statistics import mean_interval, paired_interval
 from workbench.strict_trainer import MetricsCallback, StrictResume, last_checkpoint, pair_arguments
@@ -50,9 +49,11 @@ def run(context: StageContext) -> None:
     seed_everything(context.seed)
     tokenizer = read_tokenizer(context.parent_model)
     data = _data(context, tokenizer)
-    context.outputs["pairs"] = {name: part["account"] for name, part in data.items()}
-    context.outputs["warnings"] = warnings_of(
-        {name: part["account"].get("prompts", {}) for name, part in data.items()}
+    context.note(
+        pairs={name: part["account"] for name, part in data.items()},
+        warnings=warnings_of(
+            {name: part["account"].get("prompts", {}) for name, part in data.items()}
+        ),
     )
     seed_everything(context.seed)  # the head starts from the same draws after a resume
     model = ScoreModel(load_model(context.parent_model))
@@ -72,7 +73,7 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
     config: RewardModelConfig = context.config
     path = context.stage_dir / "pairs.json"
     if path.is_file():
-        kept: dict[str, Any] = json.loads(path.read_text())
+        kept: dict[str, Any] = read_json(path)
         return kept
     modes = [mode == "with" for mode in config.thinking]
     asked, accounts = _questions(config, modes, tokenizer, context.seed)

@@ -158,7 +158,7 @@ def test_weights_that_are_not_the_models_change_nothing(
 
 
 def test_tokens_carry_the_version_that_sampled_them(engine: Any, other: Path) -> None:
-    from engine.weights import load_tensors
+    from model.weights import load_tensors
 
     engine.submit(requests_of(prompts([10, 20]), ENDLESS))
     assert engine.poll(0.02) == []

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 from workbench import registry
+from workbench.content import ABSENT, places_read
 from workbench.errors import UserError, unknown_name
-from workbench.provenance import code_digest, digest
+from workbench.provenance import digest
 from workbench.recipe import Recipe
 from workbench.rundir import Manifest, RunDir
 from workbench.stage import stage_seed
@@ -60,20 +61,33 @@ def order(recipe: Recipe, wanted: Sequence[str]) -> list[str]:
 def config_digest(recipe: Recipe, stage: str) -> str:
     """Digest of the stage's resolved configuration with the shared facts it builds on.
 
-    Resources do not count: the same stage on other hardware is the same stage.
+    Resources do not count: the same stage on other hardware is the same stage. The order of `needs`
+    does: the first one with a model is the parent, and a merge goes from the first to the second.
     """
-    own = recipe.stages[stage].model_dump(mode="json", exclude={"cpus", "gpus", "needs"})
+    own = recipe.stages[stage].model_dump(mode="json", exclude={"cpus", "gpus"})
     return digest(
         {"stage": own, "model": recipe.model.model_dump(), "seed": stage_seed(recipe, stage)}
     )
 
 
-def stage_code_digest(recipe: Recipe, stage: str) -> str:
-    """Digest of the code behind the stage's kind."""
+def declared_versions(recipe: Recipe, stage: str) -> dict[str, int]:
+    """The versions that the stage's result depends on: of its kind, and of checkers that it runs."""
     config = recipe.stages[stage]
+    kind = registry.kind(config.kind)
+    found = {name: registry.kind(name).version for name in (config.kind, *kind.uses)}
     # Everything that reads data can run the checkers, through one filter; few recipes ask for it.
-    checks = "passes_check" in config.model_dump_json()
-    return code_digest(registry.kind(config.kind).run, checks=checks)
+    if kind.checks or "passes_check" in config.model_dump_json():
+        checks = registry.check_versions()
+        found |= {f"check {name}": version for name, version in checks.items()}
+    return found
+
+
+def data_digests(recipe: Recipe, run: RunDir, stage: str) -> dict[str, str]:
+    """What the stage reads on this machine outside the run -> digest of its content."""
+    config = recipe.stages[stage]
+    reads = registry.kind(config.kind).reads
+    marks = [*places_read(config), *(registry.resolve(reads)(config) if reads else ())]
+    return dict(run.contents.of(mark, v) for mark, v in marks if not mark.on_hub(v))
 
 
 def decide(recipe: Recipe, run: RunDir, stage: str, rerun: set[str]) -> Decision:
@@ -81,7 +95,7 @@ def decide(recipe: Recipe, run: RunDir, stage: str, rerun: set[str]) -> Decision
     manifest = run.manifest(stage)
     if manifest is None:
         return Decision(stage, True, "not run yet")
-    changed = _change(recipe, run, manifest)
+    changed = _change(recipe, run, manifest) or _data_change(recipe, run, manifest)
     if changed:
         return Decision(stage, True, changed)
     if any(need in rerun for need in recipe.stages[stage].needs):
@@ -91,12 +105,25 @@ def decide(recipe: Recipe, run: RunDir, stage: str, rerun: set[str]) -> Decision
     return Decision(stage, True, "continues where it stopped", resume=True)
 
 
+def _data_change(recipe: Recipe, run: RunDir, manifest: Manifest) -> str | None:
+    """What a result was made from may be deleted afterwards; it is then not made again."""
+    now = data_digests(recipe, run, manifest.stage)
+    for place, digest_then in manifest.data.items():
+        found = now.get(place, ABSENT)
+        if found != digest_then and (found != ABSENT or manifest.status != "done"):
+            return f"its data changed: {place}"
+    added = [place for place in now if place not in manifest.data]
+    return f"its data changed: {added[0]}" if added else None
+
+
 def _change(recipe: Recipe, run: RunDir, manifest: Manifest) -> str | None:
     stage = manifest.stage
     if manifest.config_digest != config_digest(recipe, stage):
         return "its configuration changed"
-    if manifest.code_digest != stage_code_digest(recipe, stage):
-        return "its code changed"
+    then, now = manifest.declared, declared_versions(recipe, stage)
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            return f"version {now.get(name)} of {name} gives another result than {then.get(name)}"
     for need in recipe.stages[stage].needs:
         source = run.manifest(need)
         if source is None or source.status != "done":

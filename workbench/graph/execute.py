@@ -38,6 +38,7 @@ class Drive:
             if any(n not in self.outcomes or self.outcomes[n].status != "done" for n in needs):
                 continue
             decision = decide(self.recipe, self.run, stage, rerun=set())
+            self.run.contents.save()
             if stage in self.fresh and not decision.resume:
                 decision = Decision(stage, True, FRESH)
             self.show.decided(stage, decision.run, decision.reason)

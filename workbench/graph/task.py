@@ -8,15 +8,18 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from workbench import registry
+from workbench.content import Reads, pinned
 from workbench.disk import is_full, no_space
 from workbench.errors import StopRequested, UserError
-from workbench.graph.dag import FRESH, Decision, config_digest, stage_code_digest
+from workbench.graph.dag import FRESH, Decision, config_digest, data_digests, declared_versions
+from workbench.hub import newest_commit
 from workbench.provenance import digest, git_state, hardware, versions
-from workbench.recipe import Recipe, build
+from workbench.recipe import Recipe, StageConfig, build
 from workbench.rundir import Manifest, RunDir, utc_now
 from workbench.stage import StageContext, stage_seed
 
@@ -56,10 +59,10 @@ def run_stage(
 
 
 def _run_claimed(recipe: Recipe, run: RunDir, decision: Decision, own_process: bool) -> Outcome:
-    manifest = _open_manifest(recipe, run, decision)
+    manifest, config = _open_manifest(recipe, run, decision)
     context = StageContext(
         name=decision.stage,
-        config=recipe.stages[decision.stage],
+        config=config,
         recipe=recipe,
         run=run,
         inputs={need: run.stage(need) for need in recipe.stages[decision.stage].needs},
@@ -98,7 +101,8 @@ def _attempt(context: StageContext, kind: str) -> Outcome:
     return Outcome(context.name, "done")
 
 
-def _open_manifest(recipe: Recipe, run: RunDir, decision: Decision) -> Manifest:
+def _open_manifest(recipe: Recipe, run: RunDir, decision: Decision) -> tuple[Manifest, StageConfig]:
+    """The manifest of an attempt that begins, and its configuration with the hub's commits in it."""
     stage = decision.stage
     older = run.manifest(stage) if decision.resume else None
     if not decision.resume:
@@ -111,7 +115,7 @@ def _open_manifest(recipe: Recipe, run: RunDir, decision: Decision) -> Manifest:
         status="running",
         inputs={need: (m.completion or "") if m else "" for need, m in sources.items()},
         config_digest=config_digest(recipe, stage),
-        code_digest=stage_code_digest(recipe, stage),
+        declared=declared_versions(recipe, stage),
         seed=stage_seed(recipe, stage),
         git=git_state(),
         versions=versions(),
@@ -120,9 +124,22 @@ def _open_manifest(recipe: Recipe, run: RunDir, decision: Decision) -> Manifest:
         wall_s=older.wall_s if older else 0.0,
         attempts=(older.attempts if older else 0) + 1,
         outputs=older.outputs if older else {},
+        data=data_digests(recipe, run, stage),
+        revisions=older.revisions if older else {},
     )
+    run.contents.save()
+    config = pinned(recipe.stages[stage], partial(_commit, manifest.revisions))
     run.write_manifest(manifest)
-    return manifest
+    return manifest, cast(StageConfig, config)
+
+
+def _commit(known: dict[str, str], mark: Reads, name: str) -> str | None:
+    """The commit of a name on the hub: the one read by earlier attempts, else the newest."""
+    kind: Literal["model", "dataset"] = "dataset" if mark.what == "dataset" else "model"
+    key = f"{kind} {name}"
+    if key not in known and (found := newest_commit(kind, name)) is not None:
+        known[key] = found
+    return known.get(key)
 
 
 def _close_manifest(run: RunDir, manifest: Manifest, outcome: Outcome) -> None:

@@ -115,7 +115,7 @@ def _facts(stage: StageFacts) -> list[tuple[str, str]]:
         ("parameters", f"{stage.outputs['parameters']:,}" if "parameters" in stage.outputs else ""),
         ("seed", str(manifest.seed)),
         ("configuration", manifest.config_digest),
-        ("code", manifest.code_digest),
+        ("version", ", ".join(f"{name} {n}" for name, n in manifest.declared.items())),
         ("git", commit + (" with uncommitted changes" if manifest.git.get("dirty") else "")),
         ("result", manifest.completion or ""),
         ("hardware", hardware_line(manifest.hardware)),

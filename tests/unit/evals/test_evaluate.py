@@ -211,7 +211,7 @@ def test_a_sweep_writes_down_which_result_of_its_stage_it_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir(tmp_path / "run")
-    run.write_manifest(Manifest("sft", "sft", "done", {}, "c", "d", 1, completion="c0ffee"))
+    run.write_manifest(Manifest("sft", "sft", "done", {}, "c", 1, completion="c0ffee"))
     seen: dict[str, Any] = {}
 
     def noted(responder: Any, jobs: Any, *, model: str, **more: Any) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from reward import check
-from reward.plugin import FunctionConfig, Item, check_config, describe, score_items, source_digest
+from reward.plugin import FunctionConfig, Item, check_config, describe, score_items
 from reward.reply import read_reply
+from workbench.content import ABSENT, Contents, places_read
 from workbench.errors import UserError
 
 GIVEN = """
@@ -188,9 +189,14 @@ def test_it_is_a_kind_of_check_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert check("composite", r"\boxed{4}", spec).value == 0.75
 
 
-def test_its_digest_changes_with_its_source(tmp_path: Path) -> None:
+def test_a_stage_runs_again_once_its_source_changed(tmp_path: Path) -> None:
     path = written(tmp_path, "def f(p, r, g): return 1.0")
-    first = source_digest(path)
+    contents = Contents(tmp_path)
+    (mark, value), *_ = places_read(FunctionConfig(path=path))
+    first = contents.of(mark, value)
+    assert first == contents.of(mark, value) and first[1] != ABSENT
     assert score_items(FunctionConfig(path=path), [item("4")])[0].value == 1.0
     written(tmp_path, "def f(p, r, g): return 0.5")
-    assert source_digest(path) != first
+    assert contents.of(mark, value) != first
+    assert contents.of(mark, "reward.verdict:failed")[1] != ABSENT
+    assert contents.of(mark, "no_such.module:f")[1] == ABSENT

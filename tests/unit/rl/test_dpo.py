@@ -26,7 +26,7 @@ from rl.lift import lift
 from workbench.chat import prompt_ids, stop_ids
 from workbench.errors import UserError
 from workbench.recipe import build
-from workbench.rundir import RunDir
+from workbench.rundir import Manifest, RunDir
 from workbench.stage import StageContext
 from workbench.strict_trainer import last_checkpoint
 
@@ -331,3 +331,81 @@ def test_broken_episodes_stop_the_run(
     monkeypatch.setattr(dpo_stage, "start_engine", lambda *a, **k: engine)
     with pytest.raises(RuntimeError, match=r"episodes broke \(cuda gone\); the limit"):
         dpo_stage.run(_context(tmp_path, tokenizer))
+
+
+class _Killed(BaseException):
+    """As kill -9: nothing of the stage's own code runs after it."""
+
+
+def _begun(context: StageContext, outputs: dict[str, Any] | None = None) -> StageContext:
+    """With a manifest on disk, as a stage that was started has; outputs as a later attempt has them."""
+    if context.run.manifest("dpo") is None:
+        context.run.write_manifest(Manifest("dpo", "dpo", "running", {}, "", 11))
+    context.outputs = outputs or {}
+    return context
+
+
+def _on_disk(context: StageContext) -> dict[str, Any]:
+    manifest = context.run.manifest("dpo")
+    assert manifest is not None
+    return manifest.outputs
+
+
+@pytest.mark.parametrize("at", ["playing", "training"])
+def test_a_kill_in_the_second_round_keeps_the_account_of_the_first(
+    at: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _engine(tokenizer)
+    monkeypatch.setattr(dpo_stage, "start_engine", lambda *a, **k: engine)
+    context = _begun(_context(tmp_path, tokenizer))
+    real = dpo_stage._train
+
+    def train(context: StageContext, *args: Any) -> Any:
+        if args[-1] == 1:
+            raise _Killed
+        return real(context, *args)
+
+    def load(folder: str, *, version: int) -> None:
+        engine.version = version
+        if version == 1:
+            raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dpo_stage, "_train", train) if at == "training" else patch.setattr(
+            engine, "load_checkpoint", load
+        )
+        with pytest.raises(_Killed):
+            dpo_stage.run(context)
+    context.close()
+    kept = _on_disk(context)
+    assert [r["pairs"] for r in kept["rounds"]] == [24] * (2 if at == "training" else 1)
+    assert len(kept["held_out_before"]) == 4
+    played = engine.num_prompts
+    again = _begun(_context(tmp_path, tokenizer), kept)
+    dpo_stage.run(again)
+    assert [r["pairs"] for r in again.outputs["rounds"]] == [24, 24]
+    # The held-out tasks once more, after; the second round only where it had not been played.
+    assert engine.num_prompts - played == 4 * 2 + (0 if at == "training" else 6 * (2 + 2 * 2))
+    steps = [json.loads(x)["step"] for x in (again.stage_dir / "metrics.jsonl").open()]
+    assert steps == list(range(1, 25))
+    # What is only needed to continue goes with checkpoints/, and holds no pickle of ours.
+    assert {p.name for p in (again.stage_dir / "rounds/0").iterdir()} == {
+        "account.json", "episodes.jsonl", "steps.json"
+    }  # fmt: skip
+
+
+def test_a_later_round_without_pairs_is_found_again_after_a_kill(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _engine(tokenizer)
+    plain = engine.script
+    engine.script = lambda prompt, sample: plain(prompt, 1 if engine.version == 1 else sample)
+    monkeypatch.setattr(dpo_stage, "start_engine", lambda *a, **k: engine)
+    context = _begun(_context(tmp_path, tokenizer))
+    dpo_stage.run(context)
+    for outputs in (_on_disk(context), {}):  # {}: as a version that noted nothing left it
+        again = _begun(_context(tmp_path, tokenizer), dict(outputs))
+        dpo_stage.run(again)
+        assert [r["pairs"] for r in again.outputs["rounds"]] == [24, 0]
+        assert len(again.outputs["warnings"]) == 1
+        assert "round 2: no task has both" in again.outputs["warnings"][0]

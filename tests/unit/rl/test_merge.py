@@ -18,7 +18,7 @@ from rl.merge.plan import plan_merge
 from rl.merge.stage import Point, pick, read_point, summary
 from workbench.errors import UserError
 from workbench.recipe import build
-from workbench.rundir import RunDir, write_json
+from workbench.rundir import Manifest, RunDir, write_json
 from workbench.stage import StageContext
 from workbench.statistics import mean_interval, paired_interval
 
@@ -175,6 +175,19 @@ _BLEND = {
 }
 
 
+def _until(function: Any, count: int) -> Any:
+    """The function, which dies at its call number count + 1."""
+    calls: list[int] = []
+
+    def dies(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return function(*args)
+
+    return dies
+
+
 def test_the_stage_picks_by_the_named_metric(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +220,16 @@ def test_the_stage_picks_by_the_named_metric(
     )
     recipe = _recipe(alphas=[0.1, 0.3, 0.5], metric="score")
     inputs = {n: run.stage(n) for n in ("left", "right")}
+    run.write_manifest(Manifest("merged", "merge", "running", {}, "", 0))
+    # Killed while the third alpha is measured: the first two are in the manifest already.
+    with monkeypatch.context() as patch:
+        patch.setattr(merge_stage, "read_point", _until(merge_stage.read_point, 2))
+        with pytest.raises(KeyboardInterrupt):
+            merge_stage.run(StageContext("merged", recipe.stages["merged"], recipe, run, inputs))
+    manifest = run.manifest("merged")
+    assert manifest is not None
+    assert [row["alpha"] for row in manifest.outputs["sweep"]] == [0.0, 0.1]
+    assert manifest.outputs["models"] == {"alpha 0": "left", "alpha 1": "right"}
     context = StageContext("merged", recipe.stages["merged"], recipe, run, inputs)
     merge_stage.run(context)
     assert asked == [0.0, 0.1, 0.3, 0.5, 1.0]

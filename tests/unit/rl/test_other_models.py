@@ -10,9 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig
 
 from engine.protocol import Completion
 from engine.sync_check import check_arrival
-from engine.weights import check_tensors, checkpoint_specs, tied_names
 from model.hybrid import build_config, load_model
 from model.layers.isolation import check_isolation
+from model.weights import check_tensors, checkpoint_specs, tied_names
 from rl.logprobs import pack_rollouts, reply_logprobs
 from rl.rollout import Rollout
 from rl.truncation import Truncation

@@ -245,7 +245,7 @@ IN_A_STAGE: list[tuple[str, Harm, str, list[str]]] = [
     ("config cut short", lambda f, r: cut(r / "pretrain/model/config.json") or SFT,
      "sft", ["config.json", "not valid JSON"]),
     ("manifest cut short", lambda f, r: cut(r / "pretrain/manifest.json") or SFT,
-     "sft", ["manifest.json", "--fresh"]),
+     "sft", ["manifest.json", "delete it"]),
     ("no stage with a model", lambda f, r: {**PIPELINE, "sft": tiny.sft_stage(needs=["tokenizer"])},
      "sft", ["needs a stage that makes a model"]),
     ("option that TRL does not know", lambda f, r: {**PIPELINE, "sft": tiny.sft_stage(trl={"packign": True})},

@@ -63,9 +63,7 @@ def test_tokens_are_bounded_closely_and_then_known(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "runs" / "tiny")
     data = {"tokens": {"math": 960}, "samples": {"math": 24}}
     run.write_manifest(
-        Manifest(
-            "sft", "sft", "done", {}, config_digest(read, "sft"), "", 0, outputs={"data": data}
-        )
+        Manifest("sft", "sft", "done", {}, config_digest(read, "sft"), 0, outputs={"data": data})
     )
     counted = json.loads(_plan("--recipe", str(recipe), "--json").stdout)["stages"]["sft"]["loads"]
     assert [(x["tokens"], x["document_tokens"], x["bound"]) for x in counted] == [(960, 40, False)]

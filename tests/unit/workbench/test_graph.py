@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import UserError
-from workbench.graph.dag import config_digest, decide, order, stage_code_digest
+from workbench.graph.dag import config_digest, data_digests, decide, declared_versions, order
 from workbench.recipe import Recipe, build
 from workbench.rundir import Manifest, RunDir
 from workbench.stage import stage_seed
@@ -29,12 +29,13 @@ def done(recipe: Recipe, run: RunDir, stage: str, completion: str) -> Manifest:
     sources = {need: run.manifest(need) for need in needs}
     manifest = Manifest(
         stage=stage,
-        kind="sft",
+        kind=recipe.stages[stage].kind,
         status="done",
         inputs={need: str(m.completion) for need, m in sources.items() if m},
         config_digest=config_digest(recipe, stage),
-        code_digest=stage_code_digest(recipe, stage),
+        declared=declared_versions(recipe, stage),
         seed=stage_seed(recipe, stage),
+        data=data_digests(recipe, run, stage),
         completion=completion,
     )
     run.write_manifest(manifest)
@@ -63,8 +64,9 @@ def test_done_and_unchanged_is_skipped_and_each_change_is_named(tmp_path: Path) 
     assert decide(recipe(), run, "b", {"a"}).reason == "what it needs runs again"
     done(recipe(), run, "a", "a2")
     assert decide(recipe(), run, "b", set()).reason == "its input a changed"
-    run.write_manifest(replace(b, inputs={"a": "a2"}, code_digest="older"))
-    assert decide(recipe(), run, "b", set()).reason == "its code changed"
+    run.write_manifest(replace(b, inputs={"a": "a2"}, declared={"sft": 0}))
+    reason = decide(recipe(), run, "b", set()).reason
+    assert reason == "version 1 of sft gives another result than 0"
     run.write_manifest(replace(b, inputs={"a": "a2"}, status="running"))
     assert decide(recipe(), run, "b", set()).resume
 

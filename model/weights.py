@@ -6,7 +6,7 @@ vLLM only logs a warning where a tensor is missing and goes on with the old one.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workbench.errors import UserError
 
@@ -48,7 +48,7 @@ def checkpoint_specs(folder: str | Path) -> dict[str, TensorSpec]:
                     specs[canonical(name)] = TensorSpec(
                         tuple(part.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype)
                     )
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is cut short or damaged ({error}); copy it again") from None
     return specs
 
@@ -62,7 +62,7 @@ def load_tensors(folder: str | Path) -> "list[tuple[str, torch.Tensor]]":
     for file in weight_files(folder):
         try:
             found += [(canonical(name), tensor) for name, tensor in load_file(file).items()]
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is cut short or damaged ({error}); copy it again") from None
     return found
 
@@ -77,16 +77,40 @@ def weight_files(folder: str | Path) -> list[Path]:
         raise UserError(f"{str(folder)!r} has no weights (*.safetensors); copy it again")
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        listed = set(json.loads(index.read_text())["weight_map"].values())
-        absent = sorted(listed - {file.name for file in files})
+        absent = sorted(listed_files(index) - {file.name for file in files})
         if absent:
             raise UserError(f"{str(folder)!r} lacks the weight files {', '.join(absent)}")
     return files
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a checkpoint's JSON file. Raises: UserError where it holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} holds a {type(found).__name__} instead of an object; copy the checkpoint again"
+        )
+    return found
+
+
+def listed_files(index: Path) -> set[str]:
+    """The weight files that an index names. Raises: UserError where it names none."""
+    places = json_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(map(_is_name, places.values())):
+        raise UserError(f"{index} lists no weight files; copy the checkpoint again")
+    return set(places.values())
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).name == value
+
+
 def tied_names(folder: str | Path) -> frozenset[str]:
     """Tensors that a state dict may repeat because another one is their storage."""
-    config = json.loads((Path(folder) / "config.json").read_text())
+    config = json_object(Path(folder) / "config.json")
     return frozenset({"lm_head.weight"} if config.get("tie_word_embeddings") else ())
 
 

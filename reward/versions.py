@@ -1,0 +1,18 @@
+"""Declared versions of the checkers: what decides that a verdict, or a stage's result, still stands.
+
+Raise a checker's number when it would judge some reply otherwise (CONTRIBUTING.md).
+"""
+
+CHECK_VERSIONS = {
+    "math": 1,
+    "choice": 1,
+    "tools": 1,
+    "instructions": 1,
+    "code": 1,
+    "contest": 1,
+    "contains": 1,
+    "refusal": 1,
+    "judged-match": 1,
+    "judged-better": 1,
+    "composite": 1,
+}
