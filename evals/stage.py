@@ -4,7 +4,6 @@ from pathlib import Path
 
 from evals.config import EvalsConfig
 from evals.models import Model
-from evals.report import write_pages
 from evals.run import Progress, Stopped
 from evals.sweep import Results
 from evals.sweep import sweep as sweep_models
@@ -33,7 +32,6 @@ def run(context: StageContext) -> None:
         )
     except Stopped:
         context.stop()
-    write_pages(context.run.root)
     for number, (name, found) in enumerate(results.items(), 1):
         values = [r["metrics"]["accuracy"]["value"] for r in found]
         known = [value for value in values if value is not None]

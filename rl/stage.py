@@ -16,15 +16,16 @@ from reward import must_be_checkable
 from rl.config import GrpoConfig
 from rl.disjoint import check_prompts
 from rl.grpo import Grpo, Hooks
-from rl.lift import lift
 from rl.record import RolloutLog
 from rl.reward_source import reward_source
 from rl.rollout import Sampler
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
 from workbench.memory import keep_freed_memory
+from workbench.records import to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
+from workbench.statistics import paired_difference
 
 
 def run(context: StageContext) -> None:
@@ -77,14 +78,29 @@ def run(context: StageContext) -> None:
         context.stop()
     context.progress(message="held-out reward after")  # the engine holds the last step's weights
     context.outputs |= held_out_rewards(sampler, held_out, context.seed, "after")
+    differences = []
     for name in ("held_out", "held_out_checker"):
         if f"{name}_before" in context.outputs:
             before, after = (context.outputs[f"{name}_{when}"] for when in ("before", "after"))
             problems = [question.problem or question.id for question in held_out]
-            context.outputs[name] = lift(before, after, problems)
+            what, share = _measured(config) if name == "held_out" else (_CHECKED, True)
+            found = paired_difference(before, after, problems, what=what, share=share)
+            differences.append(to_json(found))
+    context.outputs["differences"] = differences
     context.outputs["engine"] = engine.describe()
     save_model(model, context.stage_dir / "model", tokenizer)
     engine.close()
+
+
+_CHECKED = "checker on the same replies"
+_REWARDS = {"model": "reward model's score", "judge": "judge's win rate"}
+
+
+def _measured(config: GrpoConfig) -> tuple[str, bool]:
+    """What the held-out reward is, and whether it is a share: a reward model's score has no scale, nor
+    has a mean with one in it."""
+    kinds = {source.kind for source in config.reward.sources().values()}
+    return _REWARDS.get(config.reward.kind, "held-out reward"), "model" not in kinds
 
 
 def held_out_rewards(

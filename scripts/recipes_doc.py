@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from workbench.recipe_doc import MARK, recipe_reference
+from report.recipe_doc import MARK, recipe_reference
 
 if __name__ == "__main__":
     page = ROOT / "docs" / "recipes.md"

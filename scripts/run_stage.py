@@ -57,11 +57,11 @@ def main() -> int:
     from workbench.cluster import check_address
     from workbench.installed import require
 
-    require(plan.targets, ray=recipe.cluster.backend == "ray")
+    require([*plan.targets, "report:write_report"], ray=recipe.cluster.backend == "ray")
     check_address(recipe.cluster)
     # Imported after everything that can be the user's mistake: these take seconds.
+    from report import write_report
     from workbench.graph.execute import drive
-    from workbench.report import write_report
 
     if where:
         print(where)

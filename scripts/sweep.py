@@ -58,10 +58,16 @@ def main() -> int:
     from workbench.installed import require
 
     on_ray = command.recipe.cluster.backend == "ray" and not all(m.served for m in command.models)
-    require(["evals.sweep:sweep", "evals.report:write_pages"], ray=on_ray)
+    require(["evals.sweep:sweep", "report:write_pages"], ray=on_ray)
     if on_ray:
         check_address(command.recipe.cluster)
-    return command.run(sys.stdout)
+    return command.run(sys.stdout, _pages)
+
+
+def _pages(root: Path) -> list[str]:
+    from report import read_run, write_pages  # a second of imports, after the models have answered
+
+    return write_pages(read_run(root))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from workbench.errors import UserError
 
 _ROOT = Path(__file__).resolve().parents[1]
-_AROUND = ("workbench.graph.execute:drive", "workbench.report:write_report")
+_AROUND = ("workbench.graph.execute:drive",)
 _ENGINE = "engine.vllm_engine"  # it imports vllm late, for that takes seconds
 
 

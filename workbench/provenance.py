@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("workbench", "data_mix", "pretrain", "sft", "reward", "rl", "budget", "evals")
+PACKAGES = ("workbench", "data_mix", "pretrain", "sft", "reward", "rl", "budget", "evals", "report")
 # They decide where and how a stage runs; what it runs is in its configuration's digest.
 _NO_RESULT = {
     f"workbench.{name}"

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from workbench.errors import unknown_name
+from workbench.panels import MetricPanel
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Kind:
     plan: str
     about: str
     inputs: str | None = None
+    panels: tuple[MetricPanel, ...] = ()
+    """Pictures of its metrics in the report. Values of its own it writes as PointsPanel."""
 
 
 KINDS: dict[str, Kind] = {
@@ -77,6 +80,19 @@ KINDS: dict[str, Kind] = {
         plan="rl.plan:plan_grpo",
         about="GRPO on verifiable rewards with vLLM rollouts",
         inputs="rl.inputs:check_grpo",
+        panels=(
+            MetricPanel("reward", "Reward of the step's rollouts"),
+            MetricPanel(
+                "checker_reward", "Checker on the same replies, never trained on", colour="second"
+            ),
+            MetricPanel(
+                "mismatch_kl",
+                "Mismatch KL, engine against trainer",
+                "on the same weights and tokens: it should stay near 0",
+                colour="second",
+                log=True,
+            ),
+        ),
     ),
     "dpo": Kind(
         config="rl.dpo.config:DpoConfig",
@@ -84,6 +100,7 @@ KINDS: dict[str, Kind] = {
         plan="rl.dpo.plan:plan_dpo",
         about="iterative on-policy DPO on a tool environment",
         inputs="rl.inputs:check_tasks",
+        panels=(MetricPanel("pair_margin", "Margin of the pairs", colour="second"),),
     ),
     "reward_model": Kind(
         config="rl.reward_model.config:RewardModelConfig",

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from rl.disjoint import check_tasks
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import Pair, make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
-from rl.lift import lift
 from workbench.checkpoint import seed_everything
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
+from workbench.panels import PointsPanel
+from workbench.records import UNKNOWN, to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
+from workbench.statistics import paired_difference
 from workbench.strict_trainer import MetricsCallback, last_checkpoint
 
 _NAMES = {
@@ -67,7 +70,10 @@ def run(context: StageContext) -> None:
     after = held_out_success(player, held_out, context)
     context.outputs["held_out_after"] = after
     problems = [task.problem or task.id for task in held_out]
-    context.outputs["held_out"] = lift(context.outputs["held_out_before"], after, problems)
+    found = paired_difference(
+        context.outputs["held_out_before"], after, problems, what="held-out success"
+    )
+    context.outputs["differences"] = [to_json(found)]
     context.outputs["engine"] = player.engine.describe()
     save_model(load_model(policy), context.stage_dir / "model", tokenizer)
     for folder in context.stage_dir.glob("rounds/*/*/"):
@@ -133,6 +139,7 @@ def _round(
     rounds = context.outputs.setdefault("rounds", [])
     if len(rounds) <= number:
         rounds.append(read_json(folder / "account.json"))
+    context.outputs["panels"] = to_json(_panels([float(r["success"]) for r in rounds]))
     pairs = torch.load(folder / "pairs.pt", weights_only=False)
     if not pairs:
         line = (
@@ -145,6 +152,21 @@ def _round(
         return None
     model = _train(context, tokenizer, pairs, policy, folder, number)
     return save_model(model, done, tokenizer)
+
+
+def _panels(shares: Sequence[float]) -> list[PointsPanel]:
+    """Success while playing the training tasks, round by round, once there are two."""
+    if len(shares) < 2:
+        return []
+    return [
+        PointsPanel(
+            "Success while playing, before each round's training",
+            [float(place) for place in range(len(shares))],
+            [replace(UNKNOWN, value=share) for share in shares],
+            x_names=[f"round {place + 1}" for place in range(len(shares))],
+            whole=True,
+        )
+    ]
 
 
 def check_broken(groups: Sequence[Sequence[Trajectory]], limit: float) -> None:

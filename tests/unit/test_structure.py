@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("workbench", "data_mix", "pretrain", "sft", "reward", "rl", "budget", "evals")
+PACKAGES = ("workbench", "data_mix", "pretrain", "sft", "reward", "rl", "budget", "evals", "report")
 ALLOWED = {
     "workbench": set(),
     "data_mix": {"workbench", "reward", "pretrain"},
@@ -14,6 +14,7 @@ ALLOWED = {
     "rl": {"workbench", "data_mix", "reward", "budget", "pretrain"},
     "budget": {"workbench", "pretrain"},
     "evals": {"workbench", "data_mix", "reward", "budget", "pretrain"},
+    "report": {"workbench", "budget", "evals"},
 }
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 80, 600
 

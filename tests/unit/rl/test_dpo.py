@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rl.lift import lift
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from engine.protocol import Completion, Request
@@ -22,7 +23,6 @@ from rl.dpo import stage as dpo_stage
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import make_pairs, to_side
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
-from rl.lift import lift
 from workbench.chat import prompt_ids, stop_ids
 from workbench.errors import UserError
 from workbench.recipe import build
