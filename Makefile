@@ -33,7 +33,7 @@ test: setup     ## unit, golden and integration tests
 check: setup    ## formatting, lint, types, import directions, sizes
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy workbench data_mix pretrain sft reward rl budget evals scripts
+	@$(PY) -m mypy workbench data_mix pretrain sft reward rl budget evals report scripts
 	@$(PY) -m pytest tests/unit/test_structure.py
 
 stress: setup   ## fault injection and hostile input

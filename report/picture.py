@@ -16,7 +16,7 @@ FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
 _CELL, _GAP, _HEAD, _TITLE = (330, 200), 22, 44, 26  # pixels of a page
 _ZOOM = 1.8
 _STYLE = (
-    ".chart text, text { font-family: 'DejaVu Sans', 'Liberation Sans', sans-serif; }"
+    ".chart text, text { font-family: 'Liberation Sans', Arial, 'DejaVu Sans', sans-serif; }"
     "text.title { font-size: 14px; font-weight: bold; fill: var(--ink); }"
     "text.note { font-size: 11.5px; fill: var(--muted); } text.key { font-size: 13px; fill: var(--ink); }"
 )
@@ -84,7 +84,7 @@ def _png(sheet: str) -> bytes:
         svg_to_bytes(svg_string=probe.format(text))
         for text in (
             "",
-            '<text y="15" font-family="DejaVu Sans, Liberation Sans, sans-serif">n</text>',
+            '<text y="15" font-family="Liberation Sans, Arial, DejaVu Sans, sans-serif">n</text>',
         )
     )
     if empty == word:

@@ -175,7 +175,7 @@ def test_a_sweep_says_what_stayed_and_where_its_pages_are(
     def sweep(models: Any, config: Any, *, out: Path, seed: int, watch: Any) -> Any:
         metric = {"accuracy": {"value": 0.5, "stderr": 0.1, "ci95": [0.3, 0.7]}}
         made = [
-            {"benchmark": "mini-math", "budget": budget, "n": n, "num_samples": 1, "failed": 0,
+            {"model": "grpo", "benchmark": "mini-math", "budget": budget, "n": n, "num_samples": 1, "failed": 0,
              "truncated": 0, "headline": "accuracy", "metrics": metric, "well_formed_rate": 1.0,
              "sampling": {"limit": n}}
             for budget, n in ((None, 60), (4, 5))
@@ -191,7 +191,7 @@ def test_a_sweep_says_what_stayed_and_where_its_pages_are(
     assert kept[0].startswith("grpo: mini-math: ")
     run = tmp_path / "mini"
     assert f"table and samples: {run / 'evals' / 'index.html'}" in out.getvalue()
-    assert f"report, curves by budget: {run / 'report.html'}" in out.getvalue()
+    assert f"report: {run / 'report.html'}" in out.getvalue()
     assert 'href="evals/index.html"' in (run / "report.html").read_text()
     assert 'href="../report.html"' in (run / "evals" / "index.html").read_text()
 

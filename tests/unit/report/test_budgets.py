@@ -32,7 +32,7 @@ def test_every_measure_of_both_models_is_on_the_page(tmp_path: Path) -> None:
     known = [value for value in values if value is not None]
     expected = sum(known) / len(known)
     assert row.curves["sft2"][0].accuracy.value == pytest.approx(expected)
-    write_report(run)
+    assert f"report, curves by budget: {run / 'report.html'}" in write_report(run)
     page = (run / "report.html").read_text()
     for measure in MEASURES:
         assert f"<figcaption>{measure.title}" in page
