@@ -143,34 +143,29 @@ def compare(before: Questions, after: Questions, against: str = "") -> Differenc
         return None
     change = found.difference
     shared = [key for key in before if key in after]
-    asked = asks_of(shared, before, after)
-    old, new = (_means([side[key].value for key in shared], asked) for side in (before, after))
-    alike = len(set(Counter(asked).values())) == 1
-    if {*old, *new} <= {0.0, 1.0} and alike:
-        gained = sum(a < b for a, b in zip(old, new, strict=True))
-        lost = sum(a > b for a, b in zip(old, new, strict=True))
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for key, problem in zip(shared, asks_of(shared, before, after), strict=True):
+        groups.setdefault(problem, []).append((before[key].value, after[key].value))
+    # The mean of each problem's questions, before and after.
+    pairs = [
+        (sum(b for b, _ in own) / len(own), sum(a for _, a in own) / len(own))
+        for own in groups.values()
+    ]
+    alike = len({len(own) for own in groups.values()}) == 1
+    if {value for pair in pairs for value in pair} <= {0.0, 1.0} and alike:
+        gained, lost = sum(b < a for b, a in pairs), sum(b > a for b, a in pairs)
         p, method = mcnemar(gained, lost), f"McNemar, exact: {gained} gained, {lost} lost"
-    elif _spread(old, new) < NO_SPREAD:
-        changed = len(old) if abs(change.value) > NO_SPREAD else 0
+    elif mean_interval_normal([a - b for b, a in pairs]).stderr < NO_SPREAD:
+        changed = len(pairs) if abs(change.value) > NO_SPREAD else 0
         p, method = mcnemar(changed, 0), "sign test: no question differs from another"
         change = replace(change, stderr=math.nan, ci95=(math.nan, math.nan))
     else:
-        p = _t_test(change, len(old))
-        method = "t-test, clustered by problem" if len(old) < len(shared) else "paired t-test"
-    note = power_note(len(old), _disagreement(old, new))
-    return replace(found, difference=change, p=p, method=method, note=note)
-
-
-def _spread(old: Sequence[float], new: Sequence[float]) -> float:
-    return mean_interval_normal([b - a for a, b in zip(old, new, strict=True)]).stderr
-
-
-def _means(values: Sequence[float], groups: Sequence[str]) -> list[float]:
-    """Mean of each group, in the order in which groups first come."""
-    sums: dict[str, list[float]] = {}
-    for value, group in zip(values, groups, strict=True):
-        sums.setdefault(group, []).append(value)
-    return [sum(own) / len(own) for own in sums.values()]
+        p = _t_test(change, len(pairs))
+        method = "t-test, clustered by problem" if len(pairs) < len(shared) else "paired t-test"
+    # The mean squared change: of right-or-wrong values the share that changed sides. Half a question
+    # more, so that no change in few questions does not count as certainty.
+    moved = (sum((a - b) ** 2 for b, a in pairs) + 0.5) / (len(pairs) + 1)
+    return replace(found, difference=change, p=p, method=method, note=power_note(len(pairs), moved))
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -191,13 +186,6 @@ def _t_test(difference: Estimate, count: int) -> float:
     if count < 2:
         return math.nan
     return float(2 * t.sf(abs(difference.value / difference.stderr), count - 1))
-
-
-def _disagreement(before: Sequence[float], after: Sequence[float]) -> float:
-    """Mean squared difference: for right-or-wrong values the share that changed sides."""
-    pairs = zip(before, after, strict=True)
-    # Half a question more, so that no change in few questions does not count as certainty.
-    return (sum((b - a) ** 2 for a, b in pairs) + 0.5) / (len(before) + 1)
 
 
 def detectable(n: int, disagreement: float) -> float:

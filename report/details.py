@@ -36,51 +36,35 @@ class MetricView:
     svg: Markup | None
 
 
-@dataclass(frozen=True)
-class StageView:
-    """One stage as the page shows it."""
-
-    name: str
-    kind: str
-    status: str
-    summary: str
-    error: str
-    log_tail: str
-    facts: list[tuple[str, str]]
-    warnings: list[str]
-    grids: list[Grid]
-    metrics: list[MetricView]
-    config: str
-
-
-def stage_views(facts: RunFacts) -> list[StageView]:
-    """Every stage of the recipe, in its order."""
-    return [_view(facts, stage) for stage in facts.stages.values()]
-
-
 def trained_tokens(stage: StageFacts) -> int | None:
     """Tokens that the stage trained on or sampled, where it counted them."""
     counted = [line["tokens"] for line in stage.metrics if line.get("tokens")]
     return int(counted[-1]) if counted else stage.outputs.get("tokens")
 
 
-def _view(facts: RunFacts, stage: StageFacts) -> StageView:
-    manifest = stage.manifest
-    names = dict.fromkeys(k for line in stage.metrics for k in line if k not in LINE_KEYS)
-    config = {k: v for k, v in stage.config.items() if k not in ("kind", "needs")}
-    return StageView(
-        name=stage.name,
-        kind=stage.kind,
-        status=stage.status,
-        summary=_summary(stage),
-        error=(manifest.error or "") if manifest else "",
-        log_tail=stage.log_tail,
-        facts=_facts(stage),
-        warnings=_warnings(facts, stage),
-        grids=_grids(stage.outputs.get("data")),
-        metrics=[_metric(stage, name) for name in names],
-        config=json.dumps(config, indent=1, ensure_ascii=False),
-    )
+def stage_views(facts: RunFacts) -> list[dict[str, Any]]:
+    """What the page shows of every stage of the recipe, in its order."""
+    return [
+        {
+            "facts": stage,
+            "summary": _summary(stage),
+            "error": stage.manifest.error if stage.manifest else None,
+            "rows": _facts(stage),
+            "warnings": _warnings(facts, stage),
+            "grids": _grids(stage.outputs.get("data")),
+            "metrics": [
+                _metric(stage, name)
+                for name in dict.fromkeys(k for line in stage.metrics for k in line)
+                if name not in LINE_KEYS
+            ],
+            "config": json.dumps(
+                {k: v for k, v in stage.config.items() if k not in ("kind", "needs")},
+                indent=1,
+                ensure_ascii=False,
+            ),
+        }
+        for stage in facts.stages.values()
+    ]
 
 
 def _summary(stage: StageFacts) -> str:

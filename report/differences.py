@@ -32,10 +32,6 @@ class Table:
     models: list[str]
     rows: list[tuple[str, dict[str, Cell]]]
 
-    def mean_row(self) -> tuple[str, dict[str, Cell]] | None:
-        """The row that sums up: the mean, or the only benchmark."""
-        return self.rows[-1] if self.rows else None
-
     def n(self, cells: dict[str, Cell]) -> str:
         """Questions behind a row."""
         return questions(cells.values())

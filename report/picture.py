@@ -4,7 +4,7 @@ import re
 from io import BytesIO
 from pathlib import Path
 
-from report.budgets import MEASURES, must_have_budgets
+from report.budgets import must_have_budgets
 from report.charts import accuracy_panels
 from report.differences import gain_table, questions
 from report.page import TEMPLATES
@@ -13,7 +13,7 @@ from report.svg import Panel, draw, ramp, text_of
 from workbench.errors import UserError
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
-_CELL, _GAP, _HEAD, _TITLE = (330, 200), 22, 44, 26  # pixels of a page
+_CELL, _GAP, _HEAD, _LINE = (330, 200), 22, 44, 26  # pixels of a page
 _ZOOM = 1.8
 _STYLE = (
     ".chart text, text { font-family: 'Liberation Sans', Arial, 'DejaVu Sans', sans-serif; }"
@@ -55,7 +55,6 @@ def save_budgets(run: Path, path: Path) -> None:
     ]  # fmt: skip
     names = [m for m in facts.models if any(m in row.curves for row in rows)]
     legend = {model: f"--m{facts.models.index(model)}" for model in names}
-    assert len(MEASURES) >= 3
     _save(path, panels, 3, legend, len(facts.models))
 
 
@@ -97,19 +96,27 @@ def _png(sheet: str) -> bytes:
 
 def _sheet(panels: list[Panel], columns: int, legend: dict[str, str], models: int) -> str:
     """Titles, charts and a legend on one SVG, with the colours and line styles of a light page."""
-    (wide, high), lines = _CELL, -(-len(panels) // columns)
-    width, height = columns * (wide + _GAP) + _GAP, _HEAD + lines * (high + _TITLE + _GAP)
-    parts = _legend(legend, width)
+    wide, high = _CELL
+    # A note stands beside its title where all have room for it, else under it.
+    beside = all(_width(p.title, 14) + _width(p.note, 12) < wide for p in panels)
+    head = _LINE if beside else 2 * _LINE - 4
+    keys = [_width(name, 13) + 40 for name in legend]
+    width = max(columns * (wide + _GAP) + _GAP, round(sum(keys)) + 2 * _GAP)
+    height = _HEAD + -(-len(panels) // columns) * (high + head + _GAP)
+    parts, left = [], (width - sum(keys)) / 2
+    for (name, colour), own in zip(legend.items(), keys, strict=True):
+        parts += [
+            f'<circle cx="{left + 8:.1f}" cy="18" r="5.5" style="fill:var({colour})"/>',
+            _text("key", left + 20, 22.5, name),
+        ]
+        left += own
     for place, panel in enumerate(panels):
         x = _GAP + place % columns * (wide + _GAP)
-        y = _HEAD + place // columns * (high + _TITLE + _GAP)
+        y = _HEAD + place // columns * (high + head + _GAP)
         parts += [
-            f'<text class="title" x="{x}" y="{y + 14}">{text_of(panel.title)}</text>',
-            f'<text class="note" x="{x + wide}" y="{y + 14}" text-anchor="end">'
-            f"{text_of(panel.note)}</text>",
-            str(draw(panel.chart, wide, high)).replace(
-                "<svg ", f'<svg x="{x}" y="{y + _TITLE}" ', 1
-            ),
+            _text("title", x, y + 14, panel.title),
+            _text("note", x + wide if beside else x, y + head - 12, panel.note, end=beside),
+            str(draw(panel.chart, wide, high)).replace("<svg ", f'<svg x="{x}" y="{y + head}" ', 1),
         ]
     css = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     colours = dict(re.findall(r"(--[\w-]+): (#\w+)", css.partition("@media")[0]))
@@ -123,15 +130,11 @@ def _sheet(panels: list[Panel], columns: int, legend: dict[str, str], models: in
     return re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], sheet)
 
 
-def _legend(names: dict[str, str], width: int) -> list[str]:
-    """A dot and a name for each series, in the middle of the head."""
-    widths = [7.9 * len(name) + 40 for name in names]
-    x = (width - sum(widths)) / 2
-    parts = []
-    for (name, colour), own in zip(names.items(), widths, strict=True):
-        parts += [
-            f'<circle cx="{x + 8:.1f}" cy="18" r="5.5" style="fill:var({colour})"/>',
-            f'<text class="key" x="{x + 20:.1f}" y="22.5">{text_of(name)}</text>',
-        ]
-        x += own
-    return parts
+def _width(text: str, size: float) -> float:
+    """Pixels of a text, a little more than it takes: no font is measured."""
+    return 0.62 * size * len(text)
+
+
+def _text(kind: str, x: float, y: float, text: str, *, end: bool = False) -> str:
+    anchor = ' text-anchor="end"' if end else ""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}"{anchor}>{text_of(text)}</text>'

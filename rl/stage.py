@@ -1,4 +1,4 @@
-"""Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, with its lift."""
+"""Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, and what it gained."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -220,8 +220,9 @@ def to_json(record: Any) -> Any:
 
 def from_json(kind: type[T], found: Any) -> T:
     """A record from its JSON. Raises: ValueError, in one line, where it is not one, or a later one."""
-    if isinstance(found, Mapping) and found.get("version", 0) > VERSION:
-        raise ValueError(f"version {found['version']} of {kind.__name__}: made by a later Anneal")
+    version = found.get("version") if isinstance(found, Mapping) else None
+    if isinstance(version, int) and version > VERSION:
+        raise ValueError(f"version {version} of {kind.__name__}: made by a later Anneal")
     try:
         record: T = _adapter(kind).validate_python(found)
         return record
