@@ -11,8 +11,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from workbench.errors import UserError
 from workbench.records import (
     RESULT,
@@ -25,11 +23,11 @@ from workbench.records import (
     read_samples,
 )
 from workbench.statistics import (
-    Z,
     asks_of,
     mean_interval,
     mean_interval_normal,
     paired_interval,
+    ratio_interval,
 )
 
 Budgets = Mapping[int | None, Sequence[Sample]]
@@ -229,22 +227,3 @@ def _growths(here: Questions, free: Questions) -> Iterator[tuple[str, float]]:
 
 def _ordered(budgets: Budgets) -> list[int | None]:
     return sorted(budgets, key=lambda budget: math.inf if budget is None else budget)
-
-
-def ratio_interval(
-    before: Sequence[float], after: Sequence[float], groups: Sequence[str] | None = None
-) -> Estimate:
-    """mean(after) / mean(before) of paired values, 95% interval by the delta method.
-
-    The residuals after - ratio * before, over the mean of before, have the ratio's standard error,
-    clustered by `groups`.
-    """
-    x, y = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
-    n = len(x)
-    if n == 0 or x.mean() == 0:
-        return Estimate(math.nan, math.nan, (math.nan, math.nan), n)
-    ratio = float(y.mean() / x.mean())
-    spread = (y - ratio * x) / x.mean()
-    # The residuals' mean is 0, so theirs is the clustered error of a mean.
-    stderr = mean_interval(spread.tolist(), groups).stderr
-    return Estimate(ratio, stderr, (ratio - Z * stderr, ratio + Z * stderr), n)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from workbench.records import Difference, Estimate, Questions, Sample, questions_of
+from workbench.records import UNKNOWN, Difference, Estimate, Questions, Sample, questions_of
 from workbench.statistics import (
     NO_SPREAD,
     Z,
@@ -17,6 +17,7 @@ from workbench.statistics import (
     difference_of_models,
     mean_interval,
     mean_interval_normal,
+    ratio_interval,
 )
 
 _Z_POWER = 0.8416212335729143  # normal quantile of 80%
@@ -96,21 +97,13 @@ def ratio(parts: Sequence[tuple[str, float, float]]) -> Estimate:
 
     parts: (question, numerator, denominator) of each sample; the ratio lies in [0, 1].
     """
-    whole = sum(part[2] for part in parts)
-    if not whole:
-        return mean_interval([])
-    value = sum(part[1] for part in parts) / whole
-    excess: dict[str, float] = {}
-    for question, above, below in parts:
-        excess[question] = excess.get(question, 0.0) + above - value * below
-    count = len(excess)
-    if count < 2:
-        return Estimate(value, math.nan, (math.nan, math.nan), count)
-    stderr = math.sqrt(sum(x * x for x in excess.values()) * count / (count - 1)) / whole
-    if value in (0.0, 1.0):  # no spread: Wilson's, by the number of questions
-        return mean_interval([value] * count)
-    ends = max(value - Z * stderr, 0.0), min(value + Z * stderr, 1.0)
-    return Estimate(value, stderr, ends, count)
+    if not sum(part[2] for part in parts):
+        return UNKNOWN
+    names, above, below = zip(*parts, strict=True)
+    found, count = ratio_interval(below, above, names), len(set(names))
+    if found.value in (0.0, 1.0) and count > 1:  # no spread: Wilson's, by the number of questions
+        return mean_interval([found.value] * count)
+    return replace(found, ci95=(max(found.low, 0.0), min(found.high, 1.0)), n=count)
 
 
 def _width(estimate: Estimate) -> float:

@@ -58,36 +58,33 @@ def with_intervals(
     return Series(name, points, colour, ends, "points", [dots[x] for x in known if dots])
 
 
-def pretrain_panel(stage: StageFacts) -> Panel | None:
-    """Loss over tokens with the blend's phases marked."""
-    points = stage.series("loss", x="tokens")
-    if len(points) < 2:
+def loss_panel(stage: StageFacts, x: str) -> Panel | None:
+    """The loss of a stage whose kind shows it over `x`: tokens, with the blend's phases, or steps."""
+    shown = any(panel.metric == "loss" and panel.x == x for panel in _declared(stage))
+    points = stage.series("loss", x=x)
+    if not shown or len(points) < 2:
         return None
-    regions = [
-        (str(p["name"]), float(p["start_token"]), float(p["end_token"]))
-        for p in stage.outputs.get("phases") or []
-    ]
-    line = Series("loss", points, "--accent", style="noisy")
-    chart = Chart(f"Loss of {stage.name} by tokens", [line], x_label="tokens", regions=regions)
-    return Panel(stage.name, chart, wide=(1000, 300), narrow=(354, 250))
-
-
-def sft_panel(stage: StageFacts) -> Panel | None:
-    """Loss by step of a fine-tuning stage."""
-    points = stage.series("loss")
-    if len(points) < 2:
-        return None
+    phases = stage.outputs.get("phases") or [] if x == "tokens" else []
+    chart = Chart(
+        f"Loss of {stage.name} by {x}",
+        [Series("loss", points, "--accent", style="noisy")],
+        x,
+        regions=[(str(p["name"]), float(p["start_token"]), float(p["end_token"])) for p in phases],
+    )
     last = points[-max(len(points) // 10, 1) :]
-    end = sum(y for _, y in last) / len(last)
-    line = Series("loss", points, "--accent", style="noisy")
-    chart = Chart(f"Loss of {stage.name} by step", [line], "step")
-    return Panel(stage.name, chart, f"ends near {end:.3g} nats/token", (354, 230), None)
+    note = f"ends near {sum(y for _, y in last) / len(last):.3g} nats/token"
+    if x == "tokens":
+        return Panel(stage.name, chart, note, (1000, 300), (354, 250))
+    return Panel(stage.name, chart, note, (354, 230), None)
+
+
+def _declared(stage: StageFacts) -> tuple[MetricPanel, ...]:
+    return KINDS[stage.kind].panels if stage.kind in KINDS else ()
 
 
 def stage_panels(stage: StageFacts) -> list[Panel]:
-    """The pictures that the stage's kind declares, those of its own values first."""
-    declared = KINDS[stage.kind].panels if stage.kind in KINDS else ()
-    of_metrics = [_metric_panel(stage, panel) for panel in declared]
+    """The pictures that the stage's kind declares beside its loss, those of its own values first."""
+    of_metrics = [_metric_panel(stage, p) for p in _declared(stage) if p.metric != "loss"]
     return [*(_points_panel(stage, p) for p in stage.panels), *(p for p in of_metrics if p)]
 
 

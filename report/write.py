@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from report.budgets import budget_rows, contrast_grids
-from report.charts import accuracy_panels, pretrain_panel, sft_panel, stage_panels
+from report.charts import accuracy_panels, loss_panel, stage_panels
 from report.details import hardware_line, stage_views, trained_tokens
 from report.differences import (
     Table,
@@ -53,8 +53,6 @@ def page_of(facts: RunFacts) -> dict[str, Any]:
     count = max(len(facts.models), 1)
     stages = facts.stages.values()
     policies = {s.name: stage_panels(s) for s in stages}
-    on_blends = [pretrain_panel(s) for s in stages if s.kind in ("pretrain", "distill")]
-    on_samples = [sft_panel(s) for s in stages if s.kind == "sft"]
     return {
         "run": facts,
         "ramp_light": Markup(css_variables(count)),
@@ -71,8 +69,8 @@ def page_of(facts: RunFacts) -> dict[str, Any]:
         "has_off": bool(off.rows),
         "budgets": budget_rows(facts),
         "contrasts": contrast_grids(facts),
-        "pretrain": [panel for panel in on_blends if panel is not None],
-        "sft": [panel for panel in on_samples if panel is not None],
+        "pretrain": [p for s in stages if (p := loss_panel(s, "tokens"))],
+        "sft": [p for s in stages if (p := loss_panel(s, "step"))],
         "differences": stage_differences(facts),
         "policies": {name: panels for name, panels in policies.items() if panels},
         "paper": _paper_rows(current),

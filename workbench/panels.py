@@ -8,13 +8,17 @@ from workbench.records import Estimate
 
 @dataclass(frozen=True)
 class MetricPanel:
-    """A metric of metrics.jsonl by step. note: a line under the title. log: a logarithmic axis."""
+    """A metric of metrics.jsonl by step or tokens. note: a line under the title. log: a logarithmic axis.
+
+    That of `loss` stands among the losses of all stages, and has its title there.
+    """
 
     metric: str
     title: str
     note: str = ""
     colour: Literal["main", "second"] = "main"
     log: bool = False
+    x: Literal["step", "tokens"] = "step"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Estimate:
 UNKNOWN = Estimate(math.nan, math.nan, (math.nan, math.nan))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """Tokens of one reply."""
 
@@ -65,7 +65,7 @@ class Tokens:
     answer: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One reply to a question, with its verdict: a line of samples.jsonl.
 

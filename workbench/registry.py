@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = {
         plan="pretrain.plan:plan_pretrain",
         about="pretrain the hybrid base model on a phased blend",
         inputs="data_mix.inputs:check_data",
+        panels=(MetricPanel("loss", "Loss", x="tokens"),),
     ),
     "prune": Kind(
         config="pretrain.compress.config:PruneConfig",
@@ -66,6 +67,7 @@ KINDS: dict[str, Kind] = {
         plan="pretrain.compress.plan:plan_distill",
         about="a student learns the next-token distributions of a teacher",
         inputs="data_mix.inputs:check_data",
+        panels=(MetricPanel("loss", "Loss", x="tokens"),),
     ),
     "sft": Kind(
         config="sft.config:SftConfig",
@@ -73,6 +75,7 @@ KINDS: dict[str, Kind] = {
         plan="sft.plan:plan_sft",
         about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
         inputs="data_mix.inputs:check_data",
+        panels=(MetricPanel("loss", "Loss", x="step"),),
     ),
     "grpo": Kind(
         config="rl.config:GrpoConfig",

@@ -147,6 +147,24 @@ def mean_interval_normal(values: Sequence[float], groups: Sequence[str] | None =
     return _normal(mean, stderr, n)
 
 
+def ratio_interval(
+    before: Sequence[float], after: Sequence[float], groups: Sequence[str] | None = None
+) -> Estimate:
+    """Sum of after by sum of before, of paired values; 95% interval by the delta method.
+
+    The residuals after - ratio * before, over the mean of before, have the ratio's standard error,
+    clustered by `groups`.
+    """
+    x, y = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    n = len(x)
+    if n == 0 or x.mean() == 0:
+        return Estimate(math.nan, math.nan, (math.nan, math.nan), n)
+    ratio = float(y.mean() / x.mean())
+    spread = (y - ratio * x) / x.mean()
+    # The residuals' mean is 0, so theirs is the clustered error of a mean.
+    return _normal(ratio, mean_interval_normal(spread.tolist(), groups).stderr, n)
+
+
 def _normal(value: float, stderr: float, n: int) -> Estimate:
     return Estimate(value, stderr, (value - Z * stderr, value + Z * stderr), n)
 

@@ -39,7 +39,10 @@ def four_metrics(samples: Sequence[Sample]) -> dict[str, Estimate]:
     """Strict and loose, by prompt (all instructions followed) and by instruction."""
     out = {}
     for name in ("strict", "loose"):
-        verdicts = [(s, s.more["loose"] if name == "loose" else vars(s)) for s in samples]
+        verdicts = [
+            (s, s.more["loose"] if name == "loose" else {"value": s.value, "why": s.why})
+            for s in samples
+        ]
         known = [(sample, verdict) for sample, verdict in verdicts if verdict["value"] is not None]
         ids = [sample.id for sample, _ in known]
         out[f"prompt_{name}"] = mean_interval([float(v["value"]) for _, v in known], ids)

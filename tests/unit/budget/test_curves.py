@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from budget.curves import curve, ratio_interval
+from budget.curves import curve
 from workbench.errors import UserError
 from workbench.records import Sample, from_json, to_json
+from workbench.statistics import ratio_interval
 
 
 def row(question: str, answer: int, **others: Any) -> Sample:

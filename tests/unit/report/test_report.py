@@ -437,3 +437,22 @@ def test_the_command_writes_the_report_and_refuses_what_is_no_run(tmp_path: Path
             "error: 'x.xyz' is no picture that can be written; end it in .png"
         )
         assert refused.stderr.count("\n") == 1
+
+
+def test_a_picture_makes_room_for_its_words_and_says_when_it_cannot_write_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_fake_run(tmp_path / "run", n=5)
+    for path in (run / "evals").glob("*/mini-*"):
+        if not path.name.startswith("mini-math"):
+            shutil.rmtree(path)
+    save_accuracy(run, tmp_path / "one.svg")
+    sheet = (tmp_path / "one.svg").read_text()
+    width = float(re.findall(r'width="(\d+)"', sheet)[0])
+    keys = [float(x) for x in re.findall(r'class="key" x="([\d.]+)"', sheet)]
+    assert len(keys) == 6 and min(keys) > 0 and max(keys) + 13 * 7 < width
+    assert "var(" not in sheet
+    monkeypatch.setattr("resvg_py.svg_to_bytes", lambda **options: b"blank")
+    with pytest.raises(UserError, match="no font .* save the picture as .svg"):
+        save_accuracy(run, tmp_path / "one.png")
+    assert not (tmp_path / "one.png").exists()
