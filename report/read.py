@@ -25,6 +25,7 @@ from workbench.records import (
     read_result,
     read_samples,
 )
+from workbench.registry import KINDS
 from workbench.rundir import Manifest, RunDir, read_json
 from workbench.tracking import read_metrics
 
@@ -219,6 +220,18 @@ def _stage(run: RunDir, name: str, config: dict[str, Any], problems: list[str]) 
     status: StageStatus = "unfinished" if manifest.status == "running" else manifest.status
     tail = _log_tail(folder / "log.txt") if status == "failed" else ""
     progress = read_progress(folder / "progress.json")
+
+    declared = KINDS.get(str(config.get("kind")))
+    if (
+        status == "done"
+        and declared
+        and declared.measures
+        and "differences" not in manifest.outputs
+    ):
+        problems.append(
+            f"{folder / 'manifest.json'}: has no measure before and after the stage (`differences`); it "
+            "is of another version: run the stage again"
+        )
 
     def records(key: str, kind: type[T]) -> list[T]:
         found = manifest.outputs.get(key) or []

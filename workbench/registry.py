@@ -27,6 +27,8 @@ class Kind:
     plan: str
     about: str
     inputs: str | None = None
+    measures: bool = False
+    """It leaves `differences` in its outputs: the report says so where they are missing."""
     panels: tuple[MetricPanel, ...] = ()
     """Pictures of its metrics in the report. Values of its own it writes as PointsPanel."""
 
@@ -82,6 +84,7 @@ KINDS: dict[str, Kind] = {
         run="rl.stage:run",
         plan="rl.plan:plan_grpo",
         about="GRPO on verifiable rewards with vLLM rollouts",
+        measures=True,
         inputs="rl.inputs:check_grpo",
         panels=(
             MetricPanel("reward", "Reward of the step's rollouts"),
@@ -102,6 +105,7 @@ KINDS: dict[str, Kind] = {
         run="rl.dpo.stage:run",
         plan="rl.dpo.plan:plan_dpo",
         about="iterative on-policy DPO on a tool environment",
+        measures=True,
         inputs="rl.inputs:check_tasks",
         panels=(MetricPanel("pair_margin", "Margin of the pairs", colour="second"),),
     ),
@@ -110,6 +114,7 @@ KINDS: dict[str, Kind] = {
         run="rl.reward_model.stage:run",
         plan="rl.reward_model.plan:plan_reward_model",
         about="a Bradley-Terry reward model on replies that checkers passed and failed",
+        measures=True,
         inputs="data_mix.inputs:check_data",
     ),
     "merge": Kind(
@@ -117,6 +122,7 @@ KINDS: dict[str, Kind] = {
         run="rl.merge.stage:run",
         plan="rl.merge.plan:plan_merge",
         about="the best point on the line between two models",
+        measures=True,
     ),
     "evals": Kind(
         config="evals.config:EvalsConfig",

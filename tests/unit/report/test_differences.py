@@ -130,3 +130,6 @@ def test_a_difference_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert (
         "Files that could not be read" in (write_report(run), (run / "report.html").read_text())[1]
     )
+    # Nor may a stage that has none where its kind measures one.
+    path.write_text(path.read_text().replace('"differences":', '"held_out":'))
+    assert any("`differences`" in line and "dpo" in line for line in read_run(run).problems)
