@@ -230,9 +230,7 @@ def from_json(kind: type[T], found: Any) -> T:
         raise ValueError(f"no {kind.__name__} of this version: {_first_problem(error)}") from None
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def _first_problem(error: ValueError) -> str:

@@ -39,7 +39,7 @@ def four_metrics(samples: Sequence[Sample]) -> dict[str, Estimate]:
     """Strict and loose, by prompt (all instructions followed) and by instruction."""
     out = {}
     for name in ("strict", "loose"):
-        verdicts = [
+        verdicts: list[tuple[Sample, Mapping[str, Any]]] = [
             (s, s.more["loose"] if name == "loose" else {"value": s.value, "why": s.why})
             for s in samples
         ]

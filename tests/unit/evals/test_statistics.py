@@ -47,11 +47,11 @@ def _row(question: str, value: float, answer: str | None) -> Sample:
 def compare(
     before: dict[str, float], after: dict[str, float], problems: dict[str, str] | None = None
 ) -> Difference | None:
-    sides = [
+    old, new = (
         questions_of(Sample(q, value=v, problem=(problems or {}).get(q)) for q, v in side.items())
         for side in (before, after)
-    ]
-    return evals.statistics.compare(*sides)
+    )
+    return evals.statistics.compare(old, new)
 
 
 def test_majority() -> None:

@@ -24,7 +24,7 @@ def _found(before: float, after: float, what: str, n: int = 200, **about: Any) -
 
 
 _REWARD = "held-out reward"
-_PICKED = {"n": 60, "note": "the questions that picked alpha"}
+_PICKED: dict[str, Any] = {"n": 60, "note": "the questions that picked alpha"}
 _PANELS = {
     "dpo": PointsPanel("Success while playing, before each round's training", [0.0, 1.0],
                        [replace(UNKNOWN, value=v) for v in (0.3, 0.41)],

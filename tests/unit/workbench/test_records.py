@@ -89,7 +89,8 @@ def test_results_of_before_records_are_read_and_later_ones_refused(tmp_path: Pat
     path.write_text(json.dumps({k: v for k, v in old.items() if k != "metrics"}))
     with pytest.raises(ValueError, match="no Result of this version: metrics: Field required"):
         read_result(path)
-    for odd in ([], 3, "text", None, {"version": "x"}):
+    odds: tuple[Any, ...] = ([], 3, "text", None, {"version": "x"})
+    for odd in odds:
         with pytest.raises(ValueError, match="Result"):
             from_json(Result, odd)
     assert read_list(tmp_path / "nothing.json", Difference) == []
