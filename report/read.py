@@ -248,8 +248,8 @@ def _tried(path: Path, problems: list[str], read: Callable[[], T]) -> T | None:
     """What `read` reads; None, and a line in `problems`, where it cannot."""
     try:
         return read()
-    except (OSError, ValueError, TypeError, StopIteration) as error:
-        line = one_line(error)
+    except (UserError, OSError, ValueError, TypeError) as error:
+        line = str(error) if isinstance(error, UserError) else one_line(error)
         problems.append(line if str(path) in line else f"{path}: cannot be read ({line})")
         return None
 

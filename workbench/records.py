@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, PlainValidator, TypeAdapter, ValidationError
 
+from workbench.errors import UserError
 from workbench.rundir import read_json_lines
 
 VERSION = 1
@@ -241,8 +242,11 @@ def _first_problem(error: ValueError) -> str:
 
 
 def read_result(path: Path) -> Result:
-    """A results.json. Raises: OSError; ValueError where it is none."""
-    return from_json(Result, json.loads(path.read_text(encoding="utf-8")))
+    """A results.json. Raises: OSError; UserError where it is none."""
+    try:
+        return from_json(Result, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; delete it, and run the evaluation again") from None
 
 
 def read_list(path: Path, kind: type[T]) -> list[T]:
@@ -257,11 +261,13 @@ def read_samples(folder: Path, *, texts: bool = False) -> Iterator[Sample]:
     """The samples beside a results.json; without their texts, which are large, unless these are asked
     for. A line that a death cut short is passed over.
 
-    Raises: ValueError naming the line that is no sample.
+    Raises: UserError naming the line that is no sample.
     """
     path = folder / SAMPLES
     for number, row in enumerate(read_json_lines(path), 1):
         try:
             yield from_json(Sample, row if texts else {k: row[k] for k in row.keys() - _TEXTS})
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            raise UserError(
+                f"{path}, line {number}: {error}; delete the line, and run the evaluation again"
+            ) from None

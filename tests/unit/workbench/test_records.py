@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from workbench.errors import UserError
 from workbench.panels import MetricPanel, PointsPanel
 from workbench.records import (
     UNKNOWN,
@@ -84,10 +85,10 @@ def test_results_of_before_records_are_read_and_later_ones_refused(tmp_path: Pat
     path.write_text(json.dumps(old))
     assert read_result(path).metrics["accuracy"].value == 0.5
     path.write_text(json.dumps(old | {"version": 2}))
-    with pytest.raises(ValueError, match="version 2 of Result: made by a later Anneal"):
+    with pytest.raises(UserError, match="version 2 of Result: made by a later Anneal"):
         read_result(path)
     path.write_text(json.dumps({k: v for k, v in old.items() if k != "metrics"}))
-    with pytest.raises(ValueError, match="no Result of this version: metrics: Field required"):
+    with pytest.raises(UserError, match="no Result of this version: metrics: Field required"):
         read_result(path)
     odds: tuple[Any, ...] = ([], 3, "text", None, {"version": "x"})
     for odd in odds:
@@ -116,7 +117,7 @@ def test_samples_are_what_the_line_says(tmp_path: Path) -> None:
     (question,) = questions_of(read_samples(tmp_path)).values()
     assert (question.id, question.value, len(question.samples)) == ("a", 0.5, 2)
     path.write_text('{"id": "a", "value": 1}\n{"id": "b", "value": "good"}\n')
-    with pytest.raises(ValueError, match=r"samples\.jsonl, line 2: no Sample .*value: .*number"):
+    with pytest.raises(UserError, match=r"samples\.jsonl, line 2: no Sample .*value: .*number"):
         list(read_samples(tmp_path))
 
 
