@@ -456,3 +456,11 @@ def test_a_picture_makes_room_for_its_words_and_says_when_it_cannot_write_them(
     with pytest.raises(UserError, match="no font .* save the picture as .svg"):
         save_accuracy(run, tmp_path / "one.png")
     assert not (tmp_path / "one.png").exists()
+
+
+def test_without_a_model_that_has_every_benchmark_there_is_no_mean(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run", n=5)
+    for place, model in enumerate(MODELS):
+        shutil.rmtree(run / "evals" / model / ("mini-math", "mini-coding")[place % 2])
+    assert "mean" not in dict(gain_table(read_run(run)).rows)
+    assert "coding" in write_report(run)
