@@ -2,16 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from evals.sources import Data, Loading
 from reward import Verdict
 from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
-from workbench.statistics import Estimate
-
-Row = Mapping[str, Any]
-"""A line of samples.jsonl."""
+from workbench.records import Estimate, Sample
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Benchmark:
     more_checks: further checks of a reply by name, for metrics beside accuracy.
     reply_tokens: the longest reply to a question, where the protocol fixes it by task; temperature:
     likewise. harness: lm-eval's harness asks and scores, and nothing else here does. judged: a judge decides, and loading.judge says which.
-    metrics(rows): more estimates, from the scored rows. `accuracy` is the plain mean unless metrics
+    metrics(samples): more estimates, from the scored samples. `accuracy` is the plain mean unless metrics
     gives its own. headline: the metric that the benchmark is quoted by. version: raised when an
     episode would be played otherwise.
     """
@@ -81,7 +78,7 @@ class Benchmark:
     load: Callable[[Loading], list[Conversation]]
     protocol: Sampled = Sampled()
     more_checks: Callable[[Conversation], Mapping[str, CheckSpec]] | None = None
-    metrics: Callable[[Sequence[Row]], dict[str, Estimate]] | None = None
+    metrics: Callable[[Sequence[Sample]], dict[str, Estimate]] | None = None
     episode: Callable[[Conversation], Episode | None] | None = None
     reply_tokens: Callable[[Conversation], int] | None = None
     temperature: Callable[[Conversation], float] | None = None

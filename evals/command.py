@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -91,8 +92,11 @@ class SweepCommand:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self.ask_to_stop())
 
-    def run(self, out: TextIO) -> int:
-        """Run it; returns the exit code. Raises: UserError where a served model does not answer."""
+    def run(self, out: TextIO, report: Callable[[Path], Sequence[str]]) -> int:
+        """Run it; returns the exit code. report: writes the run's pages, and says where they are.
+
+        Raises: UserError where a served model does not answer.
+        """
         self.catch_signals()
         # Imported after everything that can be the user's mistake: these take seconds.
         from evals.sweep import must_answer, sample_anew, sweep  # noqa: PLC0415
@@ -132,20 +136,9 @@ class SweepCommand:
                 *dated_lines(results, began),
                 *failure_lines(results),
             ]
-            print("\n".join([*notes, *self._pages()]), file=out)
+            print("\n".join([*notes, *report(self.run_dir.root)]), file=out)
         undecided = [r for found in results.values() for r in found if r["n"] == 0]
         return 1 if undecided else 0
-
-    def _pages(self) -> list[str]:
-        """Write the pages and the run's report; where they are."""
-        from evals.report import write_pages  # noqa: PLC0415 - a second of imports
-        from workbench.report import write_report  # noqa: PLC0415 - same
-
-        root = self.run_dir.root
-        lines = [f"table and samples: {write_pages(root)}"]
-        write_report(root)
-        also = ", curves by budget" if any(job.budget for job in self.jobs) else ""
-        return [*lines, f"the run's report{also}: {root / 'report.html'}"]
 
 
 def _config(stage: Any, args: argparse.Namespace, overrides: list[str]) -> EvalsConfig:

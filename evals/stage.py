@@ -5,7 +5,6 @@ from pathlib import Path
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
 from evals.models import Model
-from evals.report import write_pages
 from evals.run import Progress, Stopped
 from evals.sweep import Results, sample_anew
 from evals.sweep import sweep as sweep_models
@@ -35,7 +34,6 @@ def run(context: StageContext) -> None:
         results = sweep_models(models, config, out=out, seed=context.seed, watch=watch)
     except Stopped:
         context.stop()
-    write_pages(context.run.root)
     for number, (name, found) in enumerate(results.items(), 1):
         values = [r["metrics"]["accuracy"]["value"] for r in found]
         known = [value for value in values if value is not None]

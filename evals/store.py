@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.rundir import read_json_lines, utc_now
+from workbench.records import RESULT, SAMPLES
+from workbench.rundir import json_text, read_json_lines, utc_now
 
 Row = dict[str, Any]
-RESULT = "results.json"
 _KEPT = ".kept.jsonl"
 _MORE = ".more.jsonl"
 _ANEW = ".sampled-anew"
@@ -26,7 +26,7 @@ class SampleStore:
 
     def __init__(self, folder: Path, others: Iterable[Path] = ()) -> None:
         self.folder, self._others = folder, list(others)
-        self.path = self._growing = folder / "samples.jsonl"
+        self.path = self._growing = folder / SAMPLES
         self._lock = threading.Lock()
 
     def sample_anew(self) -> None:
@@ -63,7 +63,7 @@ class SampleStore:
         unscored: dict[str, Row] = {}
         since = self.anew_since
         for folder in [self.folder, *self._others]:
-            for path in (folder / _MORE, folder / "samples.jsonl", folder / _KEPT):
+            for path in (folder / _MORE, folder / SAMPLES, folder / _KEPT):
                 own = {row["key"]: row for row in read_json_lines(path) if row.get("key") in keys}
                 if since and folder != self.folder:
                     own = {k: row for k, row in own.items() if str(row.get("sampled_at")) > since}
@@ -111,9 +111,9 @@ class SampleStore:
 def _line(row: Row) -> bytes:
     # Lone surrogates, which a byte-level vocabulary can spell, do not encode; escapes do.
     try:
-        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        return (json_text(row) + "\n").encode()
     except UnicodeEncodeError:
-        return (json.dumps(row) + "\n").encode()
+        return (json_text(row, ensure_ascii=True) + "\n").encode()
 
 
 def _write(path: Path, rows: Iterable[Row]) -> None:

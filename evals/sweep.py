@@ -8,30 +8,22 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from budget.curves import CONTRASTS, CURVES, Pair, budget_contrasts, budget_curves, unique
 from budget.engine import with_budgets
 from engine.config import EngineConfig
 from engine.protocol import Engine
-from evals.budgets import CONTRASTS, Pair, budget_contrasts, budget_curves, unique
-from evals.budgets import FILE as BUDGET_FILE
 from evals.config import EvalsConfig
 from evals.endpoint import EndpointResponder
 from evals.jobs import Job, jobs_of
 from evals.models import Model
 from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
 from evals.run import Progress, evaluate
-from evals.statistics import Comparison, by_question, compare, holm
+from evals.statistics import compare, holm
 from evals.store import SampleStore
 from reward.judging import client_of
 from workbench.provenance import digest
-from workbench.rundir import (
-    UNFINISHED,
-    RunDir,
-    new_folder,
-    read_json,
-    read_json_lines,
-    write_json,
-)
-from workbench.statistics import problem_of, problems_of
+from workbench.records import Difference, ModelDifference, questions_of, read_samples, to_json
+from workbench.rundir import UNFINISHED, RunDir, new_folder, read_json, write_json
 
 Watch = Callable[[Model, Progress], bool]
 Results = dict[str, list[dict[str, Any]]]
@@ -78,12 +70,12 @@ def sweep(
         finally:
             responder.close()
     names = [model.name for model in models]
-    write_json(out / BUDGET_FILE, budget_curves(out))
-    write_json(out / CONTRASTS, budget_contrasts(out, names, _pairs(out / CONTRASTS)))
+    write_json(out / CURVES, to_json(budget_curves(out)))
+    write_json(out / CONTRASTS, to_json(budget_contrasts(out, names, _pairs(out / CONTRASTS))))
     pairs = [
         Pair(job.folder, before, after) for job in jobs for before, after in combinations(names, 2)
     ]
-    write_json(out / COMPARISONS, comparisons(out, [*_pairs(out / COMPARISONS), *pairs]))
+    write_json(out / COMPARISONS, to_json(comparisons(out, [*_pairs(out / COMPARISONS), *pairs])))
     return results
 
 
@@ -173,37 +165,23 @@ def _pairs(path: Path) -> list[Pair]:
     """The pairs of models that an earlier sweep has written to a file; none where it has not."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return [Pair(row["benchmark"], row["before"], row["after"]) for row in found]
+        return [Pair(row["benchmark"], row["against"], row["model"]) for row in found]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def comparisons(out: Path, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def comparisons(out: Path, pairs: Sequence[Pair]) -> list[ModelDifference]:
     """The pairs that have results, p-values also adjusted for their number (Holm). The benchmark of a
     pair is a job's folder."""
-    scored = cache(lambda model, job: scored_questions(out / model / job))
-    found: list[tuple[Pair, Comparison]] = []
+    scored = cache(lambda model, job: questions_of(read_samples(out / model / job)))
+    found: list[tuple[Pair, Difference]] = []
     for pair in unique(pairs):
-        before, asked = scored(pair.before, pair.benchmark)
-        after, anew = scored(pair.after, pair.benchmark)
-        problems = dict(zip(before, problems_of(before, asked, anew), strict=True))
-        comparison = compare(before, after, problems)
-        if comparison is not None:
-            found.append((pair, comparison))
-    adjusted = holm([c.p for _, c in found])
-    rows = [
-        {**pair._asdict(), **c.as_dict(), "p_holm": p}
-        for (pair, c), p in zip(found, adjusted, strict=True)
+        before, after = (scored(model, pair.benchmark) for model in (pair.against, pair.model))
+        difference = compare(before, after, pair.against)
+        if difference is not None:
+            found.append((pair, difference))
+    adjusted = holm([difference.p for _, difference in found])
+    return [
+        ModelDifference(**vars(difference), benchmark=pair.benchmark, model=pair.model, p_holm=p)
+        for (pair, difference), p in zip(found, adjusted, strict=True)
     ]
-    cleaned: list[dict[str, Any]] = json.loads(json.dumps(rows), parse_constant=lambda _: None)
-    return cleaned
-
-
-def scored_questions(folder: Path) -> tuple[dict[str, float], dict[str, str]]:
-    """Question id -> mean value of its scored samples, and -> its problem."""
-    rows = [
-        row for row in read_json_lines(folder / "samples.jsonl") if row.get("value") is not None
-    ]
-    groups = by_question(rows)
-    values = {q: sum(float(r["value"]) for r in own) / len(own) for q, own in groups.items()}
-    return values, {q: problem_of(own[0]) for q, own in groups.items()}

@@ -1,5 +1,6 @@
 """The stage kinds that build and compress a base model. Imports no torch."""
 
+from workbench.panels import MetricPanel
 from workbench.registry import Kind
 
 KINDS = {
@@ -27,6 +28,7 @@ KINDS = {
         about="pretrain the hybrid base model on a phased blend",
         version=1,
         inputs="data_mix.inputs:check_data",
+        panels=(MetricPanel("loss", "Loss", x="tokens"),),
     ),
     "prune": Kind(
         config="pretrain.compress.config:PruneConfig",
@@ -43,5 +45,6 @@ KINDS = {
         about="a student learns the next-token distributions of a teacher",
         version=1,
         inputs="data_mix.inputs:check_data",
+        panels=(MetricPanel("loss", "Loss", x="tokens"),),
     ),
 }

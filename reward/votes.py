@@ -5,42 +5,42 @@ answers are compared as the math checker compares: as numbers, else by math-veri
 that is killed at its limit. Other answers (a letter) are equal where they are spelled alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
 from reward import math_fast
 from reward.math_text import plain_math
 from reward.workers import shared_pool
+from workbench.records import Sample
 
 # One comparison takes milliseconds; of 64 samples that all differ there would be 2,016.
 _MOST_COMPARISONS = 200
 _LIMIT_S = 1.0
 
 
-def voted(row: Mapping[str, Any]) -> str | None:
+def voted(sample: Sample) -> str | None:
     """The answer that a checker read from a reply; None where it read none, or could not use it."""
-    found = (row.get("why") or {}).get("extracted")
-    return None if found is None or row.get("status", "ok") != "ok" else str(found)
+    found = sample.why.get("extracted")
+    return None if found is None or sample.status not in ("", "ok") else str(found)
 
 
-def majority(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def majority(rows: Sequence[Sample]) -> Sample | None:
     """A row of the commonest answer; of equally common ones that of the lowest sample. None: no vote.
 
-    rows: of one question's samples, with value, why and sample.
+    rows: one question's samples.
     """
     voting = [row for row in rows if voted(row) is not None]
-    voting.sort(key=lambda row: int(row.get("sample", 0)))
+    voting.sort(key=lambda row: row.sample)
     if not voting:
         return None
     groups = _groups(voting)
     return max(groups, key=len)[0]  # the first of the longest
 
 
-def _groups(voting: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+def _groups(voting: Sequence[Sample]) -> list[list[Sample]]:
     """The rows by equal answers, in the order in which each answer first comes."""
-    groups: list[list[Mapping[str, Any]]] = []
+    groups: list[list[Sample]] = []
     spent, stuck = 0, set[str]()
     for row in voting:
         for group in groups:
@@ -61,22 +61,20 @@ def _groups(voting: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]
     return groups
 
 
-def _at_once(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool | None:
+def _at_once(one: Sample, other: Sample) -> bool | None:
     """Whether two answers are equal, where no computer algebra is needed to say so."""
-    right = (float(one["value"]) == 1.0, float(other["value"]) == 1.0)
+    right = (one.value == 1.0, other.value == 1.0)
     if any(right):
         return all(right)
     if _spelled(one) == _spelled(other):
         return True
-    if (
-        "path" not in one["why"] or "path" not in other["why"]
-    ):  # only the math checker says its path
+    if "path" not in one.why or "path" not in other.why:  # only the math checker says its path
         return False
     a, b = _number(_spelled(one)), _number(_spelled(other))
     return None if a is None or b is None else math_fast.same(a, b)
 
 
-def _spelled(row: Mapping[str, Any]) -> str:
+def _spelled(row: Sample) -> str:
     return "".join((voted(row) or "").split())
 
 

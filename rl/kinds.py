@@ -1,5 +1,6 @@
 """The stage kinds of reinforcement learning and preferences. Imports no torch."""
 
+from workbench.panels import MetricPanel
 from workbench.registry import Kind
 
 KINDS = {
@@ -12,6 +13,20 @@ KINDS = {
         inputs="rl.inputs:check_grpo",
         checks=True,
         engine=True,
+        measures=True,
+        panels=(
+            MetricPanel("reward", "Reward of the step's rollouts"),
+            MetricPanel(
+                "checker_reward", "Checker on the same replies, never trained on", colour="second"
+            ),
+            MetricPanel(
+                "mismatch_kl",
+                "Mismatch KL, engine against trainer",
+                "on the same weights and tokens: it should stay near 0",
+                colour="second",
+                log=True,
+            ),
+        ),
     ),
     "dpo": Kind(
         config="rl.dpo.config:DpoConfig",
@@ -22,6 +37,8 @@ KINDS = {
         inputs="rl.inputs:check_tasks",
         checks=True,
         engine=True,
+        measures=True,
+        panels=(MetricPanel("pair_margin", "Margin of the pairs", colour="second"),),
     ),
     "reward_model": Kind(
         config="rl.reward_model.config:RewardModelConfig",
@@ -32,6 +49,7 @@ KINDS = {
         inputs="rl.inputs:check_reward_model",
         checks=True,
         engine=True,
+        measures=True,
     ),
     "merge": Kind(
         config="rl.merge.config:MergeConfig",
@@ -43,5 +61,6 @@ KINDS = {
         engine=True,
         uses=("evals",),
         reads="rl.merge.plan:reads",
+        measures=True,
     ),
 }

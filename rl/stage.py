@@ -1,4 +1,4 @@
-"""Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, with its lift."""
+"""Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, and what it gained."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,6 @@ from reward import must_be_checkable
 from rl.config import GrpoConfig
 from rl.disjoint import check_prompts
 from rl.grpo import Grpo, Hooks
-from rl.lift import lift
 from rl.record import RolloutLog
 from rl.reward_source import reward_source
 from rl.rollout import Sampler, thinks
@@ -25,8 +24,10 @@ from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
 from workbench.memory import keep_freed_memory
+from workbench.records import to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
+from workbench.statistics import paired_difference
 
 
 def run(context: StageContext) -> None:
@@ -78,11 +79,15 @@ def run(context: StageContext) -> None:
         context.stop()
     context.progress(message="held-out reward after")  # the engine holds the last step's weights
     context.outputs |= held_out_rewards(sampler, held_out, context.seed, "after")
+    differences = []
     for name in ("held_out", "held_out_checker"):
         if f"{name}_before" in context.outputs:
             then, now = (context.outputs[f"{name}_{when}"] for when in ("before", "after"))
             problems = [question.problem or question.id for question in held_out]
-            context.outputs[name] = lift(then, now, problems)
+            what, share = _measured(config) if name == "held_out" else (_CHECKED, True)
+            found = paired_difference(then, now, problems, what=what, share=share)
+            differences.append(to_json(found))
+    context.outputs["differences"] = differences
     context.outputs["engine"] = engine.describe()
     save_model(model, context.stage_dir / "model", tokenizer)
     engine.close()
@@ -110,6 +115,21 @@ def take_questions(
     accounts = {"prompts": asked, "held_out": kept}
     context.note(rows=accounts, warnings=warnings_of(accounts))
     return pool, held_out
+
+
+_CHECKED = "checker on the same replies"
+_REWARDS = {
+    "function": "reward of one's own function",
+    "model": "reward model's score",
+    "judge": "judge's win rate",
+}
+
+
+def _measured(config: GrpoConfig) -> tuple[str, bool]:
+    """What the held-out reward is, and whether it is a share: a reward model's score and a function's value
+    have no scale, nor has a mean with one in it."""
+    kinds = {source.kind for source in config.reward.sources().values()}
+    return _REWARDS.get(config.reward.kind, "held-out reward"), not kinds & {"function", "model"}
 
 
 def held_out_rewards(

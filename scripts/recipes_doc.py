@@ -6,7 +6,7 @@ python scripts/recipes_doc.py
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-from workbench.recipe_doc import MARK, recipe_reference
+from reports.recipe_doc import MARK, recipe_reference
 
 if __name__ == "__main__":
     page = ROOT / "docs" / "recipes.md"

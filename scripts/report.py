@@ -19,7 +19,6 @@ except ModuleNotFoundError:
     import wrong_python  # noqa: F401 - says so in one line, and ends
 
     raise
-PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +31,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write, and print where it is."""
+    from reports.picture import FORMATS, save_accuracy, save_budgets
+
     for path in filter(None, (args.png, args.budgets_png)):
-        if Path(path).suffix.lower() not in PICTURES:
+        if Path(path).suffix.lower() not in FORMATS:
             raise UserError(
-                f"{path!r} is no picture that can be written; end it in {', '.join(PICTURES)}"
+                f"{path!r} is no picture that can be written; end it in {', '.join(FORMATS)}"
             )
     root = next(
         (p for p in (Path("runs") / args.run, Path(args.run)) if (p / "recipe.json").is_file()),
@@ -46,18 +47,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.run!r} is not a run (no recipe.json); runs here: {', '.join(known) or 'none'}"
         )
-    from workbench.report import write_report
-    from workbench.report.budget_table import budget_markdown
-    from workbench.report.budgets import save_budget_png
-    from workbench.report.overview import save_overview_png
-    from workbench.report.read import read_run
+    from reports import read_run, write_report
+    from reports.budgets import budget_markdown
 
     print(write_report(root))
     if args.png:
-        save_overview_png(root, Path(args.png))
+        save_accuracy(root, Path(args.png))
         print(f"picture: {args.png}")
     if args.budgets_png:
-        save_budget_png(root, Path(args.budgets_png))
+        save_budgets(root, Path(args.budgets_png))
         print(f"picture: {args.budgets_png}")
     if args.budgets_table:
         Path(args.budgets_table).write_text(budget_markdown(read_run(root)), encoding="utf-8")

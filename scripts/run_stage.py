@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
     from workbench.cluster import check_address
     from workbench.installed import require
 
-    require(plan.kinds, ["workbench.report:write_report"], ray=recipe.cluster.backend == "ray")
+    require(plan.kinds, ["reports:write_report"], ray=recipe.cluster.backend == "ray")
     check_address(recipe.cluster)
     # Imported after everything that can be the user's mistake: these take seconds.
+    from reports import write_report
     from workbench.graph.execute import drive
-    from workbench.report import write_report
 
     if where:
         print(where)

@@ -13,6 +13,7 @@ command continues after any kind of end. Exit codes: 0 done, 2 the user's mistak
 
 import argparse
 import sys
+from pathlib import Path
 
 try:
     from workbench.command import RECIPE_HELP, SET_HELP, command
@@ -59,10 +60,16 @@ def run(args: argparse.Namespace) -> int:
     from workbench.registry import kind
 
     on_ray = sweep.recipe.cluster.backend == "ray" and not all(m.served for m in sweep.models)
-    require([kind("evals")], ["evals.report:write_pages"], ray=on_ray)
+    require([kind("evals")], ["reports:write_pages"], ray=on_ray)
     if on_ray:
         check_address(sweep.recipe.cluster)
-    return sweep.run(sys.stdout)
+    return sweep.run(sys.stdout, _pages)
+
+
+def _pages(root: Path) -> list[str]:
+    from reports import read_run, write_pages  # a second of imports, after the models have answered
+
+    return write_pages(read_run(root))
 
 
 if __name__ == "__main__":

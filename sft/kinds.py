@@ -1,5 +1,6 @@
 """The stage kind of supervised fine-tuning. Imports no torch."""
 
+from workbench.panels import MetricPanel
 from workbench.registry import Kind
 
 KINDS = {
@@ -10,5 +11,6 @@ KINDS = {
         about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
         version=1,
         inputs="data_mix.inputs:check_rows",
+        panels=(MetricPanel("loss", "Loss", x="step"),),
     ),
 }

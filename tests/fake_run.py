@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.budgets import CONTRASTS, FILE, budget_contrasts, budget_curves
+from budget.curves import CONTRASTS, CURVES, budget_contrasts, budget_curves
+from workbench.records import to_json
 from workbench.rundir import Manifest
 from workbench.statistics import mean_interval
 
@@ -88,8 +89,8 @@ def write_fake_run(
         for budget in (8, 16, 32) if budgets and model in ("sft2", "sft3") else ():
             _result(root, model, "math", budget, rng, n=n, hostile=hostile)
     if evaluated:
-        _json(root / "evals" / FILE, budget_curves(root / "evals"))
-        _json(root / "evals" / CONTRASTS, budget_contrasts(root / "evals", MODELS))
+        _json(root / "evals" / CURVES, to_json(budget_curves(root / "evals")))
+        _json(root / "evals" / CONTRASTS, to_json(budget_contrasts(root / "evals", MODELS)))
     return root
 
 
@@ -209,11 +210,18 @@ def _outputs(name: str, rng: random.Random, *, hostile: bool) -> dict[str, Any]:
     if name == "grpo":
 
         def part(value: float) -> dict[str, Any]:
-            return {"value": value, "stderr": 0.02, "ci95": [value - 0.04, value + 0.04]}
+            return {"value": value, "stderr": 0.02, "ci95": [value - 0.04, value + 0.04], "n": 300}
 
         return {
             "held_out_before": [0.0, 1.0],
-            "held_out": {"before": part(0.43), "after": part(0.70), "lift": part(0.27), "n": 300},
+            "differences": [
+                {
+                    "before": part(0.43),
+                    "after": part(0.70),
+                    "difference": part(0.27),
+                    "what": "held-out reward",
+                }
+            ],
             "engine": {"engine": "vllm", "version": "0.32.0"},
         }
     return {"warnings": ["two models share a name"]} if name == "evals" else {}
@@ -242,7 +250,7 @@ def _result(
         {
             "model": model, "benchmark": f"mini-{domain}", "budget": budget, "n": n,
             "num_samples": 1,
-            "metrics": {"accuracy": mean_interval([r["value"] for r in scored]).as_dict()},
+            "metrics": {"accuracy": to_json(mean_interval([r["value"] for r in scored]))},
             "tokens": {"thinking_mean": means["thinking"], "answer_mean": means["answer"]},
             "well_formed_rate": sum(r["well_formed"] for r in rows) / n,
             "truncated": 2, "failed": n - len(scored), "checker_versions": {}, "seed": 1,

@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench.errors import UserError, unknown_name
 from workbench.installed import missing_line
+from workbench.panels import MetricPanel
 
 KINDS = "anneal.kinds"
 """Entry points: a mapping of kind name to `Kind`."""
@@ -51,6 +52,10 @@ class Kind:
     checks: bool = False
     engine: bool = False
     uses: tuple[str, ...] = ()
+    measures: bool = False
+    """It leaves `differences` in its outputs: the report says so where they are missing."""
+    panels: tuple[MetricPanel, ...] = ()
+    """Pictures of its metrics in the report. Values of its own it writes as PointsPanel."""
 
 
 @cache

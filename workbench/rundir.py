@@ -70,11 +70,21 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        half.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        half.write_text(json_text(value, indent=1) + "\n", encoding="utf-8")
         os.replace(half, path)
     except OSError:
         half.unlink(missing_ok=True)
         raise
+
+
+def json_text(value: Any, **layout: Any) -> str:
+    """JSON of a value; what is not a finite number is null, for JSON knows neither NaN nor infinity."""
+    layout = {"ensure_ascii": False, **layout}
+    try:
+        return json.dumps(value, allow_nan=False, **layout)
+    except ValueError:
+        known = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        return json.dumps(known, **layout)
 
 
 def read_json(path: Path) -> Any:

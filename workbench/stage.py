@@ -44,7 +44,8 @@ class StageContext:
     inputs: dict[str, Path]
     """Stage needed -> its folder (a model is at FOLDER/"model")."""
     outputs: dict[str, Any] = field(default_factory=dict)
-    """Goes into the manifest; the report reads it."""
+    """Goes into the manifest. The report shows of it `differences` and `panels` (lists of records),
+    `phases`, `data`, `parameters`, `tokens` and `warnings`."""
     fresh: bool = False
     """Whether nothing of an earlier result may be taken over."""
     _stop_seen: float = 0.0

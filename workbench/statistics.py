@@ -1,55 +1,17 @@
 """Means with honest intervals. Every number that is shown carries its n and one of these."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-_Z = 1.959963984540054  # normal quantile of 97.5%
-_NO_SPREAD = 1e-12  # what rounding leaves of a standard error that is 0
+from workbench.records import UNKNOWN, Difference, Estimate, Questions
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its standard error and 95% interval."""
-
-    value: float
-    stderr: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def clear_of_zero(self) -> bool:
-        """The 95% interval excludes 0."""
-        return self.low > 0 or self.high < 0
-
-    def as_dict(self) -> dict[str, float | list[float]]:
-        """The form of results.json."""
-        return {"value": self.value, "stderr": self.stderr, "ci95": [self.low, self.high]}
-
-
-def problem_of(row: Mapping[str, Any]) -> str:
-    """What a sample's row asks, the same for its wordings: those are no independent evidence.
-
-    >>> problem_of({"id": "q7", "problem": "1,2"}), problem_of({"id": "q8", "problem": None})
-    ('1,2', 'q8')
-    """
-    return str(row["id"] if row.get("problem") is None else row["problem"])
-
-
-def problems_of(
-    questions: Iterable[str], before: Mapping[str, str], after: Mapping[str, str]
-) -> list[str]:
-    """The problem of each question that two models answered, by either's samples: those of an earlier
-    version name none, and the question's own id stands for it.
-
-    >>> problems_of(["q1", "q2"], {"q1": "q1"}, {"q1": "1,2", "q2": "q2"})
-    ['1,2', 'q2']
-    """
-    return [p if (p := before.get(q, q)) != q else after.get(q, q) for q in questions]
+Z = 1.959963984540054
+"""Half the width of a 95% interval in standard errors: the normal quantile of 97.5%."""
+NO_SPREAD = 1e-12
+"""What rounding leaves of a standard error that is 0."""
 
 
 def mean_interval(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
@@ -63,17 +25,17 @@ def mean_interval(values: Sequence[float], groups: Sequence[str] | None = None) 
     """
     n = len(values)
     if n == 0:
-        return Estimate(math.nan, math.nan, math.nan, math.nan, 0)
+        return UNKNOWN
     mean, stderr, count = _clustered(values, groups)
     binary = {float(value) for value in values} <= {0.0, 1.0}
-    if binary and (count == n or stderr < _NO_SPREAD):
+    if binary and (count == n or stderr < NO_SPREAD):
         low, high = _wilson(mean, count)
     elif binary and stderr > 0:
         # As many independent values would have this error: one repeat must not end Wilson's interval.
         low, high = _wilson(mean, min(mean * (1 - mean) / stderr**2, n))
     else:
-        low, high = mean - _Z * stderr, mean + _Z * stderr
-    return Estimate(mean, stderr, low, high, n)
+        return _normal(mean, stderr, n)
+    return Estimate(mean, stderr, (low, high), n)
 
 
 def paired_interval(
@@ -90,11 +52,11 @@ def paired_interval(
     pairs = list(zip(before, after, strict=True))
     if groups is not None and len(set(groups)) < len(pairs):
         changes = mean_interval_normal([b - a for a, b in pairs], groups)
-        if not changes.stderr < _NO_SPREAD:
+        if not changes.stderr < NO_SPREAD:
             return changes
         ones = list(dict(zip(groups, pairs, strict=True)).values())
         alone = paired_interval([a for a, _ in ones], [b for _, b in ones])
-        return Estimate(changes.value, alone.stderr, alone.low, alone.high, len(pairs))
+        return Estimate(changes.value, alone.stderr, alone.ci95, len(pairs))
     plain = mean_interval_normal([b - a for a, b in pairs])
     if not pairs or not {v for pair in pairs for v in pair} <= {0, 1}:
         return plain
@@ -103,33 +65,108 @@ def paired_interval(
     lost = (sum(a > b for a, b in pairs) + 0.5) / (n + 2)
     centre = gained - lost
     stderr = math.sqrt((gained + lost - centre**2) / (n + 2))
-    low, high = max(centre - _Z * stderr, -1.0), min(centre + _Z * stderr, 1.0)
-    return Estimate(plain.value, stderr, low, high, n)
+    ends = max(centre - Z * stderr, -1.0), min(centre + Z * stderr, 1.0)
+    return Estimate(plain.value, stderr, ends, n)
 
 
-def unpaired_interval(before: Estimate, after: Estimate) -> Estimate:
+def unpaired_difference(before: Estimate, after: Estimate, **about: Any) -> Difference:
     """after - before of independent samples, normal 95% interval; n is the smaller of the two."""
-    value = after.value - before.value
     stderr = math.hypot(before.stderr, after.stderr)
-    low, high = value - _Z * stderr, value + _Z * stderr
-    return Estimate(value, stderr, low, high, min(before.n, after.n))
+    change = _normal(after.value - before.value, stderr, min(before.n, after.n))
+    return Difference(before, after, change, paired=False, **about)
+
+
+def paired_difference(
+    before: Sequence[float | None],
+    after: Sequence[float | None],
+    problems: Sequence[str] | None = None,
+    **about: Any,
+) -> Difference:
+    """Two measurements of the same questions, over those that both have.
+
+    None marks a failed sample: its question is left out on both sides and counted in `failed`.
+    problems: what each question asks, by which all errors are clustered. about: further fields.
+    """
+    asked = problems if problems is not None else [str(number) for number in range(len(before))]
+    both = [
+        (b, a, problem)
+        for b, a, problem in zip(before, after, asked, strict=True)
+        if b is not None and a is not None
+    ]
+    old, new, names = [b for b, _, _ in both], [a for _, a, _ in both], [p for _, _, p in both]
+    return Difference(
+        mean_interval(old, names),
+        mean_interval(new, names),
+        paired_interval(old, new, names),
+        problems=len(set(names)),
+        failed=len(before) - len(both),
+        **about,
+    )
+
+
+def difference_of_models(before: Questions, after: Questions, **about: Any) -> Difference | None:
+    """after - before on the questions that both models answered; None where they share none."""
+    shared = [key for key in before if key in after]
+    if not shared:
+        return None
+    old, new = ([side[key].value for key in shared] for side in (before, after))
+    return paired_difference(old, new, asks_of(shared, before, after), **about)
+
+
+def asks_of(shared: Sequence[str], before: Questions, after: Questions) -> list[str]:
+    """What each question asks, by either's samples: those of an earlier version name no problem."""
+    return [p if (p := before[key].asks) != key else after[key].asks for key in shared]
+
+
+def mean_of_differences(parts: Sequence[Difference], **about: Any) -> Difference:
+    """Unweighted mean over benchmarks."""
+    before, after, change = (
+        mean_of_estimates([getattr(part, name) for part in parts])
+        for name in ("before", "after", "difference")
+    )
+    return Difference(before, after, change, paired=all(part.paired for part in parts), **about)
 
 
 def mean_of_estimates(parts: Sequence[Estimate]) -> Estimate:
-    """Unweighted mean of independent estimates, normal 95% interval; n is the sum of theirs."""
+    """Unweighted mean of independent estimates, normal 95% interval; n is the sum of theirs.
+
+    One alone stays as it is: the mean of one would lose its own form of interval (Wilson's).
+    """
+    if len(parts) < 2:
+        return parts[0] if parts else UNKNOWN
     n = sum(part.n for part in parts)
-    if not parts:
-        return Estimate(math.nan, math.nan, math.nan, math.nan, 0)
     value = sum(part.value for part in parts) / len(parts)
     stderr = math.sqrt(sum(part.stderr**2 for part in parts)) / len(parts)
-    return Estimate(value, stderr, value - _Z * stderr, value + _Z * stderr, n)
+    return _normal(value, stderr, n)
 
 
 def mean_interval_normal(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
     """Mean with the normal interval, whatever the values are; `groups` clusters the error."""
     n = len(values)
     mean, stderr, _ = _clustered(values, groups)
-    return Estimate(mean, stderr, mean - _Z * stderr, mean + _Z * stderr, n)
+    return _normal(mean, stderr, n)
+
+
+def ratio_interval(
+    before: Sequence[float], after: Sequence[float], groups: Sequence[str] | None = None
+) -> Estimate:
+    """Sum of after by sum of before, of paired values; 95% interval by the delta method.
+
+    The residuals after - ratio * before, over the mean of before, have the ratio's standard error,
+    clustered by `groups`.
+    """
+    x, y = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    n = len(x)
+    if n == 0 or x.mean() == 0:
+        return Estimate(math.nan, math.nan, (math.nan, math.nan), n)
+    ratio = float(y.mean() / x.mean())
+    spread = (y - ratio * x) / x.mean()
+    # The residuals' mean is 0, so theirs is the clustered error of a mean.
+    return _normal(ratio, mean_interval_normal(spread.tolist(), groups).stderr, n)
+
+
+def _normal(value: float, stderr: float, n: int) -> Estimate:
+    return Estimate(value, stderr, (value - Z * stderr, value + Z * stderr), n)
 
 
 def _clustered(values: Sequence[float], groups: Sequence[str] | None) -> tuple[float, float, int]:
@@ -149,6 +186,6 @@ def _clustered(values: Sequence[float], groups: Sequence[str] | None) -> tuple[f
 
 
 def _wilson(p: float, n: float) -> tuple[float, float]:
-    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
     return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -5,12 +5,12 @@ Settings that neither the paper nor its model card names are the harness' own.
 
 from collections.abc import Mapping, Sequence
 
-from evals.benchmark import Benchmark, Harness, Row, Sampled
+from evals.benchmark import Benchmark, Harness, Sampled
 from evals.sources import Data, Loading
 from evals.statistics import strata
 from workbench.conversation import Conversation
 from workbench.errors import UserError
-from workbench.statistics import Estimate
+from workbench.records import Estimate, Sample
 
 PREFIX = "lm-eval-"
 OWN_TASKS = "lm-eval"  # folder beside the user's data with task files of his own
@@ -23,7 +23,7 @@ def _load(loading: Loading) -> list[Conversation]:
     raise UserError("a benchmark of lm-eval's harness needs a checkpoint: it reads log-likelihoods")
 
 
-def _by_task(rows: Sequence[Row]) -> dict[str, Estimate]:
+def _by_task(rows: Sequence[Sample]) -> dict[str, Estimate]:
     parts = strata(rows)
     return parts if len(parts) > 1 else {}
 

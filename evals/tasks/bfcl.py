@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evals.benchmark import Benchmark, Row, Sampled
+from evals.benchmark import Benchmark, Sampled
 from evals.sources import Data, Loading, json_lines, package_folder
 from evals.statistics import strata, weighted
 from evals.tasks.bfcl_turns import MultiTurn
 from workbench.conversation import CheckSpec, Conversation
-from workbench.statistics import Estimate, mean_interval
+from workbench.records import Estimate, Sample
+from workbench.statistics import mean_interval
 
 SIMPLE = ("simple", "java", "javascript")
 NON_LIVE = (*SIMPLE, "multiple", "parallel", "parallel_multiple", "irrelevance")
@@ -180,7 +181,7 @@ def episode(question: Conversation) -> MultiTurn | None:
     return MultiTurn(question) if question.domain in MULTI_TURN else None
 
 
-def official_overall(rows: Sequence[Row]) -> dict[str, Estimate]:
+def official_overall(rows: Sequence[Sample]) -> dict[str, Estimate]:
     """BFCL v3's aggregation over the categories that were run, and each category.
 
     non_live: mean of (mean of simple, java, javascript), multiple, parallel, parallel_multiple and
@@ -213,7 +214,7 @@ def _benchmark(name: str, categories: Sequence[str], about: str, headline: str) 
             questions += [make(entry, category) for entry in chosen]
         return questions
 
-    def metrics(rows: Sequence[Row]) -> dict[str, Estimate]:
+    def metrics(rows: Sequence[Sample]) -> dict[str, Estimate]:
         found = official_overall(rows)
         if headline not in found:  # a category without a scored sample
             found[headline] = mean_interval([])

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from random import Random
 
-from evals.benchmark import Benchmark, Row, Sampled
-from evals.own_files import Read, answer, anything, own_id, text, texts, whole
+from evals.benchmark import Benchmark, Sampled
+from evals.own_files import Read, Row, answer, anything, own_id, text, texts, whole
 from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
 from workbench.conversation import CheckSpec, Conversation
-from workbench.statistics import Estimate
+from workbench.records import Estimate, Sample
 
 _PROMPT = (
     "Answer this multiple-choice question. Put the letter of the right option, and nothing else, "
@@ -86,7 +86,7 @@ def _mmlu_pro(loading: Loading) -> list[Conversation]:
     ]
 
 
-def _by_category(rows: Sequence[Row]) -> dict[str, Estimate]:
+def _by_category(rows: Sequence[Sample]) -> dict[str, Estimate]:
     return strata(rows)
 
 

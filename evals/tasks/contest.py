@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.benchmark import Benchmark, Row, Sampled
+from evals.benchmark import Benchmark, Sampled
 from evals.own_files import Read, answer, anything, text
 from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
 from workbench.conversation import CheckSpec, Conversation
-from workbench.statistics import Estimate
+from workbench.records import Estimate, Sample
 
 # NeMo-Skills' split test_v5_2407_2412, the one behind the paper's table (07/24 to 12/24).
 _FIRST, _LAST = "2024-07", "2024-12"
@@ -69,7 +69,7 @@ def _load(loading: Loading) -> list[Conversation]:
     return [question(row) for row in [r for r in rows if in_split(r)][: loading.limit]]
 
 
-def _by_difficulty(rows: Sequence[Row]) -> dict[str, Estimate]:
+def _by_difficulty(rows: Sequence[Sample]) -> dict[str, Estimate]:
     return strata(rows)
 
 

@@ -1,13 +1,14 @@
 """IFEval and IFBench: verifiable instructions, with the four official metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.benchmark import Benchmark, Row, Sampled
+from evals.benchmark import Benchmark, Sampled
 from evals.own_files import Read, answer, objects, text, texts
 from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
-from workbench.statistics import Estimate, mean_interval
+from workbench.records import Estimate, Sample
+from workbench.statistics import mean_interval
 
 _PROTOCOL = Sampled(samples=4, source="model card; average of 4 (VL paper's protocol)")
 _IFEVAL = Hub("google/IFEval", split="train")
@@ -43,29 +44,28 @@ def loose(asked: Conversation) -> dict[str, CheckSpec]:
     return {"loose": CheckSpec(spec.kind, spec.reference, {**spec.options, "strict": False})}
 
 
-def four_metrics(rows: Sequence[Row]) -> dict[str, Estimate]:
+def four_metrics(samples: Sequence[Sample]) -> dict[str, Estimate]:
     """Strict and loose, by prompt (all instructions followed) and by instruction."""
     out = {}
-    for name, verdicts in (
-        ("strict", [(r, r) for r in rows]),
-        (
-            "loose",
-            [(r, r["more"]["loose"]) for r in rows if r["more"]["loose"]["value"] is not None],
-        ),
-    ):
-        ids = [str(row["id"]) for row, _ in verdicts]
-        out[f"prompt_{name}"] = mean_interval([float(v["value"]) for _, v in verdicts], ids)
-        followed = [_followed(row, verdict) for row, verdict in verdicts]
+    for name in ("strict", "loose"):
+        verdicts: list[tuple[Sample, Mapping[str, Any]]] = [
+            (s, s.more["loose"] if name == "loose" else {"value": s.value, "why": s.why})
+            for s in samples
+        ]
+        known = [(sample, verdict) for sample, verdict in verdicts if verdict["value"] is not None]
+        ids = [sample.id for sample, _ in known]
+        out[f"prompt_{name}"] = mean_interval([float(v["value"]) for _, v in known], ids)
+        followed = [_followed(sample, verdict) for sample, verdict in known]
         flat = [float(x) for group in followed for x in group]
         groups = [key for key, group in zip(ids, followed, strict=True) for _ in group]
         out[f"instruction_{name}"] = mean_interval(flat, groups)
     return out
 
 
-def _followed(row: Row, verdict: Row) -> list[bool]:
+def _followed(sample: Sample, verdict: Mapping[str, Any]) -> list[bool]:
     found = verdict["why"].get("instructions")
     if found is None:  # an empty answer follows nothing
-        return [False] * len(row["reference"])
+        return [False] * len(sample.reference)
     return [bool(item["followed"]) for item in found]
 
 

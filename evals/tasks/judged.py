@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from evals.benchmark import Benchmark, Row, Sampled
+from evals.benchmark import Benchmark, Sampled
 from evals.own_files import Read, answer, objects, text
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text, rows_of
 from evals.statistics import ratio, strata
@@ -20,7 +20,8 @@ from reward.verdict import Verdict, decided, failed
 from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation, Message
 from workbench.errors import UserError
-from workbench.statistics import Estimate, mean_interval
+from workbench.records import Estimate, Sample
+from workbench.statistics import mean_interval
 
 _GYM = ("resources_servers",)  # of nemo-gym, which has the prompts too
 _HLE = Hub("cais/hle", columns=("id", "question", "answer", "image", "category"))
@@ -114,7 +115,7 @@ def _arena(loading: Loading) -> list[Conversation]:
     ]
 
 
-def win_rate(rows: Sequence[Row]) -> dict[str, Estimate]:
+def win_rate(samples: Sequence[Sample]) -> dict[str, Estimate]:
     """Arena-Hard's score: the share of battles won, ties half, a clear win or loss counted as three.
 
     That is what its Bradley-Terry fit gives for two players: the fitted chance of winning is the
@@ -122,17 +123,16 @@ def win_rate(rows: Sequence[Row]) -> dict[str, Estimate]:
     """
     parts = [
         (
-            str(row["id"]),
+            sample.id,
             sum(
-                w * p for w, p in zip(row["why"]["weights"], row["why"]["preferences"], strict=True)
+                w * p for w, p in zip(sample.why["weights"], sample.why["preferences"], strict=True)
             ),
-            float(sum(row["why"]["weights"])),
+            float(sum(sample.why["weights"])),
         )
-        for row in rows
+        for sample in samples
     ]
-    first = [float(row["why"]["preferences"][0]) for row in rows]
-    second = [float(row["why"]["preferences"][1]) for row in rows]
-    ids = [str(row["id"]) for row in rows]
+    first, second = ([float(s.why["preferences"][place]) for s in samples] for place in (0, 1))
+    ids = [sample.id for sample in samples]
     return {
         "win_rate": ratio(parts),
         # What the judge's taste for the first or the second place comes to.
@@ -247,16 +247,16 @@ class Dialogue:
         )
 
 
-def by_turn(rows: Sequence[Row]) -> dict[str, Estimate]:
+def by_turn(samples: Sequence[Sample]) -> dict[str, Estimate]:
     """The ratings (as shares of 10) of each turn and of each category."""
-    ids = [str(row["id"]) for row in rows]
+    ids = [sample.id for sample in samples]
     turns = {
         f"turn_{number + 1}": mean_interval(
-            [float(row["why"]["ratings"][number]) / 10 for row in rows], ids
+            [float(sample.why["ratings"][number]) / 10 for sample in samples], ids
         )
         for number in range(2)
     }
-    return {**turns, **strata(rows)}
+    return {**turns, **strata(samples)}
 
 
 BENCHMARKS = [

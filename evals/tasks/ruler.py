@@ -18,13 +18,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evals.benchmark import Benchmark, Row, Sampled
+from evals.benchmark import Benchmark, Sampled
 from evals.sources import Data, Loading, package_folder
 from evals.statistics import strata, weighted
 from reward.instructions_worker import punkt_folder
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
-from workbench.statistics import Estimate, mean_interval
+from workbench.records import Estimate, Sample
+from workbench.statistics import mean_interval
 
 # Task -> longest reply.
 TASKS = {
@@ -97,7 +98,7 @@ def ruler(name: str) -> Benchmark:
     )
 
 
-def mean_of_tasks(rows: Sequence[Row]) -> dict[str, Estimate]:
+def mean_of_tasks(rows: Sequence[Sample]) -> dict[str, Estimate]:
     """Unweighted mean of the 13 tasks, and each; no mean where a task has no scored sample."""
     parts = strata(rows)
     mean = mean_interval([])

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from evals.benchmark import Benchmark, Row, Sampled
+from evals.benchmark import Benchmark, Sampled
 from evals.own_files import Read, answer, anything, objects
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text
 from evals.statistics import ratio
@@ -24,7 +24,8 @@ from reward.verdict import Verdict, decided, failed
 from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
-from workbench.statistics import Estimate, mean_interval
+from workbench.records import Estimate, Sample
+from workbench.statistics import mean_interval
 
 _HUBS = [Hub("SciCode1/SciCode", split=split) for split in ("validation", "test")]
 _COLUMNS: dict[str, Read] = {
@@ -202,11 +203,9 @@ def _load(loading: Loading) -> list[Conversation]:
     return questions
 
 
-def by_step(rows: Sequence[Row]) -> dict[str, Estimate]:
+def by_step(samples: Sequence[Sample]) -> dict[str, Estimate]:
     """Steps passed by steps asked (the paper's number), and problems of which every step passes."""
-    parts = [
-        (str(row["id"]), float(row["why"]["passed"]), float(row["why"]["total"])) for row in rows
-    ]
+    parts = [(s.id, float(s.why["passed"]), float(s.why["total"])) for s in samples]
     whole = [float(above == below) for _, above, below in parts]
     return {
         "subtask_accuracy": ratio(parts),

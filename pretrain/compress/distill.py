@@ -82,7 +82,7 @@ def run(context: StageContext) -> None:
     train(context, student, tokenizer, Distillation(teacher))
     if rows:
         before = context.outputs.pop("held_out_before")
-        context.outputs["distance"] = summary(before, compare(student, teacher, rows))
+        context.outputs |= summary(before, compare(student, teacher, rows), config.teacher)
 
 
 def _held_out(config: DistillConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[Rows]:

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from model.loss import IGNORED, logit_slices
 from pretrain.rows import Rows
 from pretrain.train import last_hidden, shifted_labels
-from workbench.statistics import mean_interval_normal, paired_interval
+from workbench.records import to_json
+from workbench.statistics import mean_interval_normal, paired_difference
 
 FIGURES = ("kl", "next_token_loss", "agreement", "teacher_next_token_loss")
 """Of a row, means over its valid tokens. agreement: share of tokens at which both find the same one
@@ -62,15 +63,26 @@ def _wide(values: torch.Tensor) -> torch.Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def summary(before: dict[str, list[float]], after: dict[str, list[float]]) -> dict[str, Any]:
-    """For the manifest: each figure before and after with its 95% interval over rows, and the change
-    paired by row."""
-    out: dict[str, Any] = {"n": len(before["kl"])}
-    for name in FIGURES[:3]:
-        out[name] = {
-            "before": mean_interval_normal(before[name]).as_dict(),
-            "after": mean_interval_normal(after[name]).as_dict(),
-            "lift": paired_interval(before[name], after[name]).as_dict(),
-        }
-    out[FIGURES[3]] = mean_interval_normal(before[FIGURES[3]]).as_dict()
-    return out
+def summary(
+    before: dict[str, list[float]], after: dict[str, list[float]], teacher: str = "the teacher"
+) -> dict[str, Any]:
+    """For the manifest: the distance, each figure with its 95% interval over rows and the change paired
+    by row; and of these the agreement, for the report."""
+    what = {
+        "kl": "nats from the teacher's distribution",
+        "next_token_loss": "nats a held-out token",
+        "agreement": f"held-out tokens whose likeliest is that of {teacher}",
+    }
+    distance = {
+        name: to_json(
+            paired_difference(
+                before[name], after[name], what=words, unit="rows", share=name == "agreement"
+            )
+        )
+        for name, words in what.items()
+    }
+    own = to_json(mean_interval_normal(before[FIGURES[3]]))
+    return {
+        "distance": {"n": len(before["kl"]), **distance, FIGURES[3]: own},
+        "differences": [distance["agreement"]],
+    }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from rl.disjoint import check_tasks
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
-from rl.lift import lift
 from rl.rows import good_tasks, too_long, warnings_of
 from workbench.chat import prompt_ids
 from workbench.checkpoint import seed_everything
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
+from workbench.panels import PointsPanel
+from workbench.records import UNKNOWN, to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
+from workbench.statistics import paired_difference
 from workbench.strict_trainer import MetricsCallback, last_checkpoint
 
 _NAMES = {
@@ -67,7 +70,10 @@ def run(context: StageContext) -> None:
     after = held_out_success(player, held_out, context)
     context.outputs["held_out_after"] = after
     problems = [task.problem or task.id for task in held_out]
-    context.outputs["held_out"] = lift(context.outputs["held_out_before"], after, problems)
+    found = paired_difference(
+        context.outputs["held_out_before"], after, problems, what="held-out success"
+    )
+    context.outputs["differences"] = [to_json(found)]
     context.outputs["engine"] = player.engine.describe()
     save_model(load_model(policy), context.stage_dir / "model", tokenizer)
     player.engine.close()
@@ -154,7 +160,8 @@ def _round(
         _write_round(folder, groups, account.as_dict())
         write_json(kept, [pair.to_row() for pair in made])
     accounts = [read_json(_round_folder(context, n) / "account.json") for n in range(number + 1)]
-    context.note(rounds=accounts)
+    panels = to_json(_panels([float(account["success"]) for account in accounts]))
+    context.note(rounds=accounts, panels=panels)
     if (state / "model").is_dir():
         return state / "model"
     pairs: list[dict[str, Any]] = read_json(kept)
@@ -173,6 +180,21 @@ def _round(
 
 def _round_folder(context: StageContext, number: int) -> Path:
     return context.stage_dir / "rounds" / str(number)
+
+
+def _panels(shares: Sequence[float]) -> list[PointsPanel]:
+    """Success while playing the training tasks, round by round, once there are two."""
+    if len(shares) < 2:
+        return []
+    return [
+        PointsPanel(
+            "Success while playing, before each round's training",
+            [float(place) for place in range(len(shares))],
+            [replace(UNKNOWN, value=share) for share in shares],
+            x_names=[f"round {place + 1}" for place in range(len(shares))],
+            whole=True,
+        )
+    ]
 
 
 def check_broken(groups: Sequence[Sequence[Trajectory]], limit: float) -> None:

@@ -1,10 +1,9 @@
 """Stage kind `merge`: two models in, the best point of the line between them out."""
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,20 @@ from rl.merge.config import MergeConfig
 from rl.merge.linear import check_mergeable, interpolate
 from workbench import registry
 from workbench.errors import UserError
-from workbench.rundir import new_folder, read_json_lines
-from workbench.stage import StageContext
-from workbench.statistics import (
+from workbench.panels import PointsPanel
+from workbench.records import (
+    RESULT,
+    Difference,
     Estimate,
-    mean_of_estimates,
-    paired_interval,
-    problem_of,
-    problems_of,
-    unpaired_interval,
+    Questions,
+    questions_of,
+    read_result,
+    read_samples,
+    to_json,
 )
+from workbench.rundir import new_folder
+from workbench.stage import StageContext
+from workbench.statistics import difference_of_models, mean_of_estimates, unpaired_difference
 
 # The evals package stands beside this one and neither imports the other: it is asked by name.
 _SWEEP = "evals.stage:sweep"
@@ -29,13 +32,11 @@ _SWEEP = "evals.stage:sweep"
 
 @dataclass(frozen=True)
 class Part:
-    """One benchmark at one alpha. estimate: of the metric. values: question -> mean value of its
-    samples; None where the metric is not the samples' mean, and so cannot be paired by question.
-    problems: question -> its problem."""
+    """One benchmark at one alpha. estimate: of the metric. questions: None where the metric is not the
+    samples' mean, and so cannot be paired by question."""
 
     estimate: Estimate
-    values: dict[str, float] | None
-    problems: dict[str, str] = field(default_factory=dict)
+    questions: Questions | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def run(context: StageContext) -> None:
     best = pick([p for p in points if p.alpha in config.alphas])
     with new_folder(context.stage_dir / "model") as folder:
         interpolate(first, second, best.alpha, folder)
-    context.outputs |= summary(points, best, config.metric)
+    context.outputs |= summary(points, best, config.metric, config.needs)
 
 
 def _two_models(context: StageContext) -> tuple[Path, Path]:
@@ -108,34 +109,28 @@ def read_point(folder: Path, alpha: float, metric: str) -> Point:
     Raises: UserError where the metric is not in the results, or has no number.
     """
     parts = dict[str, Part]()
-    for path in sorted(folder.glob("*/results.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-        if metric not in found:
+    for path in sorted(folder.glob(f"*/{RESULT}")):
+        metrics = read_result(path).metrics
+        if metric not in metrics:
             raise UserError(
-                f"merge: metric {metric!r} is not measured; there are: {', '.join(found)}"
+                f"merge: metric {metric!r} is not measured; there are: {', '.join(metrics)}"
             )
-        parts[path.parent.name] = _part(found[metric], path.with_name("samples.jsonl"))
+        parts[path.parent.name] = _part(metrics[metric], path.parent)
     scores = [part.estimate.value for part in parts.values()]
     if not scores or not all(map(math.isfinite, scores)):
         raise UserError(f"merge: no {metric} was measured at alpha {alpha:g} (see {folder})")
     return Point(alpha, sum(scores) / len(scores), parts)
 
 
-def _part(found: dict[str, Any], samples: Path) -> Part:
-    values, problems = dict[str, list[float]](), dict[str, str]()
-    for row in read_json_lines(samples):
-        if isinstance(row.get("value"), int | float):
-            values.setdefault(str(row["id"]), []).append(float(row["value"]))
-            problems[str(row["id"])] = problem_of(row)
-    flat = [value for own in values.values() for value in own]
-    value, stderr, low, high = (
-        math.nan if x is None else float(x)
-        for x in (found["value"], found["stderr"], *found["ci95"])
-    )
-    estimate = Estimate(value, stderr, low, high, len(values))
-    if not flat or not math.isclose(sum(flat) / len(flat), value, rel_tol=0.0, abs_tol=1e-9):
+def _part(estimate: Estimate, folder: Path) -> Part:
+    questions = questions_of(read_samples(folder))
+    estimate = replace(estimate, n=len(questions))
+    values = [float(s.value or 0) for question in questions.values() for s in question.samples]
+    if not values or not math.isclose(
+        sum(values) / len(values), estimate.value, rel_tol=0.0, abs_tol=1e-9
+    ):
         return Part(estimate, None)
-    return Part(estimate, {key: sum(own) / len(own) for key, own in values.items()}, problems)
+    return Part(estimate, questions)
 
 
 def pick(points: Sequence[Point]) -> Point:
@@ -143,36 +138,48 @@ def pick(points: Sequence[Point]) -> Point:
     return max(points, key=lambda p: (p.score, -abs(p.alpha - 0.5)))
 
 
-def summary(points: Sequence[Point], best: Point, metric: str) -> dict[str, Any]:
+def summary(
+    points: Sequence[Point], best: Point, metric: str, names: Sequence[str]
+) -> dict[str, Any]:
     """What goes into the manifest: the sweep, and the pick against each end, both in the metric that
-    picked and with every benchmark weighing the same, as in the score."""
-    against = {}
-    for end in (p for p in points if p.alpha in (0.0, 1.0) and p is not best):
-        gain = _mean([_gain(part, best.parts[name]) for name, part in end.parts.items()])
-        against[f"alpha {end.alpha:g}"] = gain.as_dict() | {"n": gain.n}
+    picked and with every benchmark weighing the same, as in the score. names: the models at the ends.
+    """
+    spreads = [mean_of_estimates([p.estimate for p in point.parts.values()]) for point in points]
+    of = dict(zip([point.alpha for point in points], spreads, strict=True))
+    differences = []
+    for end, name in zip((0.0, 1.0), names, strict=True):
+        for point in (p for p in points if p.alpha == end and p is not best):
+            parts = [_difference(part, best.parts[key]) for key, part in point.parts.items()]
+            change = mean_of_estimates([part.difference for part in parts])
+            what = f"{metric} at alpha {best.alpha:g}, from {name}"
+            differences.append(
+                Difference(
+                    of[end], of[best.alpha], change, what=what, against=name,
+                    note="the questions that picked alpha",
+                )
+            )  # fmt: skip
+    panel = PointsPanel(
+        f"{metric} by alpha", [*of], spreads, "alpha", note=f"0 is {names[0]}, 1 is {names[1]}"
+    )
     return {
         "alpha": best.alpha,
         "metric": metric,
-        "sweep": [_as_row(p) for p in points],
-        "lift_against": against,
+        "models": dict(zip(("alpha 0", "alpha 1"), names, strict=True)),
+        "sweep": [_as_row(point) for point in points],
+        "differences": to_json(differences),
+        "panels": to_json([panel]) if len(points) > 1 else [],
     }
 
 
 def _as_row(point: Point) -> dict[str, Any]:
-    spread = _mean([part.estimate for part in point.parts.values()])
-    interval = [spread.low, spread.high]
-    return {"alpha": point.alpha, "score": point.score, "n": spread.n, "ci95": interval}
+    spread = mean_of_estimates([part.estimate for part in point.parts.values()])
+    return {"alpha": point.alpha, **to_json(spread)}
 
 
-def _gain(before: Part, after: Part) -> Estimate:
+def _difference(before: Part, after: Part) -> Difference:
     """Paired by question and clustered by problem, where both have values of them."""
-    if before.values is None or after.values is None:
-        return unpaired_interval(before.estimate, after.estimate)
-    both = [key for key in before.values if key in after.values]
-    old, new = [before.values[k] for k in both], [after.values[k] for k in both]
-    return paired_interval(old, new, problems_of(both, before.problems, after.problems))
-
-
-def _mean(parts: Sequence[Estimate]) -> Estimate:
-    # The mean of one would lose the interval's own form (Wilson's).
-    return parts[0] if len(parts) == 1 else mean_of_estimates(parts)
+    if before.questions is not None and after.questions is not None:
+        found = difference_of_models(before.questions, after.questions)
+        if found is not None:
+            return found
+    return unpaired_difference(before.estimate, after.estimate)

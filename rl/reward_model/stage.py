@@ -27,9 +27,10 @@ from workbench.checkpoint import seed_everything
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
+from workbench.records import Difference, to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
-from workbench.statistics import mean_interval, paired_interval
+from workbench.statistics import paired_difference
 from workbench.strict_trainer import MetricsCallback, StrictResume, last_checkpoint, pair_arguments
 
 _NAMES = {
@@ -62,7 +63,7 @@ def run(context: StageContext) -> None:
     before = pair_values(model, held_out, tokenizer)
     _train(context, model, tokenizer, data["train"]["rows"])
     after = pair_values(model.eval(), held_out, tokenizer)
-    context.outputs["pair_accuracy"] = pair_accuracy(held_out, before, after)
+    context.outputs["differences"] = [to_json(pair_accuracy(held_out, before, after))]
     shutil.rmtree(context.stage_dir / "model", ignore_errors=True)
     save_score_model(model, context.stage_dir / "model", tokenizer)
     shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
@@ -143,16 +144,12 @@ def pair_values(model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: An
 
 def pair_accuracy(
     rows: Sequence[dict[str, Any]], before: Sequence[float], after: Sequence[float]
-) -> dict[str, Any]:
-    """Share of pairs that are in order, untrained and trained, and the difference; intervals are
-    clustered by prompt."""
+) -> Difference:
+    """Share of pairs that are in order, untrained and trained; intervals are clustered by prompt."""
     prompts = [r["prompt"] for r in rows]
-    size = {"pairs": len(rows), "prompts": len(set(prompts))}
-    return {
-        "untrained": mean_interval(before, prompts).as_dict() | size,
-        "held_out": mean_interval(after, prompts).as_dict() | size,
-        "lift": paired_interval(before, after, prompts).as_dict() | size,
-    }
+    what = "better reply of a held-out pair scores higher"
+    unit = f"pairs of {len(set(prompts))} prompts"
+    return paired_difference(before, after, prompts, what=what, unit=unit)
 
 
 @dataclass

@@ -60,7 +60,7 @@ def test_a_model_is_pruned_and_distilled_and_engines_load_it(tmp_path: Path) -> 
     assert "Loss of distill by tokens" in (run / "report.html").read_text()
     distance = manifest(run, "distill")["outputs"]["distance"]
     assert distance["n"] == 4
-    assert distance["kl"]["lift"]["value"] < 0
+    assert distance["kl"]["difference"]["value"] < 0
     assert 0 < distance["agreement"]["after"]["value"] <= 1
     check_engine(run / "prune" / "model")
 

@@ -60,7 +60,7 @@ def test_a_run_survives_the_death_of_its_driver_ctrl_c_and_the_death_of_its_engi
     assert kept(run, "grpo", 2) == before
     attempts = {name: tiny.manifest(run, name)["attempts"] for name in stages}
     assert attempts == {"tokenizer": 1, "pretrain": 1, "grpo": 3}
-    held_out = tiny.manifest(run, "grpo")["outputs"]["held_out"]
-    assert (held_out["n"], held_out["failed"]) == (4, 0)
+    (held_out,) = tiny.manifest(run, "grpo")["outputs"]["differences"]
+    assert (held_out["difference"]["n"], held_out["failed"]) == (4, 0)
     tiny.no_one_left(mark)
     assert not agents & set(tiny.marked(mark))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from reports import write_report
 from tests.fake_run import write_fake_run
-from workbench.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evals.report import write_pages
+from reports import read_run, write_pages
 from tests.fake_run import HOSTILE, write_fake_run
 from tests.integration.test_report_chromium import CHROMIUM, _chromium, _measure
 
@@ -23,12 +23,13 @@ def run(tmp_path: Path) -> Path:
     for path in (root / "evals").glob("*/*/results.json"):
         data = json.loads(path.read_text())
         path.write_text(json.dumps(data | {"headline": "accuracy"}))
+    part = {"value": 0.1, "stderr": 0.1, "ci95": [-0.1, 0.3], "n": 30}
     compared = {
-        "benchmark": "mini-math", "before": "sft1", "after": HOSTILE, "difference": 0.1,
-        "ci95": [-0.1, 0.3], "n": 30, "p": 0.2, "p_holm": None, "note": HOSTILE,
+        "benchmark": "mini-math", "against": "sft1", "model": HOSTILE, "difference": part,
+        "before": part, "after": part, "p": 0.2, "p_holm": None, "note": HOSTILE,
     }  # fmt: skip
     (root / "evals" / "comparisons.json").write_text(json.dumps([compared]))
-    write_pages(root)
+    write_pages(read_run(root))
     return root
 
 

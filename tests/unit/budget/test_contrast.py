@@ -1,18 +1,14 @@
 """One model against another at each budget: numbers derived by hand."""
 
-from typing import Any
-
 import pytest
 
 from budget.curves import contrast
 from workbench.errors import UserError
+from workbench.records import Sample, Tokens, to_json
 
 
-def row(
-    question: str, answer: int, value: float | None = 1.0, formed: bool = True
-) -> dict[str, Any]:
-    tokens = {"thinking": 4, "answer": answer}
-    return {"id": question, "value": value, "well_formed": formed, "tokens": tokens}
+def row(question: str, answer: int, value: float | None = 1.0, formed: bool = True) -> Sample:
+    return Sample(question, value=value, well_formed=formed, tokens=Tokens(4, answer))
 
 
 def test_a_contrast_by_hand() -> None:
@@ -37,7 +33,7 @@ def test_a_contrast_by_hand() -> None:
     assert small.growth.stderr == pytest.approx(0.5)
     assert small.growth.low == pytest.approx(-18.5 - 1.959964 * 0.5)
     assert (free.growth.value, free.answer.value) == (0.0, 1.0)
-    assert free.as_dict()["growth"] == {"value": 0.0, "stderr": 0.0, "ci95": [0.0, 0.0], "n": 2}
+    assert to_json(free)["growth"] == {"value": 0.0, "stderr": 0.0, "ci95": [0.0, 0.0], "n": 2}
 
 
 def test_what_cannot_be_contrasted_is_said() -> None:

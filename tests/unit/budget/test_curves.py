@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from budget.curves import curve, ratio_interval
+from budget.curves import curve
 from workbench.errors import UserError
+from workbench.records import Sample, from_json, to_json
+from workbench.statistics import ratio_interval
 
 
-def row(question: str, answer: int, **others: Any) -> dict[str, Any]:
+def row(question: str, answer: int, **others: Any) -> Sample:
     fields = {"id": question, "value": 1.0, "well_formed": True}
-    return {**fields, "tokens": {"thinking": 9, "answer": answer}, **others}
+    return from_json(Sample, {**fields, "tokens": {"thinking": 9, "answer": answer}, **others})
 
 
 def test_a_curve_by_hand() -> None:
@@ -37,7 +39,7 @@ def test_a_curve_by_hand() -> None:
     assert small.ratio.value == pytest.approx(80 / 30)
     assert (free.growth.value, free.ratio.value, free.ratio.stderr) == (0.0, 1.0, 0.0)
     assert math.isnan(free.adherence.value)
-    shown = free.as_dict()
+    shown = to_json(free)
     assert shown["adherence"] == {"value": None, "stderr": None, "ci95": [None, None], "n": 0}
     assert shown["ratio"] == {"value": 1.0, "stderr": 0.0, "ci95": [1.0, 1.0], "n": 2}
 
@@ -60,7 +62,7 @@ def test_the_ratios_interval_covers_the_truth() -> None:
 
 
 def test_what_cannot_be_compared_is_said() -> None:
-    cases: list[tuple[dict[int | None, list[dict[str, Any]]], str]] = [
+    cases: list[tuple[dict[int | None, list[Sample]], str]] = [
         ({}, "no scored sample"),
         ({8: [row("a", 1, value=None)]}, "no scored sample at budget 8"),
         ({8: [row("a", 1)], None: [row("b", 1)]}, "share no question"),

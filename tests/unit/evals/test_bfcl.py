@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from evals.statistics import by_question
 from evals.tasks import bfcl
 from evals.tasks.bfcl_turns import MOST_STEPS, MultiTurn, call_string, is_endless
 from reward import check
 from reward.tools import _ast_checker
 from workbench.chat import Reply
 from workbench.errors import UserError
+from workbench.records import Sample, questions_of
 
 # Entries of each category [facts of the package].
 COUNTS = {
@@ -271,7 +271,7 @@ def test_overall_is_the_official_aggregation(tmp_path: Path) -> None:
     """The same per-category accuracies through bfcl-eval's own leaderboard code."""
     counts = {**COUNTS, **dict.fromkeys(bfcl.MULTI_TURN, 200)}
     rows = [
-        {"id": f"{category}_{i}", "domain": category, "value": float((i * 7 + k) % 11 < 3 + k % 6)}
+        Sample(f"{category}_{i}", domain=category, value=float((i * 7 + k) % 11 < 3 + k % 6))
         for k, (category, n) in enumerate(counts.items())
         for i in range(n)
     ]
@@ -293,7 +293,7 @@ def test_overall_is_the_official_aggregation(tmp_path: Path) -> None:
 
     assert round(100 * found["overall"].value, 2) == percent("Overall Acc")
     assert round(100 * found["multi_turn"].value, 2) == percent("Multi Turn Acc")
-    assert len(by_question(rows)) == sum(counts.values())
+    assert len(questions_of(rows)) == sum(counts.values())
 
 
 def test_the_prompt_shows_json_schemas() -> None:

@@ -16,6 +16,7 @@ from evals.command import SweepCommand
 from evals.models import Model
 from evals.run import Progress, Stopped
 from evals.sweep import must_answer
+from reports import read_run, write_pages
 from tests.judge_server import Said, judge_server
 from workbench.errors import UserError
 from workbench.recipe import load
@@ -57,7 +58,7 @@ def test_sigterm_stops_a_sweep_once_ray_has_put_its_own_handler_in_place(
     monkeypatch.setattr("workbench.cluster.disconnect", lambda: None)
     monkeypatch.setattr("evals.sweep.sweep", sweep)
     out = io.StringIO()
-    assert command.run(out) == 1
+    assert command.run(out, lambda root: []) == 1
     assert by_ray == []
     assert "the same command continues" in out.getvalue()
 
@@ -174,7 +175,7 @@ def test_a_sweep_says_what_stayed_and_where_its_pages_are(
     def sweep(models: Any, config: Any, *, out: Path, seed: int, watch: Any) -> Any:
         metric = {"accuracy": {"value": 0.5, "stderr": 0.1, "ci95": [0.3, 0.7]}}
         made = [
-            {"benchmark": "mini-math", "budget": budget, "n": n, "num_samples": 1, "failed": 0,
+            {"model": "grpo", "benchmark": "mini-math", "budget": budget, "n": n, "num_samples": 1, "failed": 0,
              "truncated": 0, "headline": "accuracy", "metrics": metric, "well_formed_rate": 1.0,
              "sampling": {"limit": n}}
             for budget, n in ((None, 60), (4, 5))
@@ -184,13 +185,13 @@ def test_a_sweep_says_what_stayed_and_where_its_pages_are(
 
     monkeypatch.setattr("evals.sweep.sweep", sweep)
     out = io.StringIO()
-    assert command.run(out) == 0
+    assert command.run(out, lambda root: write_pages(read_run(root))) == 0
     kept = [line for line in out.getvalue().splitlines() if "are there already" in line]
     assert len(kept) == 1
     assert kept[0].startswith("grpo: mini-math: ")
     run = tmp_path / "mini"
     assert f"table and samples: {run / 'evals' / 'index.html'}" in out.getvalue()
-    assert f"the run's report, curves by budget: {run / 'report.html'}" in out.getvalue()
+    assert f"reports: {run / 'report.html'}" in out.getvalue()
     assert 'href="evals/index.html"' in (run / "report.html").read_text()
     assert 'href="../report.html"' in (run / "evals" / "index.html").read_text()
 

@@ -250,24 +250,25 @@ def test_a_sweep_of_one_model_takes_no_comparison_away(
 
     def contrasts() -> list[tuple[str, str, int]]:
         rows = json.loads((tmp_path / "budget_contrasts.json").read_text())
-        return [(row["before"], row["after"], row["points"][0]["questions"]) for row in rows]
+        return [(row["against"], row["model"], row["points"][0]["questions"]) for row in rows]
 
     first = run("a", "b", limit=4)
-    pairs = [(row["benchmark"], row["before"], row["after"]) for row in first]
+    pairs = [(row["benchmark"], row["against"], row["model"]) for row in first]
     assert pairs == [("sums", "a", "b"), ("sums@8", "a", "b")]
     assert contrasts() == [("a", "b", 4)]
     assert run("b", limit=4) == first
     assert contrasts() == [("a", "b", 4)]
     # The other order replaces a pair, more models add theirs, and Holm's family is all of them.
     more = run("b", "a", "c", limit=4)
-    assert [(row["before"], row["after"]) for row in more if row["benchmark"] == "sums"] == [
+    assert [(row["against"], row["model"]) for row in more if row["benchmark"] == "sums"] == [
         ("b", "a"), ("b", "c"), ("a", "c"),
     ]  # fmt: skip
     # A name is no number.
-    assert [row["after"] for row in run("b", "NaNo", limit=4) if "NaNo" in row["after"]]
+    assert [row["model"] for row in run("b", "NaNo", limit=4) if "NaNo" in row["model"]]
     # What is taken over is worked out again from what there is now.
-    assert {row["n"] for row in run("a")} == {4}
-    assert {row["n"] for row in run("b") if {row["before"], row["after"]} == {"a", "b"}} == {7}
+    assert {row["difference"]["n"] for row in run("a")} == {4}
+    pair = [row for row in run("b") if {row["against"], row["model"]} == {"a", "b"}]
+    assert {row["difference"]["n"] for row in pair} == {7}
 
 
 def test_replies_are_found_under_another_name_of_the_model(

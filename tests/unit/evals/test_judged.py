@@ -23,6 +23,7 @@ from reward.judging import preference, rating
 from tests.judge_server import Said, judge_server
 from workbench.chat import Reply
 from workbench.errors import UserError
+from workbench.records import Sample
 
 TEMPLATE = "Q {question} GIVEN {generated_answer} RIGHT {expected_answer}"
 PAIR = {"system": "compare", "template": "Q {question} 1<{answer_1}> 2<{answer_2}>"}
@@ -108,10 +109,10 @@ def test_both_orders_are_asked_and_seen_from_the_replys_side(
     assert texts == ["Q q 1<mine> 2<theirs>", "Q q 1<theirs> 2<mine>"]
 
 
-def _battle(id: str, labels: tuple[str, str]) -> dict[str, Any]:
+def _battle(id: str, labels: tuple[str, str]) -> Sample:
     scores = {"A>>B": (1, 3), "A>B": (1, 1), "A=B": (0.5, 1), "B>A": (0, 1), "B>>A": (0, 3)}
     (first, w1), (second, w2) = (scores[label] for label in labels)
-    return {"id": id, "why": {"preferences": [first, 1 - second], "weights": [w1, w2]}}
+    return Sample(id, why={"preferences": [first, 1 - second], "weights": [w1, w2]})
 
 
 def test_win_rate_is_the_bradley_terry_fit_of_arena_hard() -> None:

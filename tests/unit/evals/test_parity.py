@@ -17,6 +17,7 @@ from evals.sources import Loading, json_lines, package_folder
 from evals.tasks.choice import shuffled
 from evals.tasks.instructions import four_metrics, question
 from reward import CheckItem, check, check_all
+from workbench import records
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
@@ -93,7 +94,7 @@ def test_ifbench_scores_its_294_shipped_responses_as_its_own_code(official: Any)
             followed = [i["followed"] for i in own["why"]["instructions"]]
             assert followed == verdict.follow_instruction_list, row["key"]
     assert len(undecided) == 6
-    metrics = four_metrics(ours)
+    metrics = four_metrics([records.from_json(records.Sample, row) for row in ours])
     for place, name in enumerate(("strict", "loose")):
         verdicts = [found[place] for found in theirs]
         whole = sum(v.follow_all_instructions for v in verdicts) / len(verdicts)
@@ -171,7 +172,10 @@ def test_ifeval_reads_a_local_file_and_gives_the_four_metrics(nowhere: Loading) 
     # The second reply is quoted once its first line is dropped, which only the loose rule does.
     replies = ["no comma", 'Sure, here.\n"quoted, yes"']
     found = four_metrics(
-        [_score(q, reply, "ifeval") for q, reply in zip(asked, replies, strict=True)]
+        [
+            records.from_json(records.Sample, _score(q, reply, "ifeval"))
+            for q, reply in zip(asked, replies, strict=True)
+        ]
     )
     assert {name: e.value for name, e in found.items()} == pytest.approx(
         {

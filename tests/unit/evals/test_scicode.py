@@ -15,6 +15,7 @@ from evals.tasks.scicode import TARGETS, Steps, by_step, run_step
 from reward.sandbox import SandboxError
 from workbench.chat import Reply
 from workbench.errors import UserError
+from workbench.records import Sample
 
 # Problems of one step, and of the long one the first two steps.
 PROBLEMS = {"1": 1, "4": 1, "10": 2}
@@ -95,9 +96,9 @@ def test_each_step_counts_and_sees_the_models_own_earlier_code(data: Path) -> No
     assert (verdict.value, verdict.parts["passed"], verdict.parts["total"]) == (0.5, 1, 2)
     assert list(verdict.parts["errors"]) == ["10.1"]
     rows = [
-        {"id": "10", "why": verdict.parts},
-        {"id": "1", "why": {"passed": 1, "total": 1}},
-        {"id": "3", "why": {"passed": 0, "total": 2}},
+        Sample("10", why=verdict.parts),
+        Sample("1", why={"passed": 1, "total": 1}),
+        Sample("3", why={"passed": 0, "total": 2}),
     ]
     found = by_step(rows)
     assert found["subtask_accuracy"].value == pytest.approx(2 / 5)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import evals.statistics
 from engine.protocol import Sampling
 from evals.jobs import Job
 from evals.registry import benchmark
 from evals.statistics import (
-    compare,
     detectable,
     holm,
     majority_value,
@@ -24,7 +24,8 @@ from evals.statistics import (
     weighted,
 )
 from evals.summary import summarise
-from workbench.statistics import Estimate, mean_interval
+from workbench.records import Difference, Estimate, Sample, from_json, questions_of
+from workbench.statistics import mean_interval
 
 
 @pytest.mark.parametrize(("n", "c"), [(4, 1), (5, 2), (6, 0), (6, 6), (7, 3)])
@@ -39,8 +40,18 @@ def test_pass_at_more_than_was_sampled_is_unknown() -> None:
     assert math.isnan(pass_at_k(4, 2, 8))
 
 
-def _row(question: str, value: float, answer: str | None) -> dict[str, object]:
-    return {"id": question, "value": value, "why": {"extracted": answer} if answer else {}}
+def _row(question: str, value: float, answer: str | None) -> Sample:
+    return Sample(question, value=value, why={"extracted": answer} if answer else {})
+
+
+def compare(
+    before: dict[str, float], after: dict[str, float], problems: dict[str, str] | None = None
+) -> Difference | None:
+    old, new = (
+        questions_of(Sample(q, value=v, problem=(problems or {}).get(q)) for q, v in side.items())
+        for side in (before, after)
+    )
+    return evals.statistics.compare(old, new)
 
 
 def test_majority() -> None:
@@ -215,7 +226,9 @@ def test_every_metric_of_a_result_is_clustered_by_problem() -> None:
     alone = mean_interval([float(i < 2) for i in range(6)])
     for name in ("accuracy", "pass@1", "maj@2"):
         assert result["metrics"][name]["stderr"] == pytest.approx(alone.stderr), name
-    assert strata(rows)["d"].stderr == pytest.approx(alone.stderr)
+    assert strata([from_json(Sample, row) for row in rows])["d"].stderr == pytest.approx(
+        alone.stderr
+    )
 
 
 def test_detectable_difference_has_80_percent_power() -> None:
@@ -237,12 +250,13 @@ def test_holm() -> None:
 
 
 def test_weighted_strata() -> None:
-    rows = [
-        {"id": str(i), "domain": "a" if i < 4 else "b", "value": float(i % 2)} for i in range(8)
-    ]
-    parts = strata(rows)
+    parts = strata(
+        [Sample(str(i), domain="a" if i < 4 else "b", value=float(i % 2)) for i in range(8)]
+    )
     assert parts["a"].value == 0.5
-    found = weighted([(0.25, Estimate(0.8, 0.02, 0, 1, 10)), (0.75, Estimate(0.4, 0.04, 0, 1, 30))])
+    found = weighted(
+        [(0.25, Estimate(0.8, 0.02, (0, 1), 10)), (0.75, Estimate(0.4, 0.04, (0, 1), 30))]
+    )
     assert found.value == pytest.approx(0.5)
     assert found.stderr == pytest.approx(math.sqrt((0.25 * 0.02) ** 2 + (0.75 * 0.04) ** 2))
     assert found.n == 40

@@ -192,9 +192,9 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
         one.step += 1
     after = compare(one.model, large, held_out)
     assert sum(after["kl"]) < 0.8 * sum(before["kl"])
-    found = summary(before, after)
+    found = summary(before, after)["distance"]
     assert found["n"] == 6
-    assert found["kl"]["lift"]["ci95"][1] < 0
+    assert found["kl"]["difference"]["ci95"][1] < 0
 
 
 def test_held_out_figures_are_those_of_whole_logits(unbalanced: Rows) -> None:

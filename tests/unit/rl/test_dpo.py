@@ -22,12 +22,12 @@ from rl.dpo import stage as dpo_stage
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import make_pairs, to_side
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
-from rl.lift import lift
 from workbench.chat import prompt_ids, stop_ids
 from workbench.errors import UserError
 from workbench.recipe import build
 from workbench.rundir import Manifest, RunDir
 from workbench.stage import StageContext
+from workbench.statistics import paired_difference
 from workbench.strict_trainer import last_checkpoint
 
 SMALL: dict[str, Any] = {
@@ -205,17 +205,21 @@ def test_options_are_checked() -> None:
     assert trl_config(_config(trl={"loss_type": ["ipo"]}), Path("x"), 1).loss_type == ["ipo"]
 
 
-def test_lift_is_paired_and_leaves_failures_out() -> None:
-    found = lift([0, 0, 1, None, 0], [1, 0, 1, 1, None])
-    assert found["n"] == 3 and found["failed"] == 2
-    assert found["lift"]["value"] == pytest.approx(1 / 3)
+def test_a_difference_is_paired_and_leaves_failures_out() -> None:
+    found = paired_difference([0, 0, 1, None, 0], [1, 0, 1, 1, None])
+    assert found.n == 3 and found.failed == 2
+    assert found.difference.value == pytest.approx(1 / 3)
     # Two wordings of each of two problems, one of which is learnt: 0.5 of 2, not of 4 independent.
-    same = lift([0, 0, 0, 0], [1, 1, 0, 0], ["a", "a", "b", "b"])
-    assert (same["n"], same["problems"], same["lift"]["value"]) == (4, 2, 0.5)
-    assert same["lift"]["stderr"] == pytest.approx(0.5) == same["after"]["stderr"]
+    same = paired_difference([0, 0, 0, 0], [1, 1, 0, 0], ["a", "a", "b", "b"])
+    assert (same.n, same.problems, same.difference.value) == (4, 2, 0.5)
+    assert same.difference.stderr == pytest.approx(0.5) == same.after.stderr
     # Wilson's: three failures of three are no proof of a success rate of 0.
-    assert lift([0, 0, 0], [1, 1, 1])["before"]["ci95"] == pytest.approx([0, 0.5615], abs=1e-4)
-    assert lift([0, 0, 0], [1, 1, 1])["after"]["ci95"] == pytest.approx([0.4385, 1], abs=1e-4)
+    assert paired_difference([0, 0, 0], [1, 1, 1]).before.ci95 == pytest.approx(
+        [0, 0.5615], abs=1e-4
+    )
+    assert paired_difference([0, 0, 0], [1, 1, 1]).after.ci95 == pytest.approx(
+        [0.4385, 1], abs=1e-4
+    )
 
 
 def _engine(tokenizer: Any) -> ScriptedEngine:
@@ -270,7 +274,8 @@ def test_the_stage_plays_pairs_trains_and_repeats(
     # Six tasks, two of four episodes succeed each: four pairs a task, twelve steps a round.
     assert [r["pairs"] for r in out["rounds"]] == [24, 24]
     assert [r["success"] for r in out["rounds"]] == [0.5, 0.5]
-    assert out["held_out"]["n"] == 4 and out["held_out"]["lift"]["value"] == 0
+    (found,) = out["differences"]
+    assert found["difference"]["n"] == 4 and found["difference"]["value"] == 0
     assert engine.closed and engine.version == 2
     steps = [json.loads(x)["step"] for x in (context.stage_dir / "metrics.jsonl").open()]
     assert steps == list(range(1, 25))

@@ -18,6 +18,7 @@ from rl.merge.plan import plan_merge
 from rl.merge.stage import Point, pick, read_point, summary
 from workbench.errors import UserError
 from workbench.recipe import build
+from workbench.records import to_json
 from workbench.rundir import Manifest, RunDir, write_json
 from workbench.stage import StageContext
 from workbench.statistics import mean_interval, paired_interval
@@ -131,11 +132,15 @@ def test_picks_the_best_and_among_equals_the_middle() -> None:
     assert pick(points).alpha == 0.4
 
 
+def _result(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {"model": "m", "benchmark": "b", "budget": None, "n": 1, "metrics": metrics}
+
+
 def _measured(folder: Path, benchmarks: dict[str, list[float]], alpha: float) -> Point:
     for name, values in benchmarks.items():
         found = mean_interval(values)
         own = folder / f"{alpha:g}" / name
-        write_json(own / "results.json", {"metrics": {"accuracy": found.as_dict()}})
+        write_json(own / "results.json", _result({"accuracy": to_json(found)}))
         rows = [{"id": f"q{i}", "value": value} for i, value in enumerate(values)]
         (own / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return read_point(folder / f"{alpha:g}", alpha, "accuracy")
@@ -149,8 +154,10 @@ def test_the_intervals_weigh_benchmarks_as_the_score_does(tmp_path: Path) -> Non
         tmp_path, {"large": [1.0] * 40 + [0.0] * 60, "small": [1.0] * 4 + [0.0] * 6}, 0.4
     )
     assert (end.score, best.score) == (0.25, 0.4)
-    found = summary([end, best], best, "accuracy")
-    gain = found["lift_against"]["alpha 0"]
+    found = summary([end, best], best, "accuracy", ["left", "right"])
+    (difference,) = found["differences"]
+    assert difference["against"] == "left"
+    gain = difference["difference"]
     assert gain["value"] == pytest.approx(0.15) and gain["n"] == 110
     large = paired_interval([1.0] * 50 + [0.0] * 50, [1.0] * 40 + [0.0] * 60)
     small = paired_interval([0.0] * 10, [1.0] * 4 + [0.0] * 6)
@@ -210,7 +217,7 @@ def test_the_stage_picks_by_the_named_metric(
             for m, v in (("accuracy", alpha), ("score", 1 - abs(alpha - 0.3)))
         }
         folder = out / name / "mini-math-validation"
-        write_json(folder / "results.json", {"metrics": metrics})
+        write_json(folder / "results.json", _result(metrics))
         rows = [{"id": f"q{i}", "value": float(i / 10 < alpha)} for i in range(10)]
         (folder / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
@@ -235,7 +242,8 @@ def test_the_stage_picks_by_the_named_metric(
     assert asked == [0.0, 0.1, 0.3, 0.5, 1.0]
     assert context.outputs["alpha"] == 0.3 and context.outputs["metric"] == "score"
     # In the metric that picked, 1 against 0.3, although alpha 1 answers more of the ten questions.
-    assert context.outputs["lift_against"]["alpha 1"]["value"] == pytest.approx(0.7)
+    found = {d["against"]: d["difference"]["value"] for d in context.outputs["differences"]}
+    assert found["right"] == pytest.approx(0.7)
     got = _weights(run.stage("merged") / "model")["lm_head.weight"]
     np.testing.assert_allclose(got, 0.7 * ends[0] + 0.3 * ends[1], atol=1e-7)
     # All results are there: nothing is measured again.

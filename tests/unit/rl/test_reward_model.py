@@ -141,11 +141,11 @@ def test_learns_which_is_better(tokenizer: PreTrainedTokenizerFast, tmp_path: Pa
     assert 0.3 < first < 1.5  # near log 2: an untrained head cannot tell
     after = pair_values(model.eval(), held_out, tokenizer)
     found = pair_accuracy(held_out, before, after)
-    untrained, trained, gain = (found[key] for key in ("untrained", "held_out", "lift"))
-    assert trained["value"] > 0.9 > untrained["value"] and trained["pairs"] == 40
-    assert untrained["value"] == pytest.approx(sum(before) / 40)
-    assert gain["value"] == pytest.approx(trained["value"] - untrained["value"])
-    assert gain["ci95"][0] < gain["value"] < gain["ci95"][1]
+    untrained, trained, gain = found.before, found.after, found.difference
+    assert trained.value > 0.9 > untrained.value and trained.n == 40
+    assert untrained.value == pytest.approx(sum(before) / 40)
+    assert gain.value == pytest.approx(trained.value - untrained.value)
+    assert gain.low < gain.value < gain.high
     flipped = [
         r | {"chosen_ids": r["rejected_ids"], "rejected_ids": r["chosen_ids"]} for r in held_out
     ]
@@ -155,13 +155,13 @@ def test_learns_which_is_better(tokenizer: PreTrainedTokenizerFast, tmp_path: Pa
 def test_no_change_in_ten_pairs_is_no_proof_of_a_gain() -> None:
     """One pair a prompt: differences are no shares, whose interval would begin at 0."""
     rows = [{"prompt": str(i)} for i in range(10)]
-    gain = pair_accuracy(rows, [1.0] * 10, [1.0] * 10)["lift"]
-    low, high = gain["ci95"]
-    assert gain["value"] == 0 and low == pytest.approx(-high) and high > 0.05
+    gain = pair_accuracy(rows, [1.0] * 10, [1.0] * 10).difference
+    low, high = gain.ci95
+    assert gain.value == 0 and low == pytest.approx(-high) and high > 0.05
     # Two pairs a prompt: 4 prompts of 8 pairs, one of which gains both: clustered.
     rows = [{"prompt": str(i // 2)} for i in range(8)]
-    gain = pair_accuracy(rows, [0.0] * 8, [1.0, 1.0] + [0.0] * 6)["lift"]
-    assert gain["value"] == 0.25 and gain["stderr"] == pytest.approx(0.25)
+    gain = pair_accuracy(rows, [0.0] * 8, [1.0, 1.0] + [0.0] * 6).difference
+    assert gain.value == 0.25 and gain.stderr == pytest.approx(0.25)
 
 
 def test_a_resume_is_exact(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ import random
 import numpy as np
 import pytest
 
+from workbench.records import Estimate
 from workbench.statistics import (
-    Estimate,
     mean_interval,
     mean_interval_normal,
     mean_of_estimates,
     paired_interval,
-    unpaired_interval,
+    unpaired_difference,
 )
 
 
@@ -91,7 +91,7 @@ def test_pairing_is_narrower_than_not_pairing_where_answers_agree() -> None:
     before = [float(rng.random() < 0.5) for _ in range(200)]
     after = [1.0 if rng.random() < 0.1 else b for b in before]
     paired = paired_interval(before, after)
-    unpaired = unpaired_interval(mean_interval(before), mean_interval(after))
+    unpaired = unpaired_difference(mean_interval(before), mean_interval(after)).difference
     assert paired.value == pytest.approx(unpaired.value)
     assert paired.stderr < 0.5 * unpaired.stderr
 
@@ -103,7 +103,7 @@ def test_pairs_must_match() -> None:
 
 def test_mean_of_estimates() -> None:
     """[derived] mean of 0.2 and 0.6; stderr sqrt(0.03^2 + 0.04^2) / 2 = 0.025."""
-    parts = [Estimate(0.2, 0.03, 0, 1, 50), Estimate(0.6, 0.04, 0, 1, 70)]
+    parts = [Estimate(0.2, 0.03, (0, 1), 50), Estimate(0.6, 0.04, (0, 1), 70)]
     found = mean_of_estimates(parts)
     assert found.value == pytest.approx(0.4)
     assert found.n == 120
