@@ -11,7 +11,7 @@ def make_environment(name: str) -> Environment:
 
         return House()
     if name == "bfcl":
-        from environments.bfcl import Bfcl  # noqa: PLC0415 - see docstring
+        from environments.bfcl.world import Bfcl  # noqa: PLC0415 - see docstring
 
         return Bfcl()
     if name == "workplace":
@@ -31,6 +31,6 @@ def take_tasks(config: TasksConfig, n: int, seed: int) -> list[Task]:
         from environments import workplace_tasks  # noqa: PLC0415 - see make_environment
 
         return workplace_tasks.tasks(config, n, seed)
-    from environments import bfcl  # noqa: PLC0415 - see make_environment
+    from environments.bfcl import tasks as bfcl  # noqa: PLC0415 - see make_environment
 
     return bfcl.tasks(config, n, seed)

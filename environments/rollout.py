@@ -129,10 +129,11 @@ class _Game:
         t.turns.append(Turn(list(prompt), completion))
         reply = parse(completion.text, thinking=opens_trace(prompt, tokenizer))
         t.messages.append(_message(reply))
-        calls = reply.tool_calls or [] if completion.finish_reason == "stop" else []
-        t.num_calls += len(calls)
+        if completion.finish_reason != "stop":  # a cut reply carries nothing out
+            reply = replace(reply, tool_calls=None)
+        t.num_calls += len(reply.tool_calls or [])
         try:
-            step = self.environment.step(calls)
+            step = self.environment.step(reply)
             t.messages.extend(step.messages)
             t.tools = step.tools if step.tools is not None else t.tools
             if step.done:

