@@ -1,11 +1,22 @@
 """The environments by name: how to make one and where its tasks come from."""
 
-from environments.config import HouseTasks, TasksConfig, WorkplaceTasks
+from data_mix.supervised import take_conversations
+from environments.config import (
+    EnvironmentSource,
+    HouseTasks,
+    PromptsConfig,
+    TasksConfig,
+    WorkplaceTasks,
+)
 from environments.protocol import Environment, Task
+from environments.question import NAME, Question
+from workbench.conversation import Conversation
 
 
 def make_environment(name: str) -> Environment:
     """A fresh world of this kind; each is imported when first asked for."""
+    if name == NAME:
+        return Question()
     if name == "house":
         from environments.house import House  # noqa: PLC0415 - see docstring
 
@@ -34,3 +45,12 @@ def take_tasks(config: TasksConfig, n: int, seed: int) -> list[Task]:
     from environments.bfcl import tasks as bfcl  # noqa: PLC0415 - see make_environment
 
     return bfcl.tasks(config, n, seed)
+
+
+def take_prompts(
+    source: PromptsConfig, count: int, *, name: str, seed: int
+) -> list[Conversation] | list[Task]:
+    """`count` questions, or tasks of an environment. Raises: UserError where the source has fewer."""
+    if isinstance(source, EnvironmentSource):
+        return take_tasks(source.tasks, count, seed)
+    return take_conversations(source, count, name=name, seed=seed)

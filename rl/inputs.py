@@ -3,10 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
-from data_mix.config import BfclSource, JsonlSource, ReasoningSource, SourceConfig, WorldSource
+from data_mix.config import BfclSource, JsonlSource, ReasoningSource, WorldSource
 from data_mix.inputs import check_data, check_package, first_row
 from data_mix.world import DOMAINS, conversation_at
-from environments.config import BfclTasks, WorkplaceTasks
+from environments.config import (
+    BfclTasks,
+    EnvironmentSource,
+    PromptsConfig,
+    TasksConfig,
+    WorkplaceTasks,
+)
 from reward.options import check_options
 from rl.config import GrpoConfig
 from rl.dpo.config import DpoConfig
@@ -18,6 +24,9 @@ from workbench.errors import UserError
 def check_grpo(config: GrpoConfig) -> None:
     """Raises: UserError where data is missing, or a check does not take `reward_options`."""
     check_data(config)
+    for source in (config.prompts, config.held_out):
+        if isinstance(source, EnvironmentSource):
+            _check_environment(source.tasks)
     if config.reward_options:
         for spec in _checks(config.prompts):
             try:
@@ -29,15 +38,17 @@ def check_grpo(config: GrpoConfig) -> None:
 def check_tasks(config: DpoConfig) -> None:
     """Raises: UserError where the package of an environment is not installed."""
     for tasks in (config.tasks, config.held_out):
-        if isinstance(tasks, BfclTasks):
-            check_package("bfcl_eval", "`make setup`", what="environment bfcl")
-        if isinstance(tasks, WorkplaceTasks) and apart_folder("resources_servers") is None:
-            raise UserError(
-                f"environment workplace needs nemo-gym, which is not installed; {INSTALL}"
-            )
+        _check_environment(tasks)
 
 
-def _checks(source: SourceConfig) -> Iterator[CheckSpec]:
+def _check_environment(tasks: TasksConfig) -> None:
+    if isinstance(tasks, BfclTasks):
+        check_package("bfcl_eval", "`make setup`", what="environment bfcl")
+    if isinstance(tasks, WorkplaceTasks) and apart_folder("resources_servers") is None:
+        raise UserError(f"environment workplace needs nemo-gym, which is not installed; {INSTALL}")
+
+
+def _checks(source: PromptsConfig) -> Iterator[CheckSpec]:
     """A check of each kind that the prompts have, as far as that is known without opening them."""
     if isinstance(source, ReasoningSource):
         yield CheckSpec("math", "0", {"number": True})

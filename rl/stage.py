@@ -6,15 +6,16 @@ from dataclasses import replace
 import torch
 
 from budget.engine import with_budgets
-from data_mix.supervised import take_conversations
 from engine.actor import start_engine
 from engine.protocol import Sampling
+from environments.catalogue import take_prompts
+from environments.protocol import Task
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.config import GrpoConfig
-from rl.disjoint import check_prompts
+from rl.disjoint import check_held_out
 from rl.grpo import Grpo, Hooks
 from rl.lift import lift
 from rl.record import RolloutLog
@@ -37,12 +38,12 @@ def run(context: StageContext) -> None:
     tokenizer = read_tokenizer(context.parent_model)
     model = load_model(context.parent_model)
     check_isolation(model)
-    pool = take_conversations(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
-    held_out = take_conversations(
+    pool = take_prompts(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
+    held_out = take_prompts(
         config.held_out, config.num_held_out, name="held_out", seed=context.seed
     )
-    must_be_checkable(question.check for question in (*pool, *held_out))
-    check_prompts(pool, held_out)
+    must_be_checkable(q.check for q in (*pool, *held_out) if isinstance(q, Conversation))
+    check_held_out(pool, held_out)
     budgets = config.thinking_budget is not None
     engine = start_engine(
         context.parent_model, with_budgets(config.engine) if budgets else config.engine
@@ -58,7 +59,7 @@ def run(context: StageContext) -> None:
     sampler = Sampler(
         engine, tokenizer, sampling, config.thinking, config.advantage, config.overlong,
         config.mask_truncated, config.reward_options, reward_source(context, tokenizer, anchors),
-        config.check_limit_s,
+        config.check_limit_s, config.max_turns, config.engine.max_model_len,
     )  # fmt: skip
     grpo = Grpo(model, sampler, pool, config, context.seed)
     checkpoints = Checkpoints(context.stage_dir / "checkpoints")
@@ -88,7 +89,7 @@ def run(context: StageContext) -> None:
 
 
 def held_out_rewards(
-    sampler: Sampler, questions: Sequence[Conversation], seed: int, when: str
+    sampler: Sampler, questions: Sequence[Conversation | Task], seed: int, when: str
 ) -> dict[str, list[float | None]]:
     """One sampled reply a question, at the training temperature; None where it failed.
 

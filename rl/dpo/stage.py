@@ -13,12 +13,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from engine.actor import start_engine
 from engine.protocol import Sampling
-from environments.catalogue import make_environment, take_tasks
+from environments.catalogue import take_tasks
 from environments.protocol import Task
 from environments.rollout import Player, Trajectory
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
-from rl.disjoint import check_tasks
+from rl.disjoint import check_held_out
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import Pair, make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
@@ -51,7 +51,7 @@ def run(context: StageContext) -> None:
     tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
     tasks = take_tasks(config.tasks, config.num_tasks, context.seed)
     held_out = take_tasks(config.held_out, config.num_held_out, context.seed)
-    check_tasks(tasks, held_out)
+    check_held_out(tasks, held_out)
     player = _player(context, config, tokenizer)
     if "held_out_before" not in context.outputs:
         context.progress(message="held-out success before")
@@ -87,7 +87,6 @@ def _player(context: StageContext, config: DpoConfig, tokenizer: PreTrainedToken
         config.thinking,
         config.max_turns,
         config.engine.max_model_len,
-        make_environment,
     )
 
 

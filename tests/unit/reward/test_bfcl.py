@@ -12,12 +12,14 @@ from reward.bfcl import documents, entries, gold_calls, json_schema, json_type, 
 
 
 def test_gold_calls_say_what_the_request_says() -> None:
-    gold = [{"f": {"a": [1, 2], "b": ["", "x"], "c": ["", "y"], "d": [{"k": ["v"], "o": ["", 3]}]}}]
-    tools = [{"name": "f", "parameters": {"required": ["c"]}}]
+    gold: list[Any] = [
+        {"f": {"a": [1, 2], "b": ["", "x"], "c": ["", "y"], "d": [{"k": ["v"], "o": ["", 3]}]}}
+    ]
+    tools: list[Any] = [{"name": "f", "parameters": {"required": ["c"]}}]
     assert gold_calls(gold, tools) == [
         {"name": "f", "arguments": {"a": 1, "c": "y", "d": {"k": "v"}}}
     ]
-    listed = [{"f": {"a": [[{"k": ["v", "w"]}]]}}]
+    listed: list[Any] = [{"f": {"a": [[{"k": ["v", "w"]}]]}}]
     assert gold_calls(listed, tools) == [{"name": "f", "arguments": {"a": [{"k": "v"}]}}]
 
 

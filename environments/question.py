@@ -1,0 +1,58 @@
+"""A question with a check: an environment of one turn."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from environments.protocol import Step, Task, ToolCall
+from reward import check
+from reward.verdict import Verdict, failed
+from workbench.chat import Reply
+from workbench.conversation import CheckSpec, Conversation
+
+NAME = "question"
+
+
+def question_task(question: Conversation, options: Mapping[str, Any] | None = None) -> Task:
+    """The question as a task. options: of its check, over those that it has."""
+    spec = question.check
+    if spec is not None and options:
+        spec = replace(spec, options={**spec.options, **options})
+    return Task(
+        id=question.id,
+        environment=NAME,
+        messages=question.prompt,
+        tools=question.tools or [],
+        data={"check": spec},
+        problem=question.problem,
+    )
+
+
+class Question:
+    """Implements environments.protocol.Environment: the first reply ends it, the check decides."""
+
+    def __init__(self) -> None:
+        self._spec: CheckSpec | None = None
+        self._reply: Reply | None = None
+
+    def reset(self, task: Task) -> None:
+        """See protocol."""
+        self._spec, self._reply = task.data["check"], None
+
+    def step(self, reply: Reply) -> Step:
+        """See protocol."""
+        self._reply = reply
+        return Step(done=True)
+
+    def verify(self) -> Verdict:
+        """See protocol. Raises: UserError where the check's reference or options are wrong."""
+        if self._spec is None or self._reply is None:
+            return failed("no check" if self._spec is None else "no reply")
+        options = dict(self._spec.options)
+        if self._reply.opened:
+            options["thinking_opened"] = True
+        return check(self._spec.kind, self._reply.text, self._spec.reference, **options)
+
+    def gold(self) -> list[list[ToolCall]]:
+        """See protocol. The right reply is no call."""
+        return []
