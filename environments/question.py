@@ -28,6 +28,15 @@ def question_task(question: Conversation, options: Mapping[str, Any] | None = No
     )
 
 
+def checked(spec: CheckSpec, text: str, *, opened: bool) -> Verdict:
+    """What a check says of a reply. opened: its prompt ended inside an open trace.
+
+    Raises: UserError where the check's reference or options are wrong.
+    """
+    options = {**spec.options, **({"thinking_opened": True} if opened else {})}
+    return check(spec.kind, text, spec.reference, **options)
+
+
 class Question:
     """Implements environments.protocol.Environment: the first reply ends it, the check decides."""
 
@@ -48,10 +57,7 @@ class Question:
         """See protocol. Raises: UserError where the check's reference or options are wrong."""
         if self._spec is None or self._reply is None:
             return failed("no check" if self._spec is None else "no reply")
-        options = dict(self._spec.options)
-        if self._reply.opened:
-            options["thinking_opened"] = True
-        return check(self._spec.kind, self._reply.text, self._spec.reference, **options)
+        return checked(self._spec, self._reply.text, opened=self._reply.opened)
 
     def gold(self) -> list[list[ToolCall]]:
         """See protocol. The right reply is no call."""

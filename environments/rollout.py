@@ -3,7 +3,8 @@
 What is asked is an environment: a question with a check is one of a single turn (environments.question), a
 tool world one of several. `Episode` is one of them being played; `Player` plays many side by side.
 
-- A wave asks every living episode at once, in one engine batch; single questions live for one wave.
+- `waves` is the loop: every living episode is asked at once, in one engine batch; each reply is taken as
+  it ends, in threads; those that go on make the next wave. Single questions live for one wave.
 - A reply is parsed as its prompt ended: `opens_trace` of the prompt's ids, not what was asked for.
 - A cut reply carries no call out. A prompt that outgrows the context ends its episode as a failure.
 - Verdicts are taken when all have ended, some at a time, each once more where it broke, all within
@@ -18,16 +19,18 @@ tool world one of several. `Episode` is one of them being played; `Player` plays
   this one's, and whoever trains on them gives it a document of its own.
 
 Who plays: GRPO (rl.rollout: groups, advantages), DPO (rl.dpo: a success against a failure), pairs of a
-reward model (rl.reward_model.pairs). Evaluations take the same `Episode`, environment and reply
-through evals.samples; their loop also keeps every sample as it ends, and judges kept replies again.
-An environment can so be trained on (`tasks` of dpo and grpo) and evaluated (evals.tasks.environments).
+reward model (rl.reward_model.pairs). Evaluations (evals.run) go through the same `waves`, `Episode` and
+`checked`; they take a served model too, judge each sample as it ends and keep it, and judge kept
+replies anew. So any environment can be trained on (grpo, dpo) and evaluated (evals.tasks.environments).
 """
 
+import contextlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.protocol import Completion, Engine, Request, Sampling, sample_seed
 from environments.catalogue import make_environment
@@ -38,6 +41,41 @@ from reward.verdict import Verdict, decided, failed
 from workbench.chat import opens_trace, parse, prompt_ids, stop_ids
 from workbench.conversation import Message
 from workbench.errors import UserError
+
+_T = TypeVar("_T")
+# (place among those asked, reply), as each ends.
+Replies = Generator[tuple[int, Completion], None, None]
+# Worlds wait for checking processes, or are quick; two at a time keep up with an engine.
+_TAKERS = 2
+
+
+def waves(
+    first: Sequence[_T],
+    replies: Callable[[Sequence[_T], int], Replies],
+    take: Callable[[_T, Completion], bool],
+    threads: Executor,
+    *,
+    settled: Callable[[], object] = lambda: None,
+) -> None:
+    """Ask all, take each reply as it ends, and go on with those of which `take` says so.
+
+    replies(items, turn): (place, reply) as each ends; an item that it gives no reply for is over.
+    take: in one of the threads. settled: called after each, at the end of a wave. What `replies` raises
+    ends the loop once all that was taken is done.
+    """
+    waiting, turn = list(first), 0
+    while waiting:
+        taken: dict[int, Future[bool]] = {}
+        with contextlib.closing(replies(waiting, turn)) as stream:
+            try:
+                for place, completion in stream:
+                    taken[place] = threads.submit(take, waiting[place], completion)
+            finally:
+                going = []
+                for place, future in sorted(taken.items()):
+                    going += [waiting[place]] if future.result() else []
+                    settled()
+        waiting, turn = going, turn + 1
 
 
 @dataclass(frozen=True)
@@ -115,14 +153,12 @@ class Player:
         differ. Raises: UserError where a task's check is wrong."""
         thinks = modes if modes is not None else [self.thinking] * len(tasks)
         games = [
-            _Game(Episode(self.make(task.environment), task, max_turns=self.max_turns), on, place)
+            _Game(self._episode(task), on, place, sample)
             for place, (task, on) in enumerate(zip(tasks, thinks, strict=True))
-            for _ in range(samples)
+            for sample in range(samples)
         ]
-        alive, turn = list(range(len(games))), 0
-        while alive:
-            alive = self._turn(games, alive, turn, samples, seed)
-            turn += 1
+        with ThreadPoolExecutor(_TAKERS, thread_name_prefix="take") as threads:
+            waves(games, partial(self._replies, seed), self._take, threads)
         open_ones = [game for game in games if game.verdict is None]
         verdicts = decide_all(
             [partial(_verdict, game.episode) for game in open_ones], timeout_s=self.check_limit_s
@@ -132,35 +168,37 @@ class Player:
         done = [game.trajectory() for game in games]
         return [done[i : i + samples] for i in range(0, len(done), samples)]
 
-    def _turn(
-        self, games: Sequence["_Game"], alive: list[int], turn: int, samples: int, seed: int
-    ) -> list[int]:
-        """Sample one reply for each living episode; returns those that live on."""
+    def _episode(self, task: Task) -> Episode:
+        return Episode(self.make(task.environment), task, max_turns=self.max_turns)
+
+    def _replies(self, seed: int, games: Sequence["_Game"], turn: int) -> Replies:
+        """One reply for each episode; one that has outgrown the context is over."""
         requests, asked = [], []
         sampling = replace(self.sampling, n=1, seed=None, stop_token_ids=stop_ids(self.tokenizer))
         first: dict[int, list[int]] = {}  # samples of a task begin with one prompt
-        for index in alive:
-            game = games[index]
+        for index, game in enumerate(games):
             prompt = first.get(game.place) if turn == 0 else None
             if prompt is None:
-                prompt = first[game.place] = game.prompt(self.tokenizer)
+                prompt = first[game.place] = game.ask(self.tokenizer)
+            game.prompt = prompt
             # The first prompt is left to the engine, which says what is wrong with it.
             if turn and self.max_tokens and len(prompt) + sampling.max_tokens > self.max_tokens:
                 game.verdict = decided(0.0, reason="over the context length")
                 continue
-            requests.append(
-                Request(prompt, sampling, self._seed(game, turn, index % samples, seed))
-            )
+            requests.append(Request(prompt, sampling, self._seed(game, turn, seed)))
             asked.append(index)
         for place, completion in self.engine.stream(requests):
-            games[asked[place]].take(list(requests[place].prompt), completion, self.tokenizer)
-        return [index for index in asked if games[index].goes_on]
+            yield asked[place], completion
 
-    def _seed(self, game: "_Game", turn: int, sample: int, seed: int) -> int:
+    def _take(self, game: "_Game", completion: Completion) -> bool:
+        game.take(completion, self.tokenizer)
+        return game.goes_on
+
+    def _seed(self, game: "_Game", turn: int, seed: int) -> int:
         if self.by_place and turn == 0:
-            return sample_seed(seed, game.place, sample)
+            return sample_seed(seed, game.place, game.sample)
         name = game.place if self.by_place else game.episode.task.id
-        return sample_seed(seed, f"{name}/{turn}", sample)
+        return sample_seed(seed, f"{name}/{turn}", game.sample)
 
 
 def _verdict(episode: Episode) -> Verdict:
@@ -184,6 +222,8 @@ class _Game:
     episode: Episode
     thinking: bool
     place: int
+    sample: int
+    prompt: list[int] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     verdict: Verdict | None = None
     lost: Turn | None = None
@@ -192,18 +232,18 @@ class _Game:
     def goes_on(self) -> bool:
         return self.verdict is None and self.episode.ask() is not None
 
-    def prompt(self, tokenizer: Any) -> list[int]:
+    def ask(self, tokenizer: Any) -> list[int]:
         e = self.episode
         return prompt_ids(e.messages, tools=e.tools, thinking=self.thinking, tokenizer=tokenizer)
 
-    def take(self, prompt: list[int], completion: Completion, tokenizer: Any) -> None:
+    def take(self, completion: Completion, tokenizer: Any) -> None:
         """Carry out a reply; sets the verdict where the generation or the world broke."""
         if completion.finish_reason == "error":
-            self.lost = Turn(prompt, completion)
+            self.lost = Turn(list(self.prompt), completion)
             self.verdict = failed(completion.error or "the engine failed")
             return
-        self.turns.append(Turn(prompt, completion))
-        reply = parse(completion.text, thinking=opens_trace(prompt, tokenizer))
+        self.turns.append(Turn(list(self.prompt), completion))
+        reply = parse(completion.text, thinking=opens_trace(self.prompt, tokenizer))
         if completion.finish_reason != "stop":
             reply = replace(reply, tool_calls=None)
         try:

@@ -10,10 +10,11 @@ from typing import Any
 
 from engine.protocol import Completion, Sampling, sample_seed
 from environments.episode import Episode, as_task
+from environments.question import checked
 from evals.jobs import Job
 from evals.responder import Ask, Responder
 from evals.sources import Loading
-from reward import Verdict, check
+from reward import Verdict
 from reward.dispatch import CHECKERS
 from workbench.chat import Reply, parse
 from workbench.conversation import CheckSpec, Conversation
@@ -221,9 +222,8 @@ def judged(sample: Sample, row: Row) -> Row:
 
 
 def _verdict(spec: CheckSpec, row: Row) -> Verdict:
-    options = {**spec.options, **({"thinking_opened": True} if row["thought"] else {})}
     try:
-        return check(spec.kind, str(row.get("normal", row["reply"])), spec.reference, **options)
+        return checked(spec, str(row.get("normal", row["reply"])), opened=row["thought"])
     except UserError as error:  # a question whose check is broken is a failed sample, not a stop
         return Verdict(None, "error", {"reason": str(error)})
 
