@@ -22,12 +22,21 @@ real:           ## LoRA on real tool calls, and GRPO, on a real model -> runs/sm
 	@scripts/setup.sh real
 	@$(PY) scripts/run_stage.py all --recipe recipes/smollm2.yaml
 
-# vLLM in a process owns its torch.distributed groups and its threads: one file a process.
+# SHARD=2/3 takes every third file, the second first: for CI in several jobs.
+SHARD ?= 1/1
+shard = awk -v s=$(SHARD) 'BEGIN {split(s, a, "/")} NR % a[2] == a[1] % a[2]'
+
+test: unit integration  ## unit, golden and integration tests
+
 # The extras hold the benchmarks' own code and data, which parity is tested against.
-test: setup     ## unit, golden and integration tests
+unit: setup     ## the quick half of them
 	@scripts/setup.sh real evals
-	@$(PY) -m pytest tests/unit -m "not stress and not gpu"
-	@for file in tests/integration/test_*.py; do echo $$file; \
+	@$(PY) -m pytest $$(find tests/unit -name 'test_*.py' | sort | $(shard)) -m "not stress and not gpu"
+
+# vLLM in a process owns its torch.distributed groups and its threads: one file a process.
+integration: setup  ## real vLLM, Ray, TRL and Chromium
+	@scripts/setup.sh real evals
+	@for file in $$(ls tests/integration/test_*.py | $(shard)); do echo $$file; \
 	  $(PY) -m pytest $$file -m "not stress and not gpu" || exit 1; done
 
 check: setup    ## formatting, lint, types, import directions, sizes
@@ -42,4 +51,4 @@ stress: setup   ## fault injection and hostile input
 bench: setup    ## speed and memory, as ratios, interleaved
 	@for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
 
-.PHONY: help setup demo smoke paper real test check stress bench
+.PHONY: help setup demo smoke paper real test unit integration check stress bench

@@ -1,16 +1,12 @@
 """The environments by name: how to make one and where its tasks come from."""
 
-from data_mix.supervised import take_conversations
 from environments.config import (
-    EnvironmentSource,
     HouseTasks,
-    PromptsConfig,
     TasksConfig,
     WorkplaceTasks,
 )
 from environments.protocol import Environment, Task
 from environments.question import NAME, Question
-from workbench.conversation import Conversation
 
 
 def make_environment(name: str) -> Environment:
@@ -45,12 +41,3 @@ def take_tasks(config: TasksConfig, n: int, seed: int) -> list[Task]:
     from environments.bfcl import tasks as bfcl  # noqa: PLC0415 - see make_environment
 
     return bfcl.tasks(config, n, seed)
-
-
-def take_prompts(
-    source: PromptsConfig, count: int, *, name: str, seed: int
-) -> list[Conversation] | list[Task]:
-    """`count` questions, or tasks of an environment. Raises: UserError where the source has fewer."""
-    if isinstance(source, EnvironmentSource):
-        return take_tasks(source.tasks, count, seed)
-    return take_conversations(source, count, name=name, seed=seed)

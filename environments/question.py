@@ -1,14 +1,15 @@
 """A question with a check: an environment of one turn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from environments.protocol import Step, Task, ToolCall
 from reward import check
+from reward.plugin import is_plugin
 from reward.verdict import Verdict, failed
 from workbench.chat import Reply
-from workbench.conversation import CheckSpec, Conversation
+from workbench.conversation import CheckSpec, Conversation, Message
 
 NAME = "question"
 
@@ -28,12 +29,17 @@ def question_task(question: Conversation, options: Mapping[str, Any] | None = No
     )
 
 
-def checked(spec: CheckSpec, text: str, *, opened: bool) -> Verdict:
-    """What a check says of a reply. opened: its prompt ended inside an open trace.
+def checked(spec: CheckSpec, text: str, *, opened: bool, asked: Sequence[Message] = ()) -> Verdict:
+    """What a check says of a reply. opened: its prompt ended inside an open trace. asked: the messages
+    of the prompt, which a function of the user's own may want.
 
     Raises: UserError where the check's reference or options are wrong.
     """
-    options = {**spec.options, **({"thinking_opened": True} if opened else {})}
+    options = dict(spec.options)
+    if opened:
+        options["thinking_opened"] = True
+    if is_plugin(spec.kind):
+        options["prompt"] = list(asked)
     return check(spec.kind, text, spec.reference, **options)
 
 
@@ -43,10 +49,12 @@ class Question:
     def __init__(self) -> None:
         self._spec: CheckSpec | None = None
         self._reply: Reply | None = None
+        self._asked: Sequence[Message] = ()
 
     def reset(self, task: Task) -> None:
         """See protocol."""
         self._spec, self._reply = task.data["check"], None
+        self._asked = task.messages
 
     def step(self, reply: Reply) -> Step:
         """See protocol."""
@@ -57,7 +65,8 @@ class Question:
         """See protocol. Raises: UserError where the check's reference or options are wrong."""
         if self._spec is None or self._reply is None:
             return failed("no check" if self._spec is None else "no reply")
-        return checked(self._spec, self._reply.text, opened=self._reply.opened)
+        text, opened = self._reply.text, self._reply.opened
+        return checked(self._spec, text, opened=opened, asked=self._asked)
 
     def gold(self) -> list[list[ToolCall]]:
         """See protocol. The right reply is no call."""

@@ -19,6 +19,7 @@ from reward.dispatch import CHECKERS
 from workbench.chat import Reply, parse
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError, one_line
+from workbench.identity import must_be_own
 from workbench.provenance import code_digest, digest
 
 Row = dict[str, Any]
@@ -72,7 +73,10 @@ def samples_of(
     """Every sample of a job with its prompt and its key."""
     samples: list[Sample] = []
     loading = Loading(data, job.limit, responder.tokenizer, judge)
-    for question in job.benchmark.load(loading):
+    questions = job.benchmark.load(loading)
+    # Seeds, stored replies and intervals go by them.
+    must_be_own([question.id for question in questions], what=f"benchmark {job.benchmark.name!r}")
+    for question in questions:
         prompt, problem = _prepared(job, question, responder)
         for number in range(job.sampling.n):
             samples.append(Sample(job, question, number, prompt, problem))
@@ -223,7 +227,9 @@ def judged(sample: Sample, row: Row) -> Row:
 
 def _verdict(spec: CheckSpec, row: Row) -> Verdict:
     try:
-        return checked(spec, str(row.get("normal", row["reply"])), opened=row["thought"])
+        return checked(
+            spec, str(row.get("normal", row["reply"])), opened=row["thought"], asked=row["prompt"]
+        )
     except UserError as error:  # a question whose check is broken is a failed sample, not a stop
         return Verdict(None, "error", {"reason": str(error)})
 

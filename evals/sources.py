@@ -11,8 +11,11 @@ from typing import Any
 from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
 from workbench.hub import must_answer
+from workbench.identity import must_be_own, row_id
 
 Row = dict[str, Any]
+# Columns that tell questions apart, by the names that benchmarks give them.
+_IDS = ("id", "uid", "key", "task_id", "question_id", "problem_id")
 
 
 @dataclass(frozen=True)
@@ -199,4 +202,11 @@ def _checked(rows: list[Row], columns: Iterable[str], where: str) -> list[Row]:
     for column in columns:
         if column not in rows[0]:
             raise UserError(f"{where} has no column {column!r}; it has: {', '.join(rows[0])}")
+        if column in _IDS:
+            places = [f"row {number}" for number in range(1, len(rows) + 1)]
+            ids = [
+                row_id({column: row.get(column)}, where=f"{where}, {place}", key=column)
+                for row, place in zip(rows, places, strict=True)
+            ]
+            must_be_own(ids, what=where, places=places)
     return rows

@@ -5,12 +5,23 @@ while they are in the cache. The gradient is worked out in the forward pass, so 
 recomputed and memory is that of one slice, not tokens x vocabulary.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 IGNORED = -100
-_SLICE_VALUES = 1 << 20
+# Logits in hand at once: what stays in a CPU's cache, and 2 GiB of fp32 on a GPU, where a slice
+# costs a dozen kernels and two passes over the output layer's weights whatever its size.
+_CPU_LOGITS, _GPU_LOGITS = 1 << 20, 1 << 29
+
+
+def logit_slices(tokens: int, vocabulary: int, device: torch.device) -> Iterator[slice]:
+    """Slices over `tokens` whose logits [slice, vocabulary] are held at once."""
+    logits = _CPU_LOGITS if device.type == "cpu" else _GPU_LOGITS
+    step = max(1, logits // vocabulary)
+    for first in range(0, tokens, step):
+        yield slice(first, min(first + step, tokens))
 
 
 def linear_cross_entropy(
@@ -43,9 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.zeros_like(flat) if want_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        step = max(1, _SLICE_VALUES // len(weight))
-        for first in range(0, len(flat), step):
-            rows = slice(first, first + step)
+        for rows in logit_slices(len(flat), len(weight), flat.device):
             valid = targets[rows] != IGNORED
             picked = targets[rows].clamp(min=0)[:, None]
             logits = torch.mm(flat[rows], matrix.T).float()
@@ -54,7 +63,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             top = chosen - logits.gather(1, picked).squeeze(1)
             probabilities = logits.exp_()
             mass = probabilities.sum(1)
-            losses = (mass.log() + top - chosen)[valid]
+            # A selection by `valid` would make a GPU wait for its size.
+            losses = (mass.log() + top - chosen).where(valid, 0.0)
             total += losses.sum(dtype=torch.float64)
             if grad_hidden is None and grad_weight is None:
                 continue
@@ -63,10 +73,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             slice_grad = probabilities.to(dtype)
             if grad_hidden is not None:
                 torch.mm(slice_grad, matrix, out=grad_hidden[rows])
-            if grad_weight is not None and dtype == grad_weight.dtype:
-                grad_weight.addmm_(slice_grad.T, flat[rows])
-            elif grad_weight is not None:
-                grad_weight += slice_grad.T @ flat[rows]
+            if grad_weight is not None:
+                add_product(grad_weight, slice_grad.T, flat[rows])
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.like = (hidden.shape, hidden.dtype, weight.dtype)
         return total.float()
@@ -80,3 +88,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if grad_weight is not None:
             grad_weight = (grad_weight * grads[0]).to(weight_dtype)
         return grad_hidden, grad_weight, None, None
+
+
+def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total += left @ right, where total may be of a wider type than the factors.
+
+    A GPU adds up in the wider type; a CPU has no such product and rounds to the factors' type first.
+    """
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif left.is_cuda:
+        total += torch.mm(left, right, out_dtype=total.dtype)
+    else:
+        total += left @ right

@@ -3,9 +3,11 @@
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
+from reward.plugin import FunctionConfig, check_config, check_plugin, is_plugin
 from reward.pool import CheckItem, check_all
 from reward.reply import CheckedReply, read_reply
 from reward.verdict import Verdict, failed
@@ -35,33 +37,51 @@ def check(kind: str, response_text: str, reference: Any, **options: Any) -> Verd
     1.0
 
     kinds: math, choice, tools, instructions, code, contest, contains, refusal, judged-match,
-    judged-better, composite; each checker's function documents its reference and options.
+    judged-better, composite; each checker's function documents its reference and options. A function of
+    your own is named by its file or module, as in "mine.py:score" (see reward.plugin), and may be given
+    `prompt`, the messages that were asked.
     `thinking_opened=True` (any kind) says that the prompt ended inside an open `<think>`. Raises
     UserError for an unknown kind or option and for a reference of the wrong shape; any other failure
     is a Verdict of status "error". Blocks; call it from a thread in async code.
     """
     thinking_opened = bool(options.pop("thinking_opened", False))
+    prompt = tuple(options.pop("prompt", ()))
     if not isinstance(response_text, str):
         raise UserError(
             f"check({kind!r}) got a reply of type {type(response_text).__name__}; "
             "pass the reply's text"
         )
     reply = read_reply(response_text, thinking_opened=thinking_opened)
-    return check_reply(kind, reply, reference, options)
+    return check_reply(kind, replace(reply, text=response_text, prompt=prompt), reference, options)
 
 
 def check_reply(kind: str, reply: CheckedReply, reference: Any, options: dict[str, Any]) -> Verdict:
     """`check` on a reply that has already been parsed."""
-    function, allowed = _checker(kind)
-    for name in options:
-        if name not in allowed:
-            raise unknown_name(f"option of check {kind!r}", name, [*allowed, "thinking_opened"])
+    function = must_take(kind, options)
     try:
         return function(reply, reference, **options)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - a broken check is a status, never a score
         return failed(one_line(error), kind=kind)
+
+
+def must_take(kind: str, options: Mapping[str, Any]) -> Callable[..., Verdict]:
+    """The checker of this kind, which takes these options.
+
+    Raises: UserError where there is no such kind or option, or one that the kind needs is missing.
+    """
+    if is_plugin(kind):
+        check_config(FunctionConfig(path=kind, options=dict(options)))
+        return partial(check_plugin, kind)
+    function, allowed = _checker(kind)
+    for name in options:
+        if name not in allowed:
+            raise unknown_name(f"option of check {kind!r}", name, [*allowed, "thinking_opened"])
+    missing = [name for name, needed in allowed.items() if needed and name not in options]
+    if missing:
+        raise UserError(f"check {kind!r} needs the option {missing[0]!r}, which is not given")
+    return function
 
 
 def must_be_checkable(specs: Iterable[CheckSpec | None]) -> None:
@@ -97,10 +117,11 @@ def check_many(items: Sequence[CheckItem | tuple[Any, ...]], *, workers: int = 2
 
 
 @cache
-def _checker(kind: str) -> tuple[Callable[..., Verdict], frozenset[str]]:
+def _checker(kind: str) -> tuple[Callable[..., Verdict], dict[str, bool]]:
     if kind not in CHECKERS:
         raise unknown_name("kind of check", str(kind), CHECKERS)
     module, _, name = CHECKERS[kind].partition(":")
     function: Callable[..., Verdict] = getattr(importlib.import_module(module), name)
     parameters = inspect.signature(function).parameters.values()
-    return function, frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return function, {p.name: p.default is p.empty for p in own}

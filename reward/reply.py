@@ -1,6 +1,7 @@
 """What a checker may see of a reply: the answer and the tool calls, never the thinking."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,10 @@ class CheckedReply:
 
     answer: str
     tool_calls: list[dict[str, Any]] | None
+    text: str = ""
+    """The whole reply, its thinking included: for a function of the user's own alone."""
+    prompt: tuple[Mapping[str, Any], ...] = ()
+    """The messages that were asked: the same."""
 
 
 def read_reply(text: str, *, thinking_opened: bool = False) -> CheckedReply:

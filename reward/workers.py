@@ -9,6 +9,7 @@ import atexit
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,6 +93,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             env=env,
             bufsize=0,
+            start_new_session=True,  # so that what a check has forked ends with it
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._in = self._process.stdin.fileno()
@@ -154,7 +157,8 @@ class _Worker:
             pass
 
     def kill(self) -> int | None:
-        self._process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         code = self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

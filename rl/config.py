@@ -8,6 +8,7 @@ from data_mix.config import no_checks
 from engine.config import EngineConfig
 from environments.config import EnvironmentSource, PromptsConfig
 from reward.pairwise import PairwiseConfig
+from reward.plugin import FunctionConfig
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
@@ -58,7 +59,8 @@ class LossConfig(Section):
     kl_coefficient: float = Field(0.0, ge=0)
     """Weight of the KL to the policy the stage started from; 0: no reference is kept."""
     kl_weighted: bool = True
-    """Multiply the KL by the ratio, which makes its gradient the unbiased one."""
+    """Multiply the KL by the token's ratio, new to old policy: with the correction its gradient is then
+    that of KL(policy || reference), also where the engine is older. false: plain k3, which is biased."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,10 +81,12 @@ class OverlongConfig(Section):
 class RewardSource(Section):
     """One reward."""
 
-    kind: Literal["checker", "model", "judge"] = "checker"
-    """checker: the prompt's own check. model: a reward model's score of the answer (RLHF). judge: the
-    reply's win rate in its group, decided by a served model. With the latter two the check still runs
-    where there is one, and is logged as `checker_reward`."""
+    kind: Literal["checker", "function", "model", "judge"] = "checker"
+    """checker: the prompt's own check. function: one of your own. model: a reward model's score of the
+    answer (RLHF). judge: the reply's win rate in its group, decided by a served model. With the latter
+    three the check still runs where there is one, and is logged as `checker_reward`."""
+    function: FunctionConfig | None = None
+    """With kind function: where it is, `mine.py:score` or {path, options, ...}. See docs/rewards.md."""
     model: str | None = None
     """With kind model: the stage (in `needs`) that trained the reward model."""
     judge: PairwiseConfig | None = None
@@ -90,11 +94,16 @@ class RewardSource(Section):
 
     @model_validator(mode="after")
     def _has_its_own(self) -> Self:
-        own = {"model": self.model is not None, "judge": self.judge is not None}
+        own = {
+            "function": self.function is not None,
+            "model": self.model is not None,
+            "judge": self.judge is not None,
+        }
         if own != {name: name == self.kind for name in own}:
             given = ", ".join(name for name, is_given in own.items() if is_given) or "nothing"
             raise ValueError(
                 f"reward kind {self.kind!r} with {given}; write {{kind: model, model: STAGE}}, "
+                "{kind: function, function: mine.py:score}, "
                 "{kind: judge, judge: {endpoint: http://HOST/v1#MODEL}} or {kind: checker}"
             )
         return self
@@ -110,7 +119,7 @@ class RewardPart(RewardSource):
 class RewardConfig(RewardSource):
     """Where rewards come from: one source, or several with weights."""
 
-    kind: Literal["checker", "model", "judge", "composite"] = "checker"  # type: ignore[assignment]
+    kind: Literal["checker", "function", "model", "judge", "composite"] = "checker"  # type: ignore[assignment]
     """One of the kinds of a source, or composite: `parts`. A prompt's check may itself be composite."""
     parts: dict[str, RewardPart] = Field(default_factory=dict)
     """With kind composite: name -> source. Where one part is undecided so is the whole; each part is
@@ -144,6 +153,10 @@ class GrpoConfig(StageConfig):
     """Prompts, with a check, or tasks for the reward before and after; take others than `prompts`."""
     num_held_out: int = Field(200, ge=2)
     """How many of them; a source that holds fewer is an error."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be asked or checked (too long, no message, a check or reference that is
+    none, an id used twice), and count them by reason in `rows` of the manifest. false: they end the run
+    before anything is sampled."""
     num_steps: int = Field(20, ge=1)
     """Policy updates."""
     prompts_per_step: int = Field(16, ge=1)
@@ -215,6 +228,11 @@ class GrpoConfig(StageConfig):
     record_groups: int = Field(1, ge=0)
     """Groups of each step that are kept in rollouts.jsonl, with every part of their rewards."""
 
+    @property
+    def checked(self) -> bool:
+        """Whether a reward comes from the prompts' own checks."""
+        return any(source.kind == "checker" for source in self.reward.sources().values())
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.overlong is not None and self.overlong.buffer_tokens > self.max_tokens:
@@ -226,11 +244,10 @@ class GrpoConfig(StageConfig):
             raise ValueError(
                 "thinking_budget without a trace (thinking: false); leave one of them out"
             )
-        checked = any(source.kind == "checker" for source in self.reward.sources().values())
         for name, prompts in (("prompts", self.prompts), ("held_out", self.held_out)):
             if isinstance(prompts, EnvironmentSource):
                 self._fits_environment(name)
-            elif checked and (problem := no_checks(prompts)):
+            elif self.checked and (problem := no_checks(prompts)):
                 raise ValueError(f"{name}: {problem}")
         for source in self.reward.sources().values():
             if source.model is not None and source.model not in self.needs:

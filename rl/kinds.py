@@ -24,7 +24,7 @@ KINDS = {
         run="rl.reward_model.stage:run",
         plan="rl.reward_model.plan:plan_reward_model",
         about="a Bradley-Terry reward model on replies that checkers passed and failed",
-        inputs="data_mix.inputs:check_data",
+        inputs="rl.inputs:check_reward_model",
         packages=("vllm",),
     ),
     "merge": Kind(

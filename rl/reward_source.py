@@ -1,12 +1,15 @@
 """Rewards that are not the prompt's own check: a reward model, a judge, or several with weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.judge_client import JudgeClient
 from engine.protocol import Completion
 from reward import Component, Verdict, compose
 from reward.pairwise import Asks, Contest, PairwiseConfig, compare, win_rates
+from reward.plugin import FunctionConfig, Item, score_items
+from reward.reply import read_reply
 from reward.score_model import ScoreModel, load_score_model, score_ids, score_rows
 from reward.verdict import decided, failed
 from rl.config import RewardSource
@@ -38,6 +41,8 @@ def _one(
         client = JudgeClient(source.judge)
         client.must_answer()
         return JudgeReward(client, source.judge, anchors)
+    if source.function is not None:
+        return FunctionReward(source.function)
     if source.model is None:
         return _checker
     folder = context.inputs[source.model] / "model"
@@ -93,6 +98,34 @@ class ModelReward:
             places, score_rows(self.model, rows, pad_token_id=pad), strict=True
         ):
             out[place] = decided(score)
+        return out
+
+
+class FunctionReward:
+    """Implements rl.rollout.Score with a function of the user's own."""
+
+    def __init__(self, config: FunctionConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self,
+        questions: Sequence[Conversation],
+        groups: Sequence[Sequence[Completion]],
+        modes: Sequence[bool],
+        checks: Sequence[Verdict] = (),
+    ) -> list[Verdict]:
+        """Its verdict on each reply; an error for those whose generation failed."""
+        items, places, out = list[Item](), list[int](), list[Verdict]()
+        for question, done, thinking in _replies(questions, groups, modes):
+            out.append(failed(done.error or "error"))
+            if done.finish_reason == "error":
+                continue
+            places.append(len(out) - 1)
+            reply = read_reply(done.text, thinking_opened=thinking)
+            reply = replace(reply, text=done.text, prompt=tuple(question.prompt))
+            items.append(Item(reply, question.check and question.check.reference))
+        for place, verdict in zip(places, score_items(self.config, items), strict=True):
+            out[place] = verdict
         return out
 
 

@@ -120,7 +120,7 @@ class Sampler:
         tasks = [
             q if isinstance(q, Task) else question_task(q, self.reward_options) for q in questions
         ]
-        modes = [self._thinks(q.id) for q in questions]
+        modes = [thinks(q.id, self.thinking) for q in questions]
         return player.play(tasks, samples=self.sampling.n, seed=seed, modes=modes)
 
     def _scored(
@@ -153,12 +153,6 @@ class Sampler:
             later=tuple(later),
         )
 
-    def _thinks(self, name: str) -> bool:
-        """Half of the prompts each way with `both`, and a prompt always the same way."""
-        if self.thinking == "both":
-            return hashlib.blake2b(name.encode(), digest_size=1).digest()[0] % 2 == 0
-        return bool(self.thinking)
-
     def _shape(self, t: Trajectory, reward: float | None) -> float | None:
         """The reward that advantages are taken from."""
         if reward is None or self.overlong is None:
@@ -183,6 +177,13 @@ def _is_cut(turns: Sequence[Turn]) -> bool:
 def _verdict(t: Trajectory) -> Verdict:
     assert t.verdict is not None
     return t.verdict
+
+
+def thinks(name: str, thinking: bool | Literal["both"]) -> bool:
+    """Whether the prompt of this id does: half of them each way with `both`, each always the same."""
+    if thinking == "both":
+        return hashlib.blake2b(name.encode(), digest_size=1).digest()[0] % 2 == 0
+    return bool(thinking)
 
 
 def _status(verdict: Verdict) -> str:

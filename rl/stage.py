@@ -1,14 +1,16 @@
 """Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, with its lift."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from budget.engine import with_budgets
 from engine.actor import start_engine
 from engine.protocol import Sampling
-from environments.catalogue import take_prompts
+from environments.catalogue import take_tasks
+from environments.config import EnvironmentSource, PromptsConfig
 from environments.protocol import Task
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
@@ -20,7 +22,9 @@ from rl.grpo import Grpo, Hooks
 from rl.lift import lift
 from rl.record import RolloutLog
 from rl.reward_source import reward_source
-from rl.rollout import Sampler
+from rl.rollout import Sampler, thinks
+from rl.rows import Rules, good_tasks, take_rows, too_long, warnings_of
+from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
 from workbench.memory import keep_freed_memory
@@ -34,16 +38,14 @@ def run(context: StageContext) -> None:
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
-    context.progress(message="starting the engine")
+    context.progress(message="looking at the prompts")
     tokenizer = read_tokenizer(context.parent_model)
-    model = load_model(context.parent_model)
-    check_isolation(model)
-    pool = take_prompts(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
-    held_out = take_prompts(
-        config.held_out, config.num_held_out, name="held_out", seed=context.seed
-    )
+    pool, held_out = take_questions(context, tokenizer)
     must_be_checkable(q.check for q in (*pool, *held_out) if isinstance(q, Conversation))
     check_held_out(pool, held_out)
+    context.progress(message="starting the engine")
+    model = load_model(context.parent_model)
+    check_isolation(model)
     budgets = config.thinking_budget is not None
     engine = start_engine(
         context.parent_model, with_budgets(config.engine) if budgets else config.engine
@@ -86,6 +88,36 @@ def run(context: StageContext) -> None:
     context.outputs["engine"] = engine.describe()
     save_model(model, context.stage_dir / "model", tokenizer)
     engine.close()
+
+
+Prompts = list[Conversation] | list[Task]
+
+
+def take_questions(context: StageContext, tokenizer: Any) -> tuple[Prompts, Prompts]:
+    """The prompts to train on and those held out, each of which can be asked and checked."""
+    config: GrpoConfig = context.config
+
+    def fits(question: Conversation | Task) -> str:
+        on = thinks(question.id, config.thinking)
+        asked = question.messages if isinstance(question, Task) else question.prompt
+        ids = prompt_ids(asked, question.tools, on, tokenizer=tokenizer)
+        return too_long(len(ids), config.max_tokens, config.engine.max_model_len)
+
+    def take(
+        name: str, source: PromptsConfig, count: int, options: Mapping[str, Any]
+    ) -> tuple[Prompts, dict[str, Any]]:
+        if isinstance(source, EnvironmentSource):
+            tasks = take_tasks(source.tasks, count, context.seed)
+            return good_tasks(tasks, fits, skip_bad=config.skip_bad, name=name)
+        rules = Rules(config.checked, config.skip_bad, options, fits)
+        return take_rows(source, count, rules, name=name, seed=context.seed)
+
+    pool, asked = take("prompts", config.prompts, config.num_prompts, config.reward_options)
+    # The held-out reward keeps the prompt's own options.
+    held_out, kept = take("held_out", config.held_out, config.num_held_out, {})
+    context.outputs["rows"] = accounts = {"prompts": asked, "held_out": kept}
+    context.outputs["warnings"] = warnings_of(accounts)
+    return pool, held_out
 
 
 def held_out_rewards(

@@ -1,4 +1,4 @@
-"""The command `anneal`: run, plan, sweep and report, with the options of the scripts.
+"""The command `anneal`: run, plan, sweep, report and doctor, with the options of the scripts.
 
 anneal run all --recipe recipes/miniature.yaml
 anneal --print-completion bash > ~/.local/share/bash-completion/completions/anneal
@@ -7,7 +7,7 @@ anneal --print-completion bash > ~/.local/share/bash-completion/completions/anne
 import argparse
 import sys
 
-from scripts import plan, report, run_stage, search_widths, sweep
+from scripts import doctor, plan, report, run_stage, search_widths, sweep
 from workbench.command import finish
 
 _COMMANDS = {
@@ -15,6 +15,7 @@ _COMMANDS = {
     "plan": plan,
     "sweep": sweep,
     "report": report,
+    "doctor": doctor,
     "search-widths": search_widths,
 }
 

@@ -8,6 +8,6 @@ KINDS = {
         run="sft.stage:run",
         plan="sft.plan:plan_sft",
         about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
-        inputs="data_mix.inputs:check_data",
+        inputs="data_mix.inputs:check_rows",
     ),
 }

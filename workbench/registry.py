@@ -27,8 +27,9 @@ class Kind:
 
     config: a `StageConfig` subclass.  run: `(StageContext) -> None`.
     plan: `(config, Recipe) -> StagePlan`, importing no torch.
-    inputs: `(config) -> None`, a UserError where a file or package that the stage reads is not there
-    or an option is none; importing no torch. Asked before a run begins, of stages that will run.
+    inputs: `(config) -> lines for the plan, or None`, a UserError where a file or package that the stage
+    reads is not there, a row is bad or an option is none; importing no torch. Asked before a run begins,
+    of stages that will run.
     packages: what `run` imports late, beside what its module imports at once.
     """
 

@@ -53,8 +53,8 @@ def document_sdpa(
         )
     if key.shape[2] != query.shape[2]:
         raise ValueError("seq_idx cannot be combined with a key-value cache: nothing isolates it")
-    if kernels.varlen_attention_available(query):
-        return kernels.varlen_attention(query, key, value, document_layout, dropout, scaling), None
+    if kernels.varlen_attention_serves(query, dropout):
+        return kernels.varlen_attention(query, key, value, document_layout, scaling), None
     return _by_documents(query, key, value, document_layout, dropout, scaling), None
 
 

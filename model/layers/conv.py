@@ -1,8 +1,8 @@
 """Depthwise causal convolution with SiLU that restarts at every document.
 
 out[t] = silu(bias + sum_s weight[K-1-s] * x[t-s]), s over 0..K-1 with t-s in t's document.
-Written as K shifted multiply-adds over [tokens, channels], a few rows at a time so that they
-stay in the cache: torch's own depthwise conv1d can spend two thirds of a hybrid's CPU training
+Written as K shifted multiply-adds over [tokens, channels], on a CPU a few rows at a time so that
+they stay in the cache: torch's own depthwise conv1d can spend two thirds of a hybrid's CPU training
 step in its gradient.
 """
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from model.layers.blocks import values_at_once
 from model.layers.layout import DocumentLayout
 
-_BLOCK_VALUES = 1 << 18
+_CACHE_VALUES = 1 << 18
 
 
 def causal_conv_silu(
@@ -36,7 +37,8 @@ class _Blocks:
     """A few whole rows at a time: their tokens, and in them those a tap may not serve."""
 
     def __init__(self, layout: DocumentLayout, channels: int, taps: int) -> None:
-        rows = max(1, _BLOCK_VALUES // (layout.length * channels))
+        values = values_at_once(layout.device, cpu=_CACHE_VALUES)
+        rows = max(1, values // (layout.length * channels))
         firsts = range(0, layout.batch, rows)
         self.tokens = [
             slice(row * layout.length, min(row + rows, layout.batch) * layout.length)

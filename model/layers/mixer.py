@@ -52,7 +52,8 @@ class DocumentMamba2Mixer(NemotronHMamba2Mixer):
         low, high = self.time_step_limit
         dt = F.softplus(dt.float() + self.dt_bias.float()).clamp(low, high)
         a = -torch.exp(self.A_log.float())
-        path = self._kernels if kernels.mamba_kernels_available(xbc) else self._torch
+        serve = kernels.mamba_kernels_serve(xbc, document_layout)
+        path = self._kernels if serve else self._torch
         y = path(xbc, dt, a, attention_mask, document_layout)
         y = gated_norm(
             y,

@@ -8,7 +8,7 @@ enters them, not even a rounding; what may not be reached is exp2(-inf) = 0. Log
 base 2 because exp2 is the one exponential that is not slowed down by zeros on the CPU (MKL's
 exp takes up to fifty times longer where the result underflows).
 
-Chunks are walked in blocks small enough for the cache, forward and backward; the backward pass
+Chunks are walked in blocks that fit the device (a CPU's cache, a GPU's memory); the backward pass
 recomputes what is quadratic in the chunk and keeps only one state a chunk.
 
 Legend: B rows, C chunks, L tokens a chunk, G groups, K heads a group, H = G * K heads,
@@ -21,13 +21,20 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from model.layers.blocks import values_at_once
 from model.layers.layout import DocumentLayout, ScanMasks, causal_masks
 
-# Chunk length on the CPU: the quadratic part grows with it and the states shrink with it; 32 and
-# 64 are within a few percent of each other for head_dim and state size of 32 to 128.
-CPU_CHUNK_TOKENS = 32
-# Values of the quadratic part worked on at once, chosen so that a block stays in the L2 cache.
-_BLOCK_VALUES = 1 << 17
+# The quadratic part of a chunk grows with its length, and the states shrink with it. On the CPU 32
+# and 64 are within a few percent of each other for head_dim and state size of 32 to 128. On a GPU
+# longer chunks mean fewer kernels, and a quarter of the saved states.
+_CPU_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 32, 128
+# Values of the quadratic part worked on at once by a CPU, so that a block stays in the L2 cache.
+_CACHE_VALUES = 1 << 17
+
+
+def chunk_tokens(device: torch.device) -> int:
+    """Tokens of a chunk on this device."""
+    return _CPU_CHUNK_TOKENS if device.type == "cpu" else _GPU_CHUNK_TOKENS
 
 
 class Sizes(NamedTuple):
@@ -47,18 +54,19 @@ def chunk_scan(
     sizes: Sizes,
     *,
     layout: DocumentLayout | None = None,
-    chunk: int = CPU_CHUNK_TOKENS,
+    chunk: int | None = None,
 ) -> torch.Tensor:
     """The scan over packed rows -> y [B, T, H * P], in fp32 (fp64 for fp64).
 
     xbc [B, T, H*P + 2*G*N]: x, B and C side by side, as they leave the convolution.
     dt [B, T, H]: time steps, after softplus. a [H]: negative decay rates. d [H]: skip weights.
+    chunk: tokens of a chunk; None: `chunk_tokens` of the device.
     Autocast does not apply: the recurrence is always worked out in full precision.
     """
     with torch.autocast(xbc.device.type, enabled=False):
         dtype = torch.float64 if xbc.dtype == torch.float64 else torch.float32
         length = xbc.shape[1]
-        chunk = min(chunk, length)
+        chunk = min(chunk or chunk_tokens(xbc.device), length)
         masks = causal_masks(chunk, xbc.device) if layout is None else layout.scan_masks(chunk)
         dt = dt.to(dtype)
         xbc, dt = (F.pad(v.to(dtype), (0, 0, 0, -length % chunk)) for v in (xbc, dt))
@@ -170,7 +178,7 @@ class _Work:
 
     def blocks(self) -> list[_Block]:
         per_chunk = self.batch * self.sizes.heads * self.chunk**2
-        step = max(1, _BLOCK_VALUES // per_chunk)
+        step = max(1, values_at_once(self.xbc.device, cpu=_CACHE_VALUES) // per_chunk)
         firsts = range(0, self.num_chunks, step)
         return [_Block(self, i, min(i + step, self.num_chunks)) for i in firsts]
 

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from model.hybrid import Hybrid
+from model.loss import logit_slices
 from pretrain.rows import Rows
 from pretrain.train import last_hidden
-
-_SLICE_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,8 @@ def _only(base: Any, kept: Sequence[int]) -> Any:
 def _logit_error(difference: torch.Tensor, head: nn.Linear) -> float:
     """Sum of squares of head(difference), a slice of tokens at a time: logits are linear in it."""
     flat = difference.reshape(-1, difference.shape[-1])
-    step = max(1, _SLICE_VALUES // len(head.weight))
     parts = [
-        torch.mm(part, head.weight.T.to(part.dtype)).square().sum(dtype=torch.float64)
-        for part in flat.split(step)
+        torch.mm(flat[part], head.weight.T.to(flat.dtype)).square().sum(dtype=torch.float64)
+        for part in logit_slices(len(flat), len(head.weight), flat.device)
     ]
     return float(torch.stack(parts).sum())

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from model.loss import IGNORED
+from model.loss import IGNORED, logit_slices
 from pretrain.rows import Rows
 from pretrain.train import last_hidden, shifted_labels
 from workbench.statistics import mean_interval_normal, paired_interval
 
-_SLICE_VALUES = 1 << 20
 FIGURES = ("kl", "next_token_loss", "agreement", "teacher_next_token_loss")
 """Of a row, means over its valid tokens. agreement: share of tokens at which both find the same one
 most likely. The rest in nats."""
@@ -38,9 +37,7 @@ def _of_rows(student: PreTrainedModel, teacher: PreTrainedModel, rows: Rows) -> 
         (last_hidden(model, rows).flatten(0, 1).cpu()[keep], model.get_output_embeddings().weight)
         for model in (student, teacher)
     ]
-    step = max(1, _SLICE_VALUES // len(streams[0][1]))
-    for first in range(0, len(targets), step):
-        part = slice(first, first + step)
+    for part in logit_slices(len(targets), len(streams[0][1]), targets.device):
         own, theirs = (
             # In fp32 also where the teacher is bf16: rounded logits would be a distance of their own.
             torch.mm(_wide(hidden[part].to(weight.device)), _wide(weight).T)

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from model.loss import IGNORED
-
-_SLICE_VALUES = 1 << 20
+from model.loss import IGNORED, add_product, logit_slices
 
 
 class Distance(NamedTuple):
@@ -60,23 +58,21 @@ class _LinearKL(torch.autograd.Function):
         grad_hidden = torch.zeros_like(flat) if wanted else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if wanted else None
         sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
-        step = max(1, _SLICE_VALUES // len(weight))
-        for first in range(0, len(flat), step):
-            rows = slice(first, first + step)
+        for rows in logit_slices(len(flat), len(weight), flat.device):
             valid = targets[rows] != IGNORED
             own = torch.mm(flat[rows], matrix.T).to(wide).log_softmax(1)
             theirs = torch.mm(goal[rows], goal_matrix.T).to(wide).log_softmax(1)
             chosen = own.gather(1, targets[rows].clamp(min=0)[:, None]).squeeze(1)
             probabilities = theirs.exp()
             kl = (probabilities * (theirs - own)).sum(1)
-            sums[0] += kl[valid].sum(dtype=torch.float64)
-            sums[1] -= chosen[valid].sum(dtype=torch.float64)
+            sums[0] += kl.where(valid, 0.0).sum(dtype=torch.float64)
+            sums[1] -= chosen.where(valid, 0.0).sum(dtype=torch.float64)
             if grad_hidden is None or grad_weight is None:
                 continue
             # d KL / d student logits = student's probabilities - teacher's
             grad = own.exp_().sub_(probabilities).mul_(valid[:, None]).to(dtype)
             torch.mm(grad, matrix, out=grad_hidden[rows])
-            grad_weight += grad.T @ flat[rows]
+            add_product(grad_weight, grad.T, flat[rows])
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.like = (hidden.shape, hidden.dtype, weight.dtype)
         kl_sum, next_token = sums.to(wide)

@@ -12,7 +12,6 @@ from torch.nn import functional
 from data_mix.config import BlendConfig
 from model.hybrid import Hybrid, build_config, load_model
 from model.parallel import GradientWorkers
-from pretrain.compress import kl as kl_module
 from pretrain.compress.config import DistillConfig
 from pretrain.compress.distill import Distillation, check_pair, run
 from pretrain.compress.held_out import compare, summary
@@ -69,7 +68,7 @@ def test_loss_and_gradient_are_those_of_plain_torch(
     slice_values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float64 to 1e-10, in slices of 1, 3 and all tokens."""
-    monkeypatch.setattr(kl_module, "_SLICE_VALUES", slice_values)
+    monkeypatch.setattr("model.loss._CPU_LOGITS", slice_values)
     draw = torch.Generator().manual_seed(1)
 
     def random(*size: int) -> torch.Tensor:

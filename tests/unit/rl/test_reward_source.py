@@ -17,11 +17,12 @@ from engine.scripted import ScriptedEngine
 from model.hybrid import build_config, load_model
 from reward import check
 from reward.pairwise import PairwiseConfig
+from reward.plugin import FunctionConfig
 from reward.score_model import ScoreModel, score_ids, score_rows
 from rl.config import GrpoConfig
 from rl.record import RolloutLog, part_metrics
 from rl.reward_model.config import RewardModelConfig
-from rl.reward_source import CompositeReward, JudgeReward, ModelReward, _checker
+from rl.reward_source import CompositeReward, FunctionReward, JudgeReward, ModelReward, _checker
 from rl.rollout import Sampler
 from rl.stage import held_out_rewards
 from tests.judge_server import Said, judge_server
@@ -265,3 +266,32 @@ def test_configuration() -> None:
     ):
         with pytest.raises(UserError, match=words):
             GrpoConfig.read({**raw, "reward": reward}, where="x")
+
+
+def test_a_function_of_the_users_own_scores_in_place_of_the_checker(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """It sees each question with its own replies; one that it breaks on is never trained on."""
+    (tmp_path / "mine.py").write_text(
+        "def f(prompt, reply, reference):\n"
+        "    if reply.answer.strip() == 'word 2': raise ValueError('two')\n"
+        "    return {'value': float(len(reply.answer.split())), 'asked': prompt}\n"
+    )
+    own = FunctionReward(FunctionConfig(path=f"{tmp_path}/mine.py:f"))
+    groups = _sampler(tokenizer, score=own).roll_out(QUESTIONS[:3], seed=0)
+    for question, group in zip(QUESTIONS, groups, strict=False):
+        worked = str((question.reply or {})["content"])
+        assert [r.reward for r in group] == [len(worked.split()), 2.0, None]
+        assert group[0].parts["asked"] == question.messages[0]["content"]
+        assert group[2].status == "ValueError: two" and group[2].advantage is None
+        assert group[0].checked == 1.0, "the check is still recorded"
+
+
+def test_a_function_beside_the_checker(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def f(prompts, replies, references): return [0.5] * len(replies)"
+    )
+    own = FunctionReward(FunctionConfig(path=f"{tmp_path}/mine.py:f"))
+    whole = CompositeReward({"right": (3.0, _checker), "own": (1.0, own)})
+    (group,) = _sampler(tokenizer, score=whole).roll_out(QUESTIONS[:1], seed=0)
+    assert [r.reward for r in group] == [0.875, 0.125, 0.125]

@@ -25,7 +25,7 @@ def test_it_plans_from_another_folder_what_the_script_plans(tmp_path: Path) -> N
     )
 
 
-@pytest.mark.parametrize("name", ["run", "plan", "sweep", "report", "search-widths"])
+@pytest.mark.parametrize("name", ["run", "plan", "sweep", "report", "doctor", "search-widths"])
 def test_every_command_says_its_options(tmp_path: Path, name: str) -> None:
     done = run(name, "--help", cwd=tmp_path)
     assert done.returncode == 0 and f"anneal {name}" in done.stdout

@@ -62,7 +62,8 @@ def written(tmp_path: Path) -> Path:
     whole, grpo = _blocks("yaml")
     lines, conversations = _blocks("json")
     stages = yaml.safe_load(grpo)
-    own = {name: conversations for name in ("own.jsonl", "prompts.jsonl", "held-out.jsonl")}
+    checked = "".join(f"{row}\n" for row in conversations.splitlines() if '"check"' in row)
+    own = {"own.jsonl": conversations, "prompts.jsonl": checked, "held-out.jsonl": checked}
     for name, text in {"mine.yaml": whole, "mine.jsonl": lines, **own}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     demo = tmp_path / "runs/miniature/sft1/model"

@@ -1,0 +1,223 @@
+"""A user's own reward function, named by its file or module, run where it can be stopped.
+
+    mine.py:score           a file; relative paths start where the command was given
+    package.module:score    a module that Python finds
+
+The function takes one reply, or lists of them::
+
+    def score(prompt, reply, reference, **options): ...      # -> float, or a Verdict
+    def score(prompts, replies, references, **options): ...  # -> a list of them, in order
+    def score(completions, ground_truth, **kwargs): ...      # as TRL calls its reward functions
+
+It may be `async`. `prompt` is the last user message as text, with `.messages`. `reply` is the whole
+reply as text, with `.answer`, `.thinking` and `.tool_calls`. It runs in a worker process with limits of
+time and memory. A crash, a hang, a NaN or another type is a status and never a score.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from reward.reply import CheckedReply
+from reward.verdict import Verdict, failed, timed_out
+from reward.workers import CallResult, WorkerPool
+from workbench.errors import UserError, one_line, unknown_name
+from workbench.schema import Section
+
+_WORKER = "reward.plugin_worker"
+_LOAD_LIMIT_S = 60.0
+
+
+class FunctionConfig(Section):
+    """A reward function of the user's own."""
+
+    path: str
+    """`mine.py:score` or `package.module:score`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function, beside prompt, reply and reference."""
+    timeout_s: float = Field(10.0, gt=0)
+    """Most seconds of CPU for one call; four times that by the clock. A call that overruns is stopped, and
+    its replies have no reward."""
+    memory_gb: float = Field(3.0, gt=0)
+    """Address space of a worker process, in GB. A function that loads a model needs more."""
+    workers: int = Field(2, ge=1)
+    """Calls at the same time, each in a process of its own. A function of lists is called once a step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Item:
+    """One reply to score. reference: of the prompt's check, or None."""
+
+    reply: CheckedReply
+    reference: Any = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What the worker gets."""
+        return {
+            "messages": list(self.reply.prompt),
+            "text": self.reply.text,
+            "answer": self.reply.answer,
+            "tool_calls": self.reply.tool_calls,
+            "reference": self.reference,
+        }
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a worker found out about a function. form: one, many or trl."""
+
+    form: str
+    is_async: bool
+    options: tuple[str, ...] | None
+    """Names of its own keyword arguments; None: it takes any."""
+
+    @property
+    def takes_lists(self) -> bool:
+        """Whether one call scores many replies; async functions of one reply run side by side."""
+        return self.form != "one" or self.is_async
+
+
+def is_plugin(kind: str) -> bool:
+    """Whether the name of a check is a function of the user's own."""
+    return ":" in kind
+
+
+def source_digest(path: str) -> str:
+    """What a function's file or module is made of: a result that it made is old once this changes."""
+    place, _ = _parts(path)
+    file = Path(place) if place.endswith(".py") else _module_file(place)
+    return sha256(file.read_bytes()).hexdigest()[:16] if file is not None else "unknown"
+
+
+def describe(path: str) -> Description:
+    """Load the function in a worker. Raises: UserError where it does not import or cannot be called."""
+    return _describe(path, _stamp(path))
+
+
+def check_config(config: FunctionConfig) -> None:
+    """Raises: UserError for a function that does not load, or an option that it does not take."""
+    _check_options(config.path, describe(config.path), config.options)
+
+
+def score_items(config: FunctionConfig, items: Sequence[Item]) -> list[Verdict]:
+    """A verdict of each item, in order.
+
+    A function of lists is called once, so a hang of one reply leaves all of them without a reward.
+    """
+    if not items:
+        return []
+    described = describe(config.path)
+    pool = _pool(config.workers, config.memory_gb)
+
+    def call(part: Sequence[Item]) -> list[Verdict]:
+        args = [_target(config.path), [item.as_json() for item in part], config.options]
+        return _verdicts(pool.call(f"{_WORKER}:score", args, timeout_s=config.timeout_s), len(part))
+
+    if described.takes_lists:
+        return call(items)
+    with ThreadPoolExecutor(config.workers, thread_name_prefix="reward") as threads:
+        return [verdict for (verdict,) in threads.map(call, [[item] for item in items])]
+
+
+def check_plugin(path: str, reply: CheckedReply, reference: Any, **options: Any) -> Verdict:
+    """One reply scored by the function at `path`: what a check of this kind is."""
+    config = FunctionConfig(path=path, options=options)
+    (verdict,) = score_items(config, [Item(reply, reference)])
+    return verdict
+
+
+def _check_options(path: str, described: Description, options: Mapping[str, Any]) -> None:
+    for name in options:
+        if described.options is not None and name not in described.options:
+            raise unknown_name(f"option of {path}", name, described.options)
+    try:
+        json.dumps(dict(options))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"options of {path}: {one_line(error)}; use plain values") from None
+
+
+def _parts(path: str) -> tuple[str, str]:
+    place, _, name = path.rpartition(":")
+    if not place or not name.isidentifier():
+        raise UserError(
+            f"function {path!r}: write it as FILE.py:NAME or package.module:NAME, e.g. mine.py:score"
+        )
+    return place, name
+
+
+def _target(path: str) -> list[str]:
+    """[file or module, name, folder of the command]: absolute, for the worker has another folder."""
+    place, name = _parts(path)
+    if not place.endswith(".py"):
+        return [place, name, os.getcwd()]
+    file = Path(place)
+    if not file.is_file():
+        raise UserError(f"function {path!r}: there is no file {str(file.resolve())!r}")
+    return [str(file.resolve()), name, os.getcwd()]
+
+
+def _module_file(module: str) -> Path | None:
+    for root in (Path.cwd(), Path(__file__).resolve().parents[1]):
+        base = root.joinpath(*module.split("."))
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
+
+
+def _stamp(path: str) -> tuple[str, int]:
+    """Changes when the file does, so that a function is described anew."""
+    target = _target(path)
+    file = Path(target[0])
+    return target[2], file.stat().st_mtime_ns if file.suffix == ".py" else 0
+
+
+@cache
+def _describe(path: str, stamp: tuple[str, int]) -> Description:
+    # A process of its own: what loading breaks or leaves behind must not meet the next function.
+    pool = WorkerPool(1)
+    try:
+        done = pool.call(f"{_WORKER}:describe", [_target(path)], timeout_s=_LOAD_LIMIT_S)
+    finally:
+        pool.close()
+    if done.status != "ok":
+        raise UserError(f"function {path!r} cannot be loaded: {done.reason}")
+    if "problem" in done.value:
+        raise UserError(f"function {path!r}: {done.value['problem']}")
+    options = done.value["options"]
+    return Description(
+        form=done.value["form"],
+        is_async=done.value["is_async"],
+        options=None if options is None else tuple(options),
+    )
+
+
+@cache
+def _pool(workers: int, memory_gb: float) -> WorkerPool:
+    return WorkerPool(workers, int(memory_gb * 2**30))
+
+
+def _verdicts(done: CallResult, wanted: int) -> list[Verdict]:
+    if done.status == "timeout":
+        return [timed_out(done.reason)] * wanted
+    if done.status == "error":
+        return [failed(done.reason)] * wanted
+    return [
+        failed(one["error"])
+        if "error" in one
+        else Verdict(one["value"], one["status"], one["parts"])
+        for one in done.value
+    ]

@@ -1,0 +1,238 @@
+"""What runs inside a worker process for a user's own reward function. See reward.plugin."""
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from reward.verdict import Verdict
+from workbench.errors import one_line
+
+_ONE = ("prompt", "reply", "reference")
+_MANY = ("prompts", "replies", "references")
+_TRL = "completions"
+# What TRL hands to every reward function beside the columns of its data.
+_TRL_EXTRAS = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+
+
+class Prompt(str):
+    """The last user message; `messages` is the whole conversation."""
+
+    messages: list[dict[str, Any]]
+
+
+class Reply(str):
+    """The whole reply as it was sampled. answer: without its trace and its calls."""
+
+    answer: str
+    thinking: str
+    tool_calls: list[dict[str, Any]] | None
+
+
+def describe(target: list[str]) -> dict[str, Any]:
+    """How the function is to be called, or {"problem": what is wrong with it}."""
+    function = _load(*target)
+    parameters = inspect.signature(function).parameters
+    form = _form(parameters)
+    if form is None:
+        return {
+            "problem": f"it takes ({', '.join(parameters)}); it must take (prompt, reply, reference), "
+            "(prompts, replies, references), or TRL's (completions, ...)"
+        }
+    taken = {"one": _ONE, "many": _MANY, "trl": (_TRL, "prompts")}[form]
+    options = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
+    options += [
+        p.name
+        for p in parameters.values()
+        if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty and p.name not in taken
+    ]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {
+        "form": form,
+        "is_async": inspect.iscoroutinefunction(function),
+        "options": None if takes_any else options,
+    }
+
+
+def score(
+    target: list[str], items: list[dict[str, Any]], options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """{"value", "status", "parts"} or {"error"} of each item, in order."""
+    function = _load(*target)
+    form = _form(inspect.signature(function).parameters)
+    if form == "one":
+        found = _one_by_one(function, items, options)
+    else:
+        made = _call_many(function, str(form), items, options)
+        if inspect.isawaitable(made):
+            made = asyncio.run(_wait(made))
+        found = _listed(made, len(items))
+    return [_verdict(value) for value in found]
+
+
+def _form(parameters: Mapping[str, inspect.Parameter]) -> str | None:
+    positional = [
+        p.name
+        for p in parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if _TRL in parameters:
+        return "trl"
+    if tuple(positional[:3]) == _MANY:
+        return "many"
+    # By position: a function may call them as it likes.
+    required = [p for p in parameters.values() if p.default is p.empty and p.name in positional]
+    return "one" if len(positional) >= 3 and len(required) <= 3 else None
+
+
+def _one_by_one(
+    function: Callable[..., Any], items: list[dict[str, Any]], options: dict[str, Any]
+) -> list[Any]:
+    def call(item: dict[str, Any]) -> Any:
+        return function(_prompt(item), _reply(item), item["reference"], **options)
+
+    if not inspect.iscoroutinefunction(function):
+        return [_caught(call, item) for item in items]
+
+    async def all_of_them() -> list[Any]:
+        # Side by side: such a function waits for something, a served judge for example.
+        return await asyncio.gather(*(call(item) for item in items), return_exceptions=True)
+
+    return asyncio.run(all_of_them())
+
+
+def _caught(call: Callable[[dict[str, Any]], Any], item: dict[str, Any]) -> Any:
+    try:
+        return call(item)
+    except Exception as error:  # noqa: BLE001 - the user's code: its failure is a status
+        return error
+
+
+def _call_many(
+    function: Callable[..., Any], form: str, items: list[dict[str, Any]], options: dict[str, Any]
+) -> Any:
+    references = [item["reference"] for item in items]
+    if form == "many":
+        prompts, replies = [_prompt(item) for item in items], [_reply(item) for item in items]
+        return function(prompts, replies, references, **options)
+    parameters = inspect.signature(function).parameters
+    known = {
+        "prompts": [item["messages"] for item in items],
+        _TRL: [[{"role": "assistant", "content": item["text"]}] for item in items],
+        "reference": references,
+        **dict.fromkeys(_TRL_EXTRAS),
+        **options,
+    }
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        given = known
+    else:
+        given = {name: value for name, value in known.items() if name in parameters}
+    # A column of its data, under whatever name it has there, is the reference here.
+    for name, parameter in parameters.items():
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and parameter.default is parameter.empty:
+            given.setdefault(name, references)
+    return function(**given)
+
+
+async def _wait(made: Any) -> Any:
+    return await made
+
+
+def _listed(made: Any, wanted: int) -> list[Any]:
+    if hasattr(made, "tolist"):
+        made = made.tolist()
+    if not isinstance(made, Sequence) or isinstance(made, str | bytes):
+        raise TypeError(f"it returned {_shown(made)}; it must return a list of {wanted} numbers")
+    if len(made) != wanted:
+        raise ValueError(f"it returned {len(made)} values for {wanted} replies")
+    return list(made)
+
+
+def _prompt(item: dict[str, Any]) -> Prompt:
+    messages = item["messages"]
+    asked = [m.get("content") for m in messages if m.get("role") == "user"]
+    prompt = Prompt(asked[-1] if asked and isinstance(asked[-1], str) else "")
+    prompt.messages = messages
+    return prompt
+
+
+def _reply(item: dict[str, Any]) -> Reply:
+    reply = Reply(item["text"])
+    reply.answer, reply.tool_calls = item["answer"], item["tool_calls"]
+    head = item["text"].partition("</think>")
+    reply.thinking = head[0].removeprefix("<think>").strip() if head[1] else ""
+    return reply
+
+
+def _verdict(value: Any) -> dict[str, Any]:
+    if isinstance(value, BaseException):
+        return {"error": one_line(value)}
+    if isinstance(value, Verdict):
+        return _with_parts(value.value, value.status, value.parts)
+    if isinstance(value, Mapping):
+        parts = dict(value)
+        return _number(parts.pop("value", None), parts)
+    return _number(value, {})
+
+
+def _number(value: Any, parts: dict[str, Any]) -> dict[str, Any]:
+    if (hasattr(value, "item") and getattr(value, "size", 1) in (1, None)) or hasattr(
+        value, "numel"
+    ):
+        value = value.item()
+    if not isinstance(value, int | float) or value is None:
+        return {"error": f"it returned {_shown(value)}; it must return a number or a Verdict"}
+    if not math.isfinite(value):
+        return {"error": f"it returned {value}, which is not a number"}
+    return _with_parts(float(value), "ok", parts)
+
+
+def _with_parts(value: float | None, status: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+    if value is None:
+        return {"error": str(parts.get("reason", f"its verdict has status {status}"))}
+    try:
+        json.dumps(dict(parts))
+    except (TypeError, ValueError):
+        parts = {name: str(part)[:300] for name, part in parts.items()}
+    return {"value": value, "status": status, "parts": dict(parts)}
+
+
+def _shown(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.60}"
+
+
+@cache
+def _load(place: str, name: str, folder: str) -> Callable[..., Any]:
+    # Last on the path: a file of the user's must not take the place of an installed module.
+    for more in (folder, str(Path(place).parent) if place.endswith(".py") else folder):
+        if more not in sys.path:
+            sys.path.append(more)
+    module = _module(place)
+    found = getattr(module, name, None)
+    if found is None:
+        public = [n for n in vars(module) if not n.startswith("_") and callable(vars(module)[n])]
+        raise AttributeError(f"{place} has no {name!r}; it has {', '.join(public) or 'nothing'}")
+    if not callable(found):
+        raise TypeError(f"{name!r} of {place} is {_shown(found)}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _module(place: str) -> Any:
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    own = f"plugin_{sha256(place.encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(own, place)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[own] = module  # dataclasses and pickle look their module up
+    spec.loader.exec_module(module)
+    return module
