@@ -32,6 +32,25 @@ def test_all_800_solutions_verify() -> None:
     assert counts == dict.fromkeys(CATEGORIES, 200)
 
 
+def test_an_episode_may_be_asked_again() -> None:
+    task = all_tasks("base")[0]
+    world = Bfcl()
+    world.reset(task)
+    for calls in world.gold():
+        world.step(calling(*calls))
+        world.step(calling())
+    assert [world.verify().value for _ in range(2)] == [1.0, 1.0]
+    entry = next(
+        e for e in entries("multi_turn_base") if e["involved_classes"] == ["GorillaFileSystem"]
+    )
+    steps = [["mkdir(dir_name='new')"], ["mkdir(dir_name='other')"]]
+    first = worker.play("again", entry, steps)
+    assert worker.play("again", entry, steps) == first
+    assert worker.play("again", entry, [*steps, ["ls()"]]) == worker.play(
+        "afresh", entry, [*steps, ["ls()"]]
+    )
+
+
 def test_as_the_package_has_them_one_of_the_800_cannot_be_solved() -> None:
     """Its runner asks five times and compares with six turns."""
     odd = [

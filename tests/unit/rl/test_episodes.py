@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from engine.protocol import Completion, Sampling
+from engine.protocol import Completion, Request, Sampling, requests_of
 from engine.scripted import ScriptedEngine
 from environments.config import EnvironmentSource
 from environments.house import tasks
 from environments.rollout import Turn
 from model.hybrid import build_config, load_model
+from reward.verdict import Verdict, decided
 from rl.config import GrpoConfig
 from rl.feed import StalenessError, check_versions
 from rl.logprobs import pack_rollouts, reply_logprobs, segments
@@ -23,6 +25,7 @@ from rl.truncation import Truncation
 from rl.update import totals_of
 from tests.unit.workbench.test_chat_foreign import CHATML, chatml
 from workbench.chat import stop_ids
+from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
 
 TASKS = tasks("rl", 3, 3, requests=(2, 2))
@@ -144,6 +147,43 @@ def test_all_turns_are_on_record(tokenizer: PreTrainedTokenizerFast, tmp_path: A
     rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert [len(row["later"]) for row in rows] == [2, 1]
     assert "TOOL_RESPONSE" in rows[0]["later"][0]["prompt"]
+
+
+def test_the_draws_of_questions_are_those_of_one_call_of_the_engine(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Seeds go by a prompt's place, as in `Engine.generate`; later turns have seeds of their own."""
+    sampler, asked = _sampler(tokenizer), list[list[Request]]()
+    plain = sampler.engine.stream
+
+    def stream(requests: Sequence[Request]) -> Any:
+        asked.append(list(requests))
+        return plain(requests)
+
+    sampler.engine.stream = stream  # type: ignore[method-assign]
+    groups = sampler.roll_out(TASKS, seed=7)
+    prompts = [group[0].prompt for group in groups]
+    same = requests_of(prompts, replace(sampler.sampling, seed=7))
+    assert [(r.prompt, r.seed) for r in asked[0]] == [(r.prompt, r.seed) for r in same]
+    seeds = [request.seed for wave in asked for request in wave]
+    assert len(set(seeds)) == len(seeds) == 3 * (3 + 2)
+
+
+def test_a_function_of_ones_own_is_given_what_was_asked(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def check(kind: str, text: str, reference: Any, **options: Any) -> Verdict:
+        given.append((kind, reference, options.get("prompt")))
+        return decided(1.0)
+
+    monkeypatch.setattr("environments.question.check", check)
+    messages = [{"role": "user", "content": TASKS[0].messages[0]["content"]}]
+    for kind in ("mine:score", "math"):
+        question = Conversation("q", "d", messages, check=CheckSpec(kind, "49"))
+        _sampler(tokenizer).roll_out([question], seed=1)
+    assert given[0] == ("mine:score", "49", messages) and given[-1] == ("math", "49", None)
 
 
 HOUSE = {"type": "environment", "tasks": {"type": "house", "split": "rl"}}
