@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_mix.files import lines_of
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
@@ -49,7 +50,7 @@ def read_prompts(path: str) -> list[str]:
     if not file.is_file():
         raise UserError(f"decontaminate_against: no file {path}; write the benchmark prompts there")
     prompts = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, _, line in lines_of(file):
         try:
             row = json.loads(line)
             prompts.append(

@@ -1,7 +1,9 @@
 """Local data files: those that a path or glob matches, and a line of JSON as an object."""
 
+import codecs
 import glob
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,20 @@ def matching_files(pattern: str, *, name: str) -> list[Path]:
     if not found:
         raise UserError(f"source {name!r}: no file matches {pattern!r}; check the path")
     return found
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """(line number from 1, byte offset, line) of every line that is not blank: the one reader of JSONL.
+
+    Only a line feed ends a line: U+2028 and its like are characters of JSON texts. A byte order mark is
+    left in place, and `json_object` passes over it.
+    """
+    offset = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip() not in (b"", codecs.BOM_UTF8):
+                yield number, offset, line
+            offset += len(line)
 
 
 def json_object(line: bytes, *, where: str) -> dict[str, Any]:

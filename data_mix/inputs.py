@@ -18,7 +18,7 @@ from data_mix.config import (
     ReasoningSource,
 )
 from data_mix.documents import document_of
-from data_mix.files import json_object, matching_files
+from data_mix.files import json_object, lines_of, matching_files
 from workbench.errors import UserError
 from workbench.schema import Section
 
@@ -141,11 +141,8 @@ def _files(name: str, source: JsonlSource | ParquetSource) -> list[Path]:
 
 
 def _first_line(path: Path) -> tuple[str, bytes] | None:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                return f"{path}, line {number}", line
-    return None
+    found = next(lines_of(path), None)
+    return None if found is None else (f"{path}, line {found[0]}", found[2])
 
 
 def _check_columns(name: str, source: ParquetSource, path: Path) -> None:

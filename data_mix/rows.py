@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_mix.files import json_object
+from data_mix.files import json_object, lines_of
 from workbench.errors import UserError
 
 
@@ -37,12 +37,7 @@ class JsonlRows:
         self._files = list(files)
         places: list[tuple[int, int, int]] = []  # file, byte offset, line number
         for number, path in enumerate(self._files):
-            offset = 0
-            with path.open("rb") as lines:
-                for line_number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        places.append((number, offset, line_number))
-                    offset += len(line)
+            places += [(number, offset, line_number) for line_number, offset, _ in lines_of(path)]
         self._places = np.array(places, dtype=np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:

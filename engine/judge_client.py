@@ -5,7 +5,6 @@ that no caller can mistake it for a verdict. Reading a verdict from the words is
 Imports neither torch nor openai until a client is made.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from workbench.errors import UserError, one_line
+from engine.endpoint import ChatClient, Said, parts_of
+from workbench.errors import UserError
 from workbench.schema import Section
 
 Messages = Sequence[Mapping[str, Any]]
 JudgeStatus = Literal["ok", "truncated", "error"]
 _TRACE = re.compile(r"\A.*</think>", re.DOTALL)
-_NO_KEY = "none"  # local servers want a key and do not read it
 
 
 class JudgeConfig(Section):
@@ -48,9 +47,7 @@ class JudgeConfig(Section):
     @field_validator("endpoint")
     @classmethod
     def _an_address(cls, value: str) -> str:
-        url, _, model = value.partition("#")
-        if not url.startswith(("http://", "https://")) or not model:
-            raise ValueError("write it as http://host:port/v1#model, the name after the #")
+        parts_of(value)
         return value
 
 
@@ -74,37 +71,27 @@ class JudgeClient:
     """Asks the judge. Thread-safe; all threads together keep at most `parallel` requests open."""
 
     def __init__(self, config: JudgeConfig) -> None:
-        import openai  # noqa: PLC0415 - half a second, and few runs have a judge
-
         self.config = config
-        url, _, self.model = config.endpoint.partition("#")
-        self._client = openai.OpenAI(
-            base_url=url,
-            api_key=os.environ.get(config.api_key_env) or _NO_KEY,
-            max_retries=config.retries,
-            timeout=config.timeout_s,
+        self._client = ChatClient(
+            config.endpoint,
+            api_key_env=config.api_key_env,
+            retries=config.retries,
+            timeout_s=config.timeout_s,
         )
-        self._errors = openai.OpenAIError
         self._open = BoundedSemaphore(config.parallel)
 
     def ask(self, messages: Messages) -> JudgeReply:
         """One opinion. Blocks; never raises for what the server does."""
         config = self.config
-        chosen: dict[str, Any] = {"temperature": config.temperature, "seed": config.seed}
-        sent: Any = [dict(message) for message in messages]
         with self._open:
-            try:
-                done = self._client.chat.completions.create(
-                    model=self.model,
-                    messages=sent,
+            return _read(
+                self._client.chat(
+                    messages,
                     max_tokens=config.max_tokens,
-                    **{name: value for name, value in chosen.items() if value is not None},
+                    temperature=config.temperature,
+                    seed=config.seed,
                 )
-            except self._errors as error:
-                return _lost(f"judge: {one_line(error)}")
-            except ValueError as error:  # a body that is no JSON, behind some proxies
-                return _lost(f"judge: unreadable reply of the server: {error}")
-        return _read(done)
+            )
 
     def ask_all(self, conversations: Sequence[Messages]) -> list[JudgeReply]:
         """An opinion on each, `parallel` at a time; same order."""
@@ -128,18 +115,15 @@ class JudgeClient:
         self._client.close()
 
 
-def _read(done: Any) -> JudgeReply:
-    choices = getattr(done, "choices", None)
-    if not choices:
-        return _lost("judge: the server returned no choice")
-    choice = choices[0]
-    used = done.usage.completion_tokens if done.usage else 0
-    text = _TRACE.sub("", choice.message.content or "").strip()
-    if choice.finish_reason == "length":
+def _read(said: Said) -> JudgeReply:
+    if said.finish_reason == "error":
+        return _lost(f"judge: {said.error}")
+    text, used = _TRACE.sub("", said.answer).strip(), said.tokens or 0
+    if said.finish_reason == "length":
         return JudgeReply("truncated", text, "judge: the token limit cut its reply", used)
-    if choice.finish_reason != "stop":
-        return _lost(f"judge: the server ended the request with {choice.finish_reason!r}")
-    if not text:
+    if said.refused:
+        return _lost(f"judge: it refused: {text}")
+    if not text or text.startswith("<think>"):  # it ended inside its own thinking
         return _lost("judge: an empty reply")
     return JudgeReply("ok", text, "", used)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from evals.config import EvalsConfig
-from evals.console import Teller, failure_lines, kept_lines, table
+from evals.console import Teller, dated_lines, failure_lines, kept_lines, table
 from evals.jobs import Job, jobs_of, parse_budgets
 from evals.models import Model, resolve_models
 from evals.own import must_not_replace
@@ -16,7 +16,7 @@ from evals.run import Stopped
 from evals.tasks.ruler import ruler
 from workbench.errors import UserError
 from workbench.recipe import Recipe, apply_override, load
-from workbench.rundir import RunDir
+from workbench.rundir import RunDir, utc_now
 from workbench.stage import stage_seed
 
 
@@ -42,6 +42,7 @@ class SweepCommand:
     models: list[Model]
     jobs: list[Job]
     seed: int
+    fresh: bool = False
     _stopping: bool = False
 
     @classmethod
@@ -63,7 +64,8 @@ class SweepCommand:
         jobs = jobs_of(config, seed=seed)
         for own in owners.values():
             must_not_replace(own, config, models, jobs, run.root / "evals")
-        return cls(recipe, run, config, models, jobs, seed)
+        fresh = bool(vars(args).get("fresh"))
+        return cls(recipe, run, config, models, jobs, seed, fresh)
 
     def plan(self) -> list[str]:
         """What is going to be run."""
@@ -93,7 +95,7 @@ class SweepCommand:
         """Run it; returns the exit code. Raises: UserError where a served model does not answer."""
         self.catch_signals()
         # Imported after everything that can be the user's mistake: these take seconds.
-        from evals.sweep import must_answer, sweep  # noqa: PLC0415
+        from evals.sweep import must_answer, sample_anew, sweep  # noqa: PLC0415
         from workbench import cluster  # noqa: PLC0415
 
         for model in self.models:
@@ -112,17 +114,24 @@ class SweepCommand:
                 name = cluster.namespace("sweep", self.run_dir.root)
                 print(cluster.connect(self.recipe.cluster, namespace=name), file=out)
                 self.catch_signals()  # Ray puts a handler of its own in place, which kills
-            root = self.run_dir.root / "evals"
+            root, began = self.run_dir.root / "evals", utc_now()
+            if self.fresh:
+                sample_anew(root, [model.name for model in self.models], self.jobs)
             try:
                 results = sweep(self.models, self.config, out=root, seed=self.seed, watch=watch)
             except Stopped:
-                print("stopped; the same command continues", file=out)
+                how = "the same command without --fresh" if self.fresh else "the same command"
+                print(f"stopped; {how} continues", file=out)
                 return 1
             finally:
                 if not local:
                     cluster.disconnect()
             print(table(results), file=out)
-            notes = [*kept_lines(results, self.jobs), *failure_lines(results)]
+            notes = [
+                *kept_lines(results, self.jobs),
+                *dated_lines(results, began),
+                *failure_lines(results),
+            ]
             print("\n".join([*notes, *self._pages()]), file=out)
         undecided = [r for found in results.values() for r in found if r["n"] == 0]
         return 1 if undecided else 0

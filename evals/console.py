@@ -102,6 +102,24 @@ def kept_lines(
     return lines
 
 
+def dated_lines(results: Mapping[str, Sequence[Mapping[str, Any]]], began: str) -> list[str]:
+    """A line for each result with replies that are older than this sweep, and for each served model
+    that nothing but its name tells from another."""
+    lines = []
+    for model, found in results.items():
+        for result in found:
+            made = result.get("sampled_at")
+            if made and made["first"] < began:
+                lines.append(
+                    f"{model} {_name(result)}: replies made from {made['first']} to {made['last']}; "
+                    "--fresh samples anew"
+                )
+        served = next((r["served"] for r in found if r.get("served")), None)
+        if served and not (served["entry"] or served["probe_replies"]):
+            lines.append(f"{model}: known by {served['known_by']}")
+    return lines
+
+
 def _is_fuller(result: Mapping[str, Any], job: Job) -> bool:
     limit = result["sampling"]["limit"]
     return bool(limit != job.limit or result["num_samples"] != job.sampling.n)

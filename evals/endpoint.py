@@ -4,74 +4,87 @@
 clients have it. Many requests are open at once; the server batches them.
 """
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
-from budget.client import extra_body
+from budget.client import NO_WAY, WAYS, BudgetedChat, Unkept, Way
+from budget.requests import BudgetRequest
+from engine.endpoint import HOW_TO_WRITE, ChatClient
 from engine.protocol import Completion
+from engine.served_messages import named_in, sent_messages, sent_names, sent_tools
 from evals.format import ReplyFormat
 from evals.responder import Ask
+from evals.served import Served, look_at, shown
 from workbench.chat import template as t
 from workbench.conversation import Conversation
-from workbench.errors import UserError, one_line
+from workbench.errors import UserError
 from workbench.provenance import digest
-
-_RETRIES, _TIMEOUT_S = 4, 1800.0
-_ANSWER_S = 20.0
 
 
 class EndpointResponder:
     """Implements `Responder` over HTTP. Reasoning on or off goes into the system message."""
 
     def __init__(self, address: str, *, open_requests: int = 64) -> None:
-        url, _, model = address.partition("#")
-        if not url.startswith(("http://", "https://")) or not model:
-            raise UserError(
-                f"endpoint {address!r}: write it as http://host:port/v1#model, the name after the #"
-            )
-        import openai  # noqa: PLC0415 - half a second, and few sweeps need it
-
-        self.model, self.format = model, ReplyFormat(opens=False)
-        self.identity = digest({"endpoint": url, "model": model})
-        self._open_requests, self.tokenizer = open_requests, None
-        self._client = openai.OpenAI(
-            base_url=url,
-            api_key=os.environ.get("OPENAI_API_KEY", "none"),
-            max_retries=_RETRIES,
-            timeout=_TIMEOUT_S,
-        )
-        self._errors = openai.OpenAIError
+        try:
+            self._client = ChatClient(address)
+        except ValueError:
+            raise UserError(f"endpoint {address!r}: {HOW_TO_WRITE}") from None
+        self.model, self.tokenizer = self._client.model, None
+        self._open_requests = open_requests
+        self._budgeted = BudgetedChat(self._client)
+        self._way: Way | None = None
+        self._looked_for_way, self._lock = False, Lock()
 
     def must_answer(self) -> None:
         """Raises: UserError where nothing answers at the address; call it before anything is spent.
         Any reply will do, an error too: not every server lists its models."""
-        import openai  # noqa: PLC0415 - half a second, and few sweeps need it
-
-        client = self._client.with_options(max_retries=1, timeout=_ANSWER_S)
-        try:
-            client.models.list()
-        except openai.APIConnectionError as error:
-            why = error.__cause__ or error
+        why = self._client.unreachable()
+        if why:
             raise UserError(
-                f"model {self.model!r}: nothing answers at {self._client.base_url} ({why}); start the "
+                f"model {self.model!r}: nothing answers at {self._client.url} ({why}); start the "
                 "server, or correct http://host:port/v1#name"
-            ) from None
-        except openai.OpenAIError:
-            return
+            )
 
-    def prepare(self, conversation: Conversation, *, thinking: bool) -> dict[str, Any]:
+    @cached_property
+    def _served(self) -> Served:
+        return look_at(self._client)
+
+    @property
+    def identity(self) -> str:
+        """See protocol. What the server tells and says, not its address and name alone."""
+        known = [self._served.entry, self._served.replies]
+        return digest({"endpoint": self._client.url, "model": self.model, "known": known})
+
+    @property
+    def format(self) -> ReplyFormat:
         """See protocol."""
+        return ReplyFormat(opens=bool(self._served.opens))
+
+    @property
+    def served(self) -> dict[str, Any]:
+        """What is known of the model, for results.json."""
+        more = {"budgets": WAYS[self._way]} if self._way is not None else {}
+        return shown(self._served, self._client, more)
+
+    def prepare(self, conversation: Conversation, *, thinking: bool) -> Any:
+        """See protocol. Raises: UserError where a call in the conversation cannot be sent."""
         messages = [dict(message) for message in conversation.prompt]
-        mode = "/think" if thinking else "/no_think"
-        if messages[0]["role"] == "system":
-            messages[0]["content"] = f"{messages[0]['content']}\n{mode}".strip()
+        mode = t.KEYWORD_ON if thinking else t.KEYWORD_OFF
+        if messages and messages[0]["role"] == "system":
+            messages[0]["content"] = f"{messages[0].get('content') or ''}\n{mode}".strip()
         else:
             messages.insert(0, {"role": "system", "content": mode})
-        tools = [_openai_tool(tool) for tool in conversation.tools or []]
-        return {"messages": [_openai_message(m) for m in messages], "tools": tools}
+        tools = conversation.tools or []
+        names = sent_names(named_in(messages, tools))
+        return {
+            "messages": sent_messages(messages, names),
+            "tools": sent_tools(tools, names),
+            "names": {sent: own for own, sent in names.items() if sent != own},
+            "thinking": thinking,
+        }
 
     def fits(self, prompts: Sequence[Any], max_tokens: int) -> list[str]:
         """See protocol. The server knows its own limit."""
@@ -92,97 +105,67 @@ class EndpointResponder:
         return -(-len(text) // 4)
 
     def adheres(self, ask: Ask, done: Completion) -> bool | None:
-        """See protocol. A server gives no ids to count."""
-        return None
+        """See protocol. A reply that did not keep its budget is an error, so what is left has."""
+        return None if ask.sampling.thinking_budget is None else True
 
     def close(self) -> None:
         """See protocol."""
         self._client.close()
 
     def _one(self, ask: Ask) -> Completion:
-        sampling = ask.sampling
-        extra = (
-            {}
-            if sampling.thinking_budget is None
-            else extra_body(
-                sampling.thinking_budget, sampling.thinking_grace, sampling.thinking_rule
-            )
+        sampling, prompt = ask.sampling, ask.prompt
+        settings = {
+            "tools": prompt["tools"],
+            "names": prompt["names"],
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": ask.seed % 2**31,
+        }
+        if sampling.thinking_budget is not None:
+            return self._under_budget(ask, settings)
+        said = self._client.chat(prompt["messages"], **settings)
+        if said.finish_reason == "error":
+            return _failed(said.error)
+        text = said.text
+        if prompt["thinking"] and said.finish_reason == "length":
+            text = self._cut(text)
+        total = self.num_tokens(text) if said.tokens is None else said.tokens
+        return _completion(text, said.finish_reason, total, said.trace_tokens or None)
+
+    def _cut(self, text: str) -> str:
+        """A reply that the token limit cut. Where it may have been cut inside a trace that the prompt
+        had opened, which the text does not show, it is one: a cut trace has no answer."""
+        unknown = self._served.opens is None and not (t.OPEN in text or t.CLOSE in text)
+        return f"{t.THINK_ON}{text}" if unknown else text
+
+    def _under_budget(self, ask: Ask, settings: dict[str, Any]) -> Completion:
+        way, sampling = self._budget_way(), ask.sampling
+        if way is None:
+            return _failed(NO_WAY)
+        assert sampling.thinking_budget is not None
+        asked = BudgetRequest(
+            sampling.thinking_budget, sampling.thinking_grace, sampling.thinking_rule
         )
+        opens = self._served.opens
         try:
-            done = self._client.chat.completions.create(
-                model=self.model,
-                messages=ask.prompt["messages"],
-                **({"tools": ask.prompt["tools"]} if ask.prompt["tools"] else {}),
-                max_tokens=sampling.max_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                seed=ask.seed % 2**31,
-                extra_body=extra or None,
-            )
-        except self._errors as error:
-            return _failed(one_line(error)[:300])
-        if not done.choices:
-            return _failed("the server returned no choice")
-        choice = done.choices[0]
-        if choice.finish_reason not in ("stop", "length", "tool_calls"):
-            return _failed(f"the server ended the request with {choice.finish_reason!r}")
-        count = done.usage.completion_tokens if done.usage else 0
-        return Completion(
-            token_ids=[0] * count,  # servers count tokens, they do not name them
-            logprobs=[],
-            text=_text(choice.message),
-            finish_reason="length" if choice.finish_reason == "length" else "stop",
-        )
+            reply = self._budgeted.ask(ask.prompt["messages"], way, asked, opens=opens, **settings)
+        except Unkept as error:
+            return _failed(str(error))
+        text = self._cut(reply.text) if reply.finish_reason == "length" else reply.text
+        return _completion(text, reply.finish_reason, reply.total_tokens, reply.thinking_tokens)
+
+    def _budget_way(self) -> Way | None:
+        with self._lock:
+            if not self._looked_for_way:
+                self._way, self._looked_for_way = self._budgeted.find_way(), True
+            return self._way
 
 
 def _failed(why: str) -> Completion:
-    return Completion([], [], "", "error", error=why)
+    return Completion([], [], "", "error", error=" ".join(why.split())[:300])
 
 
-def _text(message: Any) -> str:
-    """The whole reply as one text: trace and calls may have been taken out by the server."""
-    extra = message.model_extra or {}
-    trace = extra.get("reasoning_content") or extra.get("reasoning")
-    calls = [
-        {"name": c.function.name, "arguments": _arguments(c.function.arguments)}
-        for c in message.tool_calls or []
-    ]
-    answer = message.content or ""
-    try:
-        text = t.with_calls(answer, calls or None)
-    except (
-        UserError
-    ):  # arguments that are no JSON object: unreadable calls, as the checker sees them
-        text = f"{answer}{t.CALL_OPEN}{[c['arguments'] for c in calls]}{t.CALL_CLOSE}"
-    if not trace:
-        return text
-    # A trace that the token limit cut is not closed.
-    return f"{trace}{t.CLOSE}{text}" if text else f"{t.OPEN}{trace}"
-
-
-def _arguments(text: str) -> Any:
-    try:
-        return json.loads(text or "{}")
-    except ValueError:
-        return text
-
-
-def _openai_tool(tool: dict[str, Any]) -> dict[str, Any]:
-    return tool if "function" in tool else {"type": "function", "function": tool}
-
-
-def _openai_message(message: dict[str, Any]) -> dict[str, Any]:
-    if not message.get("tool_calls"):
-        return {k: v for k, v in message.items() if k != "reasoning_content"}
-    calls = [
-        {
-            "id": f"call_{number}",
-            "type": "function",
-            "function": {
-                "name": call.get("function", call)["name"],
-                "arguments": json.dumps(call.get("function", call)["arguments"]),
-            },
-        }
-        for number, call in enumerate(message["tool_calls"])
-    ]
-    return {"role": "assistant", "content": message.get("content") or "", "tool_calls": calls}
+def _completion(text: str, finish_reason: str, total: int, thinking: int | None) -> Completion:
+    ids = [0] * total  # servers count tokens, they do not name them
+    return Completion(ids, [], text, finish_reason, thinking_tokens=thinking)

@@ -27,11 +27,18 @@ class Ask:
 class Responder(Protocol):
     """What the evaluation loop asks of a model."""
 
-    identity: str
-    """Digest of the model and of what in its engine changes replies."""
-    format: ReplyFormat
     tokenizer: Any
     """The model's; None behind an endpoint."""
+
+    @property
+    def identity(self) -> str:
+        """Digest of the model and of what in its engine changes replies."""
+        ...
+
+    @property
+    def format(self) -> ReplyFormat:
+        """How its replies are written."""
+        ...
 
     def prepare(self, conversation: Conversation, *, thinking: bool) -> Any:
         """The prompt in the responder's own form. Raises: UserError where it has none."""

@@ -11,6 +11,7 @@ from typing import Any
 from engine.judge_client import JudgeConfig
 from engine.protocol import Completion
 from environments.rollout import Replies, waves
+from evals.endpoint import EndpointResponder
 from evals.jobs import Job, extended
 from evals.responder import LocalResponder, Responder
 from evals.samples import Row, Sample, checks_digest, judged, samples_of, take, unasked
@@ -67,13 +68,15 @@ def evaluate(
     ours = [job for job in jobs if job.benchmark.harness is None]
     for job in ours:
         loop.add(job, out / job.folder, [folder / job.folder for folder in folders], data)
-    made_from = {"model_digest": responder.identity, "completion": completion}
+    made_from: dict[str, Any] = {"model_digest": responder.identity, "completion": completion}
     results = []
     for job in [job for job in jobs if job.benchmark.harness is not None]:
         result = _harnessed(job, responder, loop, model=model, out=out, data=data, earlier=folders)
         results.append(result | made_from)
         write_json(out / job.folder / RESULT, results[-1])
     loop.run()
+    if isinstance(responder, EndpointResponder):
+        made_from["served"] = responder.served
     for job, store, samples in loop.jobs:
         rows = [loop.rows[sample.key, sample.number] for sample in samples]
         store.finish(rows)
@@ -109,7 +112,8 @@ def _harnessed(
         if loop.watch(shown):
             raise Stopped
 
-    folders = [folder / job.folder for folder in earlier]
+    anew = SampleStore(out / job.folder).anew_since
+    folders = [] if anew else [folder / job.folder for folder in earlier]
     return run_harness(
         job, responder, model=model, out=out / job.folder, data=data, earlier=folders, watch=watch
     )

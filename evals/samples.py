@@ -1,6 +1,7 @@
 """Samples to make, and the row that each becomes."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,7 +14,7 @@ from environments.episode import Episode, as_task
 from environments.question import checked
 from evals.jobs import Job
 from evals.responder import Ask, Responder
-from evals.sources import Loading
+from evals.sources import Loading, own_file
 from reward import Verdict
 from reward.dispatch import CHECKERS
 from workbench.chat import Reply, parse
@@ -21,6 +22,7 @@ from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError, one_line
 from workbench.identity import must_be_own
 from workbench.provenance import code_digest, digest
+from workbench.rundir import utc_now
 
 Row = dict[str, Any]
 _LONGEST_REFERENCE = 100_000
@@ -82,6 +84,8 @@ def samples_of(
             samples.append(Sample(job, question, number, prompt, problem))
     if not samples:
         raise UserError(f"benchmark {job.benchmark.name!r} has no questions")
+    if any(own_file(data, name) for name in job.benchmark.data.files):
+        _must_differ(job, samples)
     longest = job.sampling.max_tokens + (_LATER_TURNS if job.benchmark.world is not None else 0)
     fits = responder.fits([s.prompt for s in samples if not s.problem], longest)
     for sample, problem in zip((s for s in samples if not s.problem), fits, strict=True):
@@ -89,6 +93,18 @@ def samples_of(
     for sample in samples:
         sample.key = _key(sample, responder.identity)
     return samples
+
+
+def _must_differ(job: Job, samples: Sequence[Sample]) -> None:
+    """Two questions of one id would be counted, paired and drawn as one. (Official data are taken as
+    they are: one id of BFCL's live relevance stands for two.)"""
+    count = Counter(sample.question.id for sample in samples if sample.number == 0)
+    twice = [id for id, number in count.items() if number > 1]
+    if twice:
+        raise UserError(
+            f"benchmark {job.benchmark.name!r}: {len(twice)} ids stand for more than one question "
+            f"({', '.join(twice[:3])}); give each question an id of its own"
+        )
 
 
 def _prepared(job: Job, question: Conversation, responder: Responder) -> tuple[Any, str]:
@@ -256,6 +272,7 @@ def blank(sample: Sample) -> Row:
         "thought": False,
         "well_formed": False,
         "finish_reason": "error",
+        "sampled_at": None,
         "tokens": {"thinking": 0, "answer": 0},
         "adheres": None,
         "value": None,
@@ -281,6 +298,8 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
     # Calls of our own syntax that had to be put in order were in none.
     in_order = reply.well_formed and (normal == done.text or form.calls != "nano-v2")
     thinking = responder.num_tokens(reply.thinking) if reply.thinking else 0
+    if done.thinking_tokens is not None and reply.thinking:
+        thinking = done.thinking_tokens
     return {
         **blank(sample),
         "reply": done.text,
@@ -291,6 +310,7 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
         "thought": thought,
         "well_formed": in_order and done.finish_reason == "stop",
         "finish_reason": done.finish_reason,
+        "sampled_at": utc_now(),
         "tokens": {"thinking": thinking, "answer": max(len(done.token_ids) - thinking, 0)},
         "adheres": responder.adheres(sample.ask(), done),
         "status": "unscored",

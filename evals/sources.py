@@ -1,19 +1,17 @@
 """Where a benchmark's data comes from: a file of the user's, an installed package, or the hub."""
 
-import csv
 import importlib.util
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.own_files import Placed, Read, Row, jsonl_rows, read_columns, read_rows
 from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
 from workbench.hub import must_answer
 from workbench.identity import must_be_own, row_id
 
-Row = dict[str, Any]
 # Columns that tell questions apart, by the names that benchmarks give them.
 _IDS = ("id", "uid", "key", "task_id", "question_id", "problem_id")
 
@@ -73,7 +71,7 @@ class Data:
             if not _is_here(name)
         ]
         missing += [f"{folder / name}" for name in self.only if not (folder / name).is_file()]
-        absent = [name for name in self.files if _own_file(folder, name) is None]
+        absent = [name for name in self.files if own_file(folder, name) is None]
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             missing.append(f"the hub, or {folder / absent[0]}.jsonl{more}")
@@ -113,29 +111,40 @@ def json_lines(path: Path) -> list[Row]:
     """The rows of a JSON-lines file."""
     if not path.is_file():
         raise UserError(f"{path} is missing; reinstall the package, or the file")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [row for _, row in jsonl_rows(path)]
 
 
-def rows_of(name: str, loading: Loading, hub: Hub, columns: Sequence[str]) -> list[Row]:
+Valid = Callable[[Row], None]
+"""Looks at a whole row. Raises: ValueError that says what is wrong."""
+
+
+def rows_of(
+    name: str,
+    loading: Loading,
+    hub: Hub,
+    columns: Mapping[str, Read],
+    valid: Valid = lambda row: None,
+) -> list[Row]:
     """The rows of a benchmark: the user's file data/NAME.jsonl (.json, .csv, .parquet), else the hub.
 
-    Raises: UserError that names the columns and where to put the file.
+    Raises: UserError that names the columns and where to put the file, or the row that is wrong.
     """
-    path = _own_file(loading.data, name)
-    if path is not None:
-        return _checked(_read(path), columns, str(path))
-    return _checked(from_hub(name, loading, hub, columns), columns, str(hub))
+    found = own_rows(name, loading, columns, valid)
+    return from_hub(name, loading, hub, columns, valid) if found is None else found
 
 
-def _own_file(folder: Path, name: str) -> Path | None:
+def own_file(folder: Path, name: str) -> Path | None:
+    """The user's file that stands in for a name of the hub; None without one."""
     paths = (folder / f"{name}{suffix}" for suffix in (".jsonl", ".json", ".csv", ".parquet"))
     return next((path for path in paths if path.is_file()), None)
 
 
-def own_rows(name: str, loading: Loading, columns: Sequence[str]) -> list[Row] | None:
-    """The rows of the user's file; None without one."""
-    path = _own_file(loading.data, name)
-    return None if path is None else _checked(_read(path), columns, str(path))
+def own_rows(
+    name: str, loading: Loading, columns: Mapping[str, Read], valid: Valid = lambda row: None
+) -> list[Row] | None:
+    """The rows of the user's file; None without one. Raises: UserError naming the row that is wrong."""
+    path = own_file(loading.data, name)
+    return None if path is None else _checked(read_rows(path), columns, valid, str(path))
 
 
 def package_text(package: str, path: str, benchmark: str) -> str:
@@ -149,35 +158,25 @@ def package_text(package: str, path: str, benchmark: str) -> str:
     return found.read_text(encoding="utf-8")
 
 
-def _read(path: Path) -> list[Row]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet  # noqa: PLC0415 - heavy
-
-        rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
-        return rows
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as lines:
-            return list(csv.DictReader(lines))
-    try:
-        if path.suffix == ".jsonl":
-            return json_lines(path)
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    return list(found)
-
-
-def from_hub(name: str, loading: Loading, hub: Hub, columns: Sequence[str]) -> list[Row]:
+def from_hub(
+    name: str,
+    loading: Loading,
+    hub: Hub,
+    columns: Mapping[str, Read],
+    valid: Valid = lambda row: None,
+) -> list[Row]:
     """The rows of the hub's data set. Raises: UserError that says where to put them instead."""
     instead = f"put its rows at {loading.data / name}.jsonl with the columns {', '.join(columns)}"
     must_answer(f"benchmark {name!r}: the hub's {hub}", instead)
     try:
-        return _downloaded(hub)
+        rows = _downloaded(hub)
     except Exception as error:  # noqa: BLE001 - the hub fails in many ways; all mean: no data
         why = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
             f"benchmark {name!r}: the hub's {hub} cannot be loaded ({why}); {instead}"
         ) from None
+    placed = [(f"{hub}, row {number}", row) for number, row in enumerate(rows, start=1)]
+    return _checked(placed, columns, valid, str(hub))
 
 
 def _downloaded(hub: Hub) -> list[Row]:
@@ -196,17 +195,21 @@ def _downloaded(hub: Hub) -> list[Row]:
     return [dict(row) for row in found]
 
 
-def _checked(rows: list[Row], columns: Iterable[str], where: str) -> list[Row]:
+def _checked(
+    rows: list[Placed], columns: Mapping[str, Read], valid: Valid, where: str
+) -> list[Row]:
     if not rows:
         raise UserError(f"{where} holds no rows")
-    for column in columns:
-        if column not in rows[0]:
-            raise UserError(f"{where} has no column {column!r}; it has: {', '.join(rows[0])}")
-        if column in _IDS:
-            places = [f"row {number}" for number in range(1, len(rows) + 1)]
-            ids = [
-                row_id({column: row.get(column)}, where=f"{where}, {place}", key=column)
-                for row, place in zip(rows, places, strict=True)
-            ]
-            must_be_own(ids, what=where, places=places)
-    return rows
+    found = read_columns(rows, columns)
+    for (place, _), row in zip(rows, found, strict=True):
+        try:
+            valid(row)
+        except ValueError as error:
+            raise UserError(f"{place}: {error}") from None
+    places = [place for place, _ in rows]
+    for column in (name for name in columns if name in _IDS):
+        ids = [
+            row_id(row, where=place, key=column) for place, row in zip(places, found, strict=True)
+        ]
+        must_be_own(ids, what=where, places=places)
+    return found

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from evals.config import EvalsConfig
+from evals.jobs import jobs_of
 from evals.models import Model
 from evals.report import write_pages
 from evals.run import Progress, Stopped
-from evals.sweep import Results
+from evals.sweep import Results, sample_anew
 from evals.sweep import sweep as sweep_models
 from workbench.errors import UserError
 from workbench.stage import StageContext
@@ -16,6 +17,9 @@ def run(context: StageContext) -> None:
     """Evaluate the stage's models on its benchmarks."""
     config: EvalsConfig = context.config
     models = _models(context, config)
+    out = context.run.root / "evals"
+    if context.fresh:
+        sample_anew(out, [m.name for m in models], jobs_of(config, seed=context.seed))
     place = {model.name: number for number, model in enumerate(models)}
 
     def watch(model: Model, progress: Progress) -> bool:
@@ -28,9 +32,7 @@ def run(context: StageContext) -> None:
         return context.should_stop()
 
     try:
-        results = sweep_models(
-            models, config, out=context.run.root / "evals", seed=context.seed, watch=watch
-        )
+        results = sweep_models(models, config, out=out, seed=context.seed, watch=watch)
     except Stopped:
         context.stop()
     write_pages(context.run.root)

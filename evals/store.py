@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.rundir import read_json_lines
+from workbench.rundir import read_json_lines, utc_now
 
 Row = dict[str, Any]
 RESULT = "results.json"
 _KEPT = ".kept.jsonl"
 _MORE = ".more.jsonl"
+_ANEW = ".sampled-anew"
 
 
 class SampleStore:
@@ -27,6 +28,19 @@ class SampleStore:
         self.folder, self._others = folder, list(others)
         self.path = self._growing = folder / "samples.jsonl"
         self._lock = threading.Lock()
+
+    def sample_anew(self) -> None:
+        """From now on take no reply over that was made before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / _ANEW).write_text(utc_now(), encoding="utf-8")
+
+    @property
+    def anew_since(self) -> str:
+        """When it was last asked to sample anew, here or before this folder was set aside; "" where
+        never."""
+        paths = [folder / _ANEW for folder in (self.folder, *self._others)]
+        times = [path.read_text(encoding="utf-8").strip() for path in paths if path.is_file()]
+        return max(times, default="")
 
     def result(self) -> dict[str, Any]:
         """The result that stands in the folder; empty where there is none that can be read."""
@@ -47,9 +61,12 @@ class SampleStore:
         check failed. Of two in one file the later one, which was judged later, counts."""
         scored: dict[str, Row] = {}
         unscored: dict[str, Row] = {}
+        since = self.anew_since
         for folder in [self.folder, *self._others]:
             for path in (folder / _MORE, folder / "samples.jsonl", folder / _KEPT):
                 own = {row["key"]: row for row in read_json_lines(path) if row.get("key") in keys}
+                if since and folder != self.folder:
+                    own = {k: row for k, row in own.items() if str(row.get("sampled_at")) > since}
                 for key, row in own.items():
                     if row.get("value") is not None:
                         scored.setdefault(key, row)

@@ -62,6 +62,7 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
         "data": str(job.benchmark.data),
         "checker_versions": versions() | checker_versions(),
         "seed": sampling.seed,
+        "sampled_at": _sampled_at(replies),
         "wall_s": round(wall_s, 2),
     }
 
@@ -92,6 +93,12 @@ def _json(estimate: Estimate) -> dict[str, Any]:
 
     ends = [shown(estimate.low), shown(estimate.high)]
     return {"value": shown(estimate.value), "stderr": shown(estimate.stderr), "ci95": ends}
+
+
+def _sampled_at(replies: Sequence[Row]) -> dict[str, str] | None:
+    """When the first and the last reply was made; null where one, of an older version, does not say."""
+    times = sorted(str(row.get("sampled_at") or "") for row in replies)
+    return {"first": times[0], "last": times[-1]} if times and times[0] else None
 
 
 def _reason(row: Row) -> str:

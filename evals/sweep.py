@@ -1,6 +1,7 @@
 """Models x benchmarks x budgets: one engine start a model. The stage and the script share this."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
@@ -13,14 +14,23 @@ from engine.protocol import Engine
 from evals.budgets import CONTRASTS, Pair, budget_contrasts, budget_curves, unique
 from evals.budgets import FILE as BUDGET_FILE
 from evals.config import EvalsConfig
+from evals.endpoint import EndpointResponder
 from evals.jobs import Job, jobs_of
 from evals.models import Model
 from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
 from evals.run import Progress, evaluate
 from evals.statistics import Comparison, by_question, compare, holm
+from evals.store import SampleStore
 from reward.judging import client_of
 from workbench.provenance import digest
-from workbench.rundir import UNFINISHED, read_json, read_json_lines, write_json
+from workbench.rundir import (
+    UNFINISHED,
+    RunDir,
+    new_folder,
+    read_json,
+    read_json_lines,
+    write_json,
+)
 from workbench.statistics import problem_of, problems_of
 
 Watch = Callable[[Model, Progress], bool]
@@ -52,6 +62,8 @@ def sweep(
     for model in models:
         responder = make(model, config, jobs)
         try:
+            if isinstance(responder, EndpointResponder):
+                _set_others_aside(out, model.name, jobs, responder.identity)
             results[model.name] = evaluate(
                 responder,
                 jobs,
@@ -75,11 +87,28 @@ def sweep(
     return results
 
 
+def sample_anew(out: Path, names: Sequence[str], jobs: Sequence[Job]) -> None:
+    """Set the results of these models and jobs aside; replies made until now are taken over no more."""
+    for folder in [out / name / job.folder for name in names for job in jobs]:
+        RunDir(out.parent).set_aside(str(folder.relative_to(out.parent)))
+        SampleStore(folder).sample_anew()
+
+
+def _set_others_aside(out: Path, name: str, jobs: Sequence[Job], identity: str) -> None:
+    """Keep a copy of the results under this name of what is served there no more. The replies also stay
+    where they are found again, should it come back."""
+    for folder in [out / name / job.folder for job in jobs]:
+        found = SampleStore(folder).result()
+        if found and found.get("model_digest") != identity:
+            aside = out.parent / ".replaced" / folder.relative_to(out.parent)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            with new_folder(aside) as half:
+                shutil.copytree(folder, half, dirs_exist_ok=True)
+
+
 def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Responder:
     """A model's responder; an engine is started only when a reply is missing."""
     if model.served:
-        from evals.endpoint import EndpointResponder  # noqa: PLC0415 - few sweeps need it
-
         return EndpointResponder(model.place)
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
@@ -103,8 +132,6 @@ def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Resp
 
 def must_answer(model: Model) -> None:
     """Raises: UserError where a served model cannot be reached."""
-    from evals.endpoint import EndpointResponder  # noqa: PLC0415 - few sweeps need it
-
     responder = EndpointResponder(model.place)
     try:
         responder.must_answer()

@@ -19,11 +19,12 @@ command -v "$python" >/dev/null || { echo "error: $python not found; install Pyt
 pip=(.venv/bin/python -m pip --disable-pip-version-check)
 
 # uv installs the same pinned files about eight times faster. It reads none of pip's configuration,
-# so it is handed the indexes that pip is configured with. Without uv, pip does the work.
+# so it is handed the indexes that pip is configured with. It copies: NLTK refuses data that is a hard
+# link. Without uv, pip does the work.
 uv=$(command -v uv || echo .venv/bin/uv)
 [ -x "$uv" ] || "${pip[@]}" install -qq "$(grep -h '^uv==' requirements/dev.txt)" 2>/dev/null || true
 if [ -x "$uv" ]; then
-  install=("$uv" pip install --python .venv/bin/python -q --index-strategy unsafe-best-match)
+  install=("$uv" pip install --python .venv/bin/python -q --link-mode copy --index-strategy unsafe-best-match)
   for key in index-url extra-index-url find-links; do
     for value in $("${pip[@]}" config get "global.$key" 2>/dev/null); do install+=("--$key" "$value"); done
   done

@@ -35,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", dest="overrides", help=SET_HELP
     )
+    parser.add_argument("--fresh", action="store_true", help="take no earlier reply over")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run")
     parser.add_argument("--list", action="store_true", help="print the benchmarks")
 

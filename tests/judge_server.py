@@ -12,19 +12,25 @@ from typing import Any
 @dataclass
 class Said:
     """One reply of the server. status other than 200: an HTTP error. text None: no content. more:
-    further keys of the message (tool_calls, reasoning_content)."""
+    further keys of the message (tool_calls, reasoning_content). usage: its counts. body: the whole
+    body, as it is."""
 
-    text: str | None = "fine"
-    finish_reason: str = "stop"
+    text: Any = "fine"
+    finish_reason: str | None = "stop"
     status: int = 200
     more: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+    body: bytes | None = None
 
 
 @dataclass
 class JudgeServer:
-    """What was asked, and how many requests were open at once."""
+    """What was asked, and how many requests were open at once. entry: of the model's list; tokens: what
+    /tokenize answers; None: the server has neither."""
 
     address: str = ""
+    entry: dict[str, Any] | None = None
+    tokens: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     most_open: int = 0
     _open: int = 0
@@ -41,6 +47,8 @@ def judge_server(say: Callable[[dict[str, Any]], Said]) -> Iterator[JudgeServer]
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/tokenize":
+                return self._send(*_or_404(state.tokens and state.tokens(asked)))
             with state._lock:
                 state.asked.append(asked)
                 state._open += 1
@@ -48,8 +56,14 @@ def judge_server(say: Callable[[dict[str, Any]], Said]) -> Iterator[JudgeServer]
             said = say(asked)
             with state._lock:
                 state._open -= 1
-            body = json.dumps(_completion(said)).encode()
-            self.send_response(said.status)
+            body = json.dumps(_completion(said)).encode() if said.body is None else said.body
+            self._send(said.status, body)
+
+        def do_GET(self) -> None:
+            self._send(*_or_404(state.entry and {"object": "list", "data": [state.entry]}))
+
+        def _send(self, status: int, body: bytes) -> None:
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.send_header("retry-after-ms", "1")  # the client's pauses are long for a test
@@ -67,6 +81,10 @@ def judge_server(say: Callable[[dict[str, Any]], Said]) -> Iterator[JudgeServer]
         server.shutdown()
 
 
+def _or_404(found: Any) -> tuple[int, bytes]:
+    return (200, json.dumps(found).encode()) if found else (404, b"{}")
+
+
 def _completion(said: Said) -> dict[str, Any]:
     if said.status != 200:
         return {"error": {"message": "scripted failure", "type": "server_error"}}
@@ -77,5 +95,5 @@ def _completion(said: Said) -> dict[str, Any]:
         "created": 0,
         "model": "judge",
         "choices": [{"index": 0, "message": message, "finish_reason": said.finish_reason}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 7, "total_tokens": 8},
+        "usage": {"prompt_tokens": 1, "completion_tokens": 7, "total_tokens": 8} | said.usage,
     }

@@ -45,6 +45,8 @@ class StageContext:
     """Stage needed -> its folder (a model is at FOLDER/"model")."""
     outputs: dict[str, Any] = field(default_factory=dict)
     """Goes into the manifest; the report reads it."""
+    fresh: bool = False
+    """Whether nothing of an earlier result may be taken over."""
     _stop_seen: float = 0.0
     _progress: "ProgressFile | None" = None
     _metrics: "MetricsWriter | None" = None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from evals.benchmark import Benchmark, Row, Sampled
+from evals.own_files import Read, answer, anything, own_id, text, texts, whole
 from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
 from workbench.conversation import CheckSpec, Conversation
@@ -19,8 +20,8 @@ _MMLU_PRO = Hub("TIGER-Lab/MMLU-Pro")
 _SHUFFLE_SEED = 2508
 
 
-def question(id: str, domain: str, asked: str, options: Sequence[str], answer: int) -> Conversation:
-    """A question with its options in order; answer is the index of the right one."""
+def question(id: str, domain: str, asked: str, options: Sequence[str], right: int) -> Conversation:
+    """A question with its options in order; right is the index of the right one."""
     lines = "\n".join(f"{_LETTERS[i]}) {option}" for i, option in enumerate(options))
     return Conversation(
         id=id,
@@ -28,7 +29,7 @@ def question(id: str, domain: str, asked: str, options: Sequence[str], answer: i
         messages=[
             {"role": "user", "content": _PROMPT.format(question=asked.strip(), options=lines)}
         ],
-        check=CheckSpec("choice", _LETTERS[answer], {"num_choices": len(options)}),
+        check=CheckSpec("choice", _LETTERS[right], {"num_choices": len(options)}),
     )
 
 
@@ -42,26 +43,44 @@ def shuffled(id: str, right: str, wrong: Sequence[str]) -> tuple[list[str], int]
 
 def _gpqa(loading: Loading) -> list[Conversation]:
     wrong = [f"Incorrect Answer {i}" for i in (1, 2, 3)]
-    rows = rows_of("gpqa-diamond", loading, _GPQA, ("Question", "Correct Answer", *wrong))
+    columns: dict[str, Read] = {"Question": text, "Correct Answer": answer}
+    rows = rows_of("gpqa-diamond", loading, _GPQA, columns | dict.fromkeys(wrong, answer))
     questions = []
     for i, row in enumerate(rows[: loading.limit]):
-        id = f"gpqa-{row.get('Record ID') or i}"
-        options, answer = shuffled(id, row["Correct Answer"], [row[name] for name in wrong])
+        id = f"gpqa-{own_id(row, 'Record ID', i)}"
+        options, place = shuffled(id, row["Correct Answer"], [row[name] for name in wrong])
         domain = str(row.get("High-level domain") or "science")
-        questions.append(question(id, domain, row["Question"], options, answer))
+        questions.append(question(id, domain, row["Question"], options, place))
     return questions
 
 
+def _answered(row: Row) -> None:
+    """The right option is one of them, and the letter beside it, if any, says the same."""
+    place, count = row["answer_index"], len(row["options"])
+    if not 2 <= count <= len(_LETTERS):
+        raise ValueError(f"{count} options; give 2 to {len(_LETTERS)}")
+    if not 0 <= place < count:
+        raise ValueError(f"answer_index {place} is none of {count} options; give 0 to {count - 1}")
+    letter = str(row.get("answer") or "").strip()
+    if len(letter) == 1 and letter in _LETTERS and letter != _LETTERS[place]:
+        raise ValueError(
+            f"answer_index {place} is option {_LETTERS[place]} and answer is {letter}; the first "
+            "option is 0"
+        )
+
+
 def _mmlu_pro(loading: Loading) -> list[Conversation]:
-    columns = ("question", "options", "answer_index", "category")
-    rows = rows_of("mmlu-pro", loading, _MMLU_PRO, columns)
+    columns: dict[str, Read] = {
+        "question": text, "options": texts, "answer_index": whole, "category": anything,
+    }  # fmt: skip
+    rows = rows_of("mmlu-pro", loading, _MMLU_PRO, columns, _answered)
     return [
         question(
-            f"mmlu-pro-{row.get('question_id', i)}",
-            str(row["category"]),
+            f"mmlu-pro-{own_id(row, 'question_id', i)}",
+            str(row["category"] or "mmlu-pro"),
             row["question"],
             row["options"],
-            int(row["answer_index"]),
+            row["answer_index"],
         )
         for i, row in enumerate(rows[: loading.limit])
     ]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.benchmark import Benchmark, Sampled
+from evals.own_files import Read, answer, text, texts
 from evals.sources import Data, Hub, Loading, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
 
@@ -57,6 +58,11 @@ def mbpp_question(row: Mapping[str, Any]) -> Conversation:
     )
 
 
+def _defines(row: Mapping[str, Any]) -> None:
+    if not _DEFINED.search(row["code"]):
+        raise ValueError("code defines no function (a line `def name(`)")
+
+
 def _tested(code: str, test: str) -> str:
     """The function of a reference program that a test calls; helpers may stand on either side of it."""
     defined = _DEFINED.findall(code)
@@ -73,14 +79,18 @@ def _humaneval(loading: Loading) -> list[Conversation]:
 
 
 def _humaneval_plus(loading: Loading) -> list[Conversation]:
-    columns = ("task_id", "prompt", "entry_point", "test")
+    columns: dict[str, Read] = {
+        "task_id": answer, "prompt": text, "entry_point": text, "test": text,
+    }  # fmt: skip
     rows = rows_of("humaneval-plus", loading, _HUMANEVAL_PLUS, columns)
     return [humaneval_question(row, plus=True) for row in rows[: loading.limit]]
 
 
 def _mbpp_plus(loading: Loading) -> list[Conversation]:
-    columns = ("task_id", "prompt", "code", "test_list", "test")
-    rows = rows_of("mbpp-plus", loading, _MBPP_PLUS, columns)
+    columns: dict[str, Read] = {
+        "task_id": answer, "prompt": text, "code": text, "test_list": texts, "test": text,
+    }  # fmt: skip
+    rows = rows_of("mbpp-plus", loading, _MBPP_PLUS, columns, _defines)
     return [mbpp_question(row) for row in rows[: loading.limit]]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.benchmark import Benchmark, Row, Sampled
+from evals.own_files import Read, answer, anything, text
 from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
 from workbench.conversation import CheckSpec, Conversation
@@ -14,10 +15,15 @@ from workbench.statistics import Estimate
 _FIRST, _LAST = "2024-07", "2024-12"
 SPLIT_SIZE = 315
 _HUB = Hub("livecodebench/code_generation_lite", "release_v5", "test", "refs/pr/7")
-_COLUMNS = (
-    "question_id", "question_content", "starter_code", "contest_date", "public_test_cases",
-    "private_test_cases", "metadata",
-)  # fmt: skip
+_COLUMNS: dict[str, Read] = {
+    "question_id": answer,
+    "question_content": text,
+    "starter_code": anything,
+    "contest_date": anything,
+    "public_test_cases": anything,
+    "private_test_cases": anything,
+    "metadata": anything,
+}
 _PROMPT = "Solve this programming contest problem in Python.\n\n{problem}\n\n{form}"
 _STDIN = (
     "The program reads its input from standard input and writes the answer to standard output, and "

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evals.benchmark import Benchmark, Row, Sampled
+from evals.own_files import Read, answer, objects, text, texts
 from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
 from workbench.statistics import Estimate, mean_interval
@@ -25,6 +26,14 @@ def question(row: dict[str, Any], family: str) -> Conversation:
         messages=[{"role": "user", "content": row["prompt"]}],
         check=CheckSpec("instructions", reference, options),
     )
+
+
+def _as_many(row: dict[str, Any]) -> None:
+    names, kwargs = row["instruction_id_list"], row["kwargs"]
+    if len(names) != len(kwargs) or not all(isinstance(item, dict) for item in kwargs):
+        raise ValueError(
+            f"{len(names)} instruction_id_list and {len(kwargs)} kwargs; give an object for each"
+        )
 
 
 def loose(asked: Conversation) -> dict[str, CheckSpec]:
@@ -61,8 +70,10 @@ def _followed(row: Row, verdict: Row) -> list[bool]:
 
 
 def _ifeval(loading: Loading) -> list[Conversation]:
-    columns = ("key", "prompt", "instruction_id_list", "kwargs")
-    rows = rows_of("ifeval", loading, _IFEVAL, columns)
+    columns: dict[str, Read] = {
+        "key": answer, "prompt": text, "instruction_id_list": texts, "kwargs": objects,
+    }  # fmt: skip
+    rows = rows_of("ifeval", loading, _IFEVAL, columns, _as_many)
     return [question(row, "ifeval") for row in rows[: loading.limit]]
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from environments.protocol import Step, Task, ToolCall
 from evals.benchmark import Benchmark, Row, Sampled
+from evals.own_files import Read, answer, objects, text
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text, rows_of
 from evals.statistics import ratio, strata
 from reward.judging import rate
@@ -28,7 +29,10 @@ _ARENA = Hub("lmarena-ai/arena-hard-auto", file="data/arena-hard-v0.1/question.j
 _BASELINE = Hub(
     "lmarena-ai/arena-hard-auto", file="data/arena-hard-v0.1/model_answer/gpt-4-0314.jsonl"
 )
-_ARENA_COLUMNS = ("uid", "question", "baseline_answer")
+_ARENA_COLUMNS: dict[str, Read] = {"uid": answer, "question": text, "baseline_answer": text}
+# Of the hub's two files, which are joined.
+_ASKED: dict[str, Read] = {"uid": answer, "prompt": text}
+_ANSWERED: dict[str, Read] = {"uid": answer, "messages": objects}
 
 
 def _judge(loading: Loading, name: str) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def _hle(loading: Loading) -> list[Conversation]:
     judge = _judge(loading, "hle")
     prompt = yaml.safe_load(package_text("benchmarks", "hle/prompts/default.yaml", "hle"))
     template = package_text("benchmarks", "hle/prompts/judge.txt", "hle")
-    rows = rows_of("hle", loading, _HLE, ("id", "question", "answer"))
+    rows = rows_of("hle", loading, _HLE, {"id": answer, "question": text, "answer": answer})
     text_only = [row for row in rows if not row.get("image")]
     return [
         Conversation(
@@ -73,8 +77,8 @@ def _arena_rows(loading: Loading) -> list[dict[str, Any]]:
     found = own_rows("arena-hard", loading, _ARENA_COLUMNS)
     if found is not None:
         return found
-    asked = from_hub("arena-hard", loading, _ARENA, _ARENA_COLUMNS)
-    answers = from_hub("arena-hard", loading, _BASELINE, _ARENA_COLUMNS)
+    asked = from_hub("arena-hard", loading, _ARENA, _ASKED)
+    answers = from_hub("arena-hard", loading, _BASELINE, _ANSWERED)
     baseline = {row["uid"]: _said(row) for row in answers}
     return [
         {

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from evals.benchmark import Benchmark, Sampled
+from evals.own_files import answer, text
 from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
 
@@ -19,13 +20,13 @@ _ONCE = Sampled(source="model card; one run")
 _LANGUAGES = ("en", "bn", "de", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
 
 
-def question(id: str, domain: str, problem: str, answer: Any) -> Conversation:
+def question(id: str, domain: str, problem: str, right: Any) -> Conversation:
     """One problem with its answer."""
     return Conversation(
         id=id,
         domain=domain,
         messages=[{"role": "user", "content": PROMPT.format(problem=problem)}],
-        check=CheckSpec("math", str(answer)),
+        check=CheckSpec("math", str(right)),
     )
 
 
@@ -36,6 +37,11 @@ def gsm8k_answer(solution: str) -> str:
     '1200'
     """
     return solution.rpartition("####")[2].strip().replace(",", "")
+
+
+def _has_number(row: dict[str, Any]) -> None:
+    if not gsm8k_answer(row["answer"]):
+        raise ValueError("answer has nothing after its last ####")
 
 
 def _aime(loading: Loading, *, year: int) -> list[Conversation]:
@@ -54,7 +60,7 @@ def _aime(loading: Loading, *, year: int) -> list[Conversation]:
 
 def _math500(loading: Loading) -> list[Conversation]:
     hub = Hub("HuggingFaceH4/MATH-500")
-    rows = rows_of("math-500", loading, hub, ("problem", "answer"))
+    rows = rows_of("math-500", loading, hub, {"problem": text, "answer": answer})
     return [
         question(f"math-500-{i}", str(row.get("subject", "math")), row["problem"], row["answer"])
         for i, row in enumerate(rows[: loading.limit])
@@ -74,7 +80,7 @@ def _mmath(loading: Loading) -> list[Conversation]:
 
 def _gsm8k(loading: Loading) -> list[Conversation]:
     hub = Hub("openai/gsm8k", "main")
-    rows = rows_of("gsm8k", loading, hub, ("question", "answer"))
+    rows = rows_of("gsm8k", loading, hub, {"question": text, "answer": answer}, _has_number)
     return [
         question(f"gsm8k-{i}", "math", row["question"], gsm8k_answer(row["answer"]))
         for i, row in enumerate(rows[: loading.limit])
@@ -98,7 +104,9 @@ def _mgsm(loading: Loading) -> list[Conversation]:
     questions = []
     for language in _LANGUAGES:
         hub = Hub("juletxara/mgsm", language)
-        rows = rows_of(f"mgsm-{language}", loading, hub, ("question", "answer_number"))
+        rows = rows_of(
+            f"mgsm-{language}", loading, hub, {"question": text, "answer_number": answer}
+        )
         questions += [
             question(f"mgsm-{language}-{i}", language, row["question"], row["answer_number"])
             for i, row in enumerate(rows[: loading.limit])

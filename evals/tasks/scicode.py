@@ -16,6 +16,7 @@ import yaml
 
 from environments.protocol import Step, Task, ToolCall
 from evals.benchmark import Benchmark, Row, Sampled
+from evals.own_files import Read, answer, anything, objects
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text
 from evals.statistics import ratio
 from reward.sandbox import Limits, SandboxError, run_program
@@ -26,7 +27,11 @@ from workbench.errors import UserError
 from workbench.statistics import Estimate, mean_interval
 
 _HUBS = [Hub("SciCode1/SciCode", split=split) for split in ("validation", "test")]
-_COLUMNS = ("problem_id", "required_dependencies", "sub_steps")
+_COLUMNS: dict[str, Read] = {
+    "problem_id": answer,
+    "required_dependencies": anything,
+    "sub_steps": objects,
+}
 TARGETS = "scicode-test-data.h5"
 # What its programs may import; h5py reads the targets.
 _PACKAGES = ("numpy", "scipy", "sympy", "mpmath", "h5py")

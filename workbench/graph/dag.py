@@ -11,6 +11,9 @@ from workbench.recipe import Recipe
 from workbench.rundir import Manifest, RunDir
 from workbench.stage import stage_seed
 
+FRESH = "asked for with --fresh"
+"""Reason of a stage that runs again whatever it has."""
+
 
 @dataclass(frozen=True)
 class Decision:

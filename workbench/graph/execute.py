@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from workbench import cluster
 from workbench.errors import UserError
-from workbench.graph.dag import Decision, decide
+from workbench.graph.dag import FRESH, Decision, decide
 from workbench.graph.task import Outcome, run_stage
 from workbench.progress import ProgressDisplay
 from workbench.recipe import Recipe
@@ -39,7 +39,7 @@ class Drive:
                 continue
             decision = decide(self.recipe, self.run, stage, rerun=set())
             if stage in self.fresh and not decision.resume:
-                decision = Decision(stage, True, "asked for with --fresh")
+                decision = Decision(stage, True, FRESH)
             self.show.decided(stage, decision.run, decision.reason)
             if decision.run:
                 yield decision

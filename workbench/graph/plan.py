@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workbench import registry
 from workbench.errors import UserError
-from workbench.graph.dag import Decision, decide
+from workbench.graph.dag import FRESH, Decision, decide
 from workbench.recipe import Recipe
 from workbench.rundir import RunDir
 from workbench.stage import StagePlan
@@ -55,7 +55,7 @@ def plan_run(
         rerun = {n for n, d in decisions.items() if d.run}
         decisions[name] = decide(recipe, run, name, rerun)
         if name in fresh and not decisions[name].run:
-            decisions[name] = Decision(name, True, "asked for with --fresh")
+            decisions[name] = Decision(name, True, FRESH)
         plans[name] = costs[name]
     kinds = {n: registry.kind(recipe.stages[n].kind) for n, d in decisions.items() if d.run}
     for name, kind in kinds.items():

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from workbench import registry
 from workbench.disk import is_full, no_space
 from workbench.errors import StopRequested, UserError
-from workbench.graph.dag import Decision, config_digest, stage_code_digest
+from workbench.graph.dag import FRESH, Decision, config_digest, stage_code_digest
 from workbench.provenance import digest, git_state, hardware, versions
 from workbench.recipe import Recipe, build
 from workbench.rundir import Manifest, RunDir, utc_now
@@ -64,6 +64,7 @@ def _run_claimed(recipe: Recipe, run: RunDir, decision: Decision, own_process: b
         run=run,
         inputs={need: run.stage(need) for need in recipe.stages[decision.stage].needs},
         outputs=dict(manifest.outputs),
+        fresh=decision.reason == FRESH,
     )
     started = time.monotonic()
     before_s = manifest.wall_s

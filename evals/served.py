@@ -1,0 +1,100 @@
+"""What can be known of a served model: its entry in the server's list, and a few greedy replies.
+
+Another checkpoint behind the same address and name is another model. What is looked at here is in
+the key of every sample, so its replies are not taken for those of the earlier one.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.endpoint import ChatClient, Said
+from workbench.chat import template as t
+
+_FIELDS = ("id", "created", "root", "max_model_len", "owned_by")
+# Short, so that they cost nothing; of three kinds, so that a little more training shows in one.
+_PROBES = (
+    "Write one sentence about the sea.",
+    "What is 17 times 23?",
+    "List three colours and say why you chose them.",
+)
+_PROBE_TOKENS = 32
+_CLOCK_S = 1.1
+_LONGEST_REPLY = 400  # characters; some servers read no limit of tokens
+
+
+@dataclass(frozen=True)
+class Served:
+    """entry: what the server's list says of the model; replies: to the probes. None: nothing.
+    opens: whether prompts that ask for reasoning end inside a trace that replies go on with as text;
+    None where the replies did not show it.
+    """
+
+    entry: dict[str, Any] | None
+    replies: tuple[str, ...] | None
+    opens: bool | None
+
+    @property
+    def known_by(self) -> str:
+        """What tells this model from another under its name."""
+        known = ["its entry in /models"] if self.entry else []
+        known += ["greedy replies"] if self.replies else []
+        return " and ".join(known) or "address and name alone: another checkpoint would not show"
+
+
+def look_at(client: ChatClient) -> Served:
+    """Ask the server about its model. A few requests of a few tokens; nothing that it refuses is an
+    error."""
+    started, entry = time.monotonic(), client.entry()
+    said = [_asked(client, text) for text in _PROBES]
+    whole = all(one.finish_reason != "error" for one in said)
+    if entry and entry.get("created"):
+        # Some servers give the time of the request: no property of the model.
+        time.sleep(max(0.0, started + _CLOCK_S - time.monotonic()))
+        again = client.entry() or {}
+        entry = {k: v for k, v in entry.items() if k != "created" or again.get(k) == v}
+    shown = {k: entry[k] for k in _FIELDS if k in entry} if entry else None
+    replies = tuple(one.text[:_LONGEST_REPLY] for one in said) if whole else None
+    return Served(shown, replies, _opens(client, said))
+
+
+def _messages(text: str) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": t.KEYWORD_ON}, {"role": "user", "content": text}]
+
+
+def _asked(client: ChatClient, text: str) -> Said:
+    return client.chat(
+        _messages(text),
+        retries=1,
+        timeout_s=120.0,
+        max_tokens=_PROBE_TOKENS,
+        temperature=0.0,
+        seed=0,
+    )
+
+
+def _opens(client: ChatClient, said: list[Said]) -> bool | None:
+    """See Served. A trace that the server takes out is never part of the text."""
+    if any(one.trace for one in said):
+        return False
+    for one in said:
+        if t.OPEN in one.answer or t.CLOSE in one.answer:
+            return not one.answer.lstrip().startswith(t.OPEN)
+    tokens = client.prompt_tokens(_messages(_PROBES[0]))
+    if tokens is not None:
+        return t.OPEN in "".join(tokens).rpartition(t.CLOSE)[2][-2 * len(t.OPEN) :]
+    ended = any(one.finish_reason == "stop" for one in said)
+    return False if ended else None
+
+
+def shown(served: Served, client: ChatClient, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of results.json that says which served model was asked."""
+    return {
+        "endpoint": client.url,
+        "model": client.model,
+        "known_by": served.known_by,
+        "entry": served.entry,
+        "probe_replies": list(served.replies) if served.replies else None,
+        **more,
+    }
