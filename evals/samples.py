@@ -231,7 +231,7 @@ def judged(sample: Sample, row: Row) -> Row:
         return row
     more = {}
     for name, spec in checks_of(sample).items():
-        verdict = _verdict(spec, row)
+        verdict = _verdict(spec, row, sample.question)
         if name == "":
             _with_verdict(row, verdict)
         else:
@@ -241,10 +241,10 @@ def judged(sample: Sample, row: Row) -> Row:
     return row
 
 
-def _verdict(spec: CheckSpec, row: Row) -> Verdict:
+def _verdict(spec: CheckSpec, row: Row, question: Conversation) -> Verdict:
     try:
         return checked(
-            spec, str(row.get("normal", row["reply"])), opened=row["thought"], asked=row["prompt"]
+            spec, str(row.get("normal", row["reply"])), opened=row["thought"], asked=question.prompt
         )
     except UserError as error:  # a question whose check is broken is a failed sample, not a stop
         return Verdict(None, "error", {"reason": str(error)})
