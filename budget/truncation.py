@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workbench.chat.rendering import split_trace
-from workbench.chat.template import thinking_mode
+from workbench.chat.template import split_trace, thinking_mode
 from workbench.chat.tokens import encoder_of
 from workbench.conversation import Conversation
 from workbench.errors import UserError

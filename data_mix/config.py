@@ -48,9 +48,10 @@ class CleanConfig(Section):
     similarity: float = Field(default=0.8, gt=0, lt=1)
     """Jaccard similarity of word 5-grams from which two documents count as near duplicates."""
     decontaminate_against: str | None = None
-    """Local JSONL of benchmark prompts (column `text`, or conversation rows)."""
+    """Local JSONL of benchmark prompts (column `text`, or the user turns of conversation rows)."""
     ngram_words: int = Field(default=13, ge=3)
-    """A document sharing this many words in a row with a benchmark prompt is removed."""
+    """A document sharing this many words in a row with a benchmark prompt is removed. A shorter prompt
+    counts as a whole, and under 8 words only where it is all that a user asks."""
 
 
 class WorldSource(Section):

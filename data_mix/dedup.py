@@ -4,12 +4,13 @@ MinHash: Broder 1997. Two documents are candidates when one band of their signat
 candidate pair is then confirmed by its estimated Jaccard similarity over all permutations.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data_mix.words import runs, words
 
 NUM_PERMUTATIONS = 128
 # A Mersenne prime whose square fits 64 bits: x -> (a x + b) mod p permutes the hashes without overflow.
@@ -29,10 +30,10 @@ def exact_key(text: str) -> bytes:
 
 
 def shingles(text: str) -> set[str]:
-    """Word 5-grams; a shorter text is one shingle."""
-    words = re.findall(r"\w+", text.lower())
-    last = max(len(words) - _SHINGLE_WORDS, 0)
-    return {" ".join(words[i : i + _SHINGLE_WORDS]) for i in range(last + 1)}
+    """Runs of 5 words (in scripts without blanks, of as much text); a shorter text is one shingle."""
+    tokens, weights = words(text)
+    found = set(map(" ".join, runs(tokens, weights, _SHINGLE_WORDS)))
+    return found or {" ".join(tokens)}
 
 
 class MinHash:

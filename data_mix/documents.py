@@ -1,11 +1,13 @@
 """What flows through mixing: a plain text or a conversation, and how rows become one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from data_mix.config import ColumnsConfig
-from workbench.conversation import Conversation
+from data_mix.config import ColumnsConfig, HubSource, ParquetSource
+from data_mix.messages import normal_message, without_padding
+from workbench.conversation import Conversation, Message
 from workbench.errors import UserError
 
 Document = str | Conversation
@@ -24,16 +26,10 @@ def text_of(document: Document) -> str:
 
 def document_of(row: Mapping[str, Any], columns: ColumnsConfig, *, where: str) -> Document:
     """Read one row. Raises UserError naming source, row and column where it cannot be read."""
+    if isinstance(columns, ParquetSource | HubSource):
+        row = {key: without_padding(value) for key, value in row.items()}
     if columns.form == "conversation":
-        try:
-            _must_be_messages(row["messages"])
-            return Conversation.from_row(dict(row), where=where)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{where} is no conversation row ({_named(row)}{type(error).__name__}: {error}); it "
-                "needs domain and messages, a check needs kind and reference and may have options; or set "
-                "form: messages"
-            ) from None
+        return _conversation_of(row, where)
     value = _column(row, columns.column, where)
     if columns.form == "text":
         if not isinstance(value, str):
@@ -49,13 +45,36 @@ def document_of(row: Mapping[str, Any], columns: ColumnsConfig, *, where: str) -
     return Conversation(
         id=str(row.get("id") or row.get("uuid") or where),
         domain=columns.domain,
-        messages=[_with_reasoning(message) for message in messages],
+        messages=_normal(messages, where),
         tools=_from_json(tools) or None,
     )
 
 
 def _named(row: Mapping[str, Any]) -> str:
     return f"id {row['id']!r:.60}; " if row.get("id") is not None else ""
+
+
+def _conversation_of(row: Mapping[str, Any], where: str) -> Conversation:
+    try:
+        _must_be_messages(row["messages"])
+        read = Conversation.from_row({**row, "tools": _from_json(row.get("tools"))}, where=where)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where} is no conversation row ({_named(row)}{type(error).__name__}: {error}); it "
+            "needs domain and messages, a check needs kind and reference and may have options; or set "
+            "form: messages"
+        ) from None
+    return replace(read, messages=_normal(read.messages, where))
+
+
+def _normal(messages: Sequence[dict[str, Any]], where: str) -> list[Message]:
+    out = []
+    for number, message in enumerate(messages, start=1):
+        try:
+            out.append(normal_message(message))
+        except UserError as error:
+            raise UserError(f"{where}, message {number}: {error}") from None
+    return out
 
 
 def _column(row: Mapping[str, Any], name: str, where: str) -> Any:
@@ -78,19 +97,7 @@ def _must_be_messages(value: Any) -> None:
 
 
 def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and "role" in value and "content" in value
-
-
-def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Move a reply's leading <think>...</think> to reasoning_content; drop Parquet's null keys."""
-    kept = {key: value for key, value in message.items() if value is not None}
-    content = kept.get("content")
-    if kept["role"] != "assistant" or not isinstance(content, str):
-        return kept
-    opened = content.lstrip()
-    if not opened.startswith("<think>") or "</think>" not in opened:
-        return kept
-    reasoning, _, answer = opened.removeprefix("<think>").partition("</think>")
-    stripped = reasoning.strip()
-    cleaned = {**kept, "content": answer.strip()}
-    return {**cleaned, "reasoning_content": stripped} if stripped else cleaned
+    if not isinstance(value, dict):
+        return False
+    said = {"content", "tool_calls", "function_call"} & set(value)
+    return ("role" in value and bool(said)) or ("from" in value and "value" in value)

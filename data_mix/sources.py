@@ -273,7 +273,7 @@ class _Judge:
             if not holds(document):
                 self._removed[name] = self._removed.get(name, 0) + 1
                 return False
-        if self._guard and self._guard.is_contaminated(text_of(document)):
+        if self._guard and self._guard.is_contaminated(document):
             self._removed["decontaminate"] = self._removed.get("decontaminate", 0) + 1
             return False
         return True

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_mix.files import json_object, lines_of
+from data_mix.messages import without_padding
 from workbench.errors import UserError
 
 Row = dict[str, Any]
@@ -85,7 +86,7 @@ def _parquet(path: Path) -> Iterator[Placed]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no Parquet file ({error})") from None
     for number, row in enumerate(rows, start=1):
-        yield f"{path}, row {number}", row
+        yield f"{path}, row {number}", {key: without_padding(value) for key, value in row.items()}
 
 
 def _csv(path: Path) -> Iterator[Placed]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_mix.messages import without_padding
 from evals.own_files import Placed, Read, Row, jsonl_rows, read_columns, read_rows
 from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
@@ -191,8 +192,8 @@ def _downloaded(hub: Hub) -> list[Row]:
     found = datasets.load_dataset(hub.id, hub.config, split=hub.split, revision=hub.revision)
     if hub.columns:
         # As they are stored: pictures would be decoded, with a package that text does not need.
-        return list(found.select_columns(list(hub.columns)).with_format("arrow")[:].to_pylist())
-    return [dict(row) for row in found]
+        found = found.select_columns(list(hub.columns)).with_format("arrow")[:].to_pylist()
+    return [{key: without_padding(value) for key, value in row.items()} for row in found]
 
 
 def _checked(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reward.votes import majority, voted
 from workbench.statistics import (
     Estimate,
     mean_interval,
@@ -39,23 +40,13 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
 
 
 def majority_value(rows: Sequence[Mapping[str, Any]]) -> float:
-    """The value of the commonest answer of one question's samples; the first one wins a tie.
+    """The value of the commonest answer of one question's samples, equal ones counted together.
 
-    Replies from which no answer could be read do not vote; with no vote at all the value is 0.
+    The answer of the lowest sample wins a tie. Replies from which no answer could be read, and checks
+    that failed, do not vote; with no vote at all the value is 0.
     """
-    answers = [(voted(row), float(row["value"])) for row in rows]
-    votes = Counter(answer for answer, _ in answers if answer is not None)
-    if not votes:
-        return 0.0
-    most = max(votes.values())
-    winner = next(a for a, _ in answers if a is not None and votes[a] == most)
-    return next(value for answer, value in answers if answer == winner)
-
-
-def voted(row: Mapping[str, Any]) -> str | None:
-    """The answer that a checker read from a reply, as text; None where it read none."""
-    found = (row.get("why") or {}).get("extracted")
-    return None if found is None else "".join(str(found).split())
+    winner = majority(rows)
+    return 0.0 if winner is None else float(winner["value"])
 
 
 def by_question(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -1,19 +1,23 @@
 """Does the reply's program do what the tests ask? It runs in the sandbox; we compare outside.
 
-Expected values never enter the sandbox that holds the reply's code: values come out, built-in
-types only, and are compared here (or, for HumanEval-like test code, in a second sandbox that
+Expected values never enter the sandbox that holds the reply's code: values come out, as built-in
+types, fractions and decimals, and are compared here (or, for HumanEval-like test code, in a second sandbox that
 calls the first). So exiting early, printing "passed" or overriding `__eq__` earns nothing: a
 program that reports the right values has computed them.
 """
 
+import importlib.util
 import math
 import re
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+from reward.fences import has_fence, python_blocks, unix_lines, whole_program
 from reward.isolation.wire import (
     Channel,
     ChannelBroken,
@@ -27,7 +31,8 @@ from reward.verdict import Verdict, decided, failed, timed_out, wrong_format
 from workbench.errors import UserError, unknown_name
 
 MODES = ("all", "fraction")
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_NUMPY = "numpy"
+_REAL = (int, float, Fraction, Decimal)
 _CODE_START = re.compile(
     r"\s*(?:import |from \w+ import|def |class |for |while |if |try:|with |print\(|#|@|\w+ *=[^=])"
 )
@@ -50,16 +55,17 @@ def check_code(
     """1.0 where the reply's Python passes the tests.
 
     The code is the reply's last ```python block (the last that defines the function, where there
-    is one), or a bare program. reference is one of:
+    is one; an untagged block where no block is tagged), or a bare program. Values are compared as
+    `==` does, but a list equals a tuple and NaN equals NaN. reference is one of:
     - {"function", "tests": [[args, expected], ...]}: lists and tuples are equal, so tests may
       come from JSON; `tolerance` is absolute and relative for floats;
     - {"stdin", "expected_output"}: output is compared without trailing spaces of lines and the
       text; the program must exit 0;
     - {"program_suffix", "function", "program_prefix"?, "packages"?}: HumanEval-like; the suffix is
       test code that calls the function, or defines `check(candidate)`; the prefix (the prompt's
-      code) is put before the program, and completed by a reply that is not a whole function;
-      packages: installed ones that tests and program may import. Tests that break before they call
-      the function are a failed check.
+      code) is put before the program, and completed by a reply that is not a whole function.
+      Tests that break before they call the function are a failed check.
+    Each may have "packages": installed ones that tests and program may import; NumPy by default.
     mode "fraction" (first form only): the share of tests passed.
     timeout_s: wall time of the whole program; over it the verdict is "timeout" (no value), or
     0.0 with time_limit_is_failure. allow_weak: run even where there is no safe sandbox.
@@ -115,33 +121,46 @@ def last_program(reply: CheckedReply) -> str | None:
 def _program(reply: CheckedReply, reference: Mapping[str, Any]) -> str | None:
     function = reference.get("function")
     prefix = str(reference.get("program_prefix") or "")
-    blocks = _FENCE.findall(reply.answer)
+    answer = unix_lines(reply.answer)
+    blocks = python_blocks(answer)
     defines = re.compile(
         rf"\b(?:def\s+{re.escape(str(function))}\b|{re.escape(str(function))}\s*=)"
     )
     if blocks:
-        whole = [b for b in blocks if function is None or defines.search(b)]
-        code: str = (whole or blocks)[-1]
-    elif "```" in reply.answer or not reply.answer.strip():
+        best = [b for b in blocks if b.tagged] or blocks
+        whole = [b for b in best if function is None or defines.search(b.code)]
+        whole = whole or [b for b in blocks if function is None or defines.search(b.code)]
+        code = (whole or best)[-1].code
+    elif has_fence(answer) or not answer.strip():
         return None
-    elif _is_bare_program(reply.answer, function, defines) or (function and prefix):
-        code = reply.answer
+    elif _is_bare_program(answer, function, defines) or (function and prefix):
+        code = answer
     else:
         return None
-    if not prefix:
-        return code
-    return f"{prefix}\n{code}" if defines.search(code) else prefix + code
+    # A reply that completes the prefix keeps its indentation.
+    if prefix and not defines.search(code):
+        return prefix + code
+    return f"{prefix}\n{whole_program(code)}" if prefix else whole_program(code)
 
 
 def _is_bare_program(answer: str, function: Any, defines: re.Pattern[str]) -> bool:
     return bool(_CODE_START.match(answer) if function is None else defines.search(answer))
 
 
+def _packages(reference: Mapping[str, Any], *texts: str) -> tuple[str, ...]:
+    """Those that the reference names; else NumPy, where it is asked for and installed."""
+    if reference.get("packages") is not None:
+        return tuple(reference["packages"])
+    wanted = any(_NUMPY in text for text in texts)
+    return (_NUMPY,) if wanted and importlib.util.find_spec(_NUMPY) else ()
+
+
 def _check_output(
     code: str, reference: Mapping[str, Any], limits: Limits, allow_weak: bool
 ) -> dict[str, Any]:
     stdin = str(reference.get("stdin") or "")
-    run = run_program(code, stdin, limits=limits, allow_weak=allow_weak)
+    packages = _packages(reference, code)
+    run = run_program(code, stdin, limits=limits, allow_weak=allow_weak, packages=packages)
     right = _lines(run.stdout) == _lines(str(reference["expected_output"]))
     passed = right and run.outcome == "exited" and run.exit_code == 0
     return {
@@ -169,7 +188,14 @@ def _check_values(
     with (
         mine,
         theirs,
-        Sandboxed("function", payload, limits, control=theirs, allow_weak=allow_weak) as box,
+        Sandboxed(
+            "function",
+            payload,
+            limits,
+            control=theirs,
+            allow_weak=allow_weak,
+            packages=_packages(reference, code),
+        ) as box,
     ):
         theirs.close()
         remote = RemoteFunction(Channel(mine, box.deadline))
@@ -219,7 +245,7 @@ def _check_test_code(
         mine, tester_end = (stack.enter_context(s) for s in socket.socketpair())
         caller, called = (stack.enter_context(s) for s in socket.socketpair())
         program = {"code": code, "function": function}
-        packages = tuple(reference.get("packages") or ())
+        packages = _packages(reference, code, tests["suffix"])
         # The tester first: it waits for the program, whose time is its own from its start on.
         longer = replace(
             limits,
@@ -274,13 +300,7 @@ def _test_report(channel: Channel, box: Sandboxed) -> dict[str, Any]:
 
 
 def equal(expected: Any, got: Any, tolerance: float = 0.0) -> bool:
-    """Equality of built-in values: a list equals a tuple, True is not 1, NaN equals NaN."""
-    if isinstance(expected, bool) or isinstance(got, bool):
-        return expected is got
-    if isinstance(expected, (int, float)) and isinstance(got, (int, float)):
-        if isinstance(expected, float) and math.isnan(expected):
-            return isinstance(got, float) and math.isnan(got)
-        return expected == got or _near(expected, got, tolerance)
+    """Equality as `==` has it, but a list equals a tuple, and NaN equals NaN."""
     if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
         pairs = zip(expected, got, strict=False)
         return len(expected) == len(got) and all(equal(e, g, tolerance) for e, g in pairs)
@@ -288,12 +308,14 @@ def equal(expected: Any, got: Any, tolerance: float = 0.0) -> bool:
         return expected.keys() == got.keys() and all(
             equal(expected[key], got[key], tolerance) for key in expected
         )
-    if isinstance(expected, (set, frozenset)) and isinstance(got, (set, frozenset)):
-        return set(expected) == set(got)
-    return type(expected) is type(got) and bool(expected == got)
+    if isinstance(expected, _REAL) and isinstance(got, _REAL):
+        if expected != expected:
+            return bool(got != got)
+        return bool(expected == got) or _near(expected, got, tolerance)
+    return bool(expected == got)
 
 
-def _near(expected: float, got: float, tolerance: float) -> bool:
+def _near(expected: Any, got: Any, tolerance: float) -> bool:
     # An integer too large for a float is never "near".
     try:
         return tolerance > 0 and math.isclose(expected, got, rel_tol=tolerance, abs_tol=tolerance)

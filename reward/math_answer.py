@@ -4,13 +4,29 @@ import re
 from typing import Any
 
 from reward import math_fast
+from reward.boxes import last_box
 from reward.math_number import stated_number
+from reward.math_text import plain_math
 from reward.reply import CheckedReply
 from reward.verdict import Verdict, decided, failed, timed_out, wrong_format
 from reward.workers import shared_pool
 from workbench.errors import UserError
 
 _DELIMITED = re.compile(r"\\boxed|\$|\\\(|\\\[")
+_NOT_CLOSED = "the last box is not closed"
+_TAIL = 400
+_ONE = r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?"
+_HEDGE = re.compile(
+    rf"(?<![\w.])(?P<a>{_ONE})\W{{0,3}}\(?(?:or|oder|ou|o|或|または|또는)(?![A-Za-z])\s?"
+    rf"(?:maybe |perhaps |possibly |even )?(?P<b>{_ONE})(?!\d)\D{{0,200}}$",
+    re.IGNORECASE,
+)
+_SEVERAL = re.compile(r"\bor\b|[,;{]|\\pm|±")
+_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|operatorname)\s?\{([^{}]*)\}")
+_WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
+# Up to this many letters may be a product of variables ("abc").
+_LONGEST_PRODUCT = 3
+_SHORT = ("yes", "no", "odd", "one", "two", "six", "ten")
 
 
 def check_math(
@@ -21,11 +37,13 @@ def check_math(
     require_boxed: bool = False,
     number: bool = False,
 ) -> Verdict:
-    """1.0 where math-verify finds the answer equal to the reference.
+    """1.0 where math-verify finds the answer equal to the reference, and no guard of ours says no.
 
     reference: a number or LaTeX ("42", "\\\\frac{1}{2}", "[2,5)"); boxed, dollars or bare.
     The answer is \\boxed{...} where there is one, else what math-verify finds (at last, the last
-    number of the text); require_boxed makes a reply without a box wrong_format.
+    number of the text); require_boxed makes a reply without a box wrong_format. A last box that is
+    empty or not closed is wrong_format, and so are two numbers for one ("3 or 4") in plain text.
+    Numbers may be written in any way that `math_text` knows. docs/rewards.md lists the guards.
     number: the reply must state the number itself, last; math-verify would work out "1 + 8" for it.
     timeout_s: CPU time; a check that takes longer is stopped, status "timeout".
     """
@@ -39,8 +57,12 @@ def check_math(
         return wrong_format("no \\boxed{}")
     if number:
         return _stated(gold, answer)
-    verdict = _fast(gold, answer)
-    return verdict if verdict is not None else _verified(gold, answer, timeout_s)
+    gold, answer = plain_math(gold, formula=True), plain_math(answer)
+    for decide in (_unfinished, _hedged, _word, _fast):
+        verdict = decide(gold, answer)
+        if verdict is not None:
+            return verdict
+    return _verified(gold, answer, timeout_s)
 
 
 def _gold(reference: Any) -> str:
@@ -58,6 +80,41 @@ def _stated(gold: str, answer: str) -> Verdict:
     if value is None:
         return wrong_format("no number stated at the end")
     return decided(value == wanted, extracted=str(value), path="number")
+
+
+def _unfinished(gold: str, answer: str) -> Verdict | None:
+    """A box that was being written when the reply was cut is no answer, nor is one before it."""
+    box = last_box(answer)
+    if box is None or (box.content or "").strip():
+        return None
+    return wrong_format("the last box is empty" if box.content is not None else _NOT_CLOSED)
+
+
+def _hedged(gold: str, answer: str) -> Verdict | None:
+    """ "3 or 4" at the end of plain text names two numbers; math-verify takes one of them."""
+    if _DELIMITED.search(answer) or _SEVERAL.search(gold):
+        return None
+    found = _HEDGE.search(answer[-_TAIL:])
+    if not found or math_fast.read_gold(found["a"]) == math_fast.read_gold(found["b"]):
+        return None
+    return wrong_format("several numbers are given", extracted=found[0].strip()[:200])
+
+
+def _word(gold: str, answer: str) -> Verdict | None:
+    """Words are compared as words: math-verify takes "seat" and "east" for the same product."""
+    box = last_box(answer)
+    wanted = _words(gold)
+    found = _words(box.content or "") if box is not None else ""
+    if not found or not (len(wanted) > _LONGEST_PRODUCT or wanted in _SHORT):
+        return None
+    return decided(wanted == found, extracted=found, path="word")
+
+
+def _words(text: str) -> str:
+    """Nothing but letters, in lower case, without LaTeX around them; else ""."""
+    box = last_box(text)
+    plain = _TEXT.sub(r"\1", (box.content or "") if box else text).strip(" $.")
+    return " ".join(plain.lower().split()) if _WORD.fullmatch(plain) else ""
 
 
 def _fast(gold: str, answer: str) -> Verdict | None:
@@ -86,4 +143,5 @@ def _verified(gold: str, answer: str, timeout_s: float) -> Verdict:
         return failed(reason, path="worker", bad_reference=True)
     if found["extracted"] is None:
         return wrong_format("no mathematical answer found", path="worker")
-    return decided(found["correct"], extracted=found["extracted"], path="worker")
+    guard = {"guard": found["guard"]} if found["guard"] else {}
+    return decided(found["correct"], extracted=found["extracted"], path="worker", **guard)

@@ -5,9 +5,15 @@ from typing import Any
 
 from math_verify import parse, verify
 
+from reward.math_guards import refuted
+
+_LONGEST_SHOWN = 500
+
 
 def judge(gold: str, answer: str) -> dict[str, Any]:
-    """{"gold_parsed", "extracted": str | None, "correct"}; extracted is None where nothing was.
+    """{"gold_parsed", "extracted": str | None, "correct", "guard"}; extracted is None where nothing was.
+
+    guard: which of ours says no where math-verify says yes; "" where none does.
 
     The library's own SIGALRM guard is off: the caller's kill is the deadline.
     """
@@ -19,8 +25,14 @@ def judge(gold: str, answer: str) -> dict[str, Any]:
         return {"gold_parsed": True, "extracted": None, "correct": False}
     # str() of a sympy expression can run for ever, so only the text form is reported.
     text = next((p for p in predicted if isinstance(p, str)), "")
-    correct = verify(list(gold_parsed), predicted, timeout_seconds=None)
-    return {"gold_parsed": True, "extracted": text[:200], "correct": bool(correct)}
+    correct = bool(verify(list(gold_parsed), predicted, timeout_seconds=None))
+    guard = refuted((gold, answer), gold_parsed, predicted) if correct else ""
+    return {
+        "gold_parsed": True,
+        "extracted": text[:_LONGEST_SHOWN],
+        "correct": correct and not guard,
+        "guard": guard,
+    }
 
 
 @lru_cache(maxsize=4096)  # a GRPO group asks about one gold many times

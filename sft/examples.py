@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from data_mix.messages import unusable_reply
 from sft.packing import pack
 from workbench.chat import render
-from workbench.chat.rendering import split_trace
+from workbench.chat.template import TRACE_KEYS, split_trace, without_keywords
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
@@ -43,6 +44,8 @@ class Accounting:
     dropped_longer: int = 0
     without_reply: dict[str, int] = field(default_factory=dict)
     """Part -> conversations left out of it, for they do not end with an assistant turn."""
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Part -> reason -> conversations left out of it, for nothing can be learned from their reply."""
     rows: int = 0
     fill_rate: float = 0.0
 
@@ -56,6 +59,7 @@ class Accounting:
             "truncated_traces": self.truncated,
             "dropped_longer": self.dropped_longer,
             "without_reply": self.without_reply,
+            "left_out": self.left_out,
             "rows": self.rows,
             "fill_rate": round(self.fill_rate, 5),
         }
@@ -63,16 +67,32 @@ class Accounting:
 
 def without_reasoning(conversation: Conversation) -> Conversation:
     """The same prompt with an empty trace: the sample that teaches reasoning-off mode."""
-    reply = {k: v for k, v in (conversation.reply or {}).items() if k != "reasoning_content"}
-    return replace(conversation.with_reply(reply), id=f"{conversation.id}-no-think", thinking=False)
+    _, answer = split_trace(conversation.reply or {"role": "assistant"})
+    return _reasoning_off(conversation, answer, name="no-think")
 
 
 def worked_in_answer(conversation: Conversation) -> Conversation:
     """The same prompt with reasoning off and the trace written out as the start of the answer."""
     trace, answer = split_trace(conversation.reply or {"role": "assistant"})
-    kept = {k: v for k, v in (conversation.reply or {}).items() if k != "reasoning_content"}
-    reply = {**kept, "content": "\n".join(part for part in (trace, answer) if part)}
-    return replace(conversation.with_reply(reply), id=f"{conversation.id}-worked", thinking=False)
+    content = "\n".join(part for part in (trace, answer) if part)
+    return _reasoning_off(conversation, content, name="worked")
+
+
+def _reasoning_off(conversation: Conversation, content: str, *, name: str) -> Conversation:
+    """The same with another answer and no trace. A `/think` of the prompt would turn reasoning on."""
+    kept = {k: v for k, v in (conversation.reply or {}).items() if k not in TRACE_KEYS}
+    messages = [
+        {**m, "content": without_keywords(m["content"])}
+        if m["role"] in ("system", "user") and isinstance(m.get("content"), str)
+        else m
+        for m in conversation.prompt
+    ]
+    return replace(
+        conversation,
+        messages=[*messages, {**kept, "content": content}],
+        id=f"{conversation.id}-{name}",
+        thinking=False,
+    )
 
 
 def with_replies(
@@ -92,7 +112,18 @@ def with_replies(
             f"turn (the first, {conversations[0].id!r:.80}, ends with {last!r}), so there is nothing to "
             "train on; add the replies or remove the part"
         )
-    return kept
+    return _usable(kept, part, accounting)
+
+
+def _usable(kept: list[Conversation], part: str, accounting: Accounting) -> list[Conversation]:
+    reasons = [unusable_reply(c.reply or {}) for c in kept]
+    if counted := Counter(reason for reason in reasons if reason):
+        accounting.left_out[part] = dict(counted)
+    usable = [c for c, reason in zip(kept, reasons, strict=True) if reason is None]
+    if not usable:
+        why = ", ".join(f"{reason}: {count:,}" for reason, count in counted.items())
+        raise UserError(f"part {part!r}: no reply is left to train on ({why}); mend or remove it")
+    return usable
 
 
 def add_stripped(

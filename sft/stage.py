@@ -50,6 +50,10 @@ def run(context: StageContext) -> None:
     context.outputs["warnings"] = [
         f"part {part!r}: {count:,} conversations without a final assistant turn were left out"
         for part, count in accounting.without_reply.items()
+    ] + [
+        f"part {part!r}: {count:,} conversations were left out ({reason})"
+        for part, reasons in accounting.left_out.items()
+        for reason, count in reasons.items()
     ]
     if not config.distributed.on:
         _train(context, tokenizer, Dataset.from_list([asdict(row) for row in rows]))

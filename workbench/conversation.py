@@ -73,8 +73,9 @@ class Conversation:
     def from_row(cls, row: dict[str, Any], *, where: str = "the row") -> "Conversation":
         """Read a row written by `to_row` (JSONL and Parquet sources use the same columns).
 
-        where: its place, which is its id where it has none. Raises: UserError where the id or the
-        check is no such thing; KeyError and TypeError where something is missing or of another kind.
+        where: its place, which is its id where it has none. Raises: UserError where the id, the check or
+        `thinking` (true, false, or null as if it were not there) is no such thing; KeyError and TypeError
+        where something is missing or of another kind.
         """
         check = row.get("check")
         identity = row_id(row, where=where)
@@ -84,7 +85,7 @@ class Conversation:
             messages=list(row["messages"]),
             tools=row.get("tools") or None,
             check=_check_spec(check, f"{where} (id {identity!r:.80})") if check else None,
-            thinking=bool(row.get("thinking", True)),
+            thinking=_thinking(row.get("thinking"), where),
             problem=None if row.get("problem") is None else str(row["problem"]),
         )
 
@@ -102,3 +103,11 @@ def _check_spec(given: dict[str, Any], where: str) -> CheckSpec:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else f"{value!r:.60}"
+
+
+def _thinking(value: Any, where: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise UserError(
+            f"{where}: thinking is {value!r:.40}; allowed: true, false and null (which is true)"
+        )
+    return value is not False

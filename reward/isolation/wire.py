@@ -1,7 +1,8 @@
 """Plain values and calls between processes that do not trust each other.
 
-Values travel as JSON with tags for what JSON lacks. Reading one builds only built-in types, so
-nothing that untrusted code defines (`__eq__`, `__reduce__`) reaches the reader.
+Values travel as JSON with tags for what JSON lacks. Reading one builds only built-in types,
+fractions and decimals, so nothing that untrusted code defines (`__eq__`, `__reduce__`) reaches the
+reader.
 """
 
 import json
@@ -9,10 +10,15 @@ import secrets
 import socket
 import struct
 import time
+from collections.abc import KeysView
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 _HEADER = struct.Struct(">I")
 MAX_MESSAGE_BYTES = 8 * 2**20
+# Reading a fraction reduces it, which takes time that grows with the square of this.
+_FRACTION_BITS = 2**16
 
 
 class ChannelBroken(Exception):
@@ -24,9 +30,10 @@ class ChannelTimeout(Exception):
 
 
 def encode(value: Any) -> Any:
-    """A JSON-able form of None, bool, int, float, str, bytes, complex, list, tuple, dict, set.
+    """A JSON-able form of None, bool, int, float, str, bytes, complex, list, tuple, dict, set (a
+    dict's keys too), Fraction, Decimal and NumPy's scalars.
 
-    Subclasses become their base type; anything else raises TypeError.
+    Subclasses become their base type, NumPy's scalars Python's; anything else raises TypeError.
     """
     if value is None or isinstance(value, (bool, str)):
         return str(value) if isinstance(value, str) else value
@@ -40,12 +47,25 @@ def encode(value: Any) -> Any:
         return {"t": [encode(item) for item in value]}
     if isinstance(value, dict):
         return {"d": [[encode(key), encode(item)] for key, item in value.items()]}
-    if isinstance(value, (set, frozenset)):
+    if isinstance(value, (set, frozenset, KeysView)):
         return {"s": [encode(item) for item in value]}
     if isinstance(value, (bytes, bytearray)):
         return {"b": bytes(value).hex()}
     if isinstance(value, complex):
         return {"c": [value.real, value.imag]}
+    if isinstance(value, Fraction):
+        return {"f": [encode(value.numerator), encode(value.denominator)]}
+    if isinstance(value, Decimal):
+        return {"m": str(value)}
+    return encode(_from_numpy(value))
+
+
+def _from_numpy(value: Any) -> Any:
+    """A NumPy scalar, or an array without axes, as Python has it. NumPy is not imported for it."""
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        plain = value.item()
+        if type(plain).__module__ == "builtins":
+            return plain
     raise TypeError(f"a value of type {type(value).__name__} cannot leave the sandbox")
 
 
@@ -71,9 +91,29 @@ def decode(data: Any) -> Any:
             return bytes.fromhex(body)
         if tag == "c":
             return complex(*body)
-    except (TypeError, RecursionError) as error:
+        if tag == "f":
+            return _fraction(*(decode(item) for item in body))
+        if tag == "m":
+            return _decimal(body)
+    except (TypeError, RecursionError, ArithmeticError) as error:
         raise ValueError("not an encoded value") from error
     raise ValueError(f"unknown tag {tag!r}")
+
+
+def _fraction(numerator: Any, denominator: Any) -> Fraction:
+    whole = isinstance(numerator, int) and isinstance(denominator, int)
+    if not whole or max(numerator.bit_length(), denominator.bit_length()) > _FRACTION_BITS:
+        raise ValueError("not an encoded value")
+    return Fraction(numerator, denominator)
+
+
+def _decimal(body: Any) -> Decimal:
+    if not isinstance(body, str):
+        raise ValueError("not an encoded value")
+    found = Decimal(body)
+    if found.is_snan():  # comparing it raises
+        raise ValueError("not an encoded value")
+    return found
 
 
 class Channel:

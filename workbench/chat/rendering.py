@@ -1,7 +1,7 @@
 """Render conversations to token ids with a token-exact loss mask.
 
-Text between special tokens is tokenized run by run, with a hard cut where generation starts, so the
-ids of a prompt are always a prefix of the ids of prompt and reply. Another cut stands on each side of
+Text between special tokens is tokenized run by run, as `apply_chat_template` does for a prompt. A hard
+cut stands where generation starts, so the ids of a prompt are a prefix of those of prompt and reply. Another cut stands on each side of
 `</think>`: the tag always has the same ids, those that a thinking budget forces. Control-token text
 inside content becomes ordinary text: only this module writes the special ids.
 """
@@ -30,11 +30,13 @@ class Rendered:
 
 
 class _Piece(NamedTuple):
-    """A special token, or a run of text that is tokenized on its own."""
+    """A special token, or a run of text that is tokenized on its own; its first `lead` characters
+    carry no loss."""
 
     text: str
     special: bool = False
     loss: int = 0
+    lead: int = 0
 
 
 def render(
@@ -52,14 +54,13 @@ def render(
     The loss is on what follows each generation prompt up to and including the end of the turn.
     loss_on: "all" assistant turns, or the "last" message only (training unrolls multi-turn data,
     because older turns stand there without their trace).
+    A checkpoint that brings another template is rendered by it (workbench.chat.foreign).
 
     Raises: UserError on an unknown role, a system message that is not the first, content that is no
     text, or a trace that holds `</think>` (it would end there).
     """
     if format_of(tokenizer) != "nano-v2":
-        text, pieces = foreign.pieces(messages, tools, thinking, tokenizer, loss_on)
-        ids = [token for run, _ in pieces for token in run]
-        return Rendered(text, ids, [loss for run, loss in pieces for _ in run])
+        return Rendered(*foreign.rendered(messages, tools, thinking, tokenizer, loss_on))
     return _encode(list(_conversation(messages, tools, thinking, loss_on)), tokenizer)
 
 
@@ -103,7 +104,10 @@ def _encode(pieces: Sequence[_Piece], tokenizer: Any) -> Rendered:
     for piece in pieces:
         run = [encoder.special[piece.text]] if piece.special else next(runs)
         ids += run
-        mask += [piece.loss] * len(run)
+        without = (
+            encoder.starting_before(piece.text, piece.lead) if piece.loss and piece.lead else 0
+        )
+        mask += [0] * without + [piece.loss] * (len(run) - without)
     return Rendered("".join(piece.text for piece in pieces), ids, mask)
 
 
@@ -144,9 +148,9 @@ def _turns(
             yield _Piece(f"User\n{t.without_keywords(t.content_of(message))}\n")
         elif role == "assistant":
             yield _Piece(t.TURN, special=True)
-            yield _Piece("Assistant\n")
             answer = _after_trace(t.content_of(message))
-            yield _Piece(t.with_calls(answer, message.get("tool_calls")) + "\n", loss=loss)
+            text = f"Assistant\n{t.with_calls(answer, message.get('tool_calls'))}\n"
+            yield _Piece(text, loss=loss, lead=len("Assistant\n"))
             yield _Piece(t.END, special=True, loss=loss)
             yield _Piece("\n")
         elif role == "tool":
@@ -169,7 +173,7 @@ def _opening(messages: Sequence[Message], thinking: bool) -> Iterator[_Piece]:
 
 
 def _reply(message: Message, *, on: bool) -> Iterator[_Piece]:
-    trace, answer = split_trace(message)
+    trace, answer = t.split_trace(message)
     after = t.with_calls(answer, message.get("tool_calls")) + "\n"
     if on:
         # A budget that runs out in the middle of a line puts the tag right there.
@@ -179,25 +183,6 @@ def _reply(message: Message, *, on: bool) -> Iterator[_Piece]:
     yield _Piece(after, loss=1)
     yield _Piece(t.END, special=True, loss=1)
     yield _Piece("\n")
-
-
-def split_trace(message: Message) -> tuple[str, str]:
-    """Reasoning and answer of an assistant message; reasoning may also stand in the content.
-
-    Content `<think>\\n{reasoning}\\n</think>\\n\\n{answer}` without `reasoning_content` is split.
-    """
-    content = t.content_of(message)
-    trace = message.get("reasoning_content") or ""
-    if not trace and t.CLOSE in content:
-        before, _, after = content.partition(t.CLOSE)
-        trace = before.removeprefix(t.OPEN).removeprefix("\n").removesuffix(t.CLOSE_BEFORE)
-        return trace, after.lstrip("\n")
-    if t.CLOSE in trace:
-        raise UserError(
-            f"reasoning_content holds {t.CLOSE}, which ends a trace: {trace[:60]!r}; remove the tag "
-            "or drop the sample"
-        )
-    return trace, content
 
 
 def _after_trace(content: str) -> str:

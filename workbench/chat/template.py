@@ -26,6 +26,8 @@ KEYWORD_ON, KEYWORD_OFF = "/think", "/no_think"
 CALL_OPEN, CALL_CLOSE = "<TOOLCALL>", "</TOOLCALL>"
 TOOLS_OPEN, TOOLS_CLOSE = "<AVAILABLE_TOOLS>", "</AVAILABLE_TOOLS>"
 RESPONSE_OPEN, RESPONSE_CLOSE = "<TOOL_RESPONSE>[", "]</TOOL_RESPONSE>"
+TRACE_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Where messages of the ecosystem carry a trace; ours is the first."""
 BLOCK_BEFORE = "\n\n"
 """Between system text and the tool list."""
 CALLS_BEFORE = "\n"
@@ -82,20 +84,31 @@ def tool_calls_block(calls: Sequence[dict[str, Any]] | None) -> str:
 
 def _call_text(call: dict[str, Any]) -> str:
     inner = call.get("function") or call
-    name, arguments = inner.get("name"), inner.get("arguments")
+    name = inner.get("name")
     if not isinstance(name, str):
         raise UserError(f"tool call {call!r} has no name; write {{name, arguments}}")
-    text = arguments
-    if not isinstance(arguments, str):
-        text = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
-    elif not isinstance(read_json(arguments), dict):
-        text = "null"
-    if not isinstance(text, str) or not text.lstrip().startswith("{"):
-        raise UserError(
-            f"tool call {name!r}: arguments {arguments!r} are not a JSON object; give a mapping or "
-            "the JSON text of one"
-        )
+    arguments, text = arguments_of(inner), inner.get("arguments")
+    if not isinstance(text, str) or not text.strip():
+        text = json.dumps(arguments, ensure_ascii=False)
     return f'{{"name": {dump_json(name)}, "arguments": {escape_tags(text)}}}'
+
+
+def arguments_of(call: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a bare call as a mapping; none, null and blank text are a call without any.
+
+    Raises: UserError where they are neither a mapping nor the JSON text of one.
+    """
+    arguments = value = call.get("arguments")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return {}
+    if isinstance(value, str):
+        value = read_json(value)
+    if not isinstance(value, dict):
+        raise UserError(
+            f"tool call {call.get('name')!r}: arguments {arguments!r} are not a JSON object; give a "
+            "mapping or the JSON text of one"
+        )
+    return value
 
 
 def with_calls(answer: str, calls: Sequence[dict[str, Any]] | None) -> str:
@@ -165,6 +178,25 @@ def content_of(message: Message) -> str:
             f"content of a {message['role']} message is a {type(content).__name__}; it must be text"
         )
     return content
+
+
+def split_trace(message: Message) -> tuple[str, str]:
+    """Reasoning and answer of an assistant message; reasoning may also stand in the content.
+
+    Content `<think>\\n{reasoning}\\n</think>\\n\\n{answer}` without `reasoning_content` is split.
+    """
+    content = content_of(message)
+    trace = next((message[key] for key in TRACE_KEYS if message.get(key)), "")
+    if not trace and CLOSE in content:
+        before, _, after = content.partition(CLOSE)
+        trace = before.removeprefix(OPEN).removeprefix("\n").removesuffix(CLOSE_BEFORE)
+        return trace, after.lstrip("\n")
+    if CLOSE in trace:
+        raise UserError(
+            f"reasoning_content holds {CLOSE}, which ends a trace: {trace[:60]!r}; remove the tag "
+            "or drop the sample"
+        )
+    return trace, content
 
 
 def chat_template() -> str:

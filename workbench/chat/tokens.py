@@ -6,6 +6,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from workbench.chat import template as t
+from workbench.chat.traits import traits_of
 from workbench.errors import UserError
 
 # The format's own runs (`Assistant\n<think>\n`, `</think>`, ...) come again in every conversation.
@@ -34,6 +35,11 @@ class Encoder:
         if len(self.known) < _MOST_KNOWN:
             self.known.update((text, ids) for text, ids in found.items() if len(text) <= _SHORT)
         return [found[text] if text in found else self.known[text] for text in texts]
+
+    def starting_before(self, text: str, length: int) -> int:
+        """How many ids of one run begin in its first `length` characters."""
+        done = self.plain.encode(text, add_special_tokens=False)
+        return sum(start < length for start, _ in done.offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of one run."""
@@ -70,21 +76,22 @@ def _make_encoder(tokenizer: Any) -> Encoder:
 
 
 def format_of(tokenizer: Any) -> Format:
-    """nano-v2 where the tokenizer has the format's special tokens, else its own template.
+    """nano-v2 where the tokenizer brings our template, or our tokens and no template at all.
 
-    Raises: UserError where it has some of the three, or none and no template either.
+    Any other template is the checkpoint's own and wins, whatever tokens its vocabulary has. Raises:
+    UserError where the tokens that the format needs are missing, or there is no template.
     """
-    special = encoder_of(tokenizer).special
+    template, special = tokenizer.chat_template, encoder_of(tokenizer).special
     missing = [token for token in t.SPECIAL_TOKENS if token not in special]
+    ours = not template or template == t.chat_template()
     if not missing:
-        return "nano-v2"
-    claims = special or any(token in (tokenizer.chat_template or "") for token in missing)
-    if claims:
+        return "nano-v2" if ours else "template"
+    if (ours and (special or template)) or any(token in str(template) for token in missing):
         raise UserError(
             f"the tokenizer lacks {', '.join(missing)}, which its chat format needs; add them as "
             "special tokens"
         )
-    if not tokenizer.chat_template:
+    if not template:
         raise UserError(
             f"the tokenizer has neither {', '.join(missing)} nor a chat template of its own; add the "
             "tokens or a template"
@@ -93,9 +100,10 @@ def format_of(tokenizer: Any) -> Format:
 
 
 def stop_ids(tokenizer: Any) -> tuple[int, ...]:
-    """Ids that end a reply."""
+    """Ids that end a reply: those with which the template ends a turn, and the tokenizer's eos."""
     if format_of(tokenizer) == "nano-v2":
         return (encoder_of(tokenizer).special[t.END],)
-    if tokenizer.eos_token_id is None:
+    ends = traits_of(tokenizer).ends
+    if not ends:
         raise UserError("the tokenizer has no eos token; set the one that ends a reply")
-    return (int(tokenizer.eos_token_id),)
+    return ends

@@ -65,7 +65,8 @@ def test_the_first_of_equal_texts_is_kept() -> None:
         ("He asked: WHAT is the capital of -- France, today?", True),
         ("what is the capital of peru", False),  # five words in a row, not six
         ("a capital of france is what the", False),
-        ("so then: red blue", True),  # a prompt shorter than n counts as a whole
+        ("so then: red blue", False),  # a prompt of two words counts only as all that is asked
+        ("Red - blue!", True),
         ("red green blue", False),
         ("", False),
     ],

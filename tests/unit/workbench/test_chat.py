@@ -208,7 +208,7 @@ def test_the_end_of_the_turn_stops_a_reply(tokenizer: PreTrainedTokenizerFast) -
     ("tokens", "template", "says"),
     [
         (["<SPECIAL_10>", "<SPECIAL_11>"], None, "lacks <SPECIAL_12>"),
-        (["<SPECIAL_12>"], "{{ messages }}", "lacks <SPECIAL_10>, <SPECIAL_11>"),
+        (["<SPECIAL_12>"], None, "lacks <SPECIAL_10>, <SPECIAL_11>"),
         ([], "<SPECIAL_10>{{ messages }}", "lacks <SPECIAL_10>, <SPECIAL_11>, <SPECIAL_12>"),
         ([], None, "neither <SPECIAL_10>, <SPECIAL_11>, <SPECIAL_12> nor a chat template"),
     ],
@@ -223,7 +223,8 @@ def test_a_tokenizer_without_the_tokens_is_refused_by_name(
         prompt_ids([{"role": "user", "content": "a"}], tokenizer=lacking)
     lacking.add_special_tokens({"additional_special_tokens": ["<SPECIAL_10>", "<SPECIAL_11>"]})
     lacking.add_special_tokens({"additional_special_tokens": ["<SPECIAL_12>"]})
-    assert format_of(lacking) == "nano-v2"  # repaired in place, seen at once
+    # Repaired in place, seen at once; a template that is not ours stays the checkpoint's own.
+    assert format_of(lacking) == ("template" if template else "nano-v2")
 
 
 @pytest.mark.parametrize(

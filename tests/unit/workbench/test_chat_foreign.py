@@ -64,7 +64,8 @@ def test_its_own_template_and_a_mask_on_the_replies() -> None:
         "<|im_start|>assistant\n\nnew /think<|im_end|>\n"
     )
     assert tokenizer.decode(done.input_ids) == done.text
-    assert masked(tokenizer, done) == "\n\nold<|im_end|>\nnew /think<|im_end|>"
+    # The prompt's ids are the template's: a token that spans both turns' text was never sampled.
+    assert masked(tokenizer, done) == "\nold<|im_end|>\nnew /think<|im_end|>"
     assert masked(tokenizer, render(messages, tokenizer=tokenizer, loss_on="last")) == (
         "\nnew /think<|im_end|>"
     )
