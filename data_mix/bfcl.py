@@ -8,36 +8,17 @@ BFCL itself has no train split: numbers on this one are never BFCL scores.
 
 import json
 import re
-from collections.abc import Collection, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from data_mix.bfcl_names import BFCL_CATEGORIES
+from reward.bfcl import UNSATISFIABLE, entries, gold_calls, json_schema, opening
 from workbench.conversation import CheckSpec, Conversation
-from workbench.errors import UserError
 
-_VERSION = "BFCL_v3"
-_PACKAGE = "bfcl_eval"  # 2025.6.16 has the v3 data
 # Share of the small families that is held out. The largest family (62% of all items, linked through
 # generic tools such as get_current_weather) is always train.
 _TEST_SHARE = 0.75
-# BFCL's type names -> JSON schema's. `any` takes every value: no `type`.
-_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}
-# Answer keys that no output can meet (checked: the built gold call fails BFCL's own checker): a
-# mandatory argument that the tool does not have, a required one that the key lacks, or a required
-# array for which no value is allowed.
-UNSATISFIABLE = frozenset(
-    {
-        "live_simple_106-63-0",
-        "live_simple_112-68-0",
-        "live_multiple_862-181-3",
-        "live_multiple_964-207-0",
-    }
-)
-
 Item = dict[str, Any]
 
 
@@ -78,7 +59,7 @@ def _conversation(item: Item) -> Conversation:
                 "tool_calls": gold_calls(item["gold"], item["function"]),
             },
         ],
-        tools=[json_schema_tool(document) for document in item["function"]],
+        tools=[{"type": "function", "function": json_schema(tool)} for tool in item["function"]],
         check=CheckSpec(
             "tools",
             item["gold"],
@@ -93,97 +74,20 @@ def _conversation(item: Item) -> Conversation:
     )
 
 
-def gold_calls(
-    gold: list[Mapping[str, Mapping[str, list[Any]]]], tools: list[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """One right answer from BFCL's lists of allowed values: the first of each.
-
-    An argument that may be left out ("" is allowed) is left out, for the request does not state it;
-    one that its tool requires is given all the same.
-    """
-    required = {tool["name"]: set(tool["parameters"].get("required", ())) for tool in tools}
-    return [
-        {"name": name, "arguments": _chosen(arguments, required.get(name, set()))}
-        for call in gold
-        for name, arguments in call.items()
-    ]
-
-
-def _chosen(arguments: Mapping[str, Any], required: Collection[str] = ()) -> dict[str, Any]:
-    """A mapping {key: [allowed values]} as {key: value}; two mappings deep, values are plain."""
-    out = {}
-    for key, allowed in arguments.items():
-        if not isinstance(allowed, list):
-            out[key] = allowed
-        elif allowed and (key in required or "" not in allowed):
-            out[key] = _value(next((value for value in allowed if value != ""), ""))
-    return out
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_value(item) for item in value]
-    return _chosen(value) if isinstance(value, Mapping) else value
-
-
-def json_schema_tool(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A BFCL document as a tool in JSON schema, nothing left out."""
-    return {
-        "type": "function",
-        "function": {
-            "name": document["name"],
-            "description": document["description"],
-            "parameters": _schema(document["parameters"]),
-        },
-    }
-
-
-def _schema(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_schema(item) for item in node]
-    if not isinstance(node, Mapping):
-        return node
-    out: dict[str, Any] = {}
-    for key, value in node.items():
-        if key == "type" and isinstance(value, str):
-            name = _TYPES.get(value, value)
-            out |= {"type": name} if name is not None else {}
-        elif key == "properties":
-            out[key] = {name: _schema(inner) for name, inner in value.items()}
-        else:
-            # Defaults and enums are values, not schemas.
-            out[key] = value if key in ("default", "enum") else _schema(value)
-    return out
-
-
-def _data() -> Path:
-    spec = find_spec(_PACKAGE)
-    folder = Path((spec.submodule_search_locations or [""])[0]) / "data" if spec else None
-    if folder is None or not (folder / f"{_VERSION}_live_simple.json").is_file():
-        raise UserError(
-            "source bfcl: the package bfcl-eval with the v3 data is not installed; "
-            "run `make setup` (bfcl-eval==2025.6.16)"
-        )
-    return folder
-
-
 @lru_cache(maxsize=1)
 def _items() -> list[Item]:
     """Every item of the live categories with gold, with its split."""
-    folder, items = _data(), []
-    for category in BFCL_CATEGORIES:
-        name = f"{_VERSION}_{category}.json"
-        gold = {row["id"]: row["ground_truth"] for row in _rows(folder / "possible_answer" / name)}
-        for row in _rows(folder / name):
-            items.append(
-                {
-                    "id": row["id"],
-                    "category": category,
-                    "messages": [message for turn in row["question"] for message in turn],
-                    "function": row["function"],
-                    "gold": gold[row["id"]],
-                }
-            )
+    items = [
+        {
+            "id": row["id"],
+            "category": category,
+            "messages": opening(row),
+            "function": row["function"],
+            "gold": row["ground_truth"],
+        }
+        for category in BFCL_CATEGORIES
+        for row in entries(category)
+    ]
     families = _families(items)
     largest = max(families.values(), key=len)
     for family in families.values():
@@ -192,10 +96,6 @@ def _items() -> list[Item]:
         for item in family:
             item["split"] = "test" if held_out else "train"
     return items
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def _families(items: list[Item]) -> dict[str, list[Item]]:

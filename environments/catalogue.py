@@ -1,17 +1,24 @@
 """The environments by name: how to make one and where its tasks come from."""
 
-from environments.config import HouseTasks, TasksConfig, WorkplaceTasks
+from environments.config import (
+    HouseTasks,
+    TasksConfig,
+    WorkplaceTasks,
+)
 from environments.protocol import Environment, Task
+from environments.question import NAME, Question
 
 
 def make_environment(name: str) -> Environment:
     """A fresh world of this kind; each is imported when first asked for."""
+    if name == NAME:
+        return Question()
     if name == "house":
         from environments.house import House  # noqa: PLC0415 - see docstring
 
         return House()
     if name == "bfcl":
-        from environments.bfcl import Bfcl  # noqa: PLC0415 - see docstring
+        from environments.bfcl.world import Bfcl  # noqa: PLC0415 - see docstring
 
         return Bfcl()
     if name == "workplace":
@@ -31,6 +38,6 @@ def take_tasks(config: TasksConfig, n: int, seed: int) -> list[Task]:
         from environments import workplace_tasks  # noqa: PLC0415 - see make_environment
 
         return workplace_tasks.tasks(config, n, seed)
-    from environments import bfcl  # noqa: PLC0415 - see make_environment
+    from environments.bfcl import tasks as bfcl  # noqa: PLC0415 - see make_environment
 
     return bfcl.tasks(config, n, seed)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data_mix.config import HouseSource
+from data_mix.config import HouseSource, SourceConfig
 from workbench.content import Reads
 from workbench.schema import Section
 
@@ -44,3 +44,14 @@ class WorkplaceTasks(Section):
 
 
 TasksConfig = Annotated[HouseTasks | BfclTasks | WorkplaceTasks, Field(discriminator="type")]
+
+
+class EnvironmentSource(Section):
+    """An environment's tasks as prompts: episodes of several replies, judged by how the world ends."""
+
+    type: Literal["environment"]
+    tasks: TasksConfig
+    """Which environment, and which of its tasks."""
+
+
+PromptsConfig = Annotated[SourceConfig | EnvironmentSource, Field(discriminator="type")]

@@ -14,6 +14,7 @@ from data_mix.world.house import ACTIONS, DONE, house_tasks
 from data_mix.world.tooluse import CITIES, PEOPLE, ROOMS, TOOLS
 from environments.protocol import Step, Task, ToolCall, call_tool, tool_result
 from reward.verdict import Verdict, decided
+from workbench.chat import Reply
 
 _TOOLS = tuple(tool.name for tool in TOOLS)
 
@@ -35,9 +36,10 @@ class House:
             goal._call(call, set(ACTIONS))
         self.state, self._goal = deepcopy(task.data["start"]), goal.state
 
-    def step(self, calls: Sequence[ToolCall]) -> Step:
+    def step(self, reply: Reply) -> Step:
         """See protocol. There is one user turn: a reply without a call ends the episode."""
         assert self._task is not None
+        calls = reply.tool_calls or []
         offered = {tool["name"] for tool in self._task.tools}
         return Step([self._call(call, offered) for call in calls], done=not calls)
 

@@ -1,4 +1,4 @@
-"""The multi-turn tool protocol: reset, step, verify by state.
+"""What is asked and how it is judged, over one turn or many: reset, step, verify.
 
 An environment object plays one episode at a time and knows nothing of models. What a tool answers,
 errors included, goes back to the model as text; only the environment's own breakdown is an exception,
@@ -6,11 +6,12 @@ which makes the episode undecided and never a reward.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from reward.verdict import Verdict
+from workbench.chat import Reply
 from workbench.conversation import Message
 
 # {"name": ..., "arguments": {...}}, as workbench.chat.parse reads it from a reply.
@@ -36,12 +37,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Step:
-    """messages: what the model sees next (tool results, or the user's next request). tools: the tools
-    from now on, where they change. done: the episode is over."""
+    """messages: what the model sees next (tool results, or the user's next request), behind all that
+    was said, or anew: in place of it. tools: the tools from now on, where they change. done: the
+    episode is over."""
 
     messages: list[Message] = field(default_factory=list)
     done: bool = False
     tools: list[dict[str, Any]] | None = None
+    anew: bool = False
 
 
 class Environment(Protocol):
@@ -51,8 +54,8 @@ class Environment(Protocol):
         """Begin the task from its own start; nothing of an earlier episode stays."""
         ...
 
-    def step(self, calls: Sequence[ToolCall]) -> Step:
-        """Carry out the calls of one reply, in order; no calls: the model ends its turn."""
+    def step(self, reply: Reply) -> Step:
+        """Take one reply: carry out its calls, in order; no calls: the model ends its turn."""
         ...
 
     def verify(self) -> Verdict:
@@ -65,6 +68,11 @@ class Environment(Protocol):
     def gold(self) -> list[list[ToolCall]]:
         """The task's own solution: the calls of each user turn, to be given to `step` in order."""
         ...
+
+
+def calling(*calls: ToolCall) -> Reply:
+    """The reply of a model that makes these calls and says nothing; none: that ends its turn."""
+    return Reply("", "", list(calls) or None, True)
 
 
 def tool_result(content: Any) -> Message:
@@ -96,6 +104,6 @@ def play_gold(environment: Environment, task: Task) -> Verdict:
     environment.reset(task)
     for calls in environment.gold():
         if calls:
-            environment.step(calls)
-        environment.step([])
+            environment.step(calling(*calls))
+        environment.step(calling())
     return environment.verify()

@@ -1,15 +1,81 @@
-"""Play tasks with a policy: many episodes side by side, one engine batch a turn."""
+"""One loop asks: prompts -> engine -> parse -> environment -> verdict, whoever wants the replies.
 
+What is asked is an environment: a question with a check is one of a single turn (environments.question), a
+tool world one of several. `Episode` is one of them being played; `Player` plays many side by side.
+
+- `waves` is the loop: every living episode is asked at once, in one engine batch; each reply is taken as
+  it ends, in threads; those that go on make the next wave. Single questions live for one wave.
+- A reply is parsed as its prompt ended: `opens_trace` of the prompt's ids, not what was asked for.
+- A cut reply carries no call out. A prompt that outgrows the context ends its episode as a failure.
+- Verdicts are taken when all have ended, some at a time, each once more where it broke, all within
+  `check_limit_s`. Nothing that a model wrote is ever run in this process by this loop.
+- A failed generation, a broken world and a check that did not decide are statuses without a value. They
+  are no reward, no score and no pair.
+- Every draw has a seed of its own: of (seed, task, sample, turn). `by_place` names a task by its place in
+  the call, as one engine call over the prompts would (GRPO, reward models); else by its id (DPO).
+- Token-exact: a `Turn` keeps the ids that a reply was sampled from, and its own. Tool results, the
+  user's words and older replies are prompt there, so they carry no loss. A chat format may show an older
+  reply otherwise than it was sampled (without its trace): then the next turn's ids do not begin with
+  this one's, and whoever trains on them gives it a document of its own.
+
+Who plays: GRPO (rl.rollout: groups, advantages), DPO (rl.dpo: a success against a failure), pairs of a
+reward model (rl.reward_model.pairs). Evaluations (evals.run) go through the same `waves`, `Episode` and
+`checked`; they take a served model too, judge each sample as it ends and keep it, and judge kept
+replies anew. So any environment can be trained on (grpo, dpo) and evaluated (evals.tasks.environments).
+"""
+
+import contextlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from engine.protocol import Completion, Engine, Request, Sampling, sample_seed
+from environments.catalogue import make_environment
+from environments.episode import Episode
 from environments.protocol import Environment, Task
+from reward.pool import decide_all
 from reward.verdict import Verdict, decided, failed
-from workbench.chat import Reply, opens_trace, parse, prompt_ids, stop_ids
+from workbench.chat import opens_trace, parse, prompt_ids, stop_ids
 from workbench.conversation import Message
+from workbench.errors import UserError
+
+_T = TypeVar("_T")
+# (place among those asked, reply), as each ends.
+Replies = Generator[tuple[int, Completion], None, None]
+# Worlds wait for checking processes, or are quick; two at a time keep up with an engine.
+_TAKERS = 2
+
+
+def waves(
+    first: Sequence[_T],
+    replies: Callable[[Sequence[_T], int], Replies],
+    take: Callable[[_T, Completion], bool],
+    threads: Executor,
+    *,
+    settled: Callable[[], object] = lambda: None,
+) -> None:
+    """Ask all, take each reply as it ends, and go on with those of which `take` says so.
+
+    replies(items, turn): (place, reply) as each ends; an item that it gives no reply for is over.
+    take: in one of the threads. settled: called after each, at the end of a wave. What `replies` raises
+    ends the loop once all that was taken is done.
+    """
+    waiting, turn = list(first), 0
+    while waiting:
+        taken: dict[int, Future[bool]] = {}
+        with contextlib.closing(replies(waiting, turn)) as stream:
+            try:
+                for place, completion in stream:
+                    taken[place] = threads.submit(take, waiting[place], completion)
+            finally:
+                going = []
+                for place, future in sorted(taken.items()):
+                    going += [waiting[place]] if future.result() else []
+                    settled()
+        waiting, turn = going, turn + 1
 
 
 @dataclass(frozen=True)
@@ -25,7 +91,8 @@ class Turn:
 
 @dataclass
 class Trajectory:
-    """One episode. verdict: of the final state; value None where the episode broke."""
+    """One episode. verdict: of the final state; value None where the episode broke. lost: the turn
+    whose generation failed."""
 
     task: Task
     messages: list[Message]
@@ -33,6 +100,7 @@ class Trajectory:
     turns: list[Turn] = field(default_factory=list)
     verdict: Verdict | None = None
     num_calls: int = 0
+    lost: Turn | None = None
 
     @property
     def success(self) -> bool | None:
@@ -63,89 +131,128 @@ class Player:
     sampling: Sampling
     """n and seed are not read."""
     thinking: bool
-    max_turns: int
-    """Most replies of an episode; one that needs more has failed."""
-    max_tokens: int
+    max_turns: int | None = None
+    """Most replies of an episode; one that needs more has failed. None: its environment's own end."""
+    max_tokens: int | None = None
     """Longest prompt with its reply (the engine's limit); an episode that outgrows it has failed."""
-    make: Callable[[str], Environment]
+    make: Callable[[str], Environment] = make_environment
+    by_place: bool = False
+    """Name a task in its seeds by its place in the call, and not by its id."""
+    check_limit_s: float | None = None
+    """For all verdicts of one `play`; those undecided by then have status "timeout"."""
 
-    def play(self, tasks: Sequence[Task], *, samples: int, seed: int) -> list[list[Trajectory]]:
-        """`samples` episodes of each task, in order. The draws depend on (seed, task, sample, turn)."""
+    def play(
+        self,
+        tasks: Sequence[Task],
+        *,
+        samples: int,
+        seed: int,
+        modes: Sequence[bool] | None = None,
+    ) -> list[list[Trajectory]]:
+        """`samples` episodes of each task, in order. modes: of each task whether it thinks, where they
+        differ. Raises: UserError where a task's check is wrong."""
+        thinks = modes if modes is not None else [self.thinking] * len(tasks)
         games = [
-            _Game(self.make(task.environment), Trajectory(task, list(task.messages), task.tools))
-            for task in tasks
-            for _ in range(samples)
+            _Game(self._episode(task), on, place, sample)
+            for place, (task, on) in enumerate(zip(tasks, thinks, strict=True))
+            for sample in range(samples)
         ]
-        for game in games:
-            game.environment.reset(game.trajectory.task)
-        alive = list(range(len(games)))
-        for turn in range(self.max_turns):
-            alive = self._turn(games, alive, turn, samples, seed)
-            if not alive:
-                break
-        for index in alive:
-            games[index].trajectory.verdict = decided(0.0, reason=f"over {self.max_turns} turns")
-        done = [game.trajectory for game in games]
+        with ThreadPoolExecutor(_TAKERS, thread_name_prefix="take") as threads:
+            waves(games, partial(self._replies, seed), self._take, threads)
+        open_ones = [game for game in games if game.verdict is None]
+        verdicts = decide_all(
+            [partial(_verdict, game.episode) for game in open_ones], timeout_s=self.check_limit_s
+        )
+        for game, verdict in zip(open_ones, verdicts, strict=True):
+            game.verdict = verdict
+        done = [game.trajectory() for game in games]
         return [done[i : i + samples] for i in range(0, len(done), samples)]
 
-    def _turn(
-        self, games: Sequence["_Game"], alive: list[int], turn: int, samples: int, seed: int
-    ) -> list[int]:
-        """Sample one reply for each living episode; returns those that live on."""
+    def _episode(self, task: Task) -> Episode:
+        return Episode(self.make(task.environment), task, max_turns=self.max_turns)
+
+    def _replies(self, seed: int, games: Sequence["_Game"], turn: int) -> Replies:
+        """One reply for each episode; one that has outgrown the context is over."""
         requests, asked = [], []
         sampling = replace(self.sampling, n=1, seed=None, stop_token_ids=stop_ids(self.tokenizer))
-        for index in alive:
-            game = games[index]
-            prompt = game.prompt(self.tokenizer, self.thinking)
+        first: dict[int, list[int]] = {}  # samples of a task begin with one prompt
+        for index, game in enumerate(games):
+            prompt = first.get(game.place) if turn == 0 else None
+            if prompt is None:
+                prompt = first[game.place] = game.ask(self.tokenizer)
+            game.prompt = prompt
             # The first prompt is left to the engine, which says what is wrong with it.
-            if turn and len(prompt) + sampling.max_tokens > self.max_tokens:
-                game.trajectory.verdict = decided(0.0, reason="over the context length")
+            if turn and self.max_tokens and len(prompt) + sampling.max_tokens > self.max_tokens:
+                game.verdict = decided(0.0, reason="over the context length")
                 continue
-            name = f"{game.trajectory.task.id}/{turn}"
-            requests.append(Request(prompt, sampling, sample_seed(seed, name, index % samples)))
+            requests.append(Request(prompt, sampling, self._seed(game, turn, seed)))
             asked.append(index)
         for place, completion in self.engine.stream(requests):
-            games[asked[place]].take(requests[place].prompt, completion, self.tokenizer)
-        return [index for index in asked if games[index].trajectory.verdict is None]
+            yield asked[place], completion
+
+    def _take(self, game: "_Game", completion: Completion) -> bool:
+        game.take(completion, self.tokenizer)
+        return game.goes_on
+
+    def _seed(self, game: "_Game", turn: int, seed: int) -> int:
+        if self.by_place and turn == 0:
+            return sample_seed(seed, game.place, game.sample)
+        name = game.place if self.by_place else game.episode.task.id
+        return sample_seed(seed, f"{name}/{turn}", game.sample)
+
+
+def _verdict(episode: Episode) -> Verdict:
+    try:
+        return episode.verdict()
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a broken world is a status, never a score
+        return _broken(error)
+
+
+def _broken(error: Exception) -> Verdict:
+    traceback.print_exc()
+    return failed(f"{type(error).__name__}: {error}"[:300])
 
 
 @dataclass
 class _Game:
-    """An episode being played."""
+    """An episode and what was sampled in it."""
 
-    environment: Environment
-    trajectory: Trajectory
+    episode: Episode
+    thinking: bool
+    place: int
+    sample: int
+    prompt: list[int] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    verdict: Verdict | None = None
+    lost: Turn | None = None
 
-    def prompt(self, tokenizer: Any, thinking: bool) -> list[int]:
-        t = self.trajectory
-        return prompt_ids(t.messages, tools=t.tools, thinking=thinking, tokenizer=tokenizer)
+    @property
+    def goes_on(self) -> bool:
+        return self.verdict is None and self.episode.ask() is not None
 
-    def take(self, prompt: Sequence[int], completion: Completion, tokenizer: Any) -> None:
-        """Carry out a reply; sets the verdict where the episode ends."""
-        t = self.trajectory
+    def ask(self, tokenizer: Any) -> list[int]:
+        e = self.episode
+        return prompt_ids(e.messages, tools=e.tools, thinking=self.thinking, tokenizer=tokenizer)
+
+    def take(self, completion: Completion, tokenizer: Any) -> None:
+        """Carry out a reply; sets the verdict where the generation or the world broke."""
         if completion.finish_reason == "error":
-            t.verdict = failed(completion.error or "the engine failed")
+            self.lost = Turn(list(self.prompt), completion)
+            self.verdict = failed(completion.error or "the engine failed")
             return
-        t.turns.append(Turn(list(prompt), completion))
-        reply = parse(completion.text, thinking=opens_trace(prompt, tokenizer))
-        t.messages.append(_message(reply))
-        calls = reply.tool_calls or [] if completion.finish_reason == "stop" else []
-        t.num_calls += len(calls)
+        self.turns.append(Turn(list(self.prompt), completion))
+        reply = parse(completion.text, thinking=opens_trace(self.prompt, tokenizer))
+        if completion.finish_reason != "stop":
+            reply = replace(reply, tool_calls=None)
         try:
-            step = self.environment.step(calls)
-            t.messages.extend(step.messages)
-            t.tools = step.tools if step.tools is not None else t.tools
-            if step.done:
-                t.verdict = self.environment.verify()
+            self.episode.answer(reply)
         except Exception as error:  # noqa: BLE001 - a broken world is a status, never a score
-            traceback.print_exc()
-            t.verdict = failed(f"{type(error).__name__}: {error}"[:300])
+            self.verdict = _broken(error)
 
-
-def _message(reply: Reply) -> Message:
-    message: Message = {"role": "assistant", "content": reply.answer}
-    if reply.thinking:
-        message["reasoning_content"] = reply.thinking
-    if reply.tool_calls:
-        message["tool_calls"] = [{"type": "function", "function": c} for c in reply.tool_calls]
-    return message
+    def trajectory(self) -> Trajectory:
+        e = self.episode
+        return Trajectory(
+            e.task, e.messages, e.tools, self.turns, self.verdict, e.num_calls, self.lost
+        )

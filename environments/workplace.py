@@ -6,7 +6,6 @@ forebear); its modules are loaded file by file. Dispatch is ours: a name from th
 
 import importlib.util
 import re
-from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from environments.protocol import Step, Task, ToolCall, call_tool, tool_result
 from reward.verdict import Verdict, decided
 from workbench.apart import INSTALL, apart_folder
+from workbench.chat import Reply
 from workbench.errors import UserError
 
 # Kit (its module, and the prefix of its tools' names) -> its class and its tables that count.
@@ -55,9 +55,10 @@ class Workplace:
             carry_out(goal, call, set(tool_names()))
         self._goal = tables(goal)
 
-    def step(self, calls: Sequence[ToolCall]) -> Step:
+    def step(self, reply: Reply) -> Step:
         """See protocol. There is one user turn: a reply without a call ends the episode."""
         assert self._task is not None
+        calls = reply.tool_calls or []
         offered = {tool["name"] for tool in self._task.tools}
         answers = [tool_result(carry_out(self._mine, call, offered)) for call in calls]
         return Step(answers, done=not calls)

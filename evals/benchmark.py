@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from environments.protocol import Environment
 from evals.sources import Data, Loading
-from reward import Verdict
-from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
 from workbench.records import Estimate, Sample
 
@@ -24,22 +22,6 @@ class Sampled:
     samples: int = 1
     thinking: bool = True
     source: str = "model card of Nemotron Nano 2"
-
-
-class Episode(Protocol):
-    """One sample of a question that takes several replies."""
-
-    def ask(self) -> Conversation | None:
-        """What to send next; None once the episode is over."""
-        ...
-
-    def answer(self, reply: Reply) -> None:
-        """Take the model's reply to what was asked."""
-        ...
-
-    def verdict(self) -> Verdict:
-        """What the episode came to."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +45,8 @@ class Benchmark:
     """A named set of questions.
 
     load: its questions. Raises: UserError that says what is missing and where to put it.
-    episode: how a question of several replies is played; None for one that takes a single reply.
+    world: the environment of a question of several replies; None for one that takes a single reply.
+    max_turns: most replies to such a question, where its environment has no limit of its own.
     more_checks: further checks of a reply by name, for metrics beside accuracy.
     reply_tokens: the longest reply to a question, where the protocol fixes it by task; temperature:
     likewise. harness: lm-eval's harness asks and scores, and nothing else here does. judged: a judge decides, and loading.judge says which.
@@ -79,7 +62,8 @@ class Benchmark:
     protocol: Sampled = Sampled()
     more_checks: Callable[[Conversation], Mapping[str, CheckSpec]] | None = None
     metrics: Callable[[Sequence[Sample]], dict[str, Estimate]] | None = None
-    episode: Callable[[Conversation], Episode | None] | None = None
+    world: Callable[[Conversation], Environment | None] | None = None
+    max_turns: int | None = None
     reply_tokens: Callable[[Conversation], int] | None = None
     temperature: Callable[[Conversation], float] | None = None
     judged: bool = False

@@ -3,12 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engine.judge_client import JudgeConfig
+from engine.protocol import Completion
+from environments.rollout import Replies, waves
 from evals.endpoint import EndpointResponder
 from evals.jobs import Job, extended
 from evals.responder import LocalResponder, Responder
@@ -170,13 +172,13 @@ class _Loop:
 
     def run(self) -> None:
         """Get every missing reply. Samples of several turns go on in waves, all at once each."""
-        turn, self.progress.started = 0, time.monotonic()
+        self.progress.started = time.monotonic()
         with ThreadPoolExecutor(self._threads(), thread_name_prefix="check") as checkers:
             self._judge_again(checkers)
-            while self._waiting:
-                wave, self._waiting = self._waiting, []
-                self._wave(wave, turn, checkers)
-                turn += 1
+            waves(
+                self._waiting, self._replies, self._take, checkers,
+                settled=lambda: self.watch(self.progress),
+            )  # fmt: skip
 
     def _threads(self) -> int:
         """A judge is waited for, which costs nothing here; other checkers keep the cores busy."""
@@ -195,32 +197,26 @@ class _Loop:
     def _rejudge(self, sample: Sample, store: SampleStore, row: Row) -> None:
         self._keep(judged(sample, row), store)
 
-    def _wave(
-        self, wave: list[tuple[Sample, SampleStore]], turn: int, checkers: ThreadPoolExecutor
-    ) -> None:
-        futures: list[Future[None]] = []
+    def _replies(self, wave: Sequence[tuple[Sample, SampleStore]], turn: int) -> Replies:
         replies = self.responder.stream([sample.ask(turn) for sample, _ in wave])
         try:
             for place, completion in replies:
                 self.progress.tokens += len(completion.token_ids)
-                sample, store = wave[place]
-                futures.append(checkers.submit(self._take, sample, store, completion))
+                yield place, completion
                 if self.watch(self.progress):
                     raise Stopped
         finally:
             close = getattr(replies, "close", None)
             if close is not None:
                 close()
-            for future in futures:
-                future.result()
-                self.watch(self.progress)
 
-    def _take(self, sample: Sample, store: SampleStore, completion: Any) -> None:
+    def _take(self, item: tuple[Sample, SampleStore], completion: Completion) -> bool:
+        """Whether the sample goes on with another turn."""
+        sample, store = item
         row = take(sample, completion, self.responder)
-        if row is None:
-            self._waiting.append((sample, store))
-        else:
+        if row is not None:
             self._keep(row, store)
+        return row is None
 
     def _keep(self, row: Row, store: SampleStore) -> None:
         store.append(row)

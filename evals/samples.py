@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.protocol import Completion, Sampling, sample_seed
-from evals.benchmark import Episode
+from environments.episode import Episode, as_task
+from environments.question import checked
 from evals.jobs import Job
 from evals.responder import Ask, Responder
 from evals.sources import Loading, own_file
-from reward import Verdict, check
+from reward import Verdict
 from reward.dispatch import CHECKERS
 from reward.versions import CHECK_VERSIONS
 from workbench.chat import Reply, parse
 from workbench.conversation import CheckSpec, Conversation
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 from workbench.identity import must_be_own
 from workbench.provenance import digest
 from workbench.rundir import utc_now
@@ -86,7 +87,7 @@ def samples_of(
         raise UserError(f"benchmark {job.benchmark.name!r} has no questions")
     if any(own_file(data, name) for name in job.benchmark.data.files):
         _must_differ(job, samples)
-    longest = job.sampling.max_tokens + (_LATER_TURNS if job.benchmark.episode is not None else 0)
+    longest = job.sampling.max_tokens + (_LATER_TURNS if job.benchmark.world is not None else 0)
     fits = responder.fits([s.prompt for s in samples if not s.problem], longest)
     for sample, problem in zip((s for s in samples if not s.problem), fits, strict=True):
         sample.problem = problem
@@ -118,7 +119,12 @@ def _prepared(job: Job, question: Conversation, responder: Responder) -> tuple[A
 
 
 def _episode(job: Job, question: Conversation) -> Episode | None:
-    return job.benchmark.episode(question) if job.benchmark.episode is not None else None
+    """A fresh one, for a question of several replies."""
+    make = job.benchmark.world
+    world = make(question) if make is not None else None
+    if world is None:
+        return None
+    return Episode(world, as_task(question), max_turns=job.benchmark.max_turns)
 
 
 def _key(sample: Sample, identity: str) -> str:
@@ -172,6 +178,7 @@ def checks_digest(sample: Sample) -> str:
 _RULES = {
     "math": ("math-verify",),
     "tools": ("bfcl-eval",),
+    "bfcl": ("bfcl-eval",),
     "instructions": ("lm_eval", "nvidia-ifbench", "langdetect", "nltk"),
 }
 
@@ -214,8 +221,8 @@ def take(sample: Sample, completion: Completion, responder: Responder) -> Row | 
                 return None
             return _failed(_joined(sample), problem)
         return _with_verdict(_joined(sample), sample.episode.verdict())
-    except UserError as error:
-        return _failed(_joined(sample), str(error))
+    except Exception as error:  # noqa: BLE001 - a broken world is a failed sample, never a score
+        return _failed(_joined(sample), one_line(error))
 
 
 def judged(sample: Sample, row: Row) -> Row:
@@ -225,7 +232,7 @@ def judged(sample: Sample, row: Row) -> Row:
         return row
     more = {}
     for name, spec in checks_of(sample).items():
-        verdict = _verdict(spec, row)
+        verdict = _verdict(spec, row, sample.question)
         if name == "":
             _with_verdict(row, verdict)
         else:
@@ -235,10 +242,11 @@ def judged(sample: Sample, row: Row) -> Row:
     return row
 
 
-def _verdict(spec: CheckSpec, row: Row) -> Verdict:
-    options = {**spec.options, **({"thinking_opened": True} if row["thought"] else {})}
+def _verdict(spec: CheckSpec, row: Row, question: Conversation) -> Verdict:
     try:
-        return check(spec.kind, str(row.get("normal", row["reply"])), spec.reference, **options)
+        return checked(
+            spec, str(row.get("normal", row["reply"])), opened=row["thought"], asked=question.prompt
+        )
     except UserError as error:  # a question whose check is broken is a failed sample, not a stop
         return Verdict(None, "error", {"reason": str(error)})
 

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from reward.verdict import Verdict, timed_out
@@ -28,9 +29,20 @@ def check_all(
     workers: int = 2,
     timeout_s: float | None = None,
 ) -> list[Verdict]:
-    """Run checks `workers` at a time and return their verdicts in the same order.
+    """Run checks as `decide_all` does; the verdicts in the same order."""
+    work = [partial(_checked, _item(item)) for item in items]
+    return decide_all(work, workers=workers, timeout_s=timeout_s)
 
-    A check whose status is "error" (its worker was killed, its sandbox did not start) is run once
+
+def decide_all(
+    questions: Sequence[Callable[[], Verdict]],
+    *,
+    workers: int = 2,
+    timeout_s: float | None = None,
+) -> list[Verdict]:
+    """Ask `workers` at a time for their verdicts and return these in the same order.
+
+    One whose status is "error" (its worker was killed, its sandbox did not start) is asked once
     more; parts["attempts"] then says 2. One that was stopped at its limit is not.
     timeout_s bounds the whole batch: what has not been decided by then is Verdict(None,
     "timeout"). Without it each check is bounded by its own limit. The work itself happens in
@@ -38,12 +50,11 @@ def check_all(
     """
     if workers < 1:
         raise UserError(f"check_all needs at least one worker, got workers={workers}")
-    work = [_item(item) for item in items]
     stop = threading.Event()
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="check")
     try:
-        futures = [executor.submit(_run, item, stop) for item in work]
+        futures = [executor.submit(_run, question, stop) for question in questions]
         return [_result(future, deadline) for future in futures]
     finally:
         # Checks under way end at their own limits; nothing here waits for them.
@@ -55,15 +66,19 @@ def _item(item: CheckItem | tuple[Any, ...]) -> CheckItem:
     return item if isinstance(item, CheckItem) else CheckItem(*item)
 
 
-def _run(item: CheckItem, stop: threading.Event) -> Verdict:
+def _checked(item: CheckItem) -> Verdict:
     from reward.dispatch import check  # noqa: PLC0415 - dispatch offers check_many: a cycle
 
+    return check(item.kind, item.response_text, item.reference, **item.options)
+
+
+def _run(question: Callable[[], Verdict], stop: threading.Event) -> Verdict:
     if stop.is_set():
         return timed_out("the batch's time was over before this check began")
-    verdict = check(item.kind, item.response_text, item.reference, **item.options)
+    verdict = question()
     if verdict.status != "error" or stop.is_set():
         return verdict
-    again = check(item.kind, item.response_text, item.reference, **item.options)
+    again = question()
     return replace(again, parts={**again.parts, "attempts": 2})
 
 

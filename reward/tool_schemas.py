@@ -3,17 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reward.bfcl import bfcl_type
 from workbench.errors import UserError
-
-# JSON-schema type -> BFCL's name for it. BFCL's own names pass through.
-_TYPES = {
-    "string": "string",
-    "integer": "integer",
-    "number": "float",
-    "boolean": "boolean",
-    "array": "array",
-    "object": "dict",
-}
 
 
 def bfcl_documents(
@@ -85,10 +76,10 @@ def _property(schema: Any, values: list[Any]) -> dict[str, Any]:
         given = next((t for t in given if t != "null"), None)
     if not isinstance(given, str):
         return _inferred(values)
-    result: dict[str, Any] = {"type": _TYPES.get(given, given)}
+    result: dict[str, Any] = {"type": bfcl_type(given)}
     items = schema.get("items")
     if isinstance(items, Mapping) and isinstance(items.get("type"), str):
-        result["items"] = {"type": _TYPES.get(items["type"], items["type"])}
+        result["items"] = {"type": bfcl_type(items["type"])}
     elif result["type"] in ("array", "tuple"):
         result["items"] = _inferred(values).get("items", {"type": "string"})
     return result

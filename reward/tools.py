@@ -1,15 +1,10 @@
 """Are the reply's tool calls the right ones? BFCL's AST checker decides."""
 
-import importlib
-import os
-import sys
-import tempfile
-import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
+from reward.bfcl import ast_checker
 from reward.python_calls import json_able, python_calls
 from reward.reply import CheckedReply, parse_calls
 from reward.tool_schemas import bfcl_documents, documents_from_gold
@@ -161,7 +156,7 @@ def _run(
     documents: Calls, output: Calls, gold: Calls, kind: str, language: str
 ) -> dict[str, Any] | None:
     try:
-        return _ast_checker()(documents, output, gold, language, kind, "anneal")
+        return ast_checker()(documents, output, gold, language, kind, "anneal")
     except (TypeError, AttributeError, LookupError, ValueError, OverflowError, RecursionError):
         return None
 
@@ -192,25 +187,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) if isinstance(item, dict) else item for item in value]
     return value
-
-
-class _NoModelMapping(dict[str, Any]):
-    """BFCL asks per model whether '.' in tool names became '_'; here names stay as they are."""
-
-    def __missing__(self, key: str) -> Any:
-        return types.SimpleNamespace(underscore_to_dot=False)
-
-
-@lru_cache(maxsize=1)
-def _ast_checker() -> Callable[..., dict[str, Any]]:
-    """bfcl-eval's ast_checker without the vendor SDKs that its model table would import."""
-    name = "bfcl_eval.constants.model_config"
-    if name not in sys.modules:
-        stub = types.ModuleType(name)
-        stub.MODEL_CONFIG_MAPPING = _NoModelMapping()  # type: ignore[attr-defined]
-        sys.modules[name] = stub
-    # Importing bfcl_eval's configuration makes result folders; keep them out of site-packages.
-    os.environ.setdefault("BFCL_PROJECT_ROOT", tempfile.mkdtemp(prefix="bfcl-"))
-    module = importlib.import_module("bfcl_eval.eval_checker.ast_eval.ast_checker")
-    checker: Callable[..., dict[str, Any]] = module.ast_checker
-    return checker

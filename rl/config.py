@@ -4,8 +4,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_mix.config import SourceConfig, no_checks
+from data_mix.config import no_checks
 from engine.config import EngineConfig
+from environments.config import EnvironmentSource, PromptsConfig
 from reward.pairwise import PairwiseConfig
 from reward.plugin import FunctionConfig
 from workbench.recipe import StageConfig
@@ -144,12 +145,12 @@ class GrpoConfig(StageConfig):
     """Stage kind `grpo`."""
 
     kind: Literal["grpo"]
-    prompts: SourceConfig
-    """Where prompts with a check come from."""
+    prompts: PromptsConfig
+    """Where prompts with a check come from, or an environment's tasks."""
     num_prompts: int = Field(512, ge=1)
     """Different prompts in the pool; a source that holds fewer is an error."""
-    held_out: SourceConfig
-    """Prompts, with a check, for the reward before and after; take others than `prompts`."""
+    held_out: PromptsConfig
+    """Prompts, with a check, or tasks for the reward before and after; take others than `prompts`."""
     num_held_out: int = Field(200, ge=2)
     """How many of them; a source that holds fewer is an error."""
     skip_bad: bool = False
@@ -173,6 +174,8 @@ class GrpoConfig(StageConfig):
     """Sample from tokens at least this share as likely as the likeliest."""
     max_tokens: int = Field(128, ge=1)
     """Longest reply, thinking included, in tokens. With the prompt it must fit engine.max_model_len."""
+    max_turns: int = Field(6, ge=1)
+    """Most replies of an environment's episode; one that needs more has failed."""
     thinking: bool | Literal["both"] = True
     """Roll out with a trace; both: half of the prompts with one and half without, as in RLHF."""
     reward: RewardConfig = RewardConfig()
@@ -242,7 +245,9 @@ class GrpoConfig(StageConfig):
                 "thinking_budget without a trace (thinking: false); leave one of them out"
             )
         for name, prompts in (("prompts", self.prompts), ("held_out", self.held_out)):
-            if self.checked and (problem := no_checks(prompts)):
+            if isinstance(prompts, EnvironmentSource):
+                self._fits_environment(name)
+            elif self.checked and (problem := no_checks(prompts)):
                 raise ValueError(f"{name}: {problem}")
         for source in self.reward.sources().values():
             if source.model is not None and source.model not in self.needs:
@@ -255,3 +260,11 @@ class GrpoConfig(StageConfig):
                 f"{self.prompts_per_step}: a group is not split between updates"
             )
         return self
+
+    def _fits_environment(self, name: str) -> None:
+        """Raises: ValueError where what judges is not the environment itself."""
+        if self.reward.kind != "checker" or self.reward_options:
+            raise ValueError(
+                f"{name} are an environment's tasks, which it judges itself; leave reward and "
+                "reward_options out"
+            )

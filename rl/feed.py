@@ -107,8 +107,7 @@ class Feed:
 def check_versions(groups: Sequence[Sequence[Rollout]], step: int, max_staleness: int) -> None:
     """Every token of every reply was sampled by one of the versions step - max_staleness to step."""
     for group in groups:
-        for rollout in group:
-            done = rollout.completion
+        for done in (turn.completion for rollout in group for turn in rollout.turns):
             if done.finish_reason == "error":
                 continue
             if len(done.versions) != len(done.token_ids):
@@ -123,7 +122,8 @@ def check_versions(groups: Sequence[Sequence[Rollout]], step: int, max_staleness
 
 def staleness(groups: Sequence[Sequence[Rollout]], step: int) -> float:
     """Mean age of the tokens, in updates."""
-    ages = [step - v for group in groups for r in group for v in r.completion.versions]
+    ages = [step - v for group in groups for r in group for t in r.turns
+            for v in t.completion.versions]  # fmt: skip
     return sum(ages) / max(len(ages), 1)
 
 

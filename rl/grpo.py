@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from engine.protocol import Request, Sampling, sample_seed
+from environments.protocol import Task
 from rl.config import GrpoConfig
 from rl.diagnosis import diagnose
 from rl.feed import Batch, Feed, overlap_s, staleness, timed
@@ -47,7 +48,8 @@ class Grpo:
     """Policy, optimizer, prompts and engine of one GRPO stage."""
 
     def __init__(
-        self, model: nn.Module, sampler: Sampler, pool: Sequence[Conversation], config: GrpoConfig,
+        self, model: nn.Module, sampler: Sampler, pool: Sequence[Conversation] | Sequence[Task],
+        config: GrpoConfig,
         seed: int,
     ) -> None:  # fmt: skip
         self.model, self.sampler, self.pool = model, sampler, Pool(pool, seed)
@@ -145,7 +147,7 @@ class Grpo:
                 f"{failed:.0%} of the step's samples failed ({', '.join(statuses)[:200]}); the limit "
                 f"max_failed_share is {self.config.max_failed_share:.0%}"
             )
-        lengths = [len(r.completion.token_ids) for r in rollouts]
+        lengths = [r.num_tokens for r in rollouts]
         self.tokens += sum(lengths)
         size = max(len(rollouts), 1)
         checked = [r.checked for r in rollouts if r.checked is not None]
@@ -158,8 +160,8 @@ class Grpo:
                 "failed_share": failed,
                 "mixed_groups": sum(map(is_mixed, sampled)) / max(len(sampled), 1),
                 "reply_tokens": sum(lengths) / size,
-                "truncated": sum(r.completion.finish_reason == "length" for r in rollouts) / size,
-                "forced_share": sum(sum(r.completion.forced) for r in rollouts)
+                "truncated": sum(r.truncated for r in rollouts) / size,
+                "forced_share": sum(sum(t.completion.forced) for r in rollouts for t in r.turns)
                 / max(sum(lengths), 1),
                 "sampled_groups": float(len(sampled)),
                 "staleness": staleness(batch.groups, self.step),

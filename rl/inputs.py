@@ -8,12 +8,17 @@ from data_mix.config import (
     JsonlSource,
     ParquetSource,
     ReasoningSource,
-    SourceConfig,
     WorldSource,
 )
 from data_mix.inputs import check_data, check_package
 from data_mix.world import DOMAINS, conversation_at
-from environments.config import BfclTasks, WorkplaceTasks
+from environments.config import (
+    BfclTasks,
+    EnvironmentSource,
+    PromptsConfig,
+    TasksConfig,
+    WorkplaceTasks,
+)
 from reward.options import check_options
 from reward.plugin import check_config
 from rl.config import GrpoConfig
@@ -31,6 +36,9 @@ def check_grpo(config: GrpoConfig) -> list[str]:
     Raises: UserError where data is missing, a row is bad or a check does not take `reward_options`.
     """
     check_data(config, rows_apart=("prompts", "held_out"))
+    for prompts in (config.prompts, config.held_out):
+        if isinstance(prompts, EnvironmentSource):
+            _check_environment(prompts.tasks)
     for source in config.reward.sources().values():
         if source.function is not None:
             check_config(source.function)
@@ -57,7 +65,7 @@ def check_reward_model(config: RewardModelConfig) -> list[str]:
     ]
 
 
-def _looked(name: str, source: SourceConfig, rules: Rules) -> Iterator[str]:
+def _looked(name: str, source: PromptsConfig, rules: Rules) -> Iterator[str]:
     if isinstance(source, JsonlSource | ParquetSource):
         yield look_ahead(source, rules, name=name)
 
@@ -65,15 +73,17 @@ def _looked(name: str, source: SourceConfig, rules: Rules) -> Iterator[str]:
 def check_tasks(config: DpoConfig) -> None:
     """Raises: UserError where the package of an environment is not installed."""
     for tasks in (config.tasks, config.held_out):
-        if isinstance(tasks, BfclTasks):
-            check_package("bfcl_eval", "`make setup`", what="environment bfcl")
-        if isinstance(tasks, WorkplaceTasks) and apart_folder("resources_servers") is None:
-            raise UserError(
-                f"environment workplace needs nemo-gym, which is not installed; {INSTALL}"
-            )
+        _check_environment(tasks)
 
 
-def _checks(source: SourceConfig) -> Iterator[CheckSpec]:
+def _check_environment(tasks: TasksConfig) -> None:
+    if isinstance(tasks, BfclTasks):
+        check_package("bfcl_eval", "`make setup`", what="environment bfcl")
+    if isinstance(tasks, WorkplaceTasks) and apart_folder("resources_servers") is None:
+        raise UserError(f"environment workplace needs nemo-gym, which is not installed; {INSTALL}")
+
+
+def _checks(source: PromptsConfig) -> Iterator[CheckSpec]:
     """A check of each kind that generated prompts have; rows of files are looked at one by one."""
     if isinstance(source, ReasoningSource):
         yield CheckSpec("math", "0", {"number": True})

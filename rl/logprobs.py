@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from engine.protocol import Completion
 from rl.rollout import Rollout
 from rl.truncation import Truncation, token_logprobs
 
@@ -36,7 +38,7 @@ def pack_rollouts(rollouts: Sequence[Rollout], row_tokens: int) -> list[PackedRo
     """Rows of at most `row_tokens` (a longer rollout has a row of its own), in order."""
     rows, current, used = [], list[int](), 0
     for index, rollout in enumerate(rollouts):
-        length = len(rollout.prompt) + len(rollout.completion.token_ids)
+        length = sum(len(s.before) + len(s.reply.token_ids) for s in segments(rollout))
         if current and used + length > row_tokens:
             rows.append(_row(rollouts, current))
             current, used = [], 0
@@ -45,26 +47,53 @@ def pack_rollouts(rollouts: Sequence[Rollout], row_tokens: int) -> list[PackedRo
     return [*rows, _row(rollouts, current)] if current else rows
 
 
+class Segment(NamedTuple):
+    """A reply with the ids that stand before it. begins: it is the first of its document."""
+
+    before: list[int]
+    reply: Completion
+    begins: bool
+
+
+def segments(rollout: Rollout) -> list[Segment]:
+    """The replies of an episode, each behind the very ids that it was sampled from.
+
+    A turn whose prompt begins with all that stood and was said before goes on in that document; one
+    that shows the past otherwise (a format drops older traces) begins another.
+    """
+    out, seen = list[Segment](), list[int]()
+    for turn in rollout.turns:
+        goes_on = bool(out) and turn.prompt[: len(seen)] == seen
+        before = turn.prompt[len(seen) :] if goes_on else turn.prompt
+        out.append(Segment(before, turn.completion, not goes_on))
+        seen = [*turn.prompt, *turn.completion.token_ids]
+    return out
+
+
 def _row(rollouts: Sequence[Rollout], indices: list[int]) -> PackedRow:
     ids, document, position, sequence = list[int](), list[int](), list[int](), list[int]()
     target, mask, version = list[int](), list[bool](), list[int]()
     engine, advantage = list[float](), list[float]()
+    documents = 0
     for number, index in enumerate(indices):
         rollout = rollouts[index]
-        prompt, done = rollout.prompt, rollout.completion
-        size = len(done.token_ids)
-        if not len(done.logprobs) == len(done.forced) == len(done.versions) == size:
-            raise ValueError(f"a reply of {size} tokens lacks log-probabilities, marks or versions")
-        first = len(ids) + len(prompt)
-        position += range(first - 1, first - 1 + size)
-        target += done.token_ids
-        sequence += [number] * size
-        engine += done.logprobs
-        advantage += [rollout.advantage or 0.0] * size
-        mask += [rollout.advantage is not None and not forced for forced in done.forced]
-        version += done.versions
-        ids += [*prompt, *done.token_ids]
-        document += [number] * (len(prompt) + size)
+        for before, done, begins in segments(rollout):
+            size = len(done.token_ids)
+            if not len(done.logprobs) == len(done.forced) == len(done.versions) == size:
+                raise ValueError(
+                    f"a reply of {size} tokens lacks log-probabilities, marks or versions"
+                )
+            documents += begins
+            first = len(ids) + len(before)
+            position += range(first - 1, first - 1 + size)
+            target += done.token_ids
+            sequence += [number] * size
+            engine += done.logprobs
+            advantage += [rollout.advantage or 0.0] * size
+            mask += [rollout.advantage is not None and not forced for forced in done.forced]
+            version += done.versions
+            ids += [*before, *done.token_ids]
+            document += [documents - 1] * (len(before) + size)
     return PackedRow(
         torch.tensor(ids), torch.tensor(document, dtype=torch.int32), torch.tensor(position),
         torch.tensor(target), torch.tensor(sequence), torch.tensor(engine, dtype=torch.float64),

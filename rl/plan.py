@@ -1,5 +1,6 @@
 """What a GRPO stage will cost. Imports no torch."""
 
+from environments.config import EnvironmentSource
 from rl.config import GrpoConfig
 from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe
@@ -9,15 +10,18 @@ from workbench.stage import StagePlan
 def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
     """Rollouts and the most tokens they can take."""
     a_step = config.prompts_per_step * config.group_size
+    turns = config.max_turns if isinstance(config.prompts, EnvironmentSource) else 1
     line = (
         f"{config.num_steps} steps x {config.prompts_per_step} prompts x {config.group_size} replies "
         f"of at most {config.max_tokens} tokens; {config.num_held_out} held-out prompts before and after"
     )
     rounds = config.dynamic_rounds if config.dynamic_sampling else 1
+    if turns > 1:
+        line += f"; up to {turns} replies an episode"
     if rounds > 1:
         line += f"; dynamic sampling may sample up to {rounds} times as many prompts"
     replies = a_step * config.num_steps * rounds + 2 * config.num_held_out
-    tokens = replies * config.max_tokens
+    tokens = replies * config.max_tokens * turns
     return StagePlan(
         lines=(line,),
         steps=config.num_steps,

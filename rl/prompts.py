@@ -3,17 +3,18 @@
 import random
 from collections.abc import Sequence
 
+from environments.protocol import Task
 from workbench.conversation import Conversation
 
 
 class Pool:
     """Prompt number i of an endless sequence over the given ones; a resume needs only the number."""
 
-    def __init__(self, conversations: Sequence[Conversation], seed: int) -> None:
+    def __init__(self, conversations: Sequence[Conversation] | Sequence[Task], seed: int) -> None:
         self._conversations, self._seed = conversations, seed
         self._orders: dict[int, list[int]] = {}
 
-    def take(self, position: int, count: int) -> list[Conversation]:
+    def take(self, position: int, count: int) -> list[Conversation | Task]:
         """Prompts number position to position + count - 1."""
         size = len(self._conversations)
         return [

@@ -57,12 +57,19 @@ class RolloutLog:
             "step": step,
             "prompt": self._tokenizer.decode(rollout.prompt),
             "reply": rollout.completion.text,
+            **({"later": self._later(rollout)} if rollout.later else {}),
             "reward": rollout.reward,
             "advantage": rollout.advantage,
             "status": rollout.status,
             "checked": rollout.checked,
             "parts": rollout.parts,
         }
+
+    def _later(self, rollout: Rollout) -> list[dict[str, str]]:
+        return [
+            {"prompt": self._tokenizer.decode(t.prompt), "reply": t.completion.text}
+            for t in rollout.later
+        ]
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -1,18 +1,22 @@
-"""Rollouts: prompts in, replies with rewards and advantages out."""
+"""Rollouts: prompts in, replies with rewards and advantages out.
+
+The asking itself is environments.rollout's; here are groups, the reward of each reply and its advantage.
+"""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.protocol import Completion, Engine, Sampling
-from reward import CheckItem, Verdict, check_all
-from reward.plugin import is_plugin
-from reward.verdict import failed
+from environments.protocol import Task
+from environments.question import question_task
+from environments.rollout import Player, Trajectory, Turn
+from reward import Verdict
 from rl.advantage import Kind, advantages
 from rl.config import OverlongConfig
 from rl.overlong import overlong_penalty
-from workbench.chat import opens_trace, prompt_ids, stop_ids
+from workbench.chat import opens_trace
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
@@ -37,6 +41,23 @@ class Rollout:
     """The parts of the reward's verdict."""
     masked: bool = False
     """Cut at max_tokens, so without loss (`mask_truncated`); it still counts as one of the replies."""
+    later: tuple[Turn, ...] = ()
+    """The further turns of an episode; reward and advantage are the whole episode's."""
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Every reply behind the ids that it was sampled from."""
+        return (Turn(self.prompt, self.completion), *self.later)
+
+    @property
+    def num_tokens(self) -> int:
+        """Sampled tokens, of all turns."""
+        return sum(len(turn.completion.token_ids) for turn in self.turns)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether one of its replies was cut at max_tokens."""
+        return _is_cut(self.turns)
 
 
 # (questions, their replies, whether these begin in a trace, what the checks say) -> a verdict on each. The
@@ -49,7 +70,7 @@ Score = Callable[
 
 @dataclass
 class Sampler:
-    """Prompts -> engine -> checks -> advantages."""
+    """How a policy plays, and what its groups of replies earn."""
 
     engine: Engine
     tokenizer: Any
@@ -63,99 +84,105 @@ class Sampler:
     """In place of the check; the check is then only recorded."""
     check_limit_s: float | None = None
     """For all checks of one `roll_out`; those undecided by then have status "timeout"."""
+    max_turns: int | None = None
+    """Most replies of an episode, where tasks are played."""
+    max_context: int | None = None
+    """Longest prompt with its reply; an episode that outgrows it has failed."""
 
-    def roll_out(self, questions: Sequence[Conversation], *, seed: int) -> list[list[Rollout]]:
-        """A group of rollouts for each question, in order."""
-        modes = [thinks(q, self.thinking) for q in questions]
-        prompts = [
-            prompt_ids(q.prompt, tools=q.tools, thinking=on, tokenizer=self.tokenizer)
-            for q, on in zip(questions, modes, strict=True)
-        ]
-        sampling = replace(self.sampling, seed=seed, stop_token_ids=stop_ids(self.tokenizer))
-        groups = self.engine.generate(prompts, sampling)
-        opened = [opens_trace(prompt, self.tokenizer) for prompt in prompts]
-        checks = self._check(questions, groups, opened)
-        verdicts = checks
-        if self.score is not None:
-            verdicts = self.score(questions, groups, opened, checks)
+    def roll_out(
+        self, questions: Sequence[Conversation | Task], *, seed: int
+    ) -> list[list[Rollout]]:
+        """A group of rollouts for each question, or task of an environment, in order."""
+        played = self._play(questions, seed)
+        checks = [_verdict(t) for group in played for t in group]
+        verdicts = checks if self.score is None else self._scored(questions, played, checks)
         marks, seen = iter(verdicts), iter(checks)
         out = []
-        for prompt, group in zip(prompts, groups, strict=True):
+        for group in played:
             own = [next(marks) for _ in group]
             watched = [next(seen).value if self.score is not None else None for _ in group]
-            shaped = [self._shape(c, mark.value) for c, mark in zip(group, own, strict=True)]
+            shaped = [self._shape(t, mark.value) for t, mark in zip(group, own, strict=True)]
             values = advantages(shaped, self.kind)
             out.append(
-                [
-                    Rollout(
-                        prompt=prompt,
-                        completion=c,
-                        reward=mark.value,
-                        advantage=None if self._is_masked(c) else advantage,
-                        masked=self._is_masked(c) and advantage is not None,
-                        status=_status(mark),
-                        checked=value,
-                        parts=mark.parts,
-                    )
-                    for c, mark, advantage, value in zip(group, own, values, watched, strict=True)
-                ]
+                [self._rollout(*parts) for parts in zip(group, own, values, watched, strict=True)]
             )
         return out
 
-    def _shape(self, completion: Completion, reward: float | None) -> float | None:
+    def _play(self, questions: Sequence[Conversation | Task], seed: int) -> list[list[Trajectory]]:
+        for question in questions:
+            no_check = isinstance(question, Conversation) and question.check is None
+            if no_check and self.score is None:
+                raise UserError(f"prompt {question.id!r} has no check; RL needs verifiable prompts")
+        player = Player(
+            self.engine, self.tokenizer, self.sampling, bool(self.thinking), self.max_turns,
+            self.max_context, by_place=True, check_limit_s=self.check_limit_s,
+        )  # fmt: skip
+        tasks = [
+            q if isinstance(q, Task) else question_task(q, self.reward_options) for q in questions
+        ]
+        modes = [thinks(q.id, self.thinking) for q in questions]
+        return player.play(tasks, samples=self.sampling.n, seed=seed, modes=modes)
+
+    def _scored(
+        self,
+        questions: Sequence[Conversation | Task],
+        played: Sequence[Sequence[Trajectory]],
+        checks: Sequence[Verdict],
+    ) -> list[Verdict]:
+        """What takes the check's place says of single replies."""
+        assert self.score is not None
+        asked = [q for q in questions if isinstance(q, Conversation)]
+        groups = [[_turns(t)[0].completion for t in group] for group in played]
+        opened = [opens_trace(_turns(group[0])[0].prompt, self.tokenizer) for group in played]
+        return self.score(asked, groups, opened, checks)
+
+    def _rollout(
+        self, t: Trajectory, mark: Verdict, advantage: float | None, checked: float | None
+    ) -> Rollout:
+        first, *later = _turns(t)
+        masked = self.mask_truncated and _is_cut((first, *later))
+        return Rollout(
+            prompt=first.prompt,
+            completion=first.completion,
+            reward=mark.value,
+            advantage=None if masked else advantage,
+            masked=masked and advantage is not None,
+            status=_status(mark),
+            checked=checked,
+            parts=mark.parts,
+            later=tuple(later),
+        )
+
+    def _shape(self, t: Trajectory, reward: float | None) -> float | None:
         """The reward that advantages are taken from."""
         if reward is None or self.overlong is None:
             return reward
         return reward + overlong_penalty(
-            len(completion.token_ids),
+            max(len(turn.completion.token_ids) for turn in _turns(t)),
             max_tokens=self.sampling.max_tokens,
             buffer_tokens=self.overlong.buffer_tokens,
             penalty=self.overlong.penalty,
         )
 
-    def _is_masked(self, completion: Completion) -> bool:
-        return self.mask_truncated and completion.finish_reason == "length"
 
-    def _check(
-        self,
-        questions: Sequence[Conversation],
-        groups: Sequence[Sequence[Completion]],
-        modes: Sequence[bool],
-    ) -> list[Verdict]:
-        items, places = list[CheckItem](), list[int]()
-        verdicts: list[Verdict] = []
-        for question, group, thinking in zip(questions, groups, modes, strict=True):
-            if question.check is None and self.score is not None:
-                verdicts += [failed("no check")] * len(group)
-                continue
-            if question.check is None:
-                raise UserError(f"prompt {question.id!r} has no check; RL needs verifiable prompts")
-            for completion in group:
-                verdicts.append(failed(completion.error or "error"))
-                if completion.finish_reason != "error":
-                    places.append(len(verdicts) - 1)
-                    opened: dict[str, Any] = {"thinking_opened": True} if thinking else {}
-                    check = question.check
-                    if is_plugin(check.kind):
-                        opened["prompt"] = question.prompt
-                    items.append(
-                        CheckItem(
-                            check.kind,
-                            completion.text,
-                            check.reference,
-                            {**check.options, **self.reward_options, **opened},
-                        )
-                    )
-        limited = check_all(items, timeout_s=self.check_limit_s)
-        for place, verdict in zip(places, limited, strict=True):
-            verdicts[place] = verdict
-        return verdicts
+def _turns(t: Trajectory) -> list[Turn]:
+    """Those that were sampled, or the one that failed where none was."""
+    return t.turns or ([t.lost] if t.lost is not None else [])
 
 
-def thinks(question: Conversation, thinking: bool | Literal["both"]) -> bool:
-    """Half of the prompts each way with `both`, and a prompt always the same way."""
+def _is_cut(turns: Sequence[Turn]) -> bool:
+    return any(turn.completion.finish_reason == "length" for turn in turns)
+
+
+def _verdict(t: Trajectory) -> Verdict:
+    assert t.verdict is not None
+    return t.verdict
+
+
+def thinks(name: str, thinking: bool | Literal["both"]) -> bool:
+    """Whether the prompt of this id does: half of them each way with `both`, each always the same."""
     if thinking == "both":
-        return hashlib.blake2b(question.id.encode(), digest_size=1).digest()[0] % 2 == 0
+        return hashlib.blake2b(name.encode(), digest_size=1).digest()[0] % 2 == 0
     return bool(thinking)
 
 

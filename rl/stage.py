@@ -1,6 +1,6 @@
 """Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, and what it gained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,17 +9,20 @@ import torch
 from budget.engine import with_budgets
 from engine.actor import start_engine
 from engine.protocol import Sampling
+from environments.catalogue import take_tasks
+from environments.config import EnvironmentSource, PromptsConfig
+from environments.protocol import Task
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.config import GrpoConfig
-from rl.disjoint import check_prompts
+from rl.disjoint import check_held_out
 from rl.grpo import Grpo, Hooks
 from rl.record import RolloutLog
 from rl.reward_source import reward_source
 from rl.rollout import Sampler, thinks
-from rl.rows import Rules, take_rows, too_long, warnings_of
+from rl.rows import Rules, good_tasks, take_rows, too_long, warnings_of
 from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
@@ -39,8 +42,8 @@ def run(context: StageContext) -> None:
     context.progress(message="looking at the prompts")
     tokenizer = read_tokenizer(context.parent_model)
     pool, held_out = take_questions(context, tokenizer)
-    must_be_checkable(question.check for question in (*pool, *held_out))
-    check_prompts(pool, held_out)
+    must_be_checkable(q.check for q in (*pool, *held_out) if isinstance(q, Conversation))
+    check_held_out(pool, held_out)
     context.progress(message="starting the engine")
     model = load_model(context.parent_model)
     check_isolation(model)
@@ -59,7 +62,7 @@ def run(context: StageContext) -> None:
     sampler = Sampler(
         engine, tokenizer, sampling, config.thinking, config.advantage, config.overlong,
         config.mask_truncated, config.reward_options, reward_source(context, tokenizer, anchors),
-        config.check_limit_s,
+        config.check_limit_s, config.max_turns, config.engine.max_model_len,
     )  # fmt: skip
     grpo = Grpo(model, sampler, pool, config, context.seed)
     checkpoints = Checkpoints(context.stage_dir / "checkpoints")
@@ -93,25 +96,31 @@ def run(context: StageContext) -> None:
     engine.close()
 
 
-def take_questions(
-    context: StageContext, tokenizer: Any
-) -> tuple[list[Conversation], list[Conversation]]:
+Prompts = list[Conversation] | list[Task]
+
+
+def take_questions(context: StageContext, tokenizer: Any) -> tuple[Prompts, Prompts]:
     """The prompts to train on and those held out, each of which can be asked and checked."""
     config: GrpoConfig = context.config
 
-    def fits(question: Conversation) -> str:
-        on = thinks(question, config.thinking)
-        ids = prompt_ids(question.prompt, question.tools, on, tokenizer=tokenizer)
+    def fits(question: Conversation | Task) -> str:
+        on = thinks(question.id, config.thinking)
+        asked = question.messages if isinstance(question, Task) else question.prompt
+        ids = prompt_ids(asked, question.tools, on, tokenizer=tokenizer)
         return too_long(len(ids), config.max_tokens, config.engine.max_model_len)
 
-    rules = Rules(config.checked, config.skip_bad, config.reward_options, fits)
-    pool, asked = take_rows(
-        config.prompts, config.num_prompts, rules, name="prompts", seed=context.seed
-    )
-    rules = replace(rules, options={})  # the held-out reward keeps the prompt's own
-    held_out, kept = take_rows(
-        config.held_out, config.num_held_out, rules, name="held_out", seed=context.seed
-    )
+    def take(
+        name: str, source: PromptsConfig, count: int, options: Mapping[str, Any]
+    ) -> tuple[Prompts, dict[str, Any]]:
+        if isinstance(source, EnvironmentSource):
+            tasks = take_tasks(source.tasks, count, context.seed)
+            return good_tasks(tasks, fits, skip_bad=config.skip_bad, name=name)
+        rules = Rules(config.checked, config.skip_bad, options, fits)
+        return take_rows(source, count, rules, name=name, seed=context.seed)
+
+    pool, asked = take("prompts", config.prompts, config.num_prompts, config.reward_options)
+    # The held-out reward keeps the prompt's own options.
+    held_out, kept = take("held_out", config.held_out, config.num_held_out, {})
     accounts = {"prompts": asked, "held_out": kept}
     context.note(rows=accounts, warnings=warnings_of(accounts))
     return pool, held_out
@@ -133,7 +142,7 @@ def _measured(config: GrpoConfig) -> tuple[str, bool]:
 
 
 def held_out_rewards(
-    sampler: Sampler, questions: Sequence[Conversation], seed: int, when: str
+    sampler: Sampler, questions: Sequence[Conversation | Task], seed: int, when: str
 ) -> dict[str, list[float | None]]:
     """One sampled reply a question, at the training temperature; None where it failed.
 

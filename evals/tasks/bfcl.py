@@ -8,14 +8,15 @@ template knows no tools, is evals.tasks.bfcl_prompt.
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import cache
-from pathlib import Path
 from typing import Any
 
+from environments.bfcl.tasks import task_of
+from environments.bfcl.world import Bfcl
+from environments.episode import as_question
 from evals.benchmark import Benchmark, Sampled
-from evals.sources import Data, Loading, json_lines, package_folder
+from evals.sources import Data, Loading
 from evals.statistics import strata, weighted
-from evals.tasks.bfcl_turns import MultiTurn
+from reward import bfcl
 from workbench.conversation import CheckSpec, Conversation
 from workbench.records import Estimate, Sample
 from workbench.statistics import mean_interval
@@ -31,14 +32,6 @@ MULTI_TURN = (
 )  # fmt: skip
 SINGLE_TURN = (*NON_LIVE, *LIVE)
 CATEGORIES = (*SINGLE_TURN, *MULTI_TURN)
-# Entries that no reply satisfies, by bfcl-eval 2025.6.16's own rules (they still count, as wrong).
-UNSATISFIABLE = {
-    "live_simple_106-63-0": "a required array whose list of allowed values is empty",
-    "live_simple_112-68-0": "a required array whose list of allowed values is empty",
-    "live_multiple_862-181-3": "a gold argument that the tool's document does not have",
-    "live_multiple_964-207-0": "a required argument that the gold does not have",
-    "multi_turn_base_154": "five user turns and gold for six, which the runner calls cut short",
-}
 _LANGUAGES = {"java": "Java", "javascript": "JavaScript"}
 PROTOCOL = Sampled(
     temperature=0.6,
@@ -46,61 +39,14 @@ PROTOCOL = Sampled(
     max_tokens=32_768,
     source="model card: reasoning on, one run, JSON tool parser",
 )
-# BFCL's type names -> JSON schema's.
-_JSON_TYPES = {
-    "dict": "object", "float": "number", "double": "number", "long": "integer", "byte": "integer",
-    "short": "integer", "char": "string", "tuple": "array", "any": "string", "list": "array",
-    "String": "string", "bool": "boolean", "Boolean": "boolean", "Bigint": "integer",
-    "HashMap": "object", "Hashtable": "object", "ArrayList": "array", "Array": "array",
-    "Queue": "array", "Stack": "array",
-}  # fmt: skip
 
 
-def entries(category: str, benchmark: str = "bfcl-v3") -> list[dict[str, Any]]:
-    """A category's entries with their gold (`ground_truth`, absent for relevance), in file order.
-
-    Multi-turn entries have their tool documents filled in, as the official runner does.
-    """
-    folder = package_folder("bfcl_eval", benchmark) / "data"
-    rows = json_lines(folder / f"BFCL_v3_{category}.json")
-    gold = folder / "possible_answer" / f"BFCL_v3_{category}.json"
-    if gold.is_file():
-        answers = {row["id"]: row["ground_truth"] for row in json_lines(gold)}
-        rows = [{**row, "ground_truth": answers[row["id"]]} for row in rows]
-    if category in MULTI_TURN:
-        return [_with_documents(row, folder) for row in rows]
-    return rows
-
-
-# Class of the simulated APIs -> its file of documents.
-_DOCUMENTS = {
-    "GorillaFileSystem": "gorilla_file_system", "MathAPI": "math_api", "MessageAPI": "message_api",
-    "TwitterAPI": "posting_api", "TicketAPI": "ticket_api", "TradingBot": "trading_bot",
-    "TravelAPI": "travel_booking", "VehicleControlAPI": "vehicle_control",
-}  # fmt: skip
-
-
-@cache
-def _documents(folder: Path, name: str) -> list[dict[str, Any]]:
-    return json_lines(folder / "multi_turn_func_doc" / f"{_DOCUMENTS[name]}.json")
-
-
-def _with_documents(row: dict[str, Any], folder: Path) -> dict[str, Any]:
-    tools = [tool for name in row["involved_classes"] for tool in _documents(folder, name)]
-    held: dict[str, list[dict[str, Any]]] = {}
-    for turn, names in row.get("missed_function", {}).items():
-        held[turn] = [next(tool for tool in tools if tool["name"] == name) for name in names]
-        tools = [tool for tool in tools if tool["name"] not in names]
-    return {**row, "function": tools, "missed_function": held}
-
-
-def json_schema(tool: Mapping[str, Any], category: str = "simple") -> dict[str, Any]:
+def shown_tool(tool: Mapping[str, Any], category: str) -> dict[str, Any]:
     """A BFCL document as a JSON-schema tool, as the prompt shows it.
 
     Java's and JavaScript's arguments are strings that hold source text, and the descriptions say so.
     """
-    shown = deepcopy({k: v for k, v in tool.items() if k != "response"})
-    language = _LANGUAGES.get(category)
+    language, shown = _LANGUAGES.get(category), deepcopy(dict(tool))
     if language:
         shown["description"] += f" Arguments are {language} source text, in strings."
         for schema in shown["parameters"]["properties"].values():
@@ -113,27 +59,10 @@ def json_schema(tool: Mapping[str, Any], category: str = "simple") -> dict[str, 
                 note += f" Entries: {json.dumps(inner)}"
             schema.clear()
             schema |= {"type": "string", "description": note.strip()}
-    shown["parameters"] = _schema(shown["parameters"])
-    return shown
+    return bfcl.json_schema(shown)
 
 
-def _schema(node: Any) -> Any:
-    if not isinstance(node, dict):
-        return node
-    out: dict[str, Any] = {}
-    for key, value in node.items():
-        if key == "type" and isinstance(value, str):
-            out[key] = _JSON_TYPES.get(value, value)
-        elif key == "properties" and isinstance(value, dict):
-            out[key] = {name: _schema(inner) for name, inner in value.items()}
-        elif key == "items":
-            out[key] = _schema(value)
-        else:
-            out[key] = value
-    return out
-
-
-def single_turn(entry: Mapping[str, Any], category: str) -> Conversation:
+def single_turn(entry: bfcl.Entry, category: str) -> Conversation:
     """An entry of one turn with its check."""
     kind = category.removeprefix("live_")
     options: dict[str, Any] = {
@@ -146,39 +75,20 @@ def single_turn(entry: Mapping[str, Any], category: str) -> Conversation:
     return Conversation(
         id=str(entry["id"]),
         domain=category,
-        messages=_system_first(entry["question"][0]),
-        tools=[json_schema(tool, category) for tool in entry["function"]],
+        messages=bfcl.opening(entry),
+        tools=[shown_tool(tool, category) for tool in entry["function"]],
         check=CheckSpec("tools", entry.get("ground_truth"), options),
     )
 
 
-def _system_first(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Live entries may hold several system messages; templates take one, in front."""
-    system = [str(m["content"]) for m in messages if m["role"] == "system"]
-    rest = [{k: m[k] for k in ("role", "content")} for m in messages if m["role"] != "system"]
-    return [{"role": "system", "content": "\n\n".join(system)}, *rest] if system else rest
+def multi_turn(entry: bfcl.Entry, category: str) -> Conversation:
+    """An entry of several turns, whose check is the environment that plays it."""
+    return as_question(task_of(entry), category)
 
 
-def multi_turn(entry: Mapping[str, Any], category: str) -> Conversation:
-    """An entry of several turns; what the episode needs of it is in the check's options."""
-    held = {
-        turn: [json_schema(tool) for tool in tools]
-        for turn, tools in entry["missed_function"].items()
-    }
-    played = {k: entry[k] for k in ("id", "question", "initial_config", "involved_classes")}
-    played["missed_function"] = held
-    return Conversation(
-        id=str(entry["id"]),
-        domain=category,
-        messages=_system_first(entry["question"][0]),
-        tools=[json_schema(tool) for tool in entry["function"]],
-        check=CheckSpec("tools", entry["ground_truth"], {"entry": played}),
-    )
-
-
-def episode(question: Conversation) -> MultiTurn | None:
-    """How a question is played: None for those of one turn."""
-    return MultiTurn(question) if question.domain in MULTI_TURN else None
+def world(question: Conversation) -> Bfcl | None:
+    """What a question is played in: None for those of one turn."""
+    return Bfcl() if question.domain in MULTI_TURN else None
 
 
 def official_overall(rows: Sequence[Sample]) -> dict[str, Estimate]:
@@ -210,7 +120,7 @@ def _benchmark(name: str, categories: Sequence[str], about: str, headline: str) 
         questions = []
         for category in categories:
             make = multi_turn if category in MULTI_TURN else single_turn
-            chosen = entries(category, name)[: loading.limit]
+            chosen = bfcl.entries(category)[: loading.limit]
             questions += [make(entry, category) for entry in chosen]
         return questions
 
@@ -227,7 +137,7 @@ def _benchmark(name: str, categories: Sequence[str], about: str, headline: str) 
         load,
         PROTOCOL,
         metrics=metrics,
-        episode=episode if any(turns) else None,
+        world=world if any(turns) else None,
         headline=headline if len(categories) > 1 else "accuracy",
         paper={"12B aligned": 66.98, "Qwen3-8B": 66.34, "Qwen3-14B": 68.01, "9B": 66.9}
         if name == "bfcl-v3"

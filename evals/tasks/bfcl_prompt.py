@@ -14,6 +14,7 @@ from typing import Any
 from evals.benchmark import Benchmark
 from evals.sources import Data, Loading
 from evals.tasks import bfcl
+from reward import bfcl as package
 from reward.workers import shared_pool
 from workbench.conversation import CheckSpec, Conversation, Message
 from workbench.errors import UserError
@@ -33,7 +34,7 @@ def questions(category: str, benchmark: str, limit: int | None = None) -> list[C
 
     Raises: UserError where bfcl-eval is not installed or makes no prompts.
     """
-    entries = bfcl.entries(category, benchmark)[:limit]
+    entries = package.entries(category)[:limit]
     prompts = _official_messages(entries, benchmark)
     return [
         _prompted(bfcl.single_turn(entry, category), messages)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from environments.protocol import Step, Task, ToolCall
 from evals.benchmark import Benchmark, Sampled
 from evals.own_files import Read, answer, objects, text
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text, rows_of
@@ -18,7 +19,7 @@ from evals.statistics import ratio, strata
 from reward.judging import rate
 from reward.verdict import Verdict, decided, failed
 from workbench.chat import Reply
-from workbench.conversation import CheckSpec, Conversation, Message
+from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
 from workbench.records import Estimate, Sample
 from workbench.statistics import mean_interval
@@ -189,36 +190,27 @@ def _mt_bench(loading: Loading) -> list[Conversation]:
 
 
 class Dialogue:
-    """Implements `Episode`: the turns of one MT-Bench question, then the judge's rating of each."""
+    """The turns of one MT-Bench question, then the judge's rating of each; implements
+    environments.protocol.Environment."""
 
-    def __init__(self, question: Conversation) -> None:
-        assert question.check is not None
-        self.question, self.check = question, question.check
-        self.messages: list[Message] = []
+    def reset(self, task: Task) -> None:
+        """See protocol."""
+        self.data = task.data
         self.answers: list[str] = []
 
-    def ask(self) -> Conversation | None:
-        """See Episode."""
-        turns = self.check.options["turns"]
-        if len(self.answers) == len(turns):
-            return None
-        asked = {"role": "user", "content": turns[len(self.answers)]}
-        return Conversation(self.question.id, self.question.domain, [*self.messages, asked])
-
-    def answer(self, reply: Reply) -> None:
-        """See Episode."""
-        asked = self.check.options["turns"][len(self.answers)]
-        self.messages += [
-            {"role": "user", "content": asked},
-            {"role": "assistant", "content": reply.answer},
-        ]
+    def step(self, reply: Reply) -> Step:
+        """See protocol."""
         self.answers.append(reply.answer)
+        turns = self.data["turns"]
+        if len(self.answers) == len(turns):
+            return Step(done=True)
+        return Step([{"role": "user", "content": turns[len(self.answers)]}])
 
     def judgements(self) -> list[list[dict[str, str]]]:
         """What the judge is asked: the first answer alone, then the whole dialogue."""
-        first, second = self.check.options["turns"]
+        first, second = self.data["turns"]
         known = dict(
-            zip(("ref_answer_1", "ref_answer_2"), self.check.reference or (), strict=False)
+            zip(("ref_answer_1", "ref_answer_2"), self.data["solution"] or (), strict=False)
         )
         fields: list[dict[str, str]] = [
             {"question": first, "answer": self.answers[0]},
@@ -234,17 +226,21 @@ class Dialogue:
                 {"role": "system", "content": system},
                 {"role": "user", "content": template.format(**own, **known)},
             ]
-            for (system, template), own in zip(self.check.options["prompts"], fields, strict=True)
+            for (system, template), own in zip(self.data["prompts"], fields, strict=True)
         ]
 
-    def verdict(self) -> Verdict:
-        """The mean rating of the turns, as a share of 10."""
-        ratings, said, problem = rate(self.judgements(), self.check.options["judge"])
+    def verify(self) -> Verdict:
+        """See protocol. The mean rating of the turns, as a share of 10."""
+        ratings, said, problem = rate(self.judgements(), self.data["judge"])
         if problem:
             return failed(problem, judge_said=said)
         return decided(
             sum(ratings) / len(ratings) / 10, ratings=ratings, answers=self.answers, judge_said=said
         )
+
+    def gold(self) -> list[list[ToolCall]]:
+        """See protocol. No reply is the right one."""
+        return []
 
 
 def by_turn(samples: Sequence[Sample]) -> dict[str, Estimate]:
@@ -290,7 +286,7 @@ BENCHMARKS = [
         _mt_bench,
         Sampled(top_p=1.0, source="FastChat: temperature by category, single-answer grading"),
         metrics=by_turn,
-        episode=Dialogue,
+        world=lambda question: Dialogue(),
         temperature=lambda question: _TEMPERATURES[question.domain],
         judged=True,
     ),

@@ -6,7 +6,6 @@ that looks for the targets would find them; a program that ends early does not p
 """
 
 import ast
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from environments.protocol import Step, Task, ToolCall
 from evals.benchmark import Benchmark, Sampled
 from evals.own_files import Read, answer, anything, objects
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text
@@ -22,7 +22,7 @@ from evals.statistics import ratio
 from reward.sandbox import Limits, SandboxError, run_program
 from reward.verdict import Verdict, decided, failed
 from workbench.chat import Reply
-from workbench.conversation import CheckSpec, Conversation
+from workbench.conversation import CheckSpec, Conversation, Message
 from workbench.errors import UserError
 from workbench.records import Estimate, Sample
 from workbench.statistics import mean_interval
@@ -82,32 +82,39 @@ def _runner() -> dict[str, Any]:
 
 
 class Steps:
-    """Implements `Episode`: a problem's steps, each prompt with the code of those before."""
+    """A problem's steps, each prompt with the code of those before; implements
+    environments.protocol.Environment."""
 
-    def __init__(self, question: Conversation) -> None:
-        assert question.check is not None
-        self.question, self.entry = question, question.check.options
+    def reset(self, task: Task) -> None:
+        """See protocol."""
+        self._begin(task.data)
+
+    def _begin(self, entry: Mapping[str, Any]) -> None:
+        self.entry = entry
         self.codes: list[str] = []
         self.programs: dict[int, str] = {}
         self._skip_given()
+
+    @classmethod
+    def opening(cls, entry: Mapping[str, Any]) -> list[Message]:
+        """The prompt of the first step that is not given."""
+        steps = cls()
+        steps._begin(entry)
+        return steps._asked()
 
     def _skip_given(self) -> None:
         given = _steps()["PREFILLED_STEPS_CODE"]
         while (place := (self.entry["problem_id"], len(self.codes))) in given:
             self.codes.append(given[place])
 
-    def ask(self) -> Conversation | None:
-        """See Episode."""
-        if len(self.codes) >= len(self.entry["sub_steps"]):
-            return None
+    def _asked(self) -> list[Message]:
         before, following, _ = self._context()
         asked = self.entry["prompt"].format(
             problem_steps_str=before,
             next_step_str=following,
             dependencies=self.entry["required_dependencies"],
         )
-        messages = [{"role": "user", "content": asked}]
-        return Conversation(self.question.id, self.question.domain, messages)
+        return [{"role": "user", "content": asked}]
 
     def _context(self) -> tuple[str, str, str]:
         steps, place = self.entry["sub_steps"], len(self.codes)
@@ -117,16 +124,23 @@ class Steps:
         )
         return found
 
-    def answer(self, reply: Reply) -> None:
-        """See Episode."""
+    def step(self, reply: Reply) -> Step:
+        """See protocol."""
         before = "\n".join([self.entry["required_dependencies"], self._context()[2]])
         code = _steps()["extract_python_script"](reply.answer)
         self.programs[len(self.codes)] = f"{before}\n{code}"
         self.codes.append(code)
         self._skip_given()
+        if len(self.codes) >= len(self.entry["sub_steps"]):
+            return Step(done=True)
+        return Step(self._asked(), anew=True)
 
-    def verdict(self) -> Verdict:
-        """The share of the steps whose tests pass; steps that were given do not count."""
+    def gold(self) -> list[list[ToolCall]]:
+        """See protocol. The right code is no call."""
+        return []
+
+    def verify(self) -> Verdict:
+        """See protocol. The share of the steps whose tests pass; steps that were given do not count."""
         passed, errors = {}, {}
         for place, code in self.programs.items():
             step = self.entry["sub_steps"][place]
@@ -196,7 +210,7 @@ def _load(loading: Loading) -> list[Conversation]:
             Conversation(
                 id=f"scicode-{row['problem_id']}",
                 domain="scicode",
-                messages=[{"role": "user", "content": json.dumps(row.get("problem_name", ""))}],
+                messages=Steps.opening(options),
                 check=CheckSpec("scicode", None, options),
             )
         )
@@ -226,7 +240,7 @@ BENCHMARKS = [
         _load,
         Sampled(source="model card; one run"),
         metrics=by_step,
-        episode=Steps,
+        world=lambda question: Steps(),
         headline="subtask_accuracy",
         paper={"12B aligned": 18.75, "Qwen3-8B": 24.65, "9B (NeMo-Skills)": 23.56},
     ),

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from engine.actor import start_engine
 from engine.protocol import Sampling
-from environments.catalogue import make_environment, take_tasks
+from environments.catalogue import take_tasks
 from environments.protocol import Task
 from environments.rollout import Player, Trajectory
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.tokenizer import read_tokenizer
-from rl.disjoint import check_tasks
+from rl.disjoint import check_held_out
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
@@ -53,7 +53,7 @@ def run(context: StageContext) -> None:
     seed_everything(context.seed)
     tokenizer = read_tokenizer(context.parent_model)
     tasks, held_out = _tasks(context, config, tokenizer)
-    check_tasks(tasks, held_out)
+    check_held_out(tasks, held_out)
     context.progress(message="starting the engine")
     player = _player(context, config, tokenizer)
     if "held_out_before" not in context.outputs:
@@ -112,7 +112,6 @@ def _player(context: StageContext, config: DpoConfig, tokenizer: PreTrainedToken
         config.thinking,
         config.max_turns,
         config.engine.max_model_len,
-        make_environment,
     )
 
 

@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.protocol import Engine, Sampling
-from reward import CheckItem, check_all
+from environments.question import question_task
+from environments.rollout import Player, Trajectory
 from reward.score_model import score_ids
-from workbench.chat import opens_trace, prompt_ids, stop_ids
+from workbench.chat import opens_trace
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
@@ -33,38 +34,37 @@ def sample(
     seed: int,
 ) -> list[Scored]:
     """`sampling.n` replies to each question in each reasoning mode, checked."""
-    jobs = [(question, thinking) for thinking in modes for question in questions]
-    prompts = [
-        prompt_ids(q.prompt, tools=q.tools, thinking=on, tokenizer=tokenizer) for q, on in jobs
-    ]
-    stops = stop_ids(tokenizer)
-    groups = engine.generate(prompts, _with(sampling, seed, stops))
-    out, items, places = list[Scored](), list[CheckItem](), list[int]()
-    for (question, _), prompt, group in zip(jobs, prompts, groups, strict=True):
-        on = opens_trace(prompt, tokenizer)
+    for question in questions:
         if question.check is None:
             raise UserError(f"prompt {question.id!r} has no check; pairs need verifiable prompts")
-        for done in group:
-            if done.finish_reason == "error":
-                out.append(Scored(question.id, [], None, done.error or "error"))
-                continue
-            check, opened = question.check, {"thinking_opened": True} if on else {}
-            options = {**check.options, **opened}
-            items.append(CheckItem(check.kind, done.text, check.reference, options))
-            places.append(len(out))
-            ids = score_ids(
-                question.prompt, done.text, thinking=on, tools=question.tools, tokenizer=tokenizer
-            )
-            out.append(Scored(question.id, ids, None, "unscored"))
-    for place, verdict in zip(places, check_all(items), strict=True):
-        old = out[place]
-        out[place] = Scored(old.prompt, old.ids, verdict.value, verdict.status)
-    return out
+    jobs = [(question, thinking) for thinking in modes for question in questions]
+    player = Player(engine, tokenizer, replace(sampling, logprobs=False), True, by_place=True)
+    groups = player.play(
+        [question_task(question) for question, _ in jobs],
+        samples=sampling.n,
+        seed=seed,
+        modes=[thinking for _, thinking in jobs],
+    )
+    return [
+        _scored(question, played, tokenizer)
+        for (question, _), group in zip(jobs, groups, strict=True)
+        for played in group
+    ]
 
 
-def _with(sampling: Sampling, seed: int, stops: tuple[int, ...]) -> Sampling:
-    values = {**sampling.__dict__, "seed": seed, "stop_token_ids": stops, "logprobs": False}
-    return Sampling(**values)
+def _scored(question: Conversation, played: Trajectory, tokenizer: Any) -> Scored:
+    assert played.verdict is not None
+    if played.lost is not None:
+        return Scored(question.id, [], None, played.lost.completion.error or "error")
+    (turn,) = played.turns
+    ids = score_ids(
+        question.prompt,
+        turn.completion.text,
+        thinking=opens_trace(turn.prompt, tokenizer),
+        tools=question.tools,
+        tokenizer=tokenizer,
+    )
+    return Scored(question.id, ids, played.verdict.value, played.verdict.status)
 
 
 def make_pairs(

@@ -18,7 +18,7 @@ from model.layers.isolation import check_isolation
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
-from rl.disjoint import check_prompts
+from rl.disjoint import check_held_out
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.pairs import make_pairs, sample
 from rl.rows import Rules, take_rows, too_long, warnings_of
@@ -79,7 +79,7 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
     modes = [mode == "with" for mode in config.thinking]
     asked, accounts = _questions(config, modes, tokenizer, context.seed)
     must_be_checkable(question.check for questions in asked.values() for question in questions)
-    check_prompts(asked["train"], asked["held_out"])
+    check_held_out(asked["train"], asked["held_out"])
     context.progress(message="sampling replies")
     engine = start_engine(context.parent_model, config.engine)
     sampling = Sampling(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.chat import template as t
@@ -18,13 +18,16 @@ class Reply:
     thinking: the trace ("" where there was none). answer: the final text without tool calls.
     tool_calls: [{name, arguments}], or None where there is none or the block cannot be read.
     well_formed: exactly one `</think>` (none with reasoning off), and readable tool calls, if any,
-    in one block at the end.
+    in one block at the end. text, opened: what was parsed, and how its prompt ended; a checker reads
+    the reply from them.
     """
 
     thinking: str
     answer: str
     tool_calls: list[dict[str, Any]] | None
     well_formed: bool
+    text: str = field(default="", compare=False)
+    opened: bool = field(default=False, compare=False)
 
 
 def parse(text: str, thinking: bool = True) -> Reply:
@@ -35,6 +38,10 @@ def parse(text: str, thinking: bool = True) -> Reply:
     text. Unfinished thinking is all trace: the answer is empty. An unreadable tool call stays in the
     answer.
     """
+    return replace(_parse_whole(text, thinking=thinking), text=text, opened=thinking)
+
+
+def _parse_whole(text: str, *, thinking: bool) -> Reply:
     text = (
         text.removesuffix("\n").removesuffix(t.END) if text.rstrip("\n").endswith(t.END) else text
     )

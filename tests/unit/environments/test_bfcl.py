@@ -1,20 +1,28 @@
 """BFCL's episodes: all 800 solutions verify, judged as the package judges, and nothing is evaluated."""
 
-import importlib
 import random
 from copy import deepcopy
 from typing import Any
 
 import pytest
 
-from environments import bfcl
-from environments.bfcl import APIS, Bfcl, all_tasks, read_call
+from environments.bfcl import tasks as bfcl
+from environments.bfcl import worker
+from environments.bfcl.tasks import solvable, task_of
+from environments.bfcl.world import Bfcl, call_string, is_endless, step_limit
 from environments.config import BfclTasks
-from environments.protocol import Task, play_gold
-from reward.tools import _ast_checker
+from environments.episode import Episode
+from environments.protocol import Task, calling, play_gold
+from reward.bfcl import APIS, UNSATISFIABLE, documents, entries, official
+from reward.workers import shared_pool
+from workbench.chat import Reply
 from workbench.errors import UserError
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
+
+
+def all_tasks(category: str) -> list[Task]:
+    return [task_of(solvable(entry)) for entry in entries(f"multi_turn_{category}")]
 
 
 def test_all_800_solutions_verify() -> None:
@@ -24,17 +32,65 @@ def test_all_800_solutions_verify() -> None:
     assert counts == dict.fromkeys(CATEGORIES, 200)
 
 
-def test_there_are_129_tools_and_every_document_has_its_method() -> None:
+def test_an_episode_may_be_asked_again() -> None:
+    task = all_tasks("base")[0]
+    world = Bfcl()
+    world.reset(task)
+    for calls in world.gold():
+        world.step(calling(*calls))
+        world.step(calling())
+    assert [world.verify().value for _ in range(2)] == [1.0, 1.0]
+    entry = next(
+        e for e in entries("multi_turn_base") if e["involved_classes"] == ["GorillaFileSystem"]
+    )
+    steps = [["mkdir(dir_name='new')"], ["mkdir(dir_name='other')"]]
+    first = worker.play("again", entry, steps)
+    assert worker.play("again", entry, steps) == first
+    assert worker.play("again", entry, [*steps, ["ls()"]]) == worker.play(
+        "afresh", entry, [*steps, ["ls()"]]
+    )
+
+
+def test_as_the_package_has_them_one_of_the_800_cannot_be_solved() -> None:
+    """Its runner asks five times and compares with six turns."""
+    odd = [
+        entry
+        for category in CATEGORIES
+        for entry in entries(f"multi_turn_{category}")
+        if len(entry["question"]) != len(entry["ground_truth"])
+    ]
+    assert [entry["id"] for entry in odd] == ["multi_turn_base_154"]
+    assert odd[0]["id"] in UNSATISFIABLE and solvable(odd[0]) != odd[0]
+    found = play_gold(Bfcl(), task_of(odd[0]))
+    assert (found.value, found.parts["error_type"]) == (0.0, "multi_turn:force_terminated")
+    whole = entries("multi_turn_base")[0]
+    assert solvable(whole) == whole
+
+
+def test_all_800_solutions_pass_the_packages_checker() -> None:
+    """As it is asked: each turn's gold calls as its one step."""
+    for category in CATEGORIES:
+        for entry in entries(f"multi_turn_{category}"):
+            turns = [[calls] if calls else [] for calls in entry["ground_truth"]]
+            assert worker.judge("gold", entry, turns, entry["ground_truth"])["valid"], entry["id"]
+    # The package keeps its APIs by name: nothing of ours stays for the next episode.
+    kept = vars(official("eval_checker.multi_turn_eval.multi_turn_utils"))
+    assert not [name for name in kept if name.startswith("judged")]
+
+
+def test_there_are_129_tools_which_are_all_public_methods() -> None:
     # Lines of the package's documents in 2025.6.16, API by API (the 2026.3.23 release has 128).
-    counts = {api: len(bfcl._documents_of(api)) for api in APIS}
+    counts = {api: len(documents(api)) for api in APIS}
     assert list(counts.values()) == [18, 17, 10, 14, 9, 22, 17, 22] and sum(counts.values()) == 129
-    assert all(len(bfcl._methods(api)) == counts[api] for api in APIS)
+    for api, module in APIS.items():
+        source = official(f"eval_checker.multi_turn_eval.func_source_code.{module}")
+        methods = {n for n, f in vars(getattr(source, api)).items() if callable(f) and n[0] != "_"}
+        assert methods == {document["name"] for document in documents(api)}
 
 
-def _official(task: Task, turns: list[list[dict[str, Any]]], run: str) -> bool:
+def _official(task: Task, turns: list[list[dict[str, Any]]]) -> bool:
     """The package's own checker on the same calls, in Python syntax (ours, so its eval is safe)."""
-    _ast_checker()  # leaves a stand-in for the module that would import every vendor's SDK
-    module = importlib.import_module("bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker")
+    module = official("eval_checker.multi_turn_eval.multi_turn_checker")
     # One call a step.
     decoded = [[[_text(call)] for call in calls] for calls in turns]
     entry = {
@@ -42,23 +98,26 @@ def _official(task: Task, turns: list[list[dict[str, Any]]], run: str) -> bool:
         "involved_classes": task.data["apis"],
         "id": task.id,
     }
+    _RUNS.append(task.id)
+    run = f"damaged{len(_RUNS)}"
     found = module.multi_turn_checker(decoded, task.data["solution"], entry, "", run)
     return bool(found["valid"])
 
 
+_RUNS: list[str] = []
+
+
 def _text(call: dict[str, Any]) -> str:
-    parts = [repr(v) for v in call.get("values", ())]
-    parts += [f"{k}={v!r}" for k, v in call["arguments"].items()]
-    return f"{call['name']}({', '.join(parts)})"
+    return f"{call['name']}({', '.join(f'{k}={v!r}' for k, v in call['arguments'].items())})"
 
 
 def _ours(task: Task, turns: list[list[dict[str, Any]]]) -> bool:
     world = Bfcl()
     world.reset(task)
     for calls in turns:
-        if calls:
-            world.step(calls)  # as one reply: a solution may have more calls than a turn has steps
-        world.step([])
+        if calls:  # as one reply: a solution may have more calls than a turn has steps
+            world.step(calling(*calls))
+        world.step(calling())
     return world.verify().value == 1.0
 
 
@@ -91,8 +150,7 @@ def test_agrees_with_the_package_on_damaged_solutions() -> None:
             world = Bfcl()
             world.reset(task)
             turns = _damaged(world.gold(), rng)
-            run = f"damaged{len(verdicts)}"
-            expected, got = _official(task, turns, run), _ours(task, turns)
+            expected, got = _official(task, turns), _ours(task, turns)
             assert got == expected, (task.id, turns)
             verdicts.append(got)
     assert len(verdicts) == 240 and 30 < sum(verdicts) < 210
@@ -111,69 +169,143 @@ HOSTILE = [
 ]
 
 
+def _files_world() -> Bfcl:
+    world = Bfcl()
+    world.reset(next(t for t in all_tasks("base") if t.data["apis"] == ["GorillaFileSystem"]))
+    return world
+
+
 @pytest.mark.parametrize("call", HOSTILE)
 def test_a_hostile_call_is_words(call: dict[str, Any]) -> None:
-    task = next(t for t in all_tasks("base") if t.data["apis"] == ["GorillaFileSystem"])
-    world = Bfcl()
-    world.reset(task)
-    before = {k: deepcopy(v) for k, v in vars(world._mine["GorillaFileSystem"]).items()}
-    (answer,) = world.step([call]).messages
+    world, quiet = _files_world(), _files_world()
+    (answer,) = world.step(calling(call)).messages
     assert "rror" in answer["content"] or call["name"] == "ls"
-    after = vars(world._mine["GorillaFileSystem"])
-    assert all(after[k] == v for k, v in before.items() if not k.startswith("_"))
+    # Nothing has moved: what lies there is what lies in a world that nobody touched.
+    look = calling({"name": "find", "arguments": {}}, {"name": "pwd", "arguments": {}})
+    assert world.step(look).messages == quiet.step(look).messages
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "__import__", "arguments": {"name": "os"}},
+        {"name": "eval", "arguments": {"x": "1"}},
+        {"name": "cd", "arguments": {"folder=''); import os; (x": 1}},
+        {"name": "cd(folder='a'); ls", "arguments": {}},
+        {"name": ["cd"], "arguments": {}},
+    ],
+)
+def test_nothing_that_a_model_writes_is_evaluated(call: dict[str, Any]) -> None:
+    assert call_string(call, {"cd", "ls"}) == "undefined_function()"
+
+
+def _math_world() -> Bfcl:
+    world = Bfcl()
+    world.reset(next(t for t in all_tasks("base") if "MathAPI" in t.data["apis"]))
+    return world
 
 
 @pytest.mark.parametrize(
     "call",
     [
         {"name": "power", "arguments": {"base": 7, "exponent": 10**6}},
+        {"name": "power", "arguments": {"base": 7, "exponent": 10**9}},
         {"name": "power", "arguments": {"base": 10, "exponent": 4300}},
         {"name": "multiply", "arguments": {"a": 10**4000, "b": 10**4000}},
         {"name": "square_root", "arguments": {"number": 2, "precision": 10**6}},
+        {"name": "square_root", "arguments": {"number": 2, "precision": 10**8}},
         {"name": "logarithm", "arguments": {"value": 3, "base": 2, "precision": 10**6}},
     ],
 )
 def test_numbers_without_end_are_words_too(call: dict[str, Any]) -> None:
     """With three more zeros each would hold the stage for hours; the answer is no broken episode."""
-    task = next(t for t in all_tasks("base") if "MathAPI" in t.data["apis"])
-    world = Bfcl()
-    world.reset(task)
-    (answer,) = world.step([call]).messages
+    world = _math_world()
+    (answer,) = world.step(calling(call)).messages
     assert answer["content"].startswith("Error during execution: ")
+    if is_endless(call):
+        assert answer["content"] == "Error during execution: the numbers are too large"
     small = {"name": "power", "arguments": {"base": 2, "exponent": 2000}}
-    (answer,) = world.step([small]).messages
+    (answer,) = world.step(calling(small)).messages
     assert answer["content"] == f'{{"result": {2**2000}}}'
+    while not world.step(calling()).done:
+        pass
+    assert world.verify().value == 0.0
 
 
-@pytest.mark.parametrize(
-    "text", ["__import__('os').getcwd()", "f(g(1))", "f(x=[i for i in y])", "1"]
-)
-def test_solutions_are_read_not_run(text: str) -> None:
-    with pytest.raises(ValueError):
-        read_call(text)
+def test_what_the_package_computes_in_seconds_it_computes() -> None:
+    """The training environment refused 10,001 digits, the benchmark let the package work on 100,000."""
+    ask = {"name": "square_root", "arguments": {"number": 2, "precision": 20_000}}
+    (answer,) = _math_world().step(calling(ask)).messages
+    assert (
+        answer["content"].startswith("{'result': Decimal('1.41421356")
+        and len(answer["content"]) > 20_000
+    )
 
 
-def test_a_held_out_tool_comes_with_its_turn() -> None:
-    task = next(t for t in all_tasks("miss_func") if t.data["late"])
-    ((turn, names),) = task.data["late"].items()
-    assert not {t["name"] for t in task.tools} & set(names)
-    world = Bfcl()
-    world.reset(task)
-    step = world.step([])
-    for _ in range(int(turn) - 1):
-        step = world.step([])
-    assert step.tools is not None and set(names) <= {t["name"] for t in step.tools}
-    assert step.messages[0]["role"] == "user"
+def test_an_unknown_name_is_an_error_that_the_model_reads() -> None:
+    (answer,) = _files_world().step(calling({"name": "no_such", "arguments": {}})).messages
+    said = "Error during execution: name 'no_such' is not defined"
+    assert answer == {"role": "tool", "content": said}
+
+
+def test_a_held_out_tool_comes_with_its_turn_behind_the_others() -> None:
+    said = official("constants.default_prompts").DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC
+    task = next(t for t in all_tasks("miss_func") if "3" in t.data["late"])
+    (missing,) = task.data["late"]["3"]
+    episode = Episode(Bfcl(), task)
+    for turn in range(4):
+        asked = episode.ask()
+        assert asked is not None and asked.tools is not None
+        names = [tool["name"] for tool in asked.tools]
+        # The official runner appends them, wherever their document stands.
+        assert (missing in names) == (turn == 3) == (names[-1] == missing)
+        assert (asked.messages[-1]["content"] == said) == (turn == 3)
+        episode.answer(Reply("", "No.", None, True))
 
 
 def test_too_many_steps_fail_and_so_does_leaving_early() -> None:
-    task = all_tasks("base")[0]
+    assert step_limit() == 20
     world = Bfcl()
-    world.reset(task)
+    world.reset(all_tasks("base")[0])
     assert world.verify().value == 0.0
-    steps = [world.step([{"name": "ls", "arguments": {}}]) for _ in range(21)]
+    look = calling({"name": "ls", "arguments": {}})
+    steps = [world.step(look) for _ in range(21)]
     assert [s.done for s in steps] == [False] * 20 + [True]
     assert "over 20 steps" in world.verify().parts["reason"]
+    assert world.verify().parts["error_type"] == "multi_turn:force_terminated"
+
+
+def test_doing_nothing_fails() -> None:
+    world = Bfcl()
+    world.reset(all_tasks("base")[1])
+    while not world.step(Reply("", "No.", None, True)).done:
+        pass
+    found = world.verify()
+    assert (found.value, found.parts["error_type"]) == (
+        0.0, "multi_turn:empty_turn_model_response"
+    )  # fmt: skip
+
+
+def test_a_world_goes_on_in_another_process() -> None:
+    """The APIs live in a checking process, which may be killed at any time."""
+    call = {"name": "mkdir", "arguments": {"dir_name": "new"}}
+    look = calling({"name": "find", "arguments": {}})
+    moved, stayed = _files_world(), _files_world()
+    for world in (moved, stayed):
+        world.step(calling(call))
+    shared_pool().close()  # kills those that are idle
+    expected = worker.play(
+        "alone",
+        {
+            "id": moved._data["id"],
+            "initial_config": moved._data["config"],
+            "involved_classes": moved._data["apis"],
+        },
+        [["mkdir(dir_name='new')"], ["find()"]],
+    )
+    assert [m["content"] for m in moved.step(look).messages] == expected
+    # Two worlds of one task do not meet.
+    assert stayed.step(look).messages == moved.step(look).messages[:1]
 
 
 def test_halves_are_disjoint_across_categories() -> None:

@@ -14,7 +14,7 @@ from data_mix.world.problem import split_of
 from data_mix.world.tooluse import TOOLS
 from environments import house
 from environments.house import House
-from environments.protocol import Task, play_gold
+from environments.protocol import Task, calling, play_gold
 from workbench.errors import UserError
 
 TASKS = house.tasks("rl", 200, 1)
@@ -32,7 +32,7 @@ def test_every_solution_verifies_and_doing_nothing_does_not() -> None:
     for task in (*TASKS, *drawn):
         world = House()
         world.reset(task)
-        assert world.step([]).done and world.verify().value == 0.0
+        assert world.step(calling()).done and world.verify().value == 0.0
 
 
 def test_tasks_that_ask_the_same_say_so() -> None:
@@ -48,7 +48,7 @@ def test_tasks_that_ask_the_same_say_so() -> None:
 def _play(task: Task, calls: list[dict[str, Any]]) -> tuple[House, list[str]]:
     world = House()
     world.reset(task)
-    said = [str(m["content"]) for m in world.step(calls).messages]
+    said = [str(m["content"]) for m in world.step(calling(*calls)).messages]
     return world, said
 
 
@@ -104,7 +104,7 @@ def test_episodes_share_nothing() -> None:
     for _ in range(2):
         world.reset(task)
         assert world.state == before["start"]
-        world.step(task.data["calls"])
+        world.step(calling(*task.data["calls"]))
         assert world.verify().value == 1.0
     assert task.data == before
 
@@ -132,7 +132,7 @@ def test_the_solutions_of_sft_are_what_the_house_says() -> None:
         for place, message in enumerate(messages[1:], start=1):
             if message["role"] == "assistant":
                 calls = [c["function"] for c in message.get("tool_calls", [])]
-                step = world.step(calls)
+                step = world.step(calling(*calls))
                 assert step.messages == messages[place + 1 : place + 1 + len(calls)]
         assert step.done and world.verify().value == 1.0
         assert [m["role"] for m in messages] == [

@@ -14,7 +14,7 @@ from environments.house import House, tasks
 from environments.protocol import Step, Task, ToolCall
 from environments.rollout import Player, Trajectory
 from reward.verdict import Verdict, decided
-from workbench.chat import stop_ids
+from workbench.chat import Reply, stop_ids
 
 TASKS = tasks("rl", 6, 3, requests=(2, 2))
 
@@ -88,7 +88,7 @@ def test_endless_calling_fails_and_so_does_a_cut_reply(tokenizer: PreTrainedToke
 
 
 class _Broken(House):
-    def step(self, calls: Sequence[ToolCall]) -> Step:
+    def step(self, reply: Reply) -> Step:
         raise OSError("disk full")
 
 
@@ -140,7 +140,7 @@ class _TwoTurns:
     def reset(self, task: Task) -> None:
         self.turn = 0
 
-    def step(self, calls: Sequence[ToolCall]) -> Step:
+    def step(self, reply: Reply) -> Step:
         self.turn += 1
         if self.turn == 1:
             return Step([{"role": "user", "content": "And now?"}], tools=[{"name": "late_tool"}])

@@ -13,7 +13,7 @@ import pytest
 
 from environments import workplace
 from environments.config import WorkplaceTasks
-from environments.protocol import Task, ToolCall, play_gold
+from environments.protocol import Task, ToolCall, calling, play_gold
 from environments.workplace import Workplace
 from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
@@ -60,8 +60,8 @@ def _play(gold: list[ToolCall], calls: list[ToolCall]) -> float | None:
     world = Workplace()
     world.reset(_task(gold))
     for call in calls:
-        world.step([call])
-    assert world.step([]).done
+        world.step(calling(call))
+    assert world.step(calling()).done
     return world.verify().value
 
 
@@ -116,7 +116,7 @@ def test_the_five_shipped_rollouts_score_as_recorded_and_see_what_they_saw() -> 
         seen = [json.loads(o["output"])["output"] for o in output if "output" in o]
         world = Workplace()
         world.reset(_task(_solution(request)))
-        answers = [str(m["content"]) for call in calls for m in world.step([call]).messages]
+        answers = [str(m["content"]) for call in calls for m in world.step(calling(call)).messages]
         assert answers == [
             s if isinstance(s, str) else json.dumps(s, ensure_ascii=False) for s in seen
         ]
@@ -166,7 +166,7 @@ def test_every_solution_verifies_and_doing_nothing_does_not(half: str) -> None:
         assert play_gold(Workplace(), task).value == 1.0, task.messages
         world = Workplace()
         world.reset(task)
-        assert world.step([]).done and world.verify().value == 0.0, task.messages
+        assert world.step(calling()).done and world.verify().value == 0.0, task.messages
     assert len({t.messages[1]["content"] for t in found}) == 200
 
 
@@ -214,7 +214,7 @@ def test_episodes_share_nothing() -> None:
 def test_a_hostile_call_is_words(call: dict[str, Any]) -> None:
     world = Workplace()
     world.reset(_task([]))
-    (answer,) = world.step([call]).messages
+    (answer,) = world.step(calling(call)).messages
     assert "error" in str(answer["content"]) and world.verify().value == 1.0
 
 
@@ -222,5 +222,7 @@ def test_only_tools_on_offer_work() -> None:
     task = next(t for t in _tasks("train", 50, tools="needed") if t.data["domain"] == "analytics")
     world = Workplace()
     world.reset(task)
-    (answer,) = world.step([{"name": "email_search_emails", "arguments": {"query": "x"}}]).messages
+    (answer,) = world.step(
+        calling({"name": "email_search_emails", "arguments": {"query": "x"}})
+    ).messages
     assert "there is no tool" in str(answer["content"])

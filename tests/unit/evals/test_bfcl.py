@@ -1,7 +1,5 @@
 """BFCL v3 against bfcl-eval itself: gold, verdicts on wrong answers, the official aggregation."""
 
-import ast
-import importlib
 import json
 import subprocess
 import sys
@@ -11,10 +9,9 @@ from typing import Any
 import pytest
 
 from evals.tasks import bfcl
-from evals.tasks.bfcl_turns import MOST_STEPS, MultiTurn, call_string, is_endless
 from reward import check
-from reward.tools import _ast_checker
-from workbench.chat import Reply
+from reward.bfcl import ast_checker
+from reward.bfcl import entries as entries_of
 from workbench.errors import UserError
 from workbench.records import Sample, questions_of
 
@@ -65,7 +62,7 @@ def _official(entry: dict[str, Any], calls: list[dict[str, Any]], category: str)
     language = {"java": "Java", "javascript": "JavaScript"}.get(category, "Python")
     output = [{c["name"]: c["arguments"]} for c in calls]
     try:
-        found = _ast_checker()(
+        found = ast_checker()(
             entry["function"], output, entry["ground_truth"], language, category, "m"
         )
     except (TypeError, AttributeError, KeyError, ValueError, IndexError):
@@ -79,7 +76,7 @@ def test_verdicts_are_the_official_checkers(category: str) -> None:
 
     (That every satisfiable gold answer passes is tests/unit/reward/test_tools_bfcl.py's.)
     """
-    entries = bfcl.entries(category)
+    entries = entries_of(category)
     assert len(entries) == COUNTS[category]
     passed = 0
     for entry in entries:
@@ -101,7 +98,7 @@ def test_verdicts_are_the_official_checkers(category: str) -> None:
 
 def test_relevance_and_irrelevance() -> None:
     for category in ("irrelevance", "live_irrelevance", "live_relevance"):
-        entries = bfcl.entries(category)
+        entries = entries_of(category)
         assert len(entries) == COUNTS[category]
         wants_call = category == "live_relevance"
         for entry in entries[:20]:
@@ -111,143 +108,6 @@ def test_relevance_and_irrelevance() -> None:
             assert _verdict(question, "I cannot do that.").value == float(not wants_call)
             # The official runner counts a call that cannot be read as no call.
             assert _verdict(question, "<TOOLCALL>[{oops</TOOLCALL>").value == float(not wants_call)
-
-
-def _gold_calls(entry: dict[str, Any], strings: list[str]) -> list[dict[str, Any]]:
-    """Gold call strings as a model would write them: all arguments by name."""
-    held = [tool for tools in entry["missed_function"].values() for tool in tools]
-    documents = {tool["name"]: tool for tool in [*entry["function"], *held]}
-    calls = []
-    for string in strings:
-        node = ast.parse(string, mode="eval").body
-        assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        names = list(documents[node.func.id]["parameters"]["properties"])
-        arguments = {n: ast.literal_eval(a) for n, a in zip(names, node.args, strict=False)} | {
-            str(k.arg): ast.literal_eval(k.value) for k in node.keywords
-        }
-        calls.append({"name": node.func.id, "arguments": arguments})
-    return calls
-
-
-def _play_gold(entry: dict[str, Any], category: str) -> MultiTurn:
-    episode = MultiTurn(bfcl.multi_turn(entry, category))
-    for strings in entry["ground_truth"]:
-        calls = _gold_calls(entry, strings)
-        if calls:
-            assert episode.ask() is not None
-            episode.answer(Reply("", "", calls, True))
-        assert episode.ask() is not None
-        episode.answer(Reply("", "Done.", None, True))
-    assert episode.ask() is None
-    return episode
-
-
-@pytest.mark.parametrize("category", bfcl.MULTI_TURN)
-def test_gold_episodes_pass(category: str) -> None:
-    entries = bfcl.entries(category)
-    assert len(entries) == 200
-    for entry in entries[::20]:
-        assert _play_gold(entry, category).verdict().value == 1.0
-
-
-def test_all_800_gold_episodes_pass_the_checker() -> None:
-    """As the official checker is asked: each turn's gold calls as its one step."""
-    for category in bfcl.MULTI_TURN:
-        for entry in bfcl.entries(category):
-            episode = MultiTurn(bfcl.multi_turn(entry, category))
-            episode.turns = [[strings] if strings else [] for strings in entry["ground_truth"]]
-            assert episode.verdict().value == 1.0, entry["id"]
-
-
-@pytest.mark.stress
-def test_799_of_800_gold_episodes_pass_when_played() -> None:
-    failed = [
-        entry["id"]
-        for category in bfcl.MULTI_TURN
-        for entry in bfcl.entries(category)
-        if len(entry["question"]) != len(entry["ground_truth"])
-        or _play_gold(entry, category).verdict().value != 1.0
-    ]
-    assert failed == ["multi_turn_base_154"]
-    assert set(failed) < set(bfcl.UNSATISFIABLE)
-
-
-def test_a_wrong_episode_fails_and_an_endless_one_ends() -> None:
-    entry = bfcl.entries("multi_turn_base")[1]
-    idle = MultiTurn(bfcl.multi_turn(entry, "multi_turn_base"))
-    while idle.ask() is not None:
-        idle.answer(Reply("", "No.", None, True))
-    assert idle.verdict().value == 0.0
-    assert idle.verdict().parts["error_type"] == "multi_turn:empty_turn_model_response"
-
-    endless = MultiTurn(bfcl.multi_turn(entry, "multi_turn_base"))
-    steps = 0
-    while endless.ask() is not None:
-        endless.answer(Reply("", "", [{"name": "ls", "arguments": {}}], True))
-        steps += 1
-    assert steps == MOST_STEPS + 1
-    assert endless.verdict().parts["error_type"] == "multi_turn:force_terminated"
-
-
-def test_held_back_tools_come_with_their_turn() -> None:
-    prompts = importlib.import_module("bfcl_eval.constants.default_prompts")
-    official = prompts.DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC
-    assert prompts.MAXIMUM_STEP_LIMIT == MOST_STEPS
-    entry = next(e for e in bfcl.entries("multi_turn_miss_func") if "3" in e["missed_function"])
-    (missing,) = (tool["name"] for tool in entry["missed_function"]["3"])
-    episode = MultiTurn(bfcl.multi_turn(entry, "multi_turn_miss_func"))
-    for turn in range(4):
-        asked = episode.ask()
-        assert asked is not None and asked.tools is not None
-        assert (missing in [tool["name"] for tool in asked.tools]) == (turn == 3)
-        assert (asked.messages[-1]["content"] == official) == (turn == 3)
-        episode.answer(Reply("", "No.", None, True))
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        {"name": "__import__", "arguments": {"name": "os"}},
-        {"name": "eval", "arguments": {"x": "1"}},
-        {"name": "cd", "arguments": {"folder=''); import os; (x": 1}},
-        {"name": "cd(folder='a'); ls", "arguments": {}},
-    ],
-)
-def test_nothing_that_a_model_writes_is_evaluated(call: dict[str, Any]) -> None:
-    assert call_string(call, {"cd", "ls"}) == "undefined_function()"
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        {"name": "power", "arguments": {"base": 7, "exponent": 10**9}},
-        {"name": "square_root", "arguments": {"number": 2, "precision": 10**8}},
-        {"name": "logarithm", "arguments": {"value": 3, "base": 2, "precision": 10**8}},
-    ],
-)
-def test_a_call_without_end_is_an_error_that_the_model_reads(call: dict[str, Any]) -> None:
-    """Each would hold a checking process for its minute, and leave the sample without a verdict."""
-    entry = next(e for e in bfcl.entries("multi_turn_base") if "MathAPI" in e["involved_classes"])
-    episode = MultiTurn(bfcl.multi_turn(entry, "multi_turn_base"))
-    episode.answer(Reply("", "", [call], True))
-    assert episode.messages[-1]["content"] == "Error during execution: the numbers are too large"
-    small = {"name": "power", "arguments": {"base": 2, "exponent": 2000}}
-    assert not is_endless(small)
-    while episode.ask() is not None:
-        episode.answer(Reply("", "No.", None, True))
-    assert episode.verdict().value == 0.0
-
-
-def test_an_unknown_name_is_an_error_that_the_model_reads() -> None:
-    entry = bfcl.entries("multi_turn_base")[1]
-    episode = MultiTurn(bfcl.multi_turn(entry, "multi_turn_base"))
-    episode.answer(Reply("", "", [{"name": "no_such", "arguments": {}}], True))
-    asked = episode.ask()
-    assert asked is not None
-    assert asked.messages[-1] == {
-        "role": "tool",
-        "content": "Error during execution: name 'no_such' is not defined",
-    }
 
 
 _LEADERBOARD = """
@@ -297,13 +157,13 @@ def test_overall_is_the_official_aggregation(tmp_path: Path) -> None:
 
 
 def test_the_prompt_shows_json_schemas() -> None:
-    java = bfcl.entries("java")[1]
+    java = entries_of("java")[1]
     shown = bfcl.single_turn(java, "java").tools
     assert shown is not None
     kinds = {p["type"] for t in shown for p in t["parameters"]["properties"].values()}
     assert kinds == {"string"}
     for category in ("simple", "live_multiple"):
-        for entry in bfcl.entries(category)[:100]:
+        for entry in entries_of(category)[:100]:
             for tool in bfcl.single_turn(entry, category).tools or []:
                 assert _types(tool["parameters"]) <= {
                     "object", "string", "integer", "number", "boolean", "array",

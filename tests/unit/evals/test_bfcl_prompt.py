@@ -12,14 +12,14 @@ from unittest import mock
 
 import pytest
 
-from data_mix.bfcl import gold_calls
 from evals.registry import benchmark
 from evals.sources import Loading
 from evals.tasks import bfcl, bfcl_prompt
 from evals.tasks.bfcl_prompt_worker import official
 from reward import check
+from reward.bfcl import UNSATISFIABLE, ast_checker, gold_calls
+from reward.bfcl import entries as entries_of
 from reward.python_calls import python_calls
-from reward.tools import _ast_checker
 
 GOLD = [c for c in bfcl_prompt.CATEGORIES if not c.endswith("relevance")]
 RELEVANCE = [c for c in bfcl_prompt.CATEGORIES if c.endswith("relevance")]
@@ -52,7 +52,7 @@ def handler(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_messages_are_the_official_ones(category: str, handler: Any) -> None:
     name = f"bfcl-v3-{category.replace('_', '-')}-prompt"
     questions = benchmark(name).load(Loading(Path()))
-    entries = bfcl.entries(category)
+    entries = entries_of(category)
     assert [q.id for q in questions] == [e["id"] for e in entries]
     for question, entry in zip(questions, entries, strict=True):
         theirs = deepcopy(entry)
@@ -116,7 +116,7 @@ def _official_value(text: str, entry: dict[str, Any], category: str) -> float:
     if decoded is None:
         return 0.0
     try:
-        found = _ast_checker()(
+        found = ast_checker()(
             entry["function"], decoded, entry["ground_truth"], "Python", category, "m"
         )
     except (TypeError, AttributeError, KeyError, ValueError, IndexError, OverflowError):
@@ -126,7 +126,7 @@ def _official_value(text: str, entry: dict[str, Any], category: str) -> float:
 
 @pytest.mark.parametrize("category", GOLD)
 def test_gold_and_corrupted_calls_are_decoded_and_judged_as_officially(category: str) -> None:
-    entries = bfcl.entries(category)
+    entries = entries_of(category)
     questions = bfcl_prompt.questions(category, "bfcl-v3")
     right, read, tried = [], 0, 0
     for question, entry in zip(questions, entries, strict=True):
@@ -142,7 +142,7 @@ def test_gold_and_corrupted_calls_are_decoded_and_judged_as_officially(category:
         right += [entry["id"]] * int(
             check(spec.kind, gold, spec.reference, **spec.options).value or 0
         )
-    unsatisfiable = {name for name in bfcl.UNSATISFIABLE if name.rsplit("_", 1)[0] == category}
+    unsatisfiable = {name for name in UNSATISFIABLE if name.rsplit("_", 1)[0] == category}
     assert {e["id"] for e in entries} - set(right) == unsatisfiable
     assert 0.2 < read / tried < 0.8
 

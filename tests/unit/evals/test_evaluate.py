@@ -11,6 +11,7 @@ import pytest
 
 from engine.protocol import Completion, Sampling
 from engine.scripted import ScriptedEngine
+from environments.protocol import Step, Task, ToolCall
 from evals.benchmark import Benchmark, Sampled
 from evals.config import EvalsConfig
 from evals.console import table
@@ -350,22 +351,24 @@ def test_a_benchmark_without_one_scored_sample_is_still_a_line_of_the_table(
 
 
 class _Growing:
-    """An episode of two turns; the second prompt has `more` words more."""
+    """A world of two turns; the second prompt has `more` words more."""
 
-    def __init__(self, question: Conversation, more: int) -> None:
-        self.question, self.more, self.turns = question, more, 0
+    def __init__(self, more: int) -> None:
+        self.more, self.turns = more, 0
 
-    def ask(self) -> Conversation | None:
-        if self.turns == 2:
-            return None
-        text = self.question.messages[0]["content"] + " so" * self.more * self.turns
-        return replace(self.question, messages=[{"role": "user", "content": text}])
+    def reset(self, task: Task) -> None:
+        self.task, self.turns = task, 0
 
-    def answer(self, reply: Reply) -> None:
+    def step(self, reply: Reply) -> Step:
         self.turns += 1
+        text = self.task.messages[0]["content"] + " so" * self.more * self.turns
+        return Step([{"role": "user", "content": text}], done=self.turns == 2, anew=True)
 
-    def verdict(self) -> Verdict:
+    def verify(self) -> Verdict:
         return decided(1.0)
+
+    def gold(self) -> list[list[ToolCall]]:
+        return []
 
 
 def _grown(answers: Answers, out: Path, more: int, **limits: int) -> tuple[dict[str, Any], int]:
@@ -378,7 +381,7 @@ def _grown(answers: Answers, out: Path, more: int, **limits: int) -> tuple[dict[
 
     responder.start, responder.context = start, limits["context"]
     responder.shortest = limits.get("shortest", 0)
-    played = replace(SUMS, episode=lambda question: _Growing(question, more))
+    played = replace(SUMS, world=lambda question: _Growing(more))
     job = replace(_job(limit=2), benchmark=played)
     (result,) = evaluate(responder, [job], model="m", out=out, data=out)
     (took,) = takes  # one start a model

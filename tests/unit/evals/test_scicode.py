@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from environments.episode import Episode, as_task
 from evals.registry import benchmark
 from evals.sources import Loading, package_folder
 from evals.tasks.scicode import TARGETS, Steps, by_step, run_step
@@ -67,17 +68,18 @@ def _target(namespace: dict[str, Any], test: str) -> Any:
 
 def _play(data: Path, problem: str, write: Any) -> Steps:
     questions = benchmark("scicode").load(Loading(data))
-    steps = Steps(next(q for q in questions if q.id == f"scicode-{problem}"))
-    while (asked := steps.ask()) is not None:
+    steps = Steps()
+    played = Episode(steps, as_task(next(q for q in questions if q.id == f"scicode-{problem}")))
+    while (asked := played.ask()) is not None:
         place = len(steps.codes)
         code = write(steps.entry["sub_steps"][place], asked.messages[0]["content"])
-        steps.answer(Reply("", f"Here:\n```python\n{code}\n```", None, True))
+        played.answer(Reply("", f"Here:\n```python\n{code}\n```", None, True))
     return steps
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_gold_code_passes_every_step(data: Path, problem: str) -> None:
-    verdict = _play(data, problem, lambda step, _: step["ground_truth_code"]).verdict()
+    verdict = _play(data, problem, lambda step, _: step["ground_truth_code"]).verify()
     assert verdict.value == 1.0, verdict
     assert verdict.parts["passed"] == verdict.parts["total"] == PROBLEMS[problem]
 
@@ -92,7 +94,7 @@ def test_each_step_counts_and_sees_the_models_own_earlier_code(data: Path) -> No
 
     steps = _play(data, "10", write)
     assert "7 + 0 *" in prompts[1] and "7 + 0 *" not in prompts[0]
-    verdict = steps.verdict()
+    verdict = steps.verify()
     assert (verdict.value, verdict.parts["passed"], verdict.parts["total"]) == (0.5, 1, 2)
     assert list(verdict.parts["errors"]) == ["10.1"]
     rows = [

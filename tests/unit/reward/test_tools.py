@@ -114,7 +114,7 @@ def test_an_exception_of_the_checker_is_the_replys_fault_unless_gold_raises_too(
             raise TypeError("unforeseen shape")
         return {"valid": True}
 
-    monkeypatch.setattr("reward.tools._ast_checker", lambda: raising)
+    monkeypatch.setattr("reward.tools.ast_checker", lambda: raising)
     broken = [3]
     verdict = check("tools", _text(("f", {"x": 3})), _gold(("f", {"x": 1})))
     assert (verdict.value, verdict.status) == (0.0, "ok")

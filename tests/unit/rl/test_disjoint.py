@@ -9,7 +9,7 @@ import pytest
 from data_mix.supervised import take_conversations
 from environments.catalogue import take_tasks
 from environments.config import HouseTasks
-from rl.disjoint import check_prompts, check_tasks
+from rl.disjoint import check_held_out
 from tests.tiny import ROOT
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -23,10 +23,10 @@ def ask(words: str, problem: str | None = None, domain: str = "math") -> Convers
 
 def test_the_same_words_and_the_same_problem_are_found() -> None:
     trained = [ask("1 + 2 = ?", "1,2"), ask("Say hello.")]
-    check_prompts(trained, [ask("3 + 4 = ?", "3,4"), ask("1,2"), ask("so", "1,2", "science")])
+    check_held_out(trained, [ask("3 + 4 = ?", "3,4"), ask("1,2"), ask("so", "1,2", "science")])
     for held_out in (ask("Say hello."), ask("What is 2 + 1?", "1,2")):
         with pytest.raises(UserError, match=r"^1 of 2 held-out prompts are also trained on \("):
-            check_prompts(trained, [ask("5 + 5 = ?"), held_out])
+            check_held_out(trained, [ask("5 + 5 = ?"), held_out])
 
 
 def test_a_task_is_known_by_its_problem() -> None:
@@ -34,14 +34,14 @@ def test_a_task_is_known_by_its_problem() -> None:
     assert task.problem is not None
     other = replace(task, messages=[{"role": "user", "content": "In other words."}])
     with pytest.raises(UserError, match="1 of 1 held-out tasks are also trained on"):
-        check_tasks([task], [other])
+        check_held_out([task], [other])
 
 
 def test_a_worked_reply_makes_no_other_prompt() -> None:
     solved = ask("Say hello.")
     solved.messages.append({"role": "assistant", "content": "hello"})
     with pytest.raises(UserError, match="also trained on"):
-        check_prompts([solved], [ask("Say hello.")])
+        check_held_out([solved], [ask("Say hello.")])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
@@ -55,7 +55,7 @@ def test_what_our_recipes_hold_out_is_not_trained_on(path: Path) -> None:
                 stage.prompts, min(stage.num_prompts, 2000), name="p", seed=17
             )
             held_out = take_conversations(stage.held_out, stage.num_held_out, name="h", seed=17)
-            check_prompts(trained, held_out)
+            check_held_out(trained, held_out)
         elif stage.kind == "dpo":
             tasks = take_tasks(stage.tasks, stage.num_tasks, 17)
-            check_tasks(tasks, take_tasks(stage.held_out, stage.num_held_out, 17))
+            check_held_out(tasks, take_tasks(stage.held_out, stage.num_held_out, 17))

@@ -17,7 +17,7 @@ from environments.house import tasks
 from environments.rollout import Trajectory, Turn
 from model.hybrid import build_config, load_model, save_model
 from reward.verdict import decided, failed
-from rl.disjoint import check_tasks
+from rl.disjoint import check_held_out
 from rl.dpo import stage as dpo_stage
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import make_pairs, to_side
@@ -318,7 +318,7 @@ def test_nothing_to_learn_from_is_said(
     with pytest.raises(UserError, match=r"no task has both .*0% of episodes succeed.*easier"):
         dpo_stage.run(_context(tmp_path, tokenizer))
     with pytest.raises(UserError, match="6 of 6 held-out tasks are also trained on"):
-        check_tasks(_all(6, "rl"), _all(6, "rl"))
+        check_held_out(_all(6, "rl"), _all(6, "rl"))
 
 
 def test_broken_episodes_stop_the_run(

@@ -112,14 +112,14 @@ def test_the_checker_alone_is_as_before(tokenizer: PreTrainedTokenizerFast) -> N
 
 def test_a_failed_reply_has_no_reward(tokenizer: PreTrainedTokenizerFast) -> None:
     sampler = _sampler(tokenizer, score=ModelReward(_model(), tokenizer))
-    plain = sampler.engine.generate
+    plain = sampler.engine.stream
 
-    def generate(prompts: Any, sampling: Any) -> Any:
-        groups = plain(prompts, sampling)
-        groups[0][1] = replace(groups[0][1], finish_reason="error", error="gone")
-        return groups
+    def stream(requests: Any) -> Any:
+        for place, done in plain(requests):
+            lost = replace(done, finish_reason="error", error="gone")
+            yield place, lost if place == 1 else done
 
-    sampler.engine.generate = generate  # type: ignore[method-assign]
+    sampler.engine.stream = stream  # type: ignore[method-assign]
     failed = sampler.roll_out(QUESTIONS[:2], seed=1)[0][1]
     assert failed.reward is None and failed.advantage is None and failed.status == "gone"
 

@@ -1,0 +1,47 @@
+"""Tool environments as benchmarks: the tasks that DPO and GRPO hold out, played in the same worlds."""
+
+from environments.catalogue import make_environment, take_tasks
+from environments.config import HouseTasks, TasksConfig, WorkplaceTasks
+from environments.episode import as_question
+from environments.protocol import Environment
+from evals.benchmark import Benchmark, Sampled
+from evals.sources import Data, Loading
+from workbench.conversation import Conversation
+
+# The same tasks for every model and every run.
+_SEED = 2508
+_SIZE, _MAX_TURNS = 100, 12
+
+
+def _world(question: Conversation) -> Environment:
+    assert question.check is not None
+    return make_environment(question.check.kind)
+
+
+def _benchmark(
+    name: str, about: str, data: Data, protocol: Sampled, tasks: TasksConfig
+) -> Benchmark:
+    def load(loading: Loading) -> list[Conversation]:
+        chosen = take_tasks(tasks, loading.limit or _SIZE, _SEED)
+        return [as_question(task) for task in chosen]
+
+    return Benchmark(name, about, data, load, protocol, world=_world, max_turns=_MAX_TURNS)
+
+
+BENCHMARKS = (
+    _benchmark(
+        "house",
+        "the miniature's house: one to three requests of the test split, judged by the house's state",
+        Data("generated"),
+        Sampled(temperature=0.0, top_p=1.0, max_tokens=256, source="the miniature's own: greedy"),
+        HouseTasks(type="house", split="test"),
+    ),
+    _benchmark(
+        "workplace",
+        "nemo-gym's workplace, tasks of the test half: six kinds of request over five tables, judged by "
+        "the tables' state",
+        Data("package nemo-gym", packages=("resources_servers",)),
+        Sampled(max_tokens=4096, source="ours; sampling of the model card"),
+        WorkplaceTasks(type="workplace", half="test"),
+    ),
+)
