@@ -199,6 +199,10 @@ def test_a_resume_continues_to_the_bit(tokenizer: PreTrainedTokenizerFast, tmp_p
         weights("b", 6, resume=True)
 
 
+def test_the_recipes_strength_reaches_the_loss(tmp_path: Path) -> None:
+    assert [trl_config(_config(beta=b), tmp_path, 1).beta for b in (0.05, 0.3)] == [0.05, 0.3]
+
+
 def test_options_are_checked() -> None:
     with pytest.raises(UserError, match="must be a multiple"):
         trl_config(_config(pairs_per_step=3), Path("x"), 1)

@@ -105,3 +105,17 @@ def test_each_stage_draws_from_a_seed_of_its_own(run: RunDir) -> None:
     assert seeds["a"] != seeds["b"]
     manifests = [run.manifest(name) for name in ("a", "b")]
     assert [m.seed for m in manifests if m is not None] == [seeds["a"], seeds["b"]]
+
+
+def test_a_result_that_is_made_again_is_another_result(run: RunDir) -> None:
+    """Even of the same configuration: what stands behind it was made from the one before."""
+    calls: list[str] = []
+    ACTS["a"] = ACTS["b"] = lambda context: calls.append(context.name)
+    assert go(run) == 0
+    first = run.manifest("a")
+    run.set_aside("a")
+    assert go(run) == 0
+    again = run.manifest("a")
+    assert first is not None and again is not None
+    assert first.completion != again.completion
+    assert calls == ["a", "b", "a", "b"]
