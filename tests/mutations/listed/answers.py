@@ -253,7 +253,10 @@ MUTATIONS = (
         'float(all(followed)) if mode == "all"',
         'float(any(followed)) if mode == "all"',
         "IFEval's prompt accuracy is too high",
-        ("tests/unit/reward/test_instructions.py",),
+        (
+            "tests/unit/reward/test_instructions.py::test_all_fraction_and_parts",
+            "tests/unit/reward/test_instructions.py::test_loose_drops_the_first_line_and_asterisks",
+        ),
     ),
     Mutation(
         "strict is loose",
@@ -261,7 +264,10 @@ MUTATIONS = (
         "candidates = [answer] if strict else _loose(answer)",
         "candidates = _loose(answer)",
         "IFEval's strict figures are its loose ones",
-        ("tests/unit/reward/test_instructions.py",),
+        (
+            "tests/unit/reward/test_instructions.py::test_all_fraction_and_parts",
+            "tests/unit/reward/test_instructions.py::test_loose_drops_the_first_line_and_asterisks",
+        ),
     ),
     Mutation(
         "any output is right",

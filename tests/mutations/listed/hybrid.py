@@ -73,7 +73,7 @@ MUTATIONS = (
         "if bool(grad[:, ~mine].any()):",
         "if False:",
         "a kernel whose gradient leaks would pass the test that runs before packing",
-        (f"{_ISOLATION}::test_self_test_catches_each_leak",),
+        (f"{_ISOLATION}::test_self_test_catches_a_gradient_that_leaks_where_no_value_does",),
         _LEAK,
     ),
     Mutation(

@@ -44,7 +44,7 @@ MUTATIONS = (
         "    except BaseException:\n        shutil.rmtree(half, ignore_errors=True)\n        raise\n    old",
         "    except BaseException:\n        os.rename(half, path)\n        raise\n    old",
         "a checkpoint that was cut short replaces a whole one",
-        ("tests/unit/model/test_hybrid.py::test_failed_saving_leaves_the_old_checkpoint",),
+        ("tests/unit/workbench/test_new_folder.py",),
     ),
     Mutation(
         "a lesser attempt replaces a result",

@@ -218,11 +218,11 @@ MUTATIONS = (
         ("tests/unit/rl/test_dpo.py::test_the_recipes_strength_reaches_the_loss",),
     ),
     Mutation(
-        "a reward model without its resume",
+        "a resumed reward model has another head",
         "rl/reward_model/stage.py",
         "seed_everything(context.seed)  # the head starts",
         "# the head starts",
         "a resumed reward model begins from another head",
-        ("tests/unit/rl/test_reward_model.py",),
+        ("tests/unit/rl/test_reward_model_stage.py",),
     ),
 )
