@@ -27,11 +27,11 @@ def document_of(row: Mapping[str, Any], columns: ColumnsConfig, *, where: str) -
     if columns.form == "conversation":
         try:
             _must_be_messages(row["messages"])
-            return Conversation.from_row(dict(row))
+            return Conversation.from_row(dict(row), where=where)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{where} is no conversation row ({type(error).__name__}: {error}); it needs id, "
-                "domain and messages, a check needs kind and reference and may have options; or set "
+                f"{where} is no conversation row ({_named(row)}{type(error).__name__}: {error}); it "
+                "needs domain and messages, a check needs kind and reference and may have options; or set "
                 "form: messages"
             ) from None
     value = _column(row, columns.column, where)
@@ -52,6 +52,10 @@ def document_of(row: Mapping[str, Any], columns: ColumnsConfig, *, where: str) -
         messages=[_with_reasoning(message) for message in messages],
         tools=_from_json(tools) or None,
     )
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"id {row['id']!r:.60}; " if row.get("id") is not None else ""
 
 
 def _column(row: Mapping[str, Any], name: str, where: str) -> Any:

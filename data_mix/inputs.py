@@ -4,7 +4,7 @@ What a hub serves is not asked for. Imports no torch, and pyarrow only for Parqu
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,26 @@ from data_mix.files import json_object, matching_files
 from workbench.errors import UserError
 from workbench.schema import Section
 
+LOOKED_AT = 10_000
+"""Most rows of a local source that are looked at before a run begins and by --dry-run."""
 _PACKAGES: dict[type[Section], tuple[str, str]] = {
     BfclSource: ("bfcl_eval", "`make setup`"),
     ReasoningSource: ("reasoning_gym", "`scripts/setup.sh real`"),
 }
 
 
-def check_data(config: Section) -> None:
-    """Look at every source of a stage. Raises: UserError naming the source and what is missing."""
+def check_data(config: Section, *, rows_apart: Collection[str] = ()) -> None:
+    """Look at every source of a stage. Raises: UserError naming the source and what is missing.
+
+    rows_apart: sources whose rows are looked at elsewhere, the first one too.
+    """
     tokenizer = getattr(config, "from_pretrained", None)
     if tokenizer is not None:
         check_folder(tokenizer, what="tokenizer")
     for name, source in sources_in(config):
-        if isinstance(source, JsonlSource):
+        if isinstance(source, JsonlSource) and name in rows_apart:
+            _files(name, source)
+        elif isinstance(source, JsonlSource):
             first_row(name, source)
         elif isinstance(source, ParquetSource):
             _check_columns(name, source, _files(name, source)[0])
@@ -45,6 +52,31 @@ def check_data(config: Section) -> None:
             must_be_readable(
                 clean.decontaminate_against, what=f"source {name!r}: decontaminate_against"
             )
+
+
+def check_rows(config: Section) -> list[str]:
+    """As `check_data`, and whether rows of local files can be read: up to LOOKED_AT of each, a line each.
+
+    Raises: UserError naming the first that cannot.
+    """
+    from data_mix.sources import open_source  # noqa: PLC0415 - all kinds of sources
+
+    check_data(config)
+    lines = []
+    for name, source in sources_in(config):
+        if isinstance(source, JsonlSource | ParquetSource):
+            opened = open_source(uncleaned(source), name=name, seed=0, lenient=True)
+            held = opened.size or 0
+            for document, _ in opened.look(min(held, LOOKED_AT)):
+                if isinstance(document, UserError):
+                    raise document
+            lines.append(f"{name}: {min(held, LOOKED_AT):,} of {held:,} rows looked at")
+    return lines
+
+
+def uncleaned(source: JsonlSource | ParquetSource) -> JsonlSource | ParquetSource:
+    """The same files with every row, whatever `clean` says."""
+    return source.model_copy(update={"clean": CleanConfig()})
 
 
 def sources_in(value: Any, name: str = "") -> Iterator[tuple[str, Section]]:
@@ -123,7 +155,7 @@ def _check_columns(name: str, source: ParquetSource, path: Path) -> None:
         columns = pq.read_schema(path).names
     except (OSError, ValueError) as error:
         raise UserError(f"source {name!r}: {path} is no Parquet file ({error})") from None
-    wanted: tuple[str, ...] = ("id", "domain", "messages")
+    wanted: tuple[str, ...] = ("domain", "messages")
     if source.form != "conversation":
         wanted = tuple(filter(None, (source.column, source.tools_column)))
     for column in wanted:

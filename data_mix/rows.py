@@ -21,6 +21,10 @@ class RowFile(Protocol):
         """The row and where it stands, for messages."""
         ...
 
+    def place(self, number: int) -> str:
+        """Where the row stands; reads nothing."""
+        ...
+
     def order(self, seed: str) -> Sequence[int]:
         """All row numbers, shuffled in a way that is cheap to read."""
         ...
@@ -46,12 +50,17 @@ class JsonlRows:
 
     def row(self, number: int) -> tuple[dict[str, Any], str]:
         """Read one line."""
-        file, offset, line_number = (int(v) for v in self._places[number])
-        where = f"{self._files[file]}, line {line_number}"
+        file, offset, _ = (int(v) for v in self._places[number])
+        where = self.place(number)
         with self._files[file].open("rb") as lines:
             lines.seek(offset)
             line = lines.readline()
         return json_object(line, where=where), where
+
+    def place(self, number: int) -> str:
+        """See RowFile."""
+        file, _, line_number = (int(v) for v in self._places[number])
+        return f"{self._files[file]}, line {line_number}"
 
     def order(self, seed: str) -> Sequence[int]:
         """A plain permutation."""
@@ -66,8 +75,9 @@ class ParquetRows:
     def __init__(self, files: Sequence[Path], *, name: str) -> None:
         self._files = list(files)
         self._groups: list[tuple[int, int, int]] = []  # file, row group, first row number
-        self._length = 0
+        self._length, self._begins = 0, list[int]()
         for number, path in enumerate(self._files):
+            self._begins.append(self._length)
             try:
                 metadata = pq.read_metadata(path)
             except (OSError, ValueError) as error:
@@ -83,12 +93,20 @@ class ParquetRows:
 
     def row(self, number: int) -> tuple[dict[str, Any], str]:
         """Read one row, its group from memory where it was the last one read."""
-        place = int(np.searchsorted(self._starts, number, side="right")) - 1
+        place = self._group(number)
         file, group, first = self._groups[place]
         if self._cached[0] != place:
             table = pq.ParquetFile(self._files[file]).read_row_group(group)
             self._cached = (place, table.to_pylist())
-        return self._cached[1][number - first], f"{self._files[file]}, row {number}"
+        return self._cached[1][number - first], self.place(number)
+
+    def place(self, number: int) -> str:
+        """See RowFile."""
+        file = self._groups[self._group(number)][0]
+        return f"{self._files[file]}, row {number - self._begins[file]}"
+
+    def _group(self, number: int) -> int:
+        return int(np.searchsorted(self._starts, number, side="right")) - 1
 
     def order(self, seed: str) -> Sequence[int]:
         """Row groups in random order, rows shuffled inside each: every group is read once."""

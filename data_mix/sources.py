@@ -46,6 +46,11 @@ class Source(ABC):
         self.name = name
         self.position = 0
 
+    @property
+    def size(self) -> int | None:
+        """How many documents there are; None where that is not known, or they never end."""
+        return None
+
     @abstractmethod
     def at(self, position: int) -> Document:
         """The document drawn at a position."""
@@ -62,6 +67,11 @@ class Source(ABC):
         Raises UserError where the source holds fewer.
         """
         return [self.at(position) for position in range(count)]
+
+    def look(self, count: int) -> Iterator[tuple[Document | UserError, str]]:
+        """As `take`, each with its place; of a row that cannot be read the error in its stead."""
+        for number, document in enumerate(self.take(count), start=1):
+            yield document, f"source {self.name!r}, number {number}"
 
     def accounting(self) -> dict[str, Any]:
         """What cleaning removed, for the manifest; empty where nothing is cleaned."""
@@ -162,14 +172,19 @@ class _Listed(Source):
 
 
 class _LocalFile(Source):
-    """JSONL or Parquet, shuffled anew in every pass; cleaned once, when opened."""
+    """JSONL or Parquet, shuffled anew in every pass; cleaned once, when opened.
 
-    def __init__(self, name: str, config: JsonlSource | ParquetSource, seed: int) -> None:
+    lenient: rows that cannot be read are kept, for `look` to say what is wrong with them.
+    """
+
+    def __init__(
+        self, name: str, config: JsonlSource | ParquetSource, seed: int, *, lenient: bool = False
+    ) -> None:
         super().__init__(name)
         files = matching_files(config.path, name=name)
         jsonl = isinstance(config, JsonlSource)
         self._rows: RowFile = JsonlRows(files) if jsonl else ParquetRows(files, name=name)
-        self._config, self._seed = config, seed
+        self._config, self._seed, self._lenient = config, seed, lenient
         self._removed: dict[str, int] = {}
         self._kept = self._clean(config.clean)
         if not self._kept:
@@ -186,30 +201,51 @@ class _LocalFile(Source):
     def _clean(self, clean: CleanConfig) -> set[int]:
         numbers = list(range(len(self._rows)))
         if clean == CleanConfig():
-            if numbers:
+            if numbers and not self._lenient:
                 self._document(0)  # a wrong column is found now and not in the middle of a run
             return set(numbers)
+        unread = {n for n in numbers if self._lenient and isinstance(self._read(n), UserError)}
         judge = _Judge(clean, self._removed)
-        numbers = [n for n in numbers if judge.keeps(self._document(n))]
+        numbers = [n for n in numbers if n not in unread and judge.keeps(self._document(n))]
         if clean.dedup != "none":
             near = clean.similarity if clean.dedup == "near" else None
             first = list(unique((text_of(self._document(n)) for n in numbers), near=near))
             self._removed["dedup"] = len(numbers) - len(first)
             numbers = [numbers[place] for place in first]
-        return set(numbers)
+        return {*numbers, *unread}
+
+    def _read(self, number: int) -> Document | UserError:
+        try:
+            return self._document(number)
+        except UserError as error:
+            return error
+
+    @property
+    def size(self) -> int:
+        return len(self._kept)
 
     def at(self, position: int) -> Document:
+        return self._document(self._number(position))
+
+    def _number(self, position: int) -> int:
         number_of_pass, place = divmod(position, len(self._kept))
         if number_of_pass != self._pass:
             shuffled = self._rows.order(f"{self._seed}/{self.name}/{number_of_pass}")
             self._order = [n for n in shuffled if n in self._kept]
             self._pass = number_of_pass
-        return self._document(self._order[place])
+        return self._order[place]
 
     def take(self, count: int) -> list[Document]:
         if count > len(self._kept):
             raise _too_few(self.name, len(self._kept), count)
         return super().take(count)
+
+    def look(self, count: int) -> Iterator[tuple[Document | UserError, str]]:
+        if count > len(self._kept):
+            raise _too_few(self.name, len(self._kept), count)
+        for position in range(count):
+            number = self._number(position)
+            yield self._read(number), self._rows.place(number)
 
     def accounting(self) -> dict[str, Any]:
         return {"rows": len(self._rows), "kept": len(self._kept), "removed": dict(self._removed)}
@@ -333,8 +369,11 @@ def open_hub(config: HubSource, name: str) -> Any:
         ) from None
 
 
-def open_source(config: SourceConfig, *, name: str, seed: int) -> Source:
-    """Open a source of a recipe; `name` is its key there, for messages."""
+def open_source(config: SourceConfig, *, name: str, seed: int, lenient: bool = False) -> Source:
+    """Open a source of a recipe; `name` is its key there, for messages.
+
+    lenient: unreadable rows of a local file are for `look` to report, and no error when it is opened.
+    """
     if isinstance(config, WorldSource):
         return _World(name, config, seed)
     if isinstance(config, PretrainingSource):
@@ -359,7 +398,7 @@ def open_source(config: SourceConfig, *, name: str, seed: int) -> Source:
         return _Listed(name, items, seed)
     if isinstance(config, HubSource):
         return _Hub(name, config)
-    return _LocalFile(name, config, seed)
+    return _LocalFile(name, config, seed, lenient=lenient)
 
 
 __all__ = ["Source", "open_hub", "open_source"]

@@ -1,7 +1,10 @@
 """Conversations from a source, where plain text would be a mistake."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from data_mix.config import SourceConfig
-from data_mix.sources import open_source
+from data_mix.sources import Source, open_source
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
@@ -16,3 +19,25 @@ def take_conversations(
             raise UserError(f"source {name!r} gives plain text; this stage needs conversations")
         out.append(document)
     return out
+
+
+class Drawn(NamedTuple):
+    """A row as it was drawn. conversation: None where it is none, and `problem` says why."""
+
+    conversation: Conversation | None
+    place: str
+    problem: str = ""
+
+
+def look_at(source: Source, count: int) -> Iterator[Drawn]:
+    """The conversations that `take_conversations` gives, with their places; unreadable rows of a source
+    that was opened leniently stand among them. Raises: UserError for plain text, or too few rows."""
+    for document, place in source.look(count):
+        if isinstance(document, UserError):
+            yield Drawn(None, place, str(document))
+        elif isinstance(document, str):
+            raise UserError(
+                f"source {source.name!r} gives plain text; this stage needs conversations"
+            )
+        else:
+            yield Drawn(document, place)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from reward.reply import CheckedReply
 from reward.verdict import Verdict
+from workbench.conversation import CheckSpec
 from workbench.errors import UserError, unknown_name
 
 _SPEC_KEYS = ("name", "kind", "reference", "options", "weight")
@@ -27,7 +28,7 @@ def compose(components: Sequence[Component]) -> Verdict:
     part is never counted as 0. The whole is wrong_format where every part is.
     parts: {"components": {name: {"value", "status", "weight", "parts"}}}.
     """
-    _validate(components)
+    _validate([(c.name, c.weight) for c in components])
     record = {
         c.name: {
             "value": c.verdict.value,
@@ -55,28 +56,48 @@ def check_composite(reply: CheckedReply, reference: Any) -> Verdict:
     """
     from reward.dispatch import check_reply  # noqa: PLC0415 - dispatch names this function: a cycle
 
+    return compose(
+        [
+            Component(
+                p.name, p.weight, check_reply(p.spec.kind, reply, p.spec.reference, p.spec.options)
+            )
+            for p in read_parts(reference)
+        ]
+    )
+
+
+class Part(NamedTuple):
+    """One check of a composite one."""
+
+    name: str
+    weight: float
+    spec: CheckSpec
+
+
+def read_parts(reference: Any) -> list[Part]:
+    """The parts of a composite check's reference. Raises: UserError where it is none."""
     if not isinstance(reference, Sequence) or isinstance(reference, str):
         raise UserError("the reference of a composite check is a list of checks")
-    components = []
-    for spec in reference:
-        if not isinstance(spec, Mapping) or "kind" not in spec or "reference" not in spec:
-            raise UserError(f"a part of a composite check needs kind and reference, got {spec!r}")
-        for key in spec:
+    parts = []
+    for given in reference:
+        if not isinstance(given, Mapping) or "kind" not in given or "reference" not in given:
+            raise UserError(f"a part of a composite check needs kind and reference, got {given!r}")
+        for key in given:
             if key not in _SPEC_KEYS:
                 raise unknown_name("key of a composite check's part", str(key), _SPEC_KEYS)
-        options = dict(spec.get("options") or {})
-        verdict = check_reply(spec["kind"], reply, spec["reference"], options)
-        name = str(spec.get("name", spec["kind"]))
-        components.append(Component(name, float(spec.get("weight", 1.0)), verdict))
-    return compose(components)
+        spec = CheckSpec(given["kind"], given["reference"], dict(given.get("options") or {}))
+        name, weight = str(given.get("name", given["kind"])), float(given.get("weight", 1.0))
+        parts.append(Part(name, weight, spec))
+    _validate([(part.name, part.weight) for part in parts])
+    return parts
 
 
-def _validate(components: Sequence[Component]) -> None:
-    names = [c.name for c in components]
+def _validate(weights: Sequence[tuple[str, float]]) -> None:
+    names = [name for name, _ in weights]
     if len(set(names)) != len(names):
         raise UserError(f"two parts of a reward have one name: {', '.join(sorted(names))}")
-    bad = [f"{c.name}={c.weight}" for c in components if not 0.0 <= c.weight < float("inf")]
+    bad = [f"{name}={weight}" for name, weight in weights if not 0.0 <= weight < float("inf")]
     if bad:
         raise UserError(f"reward weights must be finite and at least 0, got {', '.join(bad)}")
-    if sum(c.weight for c in components) <= 0.0:
+    if sum(weight for _, weight in weights) <= 0.0:
         raise UserError("a reward needs at least one part of positive weight")

@@ -52,16 +52,28 @@ def check(kind: str, response_text: str, reference: Any, **options: Any) -> Verd
 
 def check_reply(kind: str, reply: CheckedReply, reference: Any, options: dict[str, Any]) -> Verdict:
     """`check` on a reply that has already been parsed."""
-    function, allowed = _checker(kind)
-    for name in options:
-        if name not in allowed:
-            raise unknown_name(f"option of check {kind!r}", name, [*allowed, "thinking_opened"])
+    function = must_take(kind, options)
     try:
         return function(reply, reference, **options)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - a broken check is a status, never a score
         return failed(one_line(error), kind=kind)
+
+
+def must_take(kind: str, options: Mapping[str, Any]) -> Callable[..., Verdict]:
+    """The checker of this kind, which takes these options.
+
+    Raises: UserError where there is no such kind or option, or one that the kind needs is missing.
+    """
+    function, allowed = _checker(kind)
+    for name in options:
+        if name not in allowed:
+            raise unknown_name(f"option of check {kind!r}", name, [*allowed, "thinking_opened"])
+    missing = [name for name, needed in allowed.items() if needed and name not in options]
+    if missing:
+        raise UserError(f"check {kind!r} needs the option {missing[0]!r}, which is not given")
+    return function
 
 
 def must_be_checkable(specs: Iterable[CheckSpec | None]) -> None:
@@ -97,10 +109,11 @@ def check_many(items: Sequence[CheckItem | tuple[Any, ...]], *, workers: int = 2
 
 
 @cache
-def _checker(kind: str) -> tuple[Callable[..., Verdict], frozenset[str]]:
+def _checker(kind: str) -> tuple[Callable[..., Verdict], dict[str, bool]]:
     if kind not in CHECKERS:
         raise unknown_name("kind of check", str(kind), CHECKERS)
     module, _, name = CHECKERS[kind].partition(":")
     function: Callable[..., Verdict] = getattr(importlib.import_module(module), name)
     parameters = inspect.signature(function).parameters.values()
-    return function, frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return function, {p.name: p.default is p.empty for p in own}

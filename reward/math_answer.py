@@ -30,6 +30,8 @@ def check_math(
     timeout_s: CPU time; a check that takes longer is stopped, status "timeout".
     """
     gold = _gold(reference)
+    if number and math_fast.read_gold(gold) is None:
+        raise UserError(f"the reference {gold[:80]!r} is no plain number; leave out `number`")
     answer = reply.answer
     if not answer.strip():
         return wrong_format("empty answer")
@@ -52,8 +54,6 @@ def _gold(reference: Any) -> str:
 
 def _stated(gold: str, answer: str) -> Verdict:
     wanted = math_fast.read_gold(gold)
-    if wanted is None:
-        raise UserError(f"the reference {gold[:80]!r} is no plain number; leave out `number`")
     value = stated_number(answer)
     if value is None:
         return wrong_format("no number stated at the end")
@@ -82,7 +82,8 @@ def _verified(gold: str, answer: str, timeout_s: float) -> Verdict:
         return failed(result.reason, path="worker")
     found = result.value
     if not found["gold_parsed"]:
-        return failed(f"math-verify cannot read the reference {gold[:200]!r}", path="worker")
+        reason = f"math-verify cannot read the reference {gold[:200]!r}"
+        return failed(reason, path="worker", bad_reference=True)
     if found["extracted"] is None:
         return wrong_format("no mathematical answer found", path="worker")
     return decided(found["correct"], extracted=found["extracted"], path="worker")

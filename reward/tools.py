@@ -60,17 +60,20 @@ def check_tools(
     kind = category or _category(gold, tools)
     if kind.removeprefix("live_") not in CATEGORIES:
         raise unknown_name("category of tools check", kind, CATEGORIES)
+    relevance = kind.endswith("relevance")
+    if not gold and not relevance:
+        raise UserError(f"a tools check of category {kind!r} needs gold calls, got none")
+    # Before the reply is read: what is wrong with them does not depend on it.
+    documents = bfcl_documents(tools, gold) if tools and not relevance else None
     calls = _calls(reply, syntax)
     shown = json_able(calls) if syntax == "python" else calls
-    if kind.endswith("relevance"):  # an unreadable call is no call, as BFCL's runner has it
+    if relevance:  # an unreadable call is no call, as BFCL's runner has it
         return decided(bool(calls) != kind.endswith("irrelevance"), calls=shown)
     if calls is None:
         return wrong_format(_UNREADABLE[syntax])
-    if not gold:
-        raise UserError(f"a tools check of category {kind!r} needs gold calls, got none")
     if not calls:
         return wrong_format("no tool call")
-    documents = bfcl_documents(tools, gold) if tools else documents_from_gold(gold)
+    documents = documents if documents is not None else documents_from_gold(gold)
     judged = _judge(documents, calls, gold, kind, language)
     return replace(judged, parts={**judged.parts, "calls": shown})
 

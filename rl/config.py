@@ -57,7 +57,8 @@ class LossConfig(Section):
     kl_coefficient: float = Field(0.0, ge=0)
     """Weight of the KL to the policy the stage started from; 0: no reference is kept."""
     kl_weighted: bool = True
-    """Multiply the KL by the ratio, which makes its gradient the unbiased one."""
+    """Multiply the KL by the token's ratio, new to old policy: with the correction its gradient is then
+    that of KL(policy || reference), also where the engine is older. false: plain k3, which is biased."""
 
     @model_validator(mode="before")
     @classmethod
@@ -143,6 +144,10 @@ class GrpoConfig(StageConfig):
     """Prompts, with a check, for the reward before and after; take others than `prompts`."""
     num_held_out: int = Field(200, ge=2)
     """How many of them; a source that holds fewer is an error."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be asked or checked (too long, no message, a check or reference that is
+    none, an id used twice), and count them by reason in `rows` of the manifest. false: they end the run
+    before anything is sampled."""
     num_steps: int = Field(20, ge=1)
     """Policy updates."""
     prompts_per_step: int = Field(16, ge=1)
@@ -212,6 +217,11 @@ class GrpoConfig(StageConfig):
     record_groups: int = Field(1, ge=0)
     """Groups of each step that are kept in rollouts.jsonl, with every part of their rewards."""
 
+    @property
+    def checked(self) -> bool:
+        """Whether a reward comes from the prompts' own checks."""
+        return any(source.kind == "checker" for source in self.reward.sources().values())
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.overlong is not None and self.overlong.buffer_tokens > self.max_tokens:
@@ -223,9 +233,8 @@ class GrpoConfig(StageConfig):
             raise ValueError(
                 "thinking_budget without a trace (thinking: false); leave one of them out"
             )
-        checked = any(source.kind == "checker" for source in self.reward.sources().values())
         for name, prompts in (("prompts", self.prompts), ("held_out", self.held_out)):
-            if checked and (problem := no_checks(prompts)):
+            if self.checked and (problem := no_checks(prompts)):
                 raise ValueError(f"{name}: {problem}")
         for source in self.reward.sources().values():
             if source.model is not None and source.model not in self.needs:

@@ -1,29 +1,61 @@
 """Whether what an RL stage reads is there, and its reward's options are options. Imports no torch."""
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
-from data_mix.config import BfclSource, JsonlSource, ReasoningSource, SourceConfig, WorldSource
-from data_mix.inputs import check_data, check_package, first_row
+from data_mix.config import (
+    BfclSource,
+    JsonlSource,
+    ParquetSource,
+    ReasoningSource,
+    SourceConfig,
+    WorldSource,
+)
+from data_mix.inputs import check_data, check_package
 from data_mix.world import DOMAINS, conversation_at
 from environments.config import BfclTasks, WorkplaceTasks
 from reward.options import check_options
 from rl.config import GrpoConfig
 from rl.dpo.config import DpoConfig
+from rl.reward_model.config import RewardModelConfig
+from rl.rows import Rules, look_ahead
 from workbench.apart import INSTALL, apart_folder
-from workbench.conversation import CheckSpec, Conversation
+from workbench.conversation import CheckSpec
 from workbench.errors import UserError
 
 
-def check_grpo(config: GrpoConfig) -> None:
-    """Raises: UserError where data is missing, or a check does not take `reward_options`."""
-    check_data(config)
+def check_grpo(config: GrpoConfig) -> list[str]:
+    """What was looked at of local files, a line each.
+
+    Raises: UserError where data is missing, a row is bad or a check does not take `reward_options`.
+    """
+    check_data(config, rows_apart=("prompts", "held_out"))
     if config.reward_options:
         for spec in _checks(config.prompts):
             try:
                 check_options(spec, config.reward_options)
             except UserError as error:
                 raise UserError(f"reward_options: {error}") from None
+    rules = Rules(config.checked, config.skip_bad, config.reward_options)
+    return [
+        *_looked("prompts", config.prompts, rules),
+        *_looked("held_out", config.held_out, replace(rules, options={})),
+    ]
+
+
+def check_reward_model(config: RewardModelConfig) -> list[str]:
+    """As `check_grpo`, of a reward model's prompts."""
+    check_data(config, rows_apart=("prompts", "held_out"))
+    rules = Rules(True, config.skip_bad)
+    return [
+        *_looked("prompts", config.prompts, rules),
+        *_looked("held_out", config.held_out, rules),
+    ]
+
+
+def _looked(name: str, source: SourceConfig, rules: Rules) -> Iterator[str]:
+    if isinstance(source, JsonlSource | ParquetSource):
+        yield look_ahead(source, rules, name=name)
 
 
 def check_tasks(config: DpoConfig) -> None:
@@ -38,7 +70,7 @@ def check_tasks(config: DpoConfig) -> None:
 
 
 def _checks(source: SourceConfig) -> Iterator[CheckSpec]:
-    """A check of each kind that the prompts have, as far as that is known without opening them."""
+    """A check of each kind that generated prompts have; rows of files are looked at one by one."""
     if isinstance(source, ReasoningSource):
         yield CheckSpec("math", "0", {"number": True})
     elif isinstance(source, BfclSource):
@@ -49,8 +81,3 @@ def _checks(source: SourceConfig) -> Iterator[CheckSpec]:
             item = conversation_at(0, domain=domain, split=source.split, seed=0)
             if item.check is not None:
                 yield item.check
-    elif isinstance(source, JsonlSource) and source.form == "conversation":
-        row: dict[str, Any] = first_row("prompts", source)
-        check = Conversation.from_row(row).check
-        if check is not None:
-            yield check

@@ -61,8 +61,8 @@ def policy_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of a micro-batch, normalised by the whole step's counts, and its metrics.
 
-    Per token -min(r A, clip(r) A), times the importance weight of the engine's numerics and age,
-    plus the KL term. Summing micro-batches gives the same gradient as one batch, however it is split.
+    Per token -min(r A, clip(r) A) plus the KL term, both times the importance weight of the engine's
+    numerics and age. Summing micro-batches gives the same gradient as one batch, however it is split.
     """
     supported = batch.old > -torch.inf
     old = torch.where(supported, batch.old, batch.new).detach()
@@ -70,10 +70,10 @@ def policy_loss(
     ratio = _ratio(batch, old, counted, settings)
     weight = correction_weight(batch, settings)
     surrogate, outside = _surrogate(ratio, batch, settings)
-    per_token = -surrogate * weight
+    per_token = -surrogate
     if settings.kl_coefficient:
-        per_token = per_token + settings.kl_coefficient * _kl(batch, ratio, settings)
-    per_token = torch.where(counted, per_token, 0.0)
+        per_token = per_token + settings.kl_coefficient * kl_term(batch, old, settings)
+    per_token = torch.where(counted, per_token * weight, 0.0)
     loss = _aggregate(per_token, batch, settings, total_tokens, total_sequences)
     with torch.no_grad():
         metrics = _metrics(batch, old, supported, outside, weight)
@@ -87,11 +87,15 @@ def _ratio(
 
     A token outside old's support (not `counted`) must not reach the others through that mean.
     """
-    log_ratio = (batch.new - old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    log_ratio = _token_log_ratio(batch, old)
     if settings.ratio == "sequence":
         sums = _sum_by(torch.where(counted, log_ratio, 0.0), batch)
         log_ratio = (sums / _lengths(batch, log_ratio.dtype))[batch.sequence]
     return log_ratio.exp()
+
+
+def _token_log_ratio(batch: PolicyBatch, old: torch.Tensor) -> torch.Tensor:
+    return (batch.new - old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
 
 
 def correction_weight(batch: PolicyBatch, settings: LossSettings) -> torch.Tensor:
@@ -129,13 +133,22 @@ def _surrogate(
     return surrogate, (ratio != clipped).detach()
 
 
-def _kl(batch: PolicyBatch, ratio: torch.Tensor, settings: LossSettings) -> torch.Tensor:
-    """k3 estimate of KL(new || reference) per token; weighted by the ratio its gradient is unbiased."""
+def kl_term(batch: PolicyBatch, old: torch.Tensor, settings: LossSettings) -> torch.Tensor:
+    """[T] (new / old) k3, before the correction's weight; without the ratio where not `kl_weighted`.
+
+    k3 = r - 1 - log r of r = reference / new (Schulman 2020). With the weight w = old / engine, which
+    carries no gradient, the mean over tokens y that the engine sampled behind one prefix is
+        E_engine[w (new / old) k3] = sum_y new(y) (r(y) - 1 - log r(y)) = KL(new || reference),
+    so the gradient of that mean is the gradient of the KL, however old the engine is (DeepSeek-V3.2,
+    arXiv 2512.02556, has it with old for engine). Bounds of w that cut or mask bias both terms alike.
+    The ratio is the token's own, with GSPO too: a reply's mean ratio is no importance weight.
+    Without the ratio the gradient's mean, where new is old, is that of KL(reference || new).
+    """
     if batch.reference is None:
         raise ValueError("a loss with a KL term needs the reference's log-probabilities")
     gap = (batch.reference - batch.new).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     kl = gap.exp() - gap - 1
-    return kl * ratio if settings.kl_weighted else kl
+    return kl * _token_log_ratio(batch, old).exp() if settings.kl_weighted else kl
 
 
 def _aggregate(

@@ -65,7 +65,7 @@ class Sampler:
 
     def roll_out(self, questions: Sequence[Conversation], *, seed: int) -> list[list[Rollout]]:
         """A group of rollouts for each question, in order."""
-        modes = [self._thinks(q) for q in questions]
+        modes = [thinks(q, self.thinking) for q in questions]
         prompts = [
             prompt_ids(q.prompt, tools=q.tools, thinking=on, tokenizer=self.tokenizer)
             for q, on in zip(questions, modes, strict=True)
@@ -100,12 +100,6 @@ class Sampler:
                 ]
             )
         return out
-
-    def _thinks(self, question: Conversation) -> bool:
-        """Half of the prompts each way with `both`, and a prompt always the same way."""
-        if self.thinking == "both":
-            return hashlib.blake2b(question.id.encode(), digest_size=1).digest()[0] % 2 == 0
-        return bool(self.thinking)
 
     def _shape(self, completion: Completion, reward: float | None) -> float | None:
         """The reward that advantages are taken from."""
@@ -153,6 +147,13 @@ class Sampler:
         for place, verdict in zip(places, limited, strict=True):
             verdicts[place] = verdict
         return verdicts
+
+
+def thinks(question: Conversation, thinking: bool | Literal["both"]) -> bool:
+    """Half of the prompts each way with `both`, and a prompt always the same way."""
+    if thinking == "both":
+        return hashlib.blake2b(question.id.encode(), digest_size=1).digest()[0] % 2 == 0
+    return bool(thinking)
 
 
 def _status(verdict: Verdict) -> str:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from budget.engine import with_budgets
-from data_mix.supervised import take_conversations
 from engine.actor import start_engine
 from engine.protocol import Sampling
 from model.hybrid import load_model, save_model
@@ -19,7 +19,9 @@ from rl.grpo import Grpo, Hooks
 from rl.lift import lift
 from rl.record import RolloutLog
 from rl.reward_source import reward_source
-from rl.rollout import Sampler
+from rl.rollout import Sampler, thinks
+from rl.rows import Rules, take_rows, too_long, warnings_of
+from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
 from workbench.memory import keep_freed_memory
@@ -33,16 +35,14 @@ def run(context: StageContext) -> None:
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
-    context.progress(message="starting the engine")
+    context.progress(message="looking at the prompts")
     tokenizer = read_tokenizer(context.parent_model)
-    model = load_model(context.parent_model)
-    check_isolation(model)
-    pool = take_conversations(config.prompts, config.num_prompts, name="prompts", seed=context.seed)
-    held_out = take_conversations(
-        config.held_out, config.num_held_out, name="held_out", seed=context.seed
-    )
+    pool, held_out = take_questions(context, tokenizer)
     must_be_checkable(question.check for question in (*pool, *held_out))
     check_prompts(pool, held_out)
+    context.progress(message="starting the engine")
+    model = load_model(context.parent_model)
+    check_isolation(model)
     budgets = config.thinking_budget is not None
     engine = start_engine(
         context.parent_model, with_budgets(config.engine) if budgets else config.engine
@@ -85,6 +85,30 @@ def run(context: StageContext) -> None:
     context.outputs["engine"] = engine.describe()
     save_model(model, context.stage_dir / "model", tokenizer)
     engine.close()
+
+
+def take_questions(
+    context: StageContext, tokenizer: Any
+) -> tuple[list[Conversation], list[Conversation]]:
+    """The prompts to train on and those held out, each of which can be asked and checked."""
+    config: GrpoConfig = context.config
+
+    def fits(question: Conversation) -> str:
+        on = thinks(question, config.thinking)
+        ids = prompt_ids(question.prompt, question.tools, on, tokenizer=tokenizer)
+        return too_long(len(ids), config.max_tokens, config.engine.max_model_len)
+
+    rules = Rules(config.checked, config.skip_bad, config.reward_options, fits)
+    pool, asked = take_rows(
+        config.prompts, config.num_prompts, rules, name="prompts", seed=context.seed
+    )
+    rules = replace(rules, options={})  # the held-out reward keeps the prompt's own
+    held_out, kept = take_rows(
+        config.held_out, config.num_held_out, rules, name="held_out", seed=context.seed
+    )
+    context.outputs["rows"] = accounts = {"prompts": asked, "held_out": kept}
+    context.outputs["warnings"] = warnings_of(accounts)
+    return pool, held_out
 
 
 def held_out_rewards(

@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from workbench.errors import UserError
+from workbench.identity import row_id
+
 # A message is the ecosystem's own mapping: {role, content, reasoning_content?, tool_calls?}; ours is
 # `reasoning_cut` on a reply whose trace was cut (budget.truncation).
 Message = dict[str, Any]
@@ -67,15 +70,35 @@ class Conversation:
         return asdict(self)
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> "Conversation":
-        """Read a row written by `to_row` (JSONL and Parquet sources use the same columns)."""
+    def from_row(cls, row: dict[str, Any], *, where: str = "the row") -> "Conversation":
+        """Read a row written by `to_row` (JSONL and Parquet sources use the same columns).
+
+        where: its place, which is its id where it has none. Raises: UserError where the id or the
+        check is no such thing; KeyError and TypeError where something is missing or of another kind.
+        """
         check = row.get("check")
+        identity = row_id(row, where=where)
         return cls(
-            id=str(row["id"]),
+            id=identity,
             domain=str(row["domain"]),
             messages=list(row["messages"]),
             tools=row.get("tools") or None,
-            check=CheckSpec(**check) if check else None,
+            check=_check_spec(check, f"{where} (id {identity!r:.80})") if check else None,
             thinking=bool(row.get("thinking", True)),
             problem=None if row.get("problem") is None else str(row["problem"]),
         )
+
+
+def _check_spec(given: dict[str, Any], where: str) -> CheckSpec:
+    spec = CheckSpec(**given)
+    if not isinstance(spec.kind, str):
+        raise UserError(f"{where}: check.kind is {_shown(spec.kind)}; write the name of a check")
+    if not isinstance(spec.options, dict):
+        raise UserError(
+            f"{where}: check.options is {_shown(spec.options)}; write a mapping, or leave it out"
+        )
+    return spec
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else f"{value!r:.60}"

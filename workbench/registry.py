@@ -17,8 +17,9 @@ class Kind:
 
     config: a `StageConfig` subclass.  run: `(StageContext) -> None`.
     plan: `(config, Recipe) -> StagePlan`, importing no torch.
-    inputs: `(config) -> None`, a UserError where a file or package that the stage reads is not there
-    or an option is none; importing no torch. Asked before a run begins, of stages that will run.
+    inputs: `(config) -> lines for the plan, or None`, a UserError where a file or package that the stage
+    reads is not there, a row is bad or an option is none; importing no torch. Asked before a run begins,
+    of stages that will run.
     """
 
     config: str
@@ -69,7 +70,7 @@ KINDS: dict[str, Kind] = {
         run="sft.stage:run",
         plan="sft.plan:plan_sft",
         about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
-        inputs="data_mix.inputs:check_data",
+        inputs="data_mix.inputs:check_rows",
     ),
     "grpo": Kind(
         config="rl.config:GrpoConfig",
@@ -90,7 +91,7 @@ KINDS: dict[str, Kind] = {
         run="rl.reward_model.stage:run",
         plan="rl.reward_model.plan:plan_reward_model",
         about="a Bradley-Terry reward model on replies that checkers passed and failed",
-        inputs="data_mix.inputs:check_data",
+        inputs="rl.inputs:check_reward_model",
     ),
     "merge": Kind(
         config="rl.merge.config:MergeConfig",

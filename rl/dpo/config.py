@@ -25,6 +25,9 @@ class DpoConfig(StageConfig):
     """Tasks for the success rate before and after."""
     num_held_out: int = Field(200, ge=2)
     """How many of them."""
+    skip_bad: bool = False
+    """Leave out tasks whose first prompt has no room for a reply in the engine, and count them in `tasks`
+    of the manifest. false: one ends the run before anything is played."""
     held_out_samples: int = Field(1, ge=1)
     """Episodes of each."""
     rounds: int = Field(2, ge=1)

@@ -23,6 +23,8 @@ from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import Pair, make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
 from rl.lift import lift
+from rl.rows import good_tasks, too_long, warnings_of
+from workbench.chat import prompt_ids
 from workbench.checkpoint import seed_everything
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
@@ -47,11 +49,10 @@ def run(context: StageContext) -> None:
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
-    context.progress(message="starting the engine")
     tokenizer = AutoTokenizer.from_pretrained(context.parent_model)
-    tasks = take_tasks(config.tasks, config.num_tasks, context.seed)
-    held_out = take_tasks(config.held_out, config.num_held_out, context.seed)
+    tasks, held_out = _tasks(context, config, tokenizer)
     check_tasks(tasks, held_out)
+    context.progress(message="starting the engine")
     player = _player(context, config, tokenizer)
     if "held_out_before" not in context.outputs:
         context.progress(message="held-out success before")
@@ -73,6 +74,28 @@ def run(context: StageContext) -> None:
     for folder in context.stage_dir.glob("rounds/*/*/"):
         shutil.rmtree(folder)  # models and checkpoints; episodes and pairs' accounts stay
     player.engine.close()
+
+
+def _tasks(
+    context: StageContext, config: DpoConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Task], list[Task]]:
+    """The tasks to learn from and those held out, each with room for a first reply."""
+
+    def fits(task: Task) -> str:
+        ids = prompt_ids(task.messages, task.tools, config.thinking, tokenizer=tokenizer)
+        return too_long(len(ids), config.max_tokens, config.engine.max_model_len)
+
+    out, accounts = [], {}
+    for name, source, count in (
+        ("tasks", config.tasks, config.num_tasks),
+        ("held_out", config.held_out, config.num_held_out),
+    ):
+        tasks = take_tasks(source, count, context.seed)
+        good, accounts[name] = good_tasks(tasks, fits, skip_bad=config.skip_bad, name=name)
+        out.append(good)
+    context.outputs["tasks"] = accounts
+    context.outputs["warnings"] = warnings_of(accounts)
+    return out[0], out[1]
 
 
 def _player(context: StageContext, config: DpoConfig, tokenizer: PreTrainedTokenizerBase) -> Player:

@@ -22,6 +22,9 @@ class RewardModelConfig(StageConfig):
     """Prompts for the pair accuracy."""
     num_held_out: int = Field(200, ge=2)
     """How many."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be asked or checked, and count them by reason in `pairs` of the manifest.
+    false: they end the run before anything is sampled."""
     thinking: list[Literal["with", "without"]] = Field(["with", "without"], min_length=1)
     """Reasoning modes in which replies are sampled."""
     samples: int = Field(8, ge=2)

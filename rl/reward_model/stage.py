@@ -12,7 +12,6 @@ from datasets import Dataset
 from trl import RewardConfig as TrlConfig
 from trl import RewardTrainer
 
-from data_mix.supervised import take_conversations
 from engine.actor import start_engine
 from engine.protocol import Sampling
 from model.hybrid import load_model
@@ -23,7 +22,10 @@ from reward.score_model import ScoreModel, collate, save_score_model, score_rows
 from rl.disjoint import check_prompts
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.pairs import make_pairs, sample
+from rl.rows import Rules, take_rows, too_long, warnings_of
+from workbench.chat import prompt_ids
 from workbench.checkpoint import seed_everything
+from workbench.conversation import Conversation
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.rundir import write_json
@@ -49,6 +51,9 @@ def run(context: StageContext) -> None:
     tokenizer = read_tokenizer(context.parent_model)
     data = _data(context, tokenizer)
     context.outputs["pairs"] = {name: part["account"] for name, part in data.items()}
+    context.outputs["warnings"] = warnings_of(
+        {name: part["account"].get("prompts", {}) for name, part in data.items()}
+    )
     seed_everything(context.seed)  # the head starts from the same draws after a resume
     model = ScoreModel(load_model(context.parent_model))
     check_isolation(model.causal)
@@ -69,13 +74,8 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text())
         return kept
-    asked = {
-        name: take_conversations(source, count, name=name, seed=context.seed)
-        for name, source, count in (
-            ("train", config.prompts, config.num_prompts),
-            ("held_out", config.held_out, config.num_held_out),
-        )
-    }
+    modes = [mode == "with" for mode in config.thinking]
+    asked, accounts = _questions(config, modes, tokenizer, context.seed)
     must_be_checkable(question.check for questions in asked.values() for question in questions)
     check_prompts(asked["train"], asked["held_out"])
     context.progress(message="sampling replies")
@@ -83,7 +83,6 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
     sampling = Sampling(
         max_tokens=config.max_tokens, n=config.samples, temperature=config.temperature
     )
-    modes = [mode == "with" for mode in config.thinking]
     data = {}
     for name, questions in asked.items():
         replies = sample(engine, tokenizer, questions, modes, sampling, seed=context.seed)
@@ -94,10 +93,30 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
             seed=context.seed,
         )
         _check(name, account, config)
-        data[name] = {"rows": rows, "account": account}
+        data[name] = {"rows": rows, "account": account | {"prompts": accounts[name]}}
     engine.close()
     write_json(path, data)
     return data
+
+
+def _questions(
+    config: RewardModelConfig, modes: Sequence[bool], tokenizer: Any, seed: int
+) -> tuple[dict[str, list[Conversation]], dict[str, dict[str, Any]]]:
+    """The prompts of both sets, each of which can be asked in every mode and checked; the accounts."""
+
+    def fits(question: Conversation) -> str:
+        sizes = [
+            len(prompt_ids(question.prompt, question.tools, on, tokenizer=tokenizer))
+            for on in modes
+        ]
+        return too_long(max(sizes), config.max_tokens, config.engine.max_model_len)
+
+    rules = Rules(True, config.skip_bad, fits=fits)
+    train, account = take_rows(config.prompts, config.num_prompts, rules, name="prompts", seed=seed)
+    held_out, kept = take_rows(
+        config.held_out, config.num_held_out, rules, name="held_out", seed=seed
+    )
+    return {"train": train, "held_out": held_out}, {"train": account, "held_out": kept}
 
 
 def _check(name: str, account: dict[str, Any], config: RewardModelConfig) -> None:

@@ -1,8 +1,8 @@
 """What a run is going to do and cost, from the recipe alone (imports no torch)."""
 
 import shutil
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench import registry
@@ -58,7 +58,8 @@ def plan_run(
         plans[name] = costs[name]
     kinds = {n: registry.kind(recipe.stages[n].kind) for n, d in decisions.items() if d.run}
     for name, kind in kinds.items():
-        _check_inputs(recipe, name, kind)
+        looked_at = _check_inputs(recipe, name, kind)
+        plans[name] = replace(plans[name], lines=(*plans[name].lines, *looked_at))
     return RunPlan(plans, decisions, tuple(dict.fromkeys(kind.run for kind in kinds.values())))
 
 
@@ -69,11 +70,11 @@ def _stage_plan(recipe: Recipe, name: str) -> StagePlan:
     return plan
 
 
-def _check_inputs(recipe: Recipe, name: str, kind: registry.Kind) -> None:
+def _check_inputs(recipe: Recipe, name: str, kind: registry.Kind) -> Sequence[str]:
     if kind.inputs is None:
-        return
+        return ()
     try:
-        registry.resolve(kind.inputs)(recipe.stages[name])
+        return registry.resolve(kind.inputs)(recipe.stages[name]) or ()
     except UserError as error:
         raise UserError(f"stage {name!r}: {error}") from None
 

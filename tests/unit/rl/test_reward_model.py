@@ -179,6 +179,7 @@ def test_prompts_that_need_a_sandbox_are_refused_before_anything_is_sampled(
 ) -> None:
     refused = {"safe": False, "layers": [], "problem": "no safe sandbox: no kernel"}
     monkeypatch.setattr(sandbox, "describe_sandbox", lambda: refused)
+    monkeypatch.setattr(stage, "prompt_ids", lambda *args, **options: [1])
     coding = {"type": "world", "domain": "coding"}
     context: Any = SimpleNamespace(
         config=_config(prompts=coding, num_prompts=2, num_held_out=2), stage_dir=tmp_path, seed=1
