@@ -8,6 +8,7 @@ _LOSS = ("tests/unit/rl/test_advantage_and_loss.py",)
 _BOUNDS = ("tests/unit/rl/test_loss_bounds.py",)
 _UPDATE = ("tests/unit/rl/test_update.py",)
 _LOOP = ("tests/unit/rl/test_grpo_loop.py",)
+_STATE = ("tests/unit/rl/test_grpo_state.py",)
 _FEED = ("tests/unit/rl/test_feed.py",)
 _SYNC = ("tests/unit/engine/test_sync_check.py",)
 _CONTROL = ("tests/unit/budget/test_control.py",)
@@ -19,7 +20,7 @@ MUTATIONS = (
         'self.position = int(state["position"])',
         'self.position = int(state["position"]) + 1',
         "a resumed run skips a prompt",
-        _LOOP,
+        _STATE,
     ),
     Mutation(
         "GRPO's position is not saved",
@@ -27,7 +28,7 @@ MUTATIONS = (
         '"position": self.position,',
         '"position": 0,',
         "a resumed run repeats the prompts from the first on",
-        _LOOP,
+        _STATE,
     ),
     Mutation(
         "the old policy is not frozen",
@@ -35,7 +36,7 @@ MUTATIONS = (
         "else self._scored(part, keep_old=len(parts) > 1)",
         "else self._scored(part, keep_old=False)",
         "with updates_per_step > 1 the ratio is 1 by definition and nothing is clipped",
-        _LOOP,
+        _STATE,
     ),
     Mutation(
         "every second weight sync left out",
@@ -43,7 +44,7 @@ MUTATIONS = (
         "metrics |= self._publish(feed)",
         'metrics |= self._publish(feed) if self.step % 2 else {"sync_s": 0.0}',
         "the engine samples from an older policy than its tokens say",
-        _LOOP,
+        _STATE,
         _DRIFT,
     ),
     Mutation(
@@ -52,7 +53,7 @@ MUTATIONS = (
         "if not kl <= self.config.mismatch_kl_limit:",
         "if False:",
         "training goes on although the engine computes another policy",
-        _LOOP,
+        _STATE,
         _DRIFT,
     ),
     Mutation(
@@ -69,7 +70,7 @@ MUTATIONS = (
         'for when in ("before", "after"))',
         'for when in ("after", "before"))',
         "the headline number has the wrong sign",
-        _LOOP,
+        ("tests/unit/rl/test_grpo_stage.py",),
     ),
     Mutation(
         "the spread with n",
