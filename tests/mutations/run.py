@@ -58,13 +58,13 @@ class Results:
 
 
 class Keys:
-    """What a result depends on: its entry, the named test files, and everything that is no test."""
+    """What a result depends on: its entry, the named test files, and all code and recipes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         whole = hashlib.sha256()
         for name in files_of(root):
-            if not _is_test(name) and not name.startswith(("docs/", "tests/mutations/")):
+            if not _is_test(name) and not _is_beside(name):
                 whole.update(name.encode() + b"\0" + (root / name).read_bytes())
         self._shared = whole.digest()
 
@@ -88,6 +88,11 @@ class Keys:
 
 def _is_test(name: str) -> bool:
     return name.startswith("tests/") and name.rpartition("/")[2].startswith("test_")
+
+
+def _is_beside(name: str) -> bool:
+    """Texts, and this tool: what a test finds depends on neither."""
+    return name.endswith(".md") or name.startswith("tests/mutations/")
 
 
 def run(
