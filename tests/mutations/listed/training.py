@@ -103,11 +103,11 @@ MUTATIONS = (
         _RESUME,
     ),
     Mutation(
-        "the oldest checkpoint is continued",
+        "checkpoints the other way round",
         "workbench/checkpoint.py",
-        "torch.load(paths[-1], map_location",
-        "torch.load(paths[0], map_location",
-        "a resume repeats steps",
+        'return sorted(self.folder.glob("step-*.pt"))',
+        'return sorted(self.folder.glob("step-*.pt"), reverse=True)',
+        "the oldest state is continued and the newest are deleted",
         _TRAIN,
     ),
     Mutation(
@@ -179,8 +179,8 @@ MUTATIONS = (
     Mutation(
         "a half checkpoint is continued",
         "workbench/strict_trainer.py",
-        "if (path / _COMPLETE_FILE).is_file():",
-        "if True:",
+        "(path / _COMPLETE_FILE).is_file()",
+        "path.is_dir()",
         "a state that a kill cut short is loaded",
         ("tests/unit/workbench/test_strict_trainer.py",),
         "A resumed run restores 1 of 85 tensors, exit code 0",
