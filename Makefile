@@ -48,7 +48,11 @@ check: setup    ## formatting, lint, types, import directions, sizes
 stress: setup   ## fault injection and hostile input
 	@$(PY) -m pytest tests -m stress -s
 
+mutate: setup   ## break important lines one at a time: a test must notice each (about 15 minutes)
+	@scripts/setup.sh real evals
+	@$(PY) -m tests.mutations
+
 bench: setup    ## speed and memory, as ratios, interleaved
 	@for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
 
-.PHONY: help setup demo smoke paper real test unit integration check stress bench
+.PHONY: help setup demo smoke paper real test unit integration check stress mutate bench

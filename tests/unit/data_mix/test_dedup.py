@@ -74,3 +74,17 @@ def test_the_first_of_equal_texts_is_kept() -> None:
 def test_contamination_is_a_shared_run_of_words(text: str, hit: bool) -> None:
     guard = Decontaminator(["What is the capital of France?", "red, blue"], ngram_words=6)
     assert guard.is_contaminated(text) is hit
+
+
+def test_the_threshold_decides() -> None:
+    """120 words with 5 changed far apart: 25 of 116 shingles differ on each side, so the similarity is
+    91 / 141 = 0.645, 3.4 standard errors from both thresholds [derived]."""
+    text = " ".join(f"w{n}" for n in range(120))
+    words = text.split()
+    for place in (10, 34, 58, 82, 106):
+        words[place] = "changed"
+    other = " ".join(words)
+    assert _jaccard(text, other) == pytest.approx(91 / 141)
+    assert list(unique([text, other], near=0.5)) == [0]
+    assert list(unique([text, other], near=0.79)) == [0, 1]
+    assert list(unique([text, other])) == [0, 1]

@@ -143,3 +143,21 @@ def test_an_unknown_task_names_the_nearest() -> None:
         TypeAdapter(SourceConfig).validate_python(
             {"type": "reasoning_gym", "tasks": {"chain_sums": {}}}
         )
+
+
+def _id(document: Any) -> str:
+    return str(document.id)
+
+
+@needs_package
+def test_every_pass_holds_each_task_once_in_another_order() -> None:
+    config: Any = TypeAdapter(SourceConfig).validate_python(
+        {"type": "reasoning_gym", "tasks": {"basic_arithmetic": {}}, "size": 12}
+    )
+    source = open_source(config, name="mine", seed=3)
+    passes = [[_id(source.draw()) for _ in range(12)] for _ in range(4)]
+    assert all(sorted(one) == sorted(passes[0]) for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
+    again = open_source(config, name="mine", seed=3)
+    again.load_state_dict({"position": 30})
+    assert [_id(again.draw()) for _ in range(6)] == passes[2][6:]

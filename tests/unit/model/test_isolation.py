@@ -426,3 +426,16 @@ def test_self_test_is_quick(pair: tuple[torch.nn.Module, torch.nn.Module]) -> No
     handle.remove()
     assert sum(isolation._LENGTHS) == 72
     assert len(calls) == 1 + 3 * len(isolation._LENGTHS)
+
+
+def test_self_test_catches_a_gradient_that_leaks_where_no_value_does() -> None:
+    """A kernel may be right forward and wrong backward: here each token adds 0 of the one before it."""
+    model = awake(load_model(tiny_config(), seed=0))
+
+    def leak(layer: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        before = args[0].roll(1, dims=1)
+        return (args[0] + (before - before.detach()), *args[1:])
+
+    model.base_model.layers[0].register_forward_pre_hook(leak)
+    with pytest.raises(IsolationError, match="gradient of document"):
+        check_isolation(model)

@@ -41,11 +41,13 @@ def test_no_document_predicts_the_next() -> None:
 
 
 def test_a_restored_stream_continues_exactly() -> None:
-    stream = RowStream(Counting(), 7)
+    stream = RowStream(Counting(), 8)
     stream.batch(3, 0.0)
     state = stream.state_dict()
+    assert state["rest"] == [24, 25, 26, 27]  # of the seventh document, 21..27
     expected = stream.batch(2, 0.0)
-    other = RowStream(Counting(), 7)
+    assert expected.input_ids.flatten().tolist() == list(range(24, 40))
+    other = RowStream(Counting(), 8)
     other.load_state_dict(state)
     again = other.batch(2, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))

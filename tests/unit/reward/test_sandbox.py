@@ -1,6 +1,7 @@
 """The sandbox: one hostile program of each kind, each set of layers, and honest reports."""
 
 import importlib.util
+import socket
 import subprocess
 import sys
 import threading
@@ -250,3 +251,21 @@ def test_an_ordinary_user_gets_a_safe_sandbox_too() -> None:
     if "Permission denied" in done.stderr or "ModuleNotFoundError" in done.stderr:
         pytest.skip("this checkout is not readable by an ordinary user")
     assert done.stdout.split()[0] == "True", done.stderr
+
+
+def test_each_layer_alone_closes_the_network() -> None:
+    """With both in place either may fail: namespaces without a filter of calls, and the filter alone."""
+    if not any(layer.startswith("namespaces") for layer in describe_sandbox()["layers"]):
+        pytest.skip("this machine gives no namespaces")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        code = (
+            "import socket\n"
+            f"socket.create_connection(('127.0.0.1', {port}), timeout=1.0)\n"
+            "print('reached')\n"
+        )
+        for without in ((), ("landlock", "seccomp"), ("namespaces",)):
+            run = run_program(code, without=without)
+            assert run.exit_code == 1, without
+            assert "reached" not in run.stdout
+            assert "Error" in run.stderr, without

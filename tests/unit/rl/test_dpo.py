@@ -92,6 +92,8 @@ def test_pairs_are_of_one_task_and_none_stands_twice(tokenizer: PreTrainedTokeni
     }  # fmt: skip
     keys = {json.dumps(p.to_row()) for p in pairs}
     assert len(keys) == 8
+    for pair in pairs:  # the successes of these tasks alone have three replies
+        assert (max(pair.chosen.seq_idx), max(pair.rejected.seq_idx) < 2) == (2, True)
     assert make_pairs(groups, per_task=5, row_tokens=4096, seed=1)[0] == pairs
     one, _ = make_pairs(groups, per_task=1, row_tokens=4096, seed=1)
     assert [p.task for p in one] == [t.id for t in TASKS]
@@ -195,6 +197,10 @@ def test_a_resume_continues_to_the_bit(tokenizer: PreTrainedTokenizerFast, tmp_p
     torch.save(tensors, state)
     with pytest.raises(RuntimeError, match="A_log"):
         weights("b", 6, resume=True)
+
+
+def test_the_recipes_strength_reaches_the_loss(tmp_path: Path) -> None:
+    assert [trl_config(_config(beta=b), tmp_path, 1).beta for b in (0.05, 0.3)] == [0.05, 0.3]
 
 
 def test_options_are_checked() -> None:

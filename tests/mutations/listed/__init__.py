@@ -1,0 +1,13 @@
+"""The list: important lines by what they belong to."""
+
+from tests.mutations.listed import answers, data, hybrid, policy, runs, training
+from tests.mutations.mutation import Mutation
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *hybrid.MUTATIONS,
+    *data.MUTATIONS,
+    *training.MUTATIONS,
+    *policy.MUTATIONS,
+    *answers.MUTATIONS,
+    *runs.MUTATIONS,
+)
