@@ -66,8 +66,8 @@ MUTATIONS = (
     Mutation(
         "held-out prompts in other words are not known",
         "rl/disjoint.py",
-        'yield f"{conversation.domain}: {conversation.problem}"',
-        'yield f"{conversation.domain}: {conversation.id}"',
+        'yield f"{item.domain}: {item.problem}"',
+        'yield f"{item.domain}: {item.id}"',
         "a held-out problem is trained on in other words",
         ("tests/unit/rl/test_disjoint.py",),
     ),
@@ -82,8 +82,8 @@ MUTATIONS = (
     Mutation(
         "stripped copies keep reasoning on",
         "sft/examples.py",
-        'id=f"{conversation.id}-no-think", thinking=False)',
-        'id=f"{conversation.id}-no-think", thinking=True)',
+        'id=f"{conversation.id}-{name}",\n        thinking=False,',
+        'id=f"{conversation.id}-{name}",\n        thinking=True,',
         "reasoning-on prompts are trained to think nothing",
         _EXAMPLES,
     ),

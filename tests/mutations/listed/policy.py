@@ -58,11 +58,11 @@ MUTATIONS = (
     ),
     Mutation(
         "before and after swapped in the lift",
-        "rl/lift.py",
-        '"lift": paired_interval(firsts, lasts, names).as_dict(),',
-        '"lift": paired_interval(lasts, firsts, names).as_dict(),',
+        "workbench/statistics.py",
+        "        paired_interval(old, new, names),\n",
+        "        paired_interval(new, old, names),\n",
         "the headline number has the wrong sign",
-        ("tests/unit/rl/test_dpo.py::test_lift_is_paired_and_leaves_failures_out",),
+        ("tests/unit/workbench/test_statistics.py", "tests/unit/rl/test_dpo.py"),
     ),
     Mutation(
         "held-out before and after swapped in GRPO",
@@ -330,7 +330,7 @@ MUTATIONS = (
     Mutation(
         "cut replies are trained on",
         "rl/rollout.py",
-        "advantage=None if self._is_masked(c) else advantage,",
+        "advantage=None if masked else advantage,",
         "advantage=advantage,",
         "mask_truncated does nothing",
         (
@@ -339,9 +339,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a generation that failed has reward 0",
-        "rl/rollout.py",
-        'verdicts.append(failed(completion.error or "error"))',
-        'verdicts.append(Verdict(0.0, "ok", {}))',
+        "environments/rollout.py",
+        'self.verdict = failed(completion.error or "the engine failed")',
+        'self.verdict = Verdict(0.0, "ok", {})',
         "a dead engine teaches the policy that its replies are bad",
         ("tests/unit/rl/test_rollout_faults.py",),
         "A checker that crashes or hangs gives reward 0",
@@ -356,7 +356,7 @@ MUTATIONS = (
     ),
     Mutation(
         "missing tensors of a sync pass",
-        "engine/weights.py",
+        "model/weights.py",
         "missing = sorted(expected.keys() - named.keys())",
         "missing = list[str]()",
         "an engine keeps old tensors that the trainer did not send",
@@ -365,7 +365,7 @@ MUTATIONS = (
     ),
     Mutation(
         "other shapes arrive",
-        "engine/weights.py",
+        "model/weights.py",
         "        if shape != spec.shape:\n",
         "        if len(shape) != len(spec.shape):\n",
         "a tensor of another size is loaded, or cut",

@@ -23,12 +23,12 @@ MUTATIONS = (
         _GRAPH,
     ),
     Mutation(
-        "changed code is done",
+        "another version is done",
         "workbench/graph/dag.py",
-        "if manifest.code_digest != stage_code_digest(recipe, stage):",
+        "if then.get(name) != now.get(name):",
         "if False:",
-        "a stage keeps what other code made",
-        _GRAPH,
+        "a stage keeps what another version made",
+        (*_GRAPH, "tests/unit/workbench/test_versions.py"),
     ),
     Mutation(
         "files are written in place",

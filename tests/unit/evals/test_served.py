@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from budget.curves import budget_curves
 from evals.benchmark import Benchmark, Sampled
-from evals.budgets import budget_curves
 from evals.config import EvalsConfig
 from evals.endpoint import EndpointResponder
 from evals.models import Model
@@ -201,7 +201,7 @@ def test_our_processor_in_the_server_is_used_and_each_reply_is_counted(
             (8, True, 1.0)
         ] * 3
         (curve,) = budget_curves(tmp_path / "evals")
-        assert [point["budget"] for point in curve["points"]] == [8, None]
+        assert [point.budget for point in curve.points] == [8, None]
     else:
         assert "thinking budget not kept: 600 tokens of 10 allowed" in rows[0]["why"]["reason"]
         assert budget_curves(tmp_path / "evals") == []
@@ -339,7 +339,6 @@ def test_a_stage_that_is_run_fresh_samples_anew(
     asked: list[Any] = []
     monkeypatch.setattr(stage, "_models", lambda *_: [Model("m", "place")])
     monkeypatch.setattr(stage, "sweep_models", lambda *_, **__: {})
-    monkeypatch.setattr(stage, "write_pages", lambda *_: None)
     monkeypatch.setattr(stage, "sample_anew", lambda *args: asked.append(args))
     for fresh in (False, True):
         context: Any = SimpleNamespace(

@@ -8,22 +8,15 @@ import pytest
 from evals.statistics import majority_value, sampled_metrics
 from reward import check
 from reward.votes import majority
+from workbench.records import Sample
 
 
-def _rows(kind: str, replies: list[str], reference: str, **options: Any) -> list[dict[str, Any]]:
-    rows = []
-    for number, reply in enumerate(replies):
-        found = check(kind, reply, reference, **options)
-        rows.append(
-            {
-                "id": "q",
-                "sample": number,
-                "value": found.value,
-                "status": found.status,
-                "why": found.parts,
-            }
-        )
-    return rows
+def _rows(kind: str, replies: list[str], reference: str, **options: Any) -> list[Sample]:
+    found = [check(kind, reply, reference, **options) for reply in replies]
+    return [
+        Sample("q", sample=number, value=one.value, status=one.status, why=one.parts)
+        for number, one in enumerate(found)
+    ]
 
 
 def _boxed(*answers: str) -> list[str]:
@@ -55,10 +48,10 @@ def test_equal_answers_are_one_vote(answers: list[str], reference: str, value: f
 def test_what_was_not_read_has_no_vote() -> None:
     unread = ["\\boxed{9", "I cannot say.", "The answer is 3 or 4", "\\boxed{}"]
     rows = _rows("math", [*unread, "\\boxed{5}"], "5")
-    assert [row["status"] for row in rows[:4]] == ["wrong_format"] * 4
+    assert [row.status for row in rows[:4]] == ["wrong_format"] * 4
     assert majority_value(rows) == 1.0
     assert majority_value(rows[:4]) == 0.0
-    failed = {"id": "q", "sample": 0, "value": None, "status": "timeout", "why": {"extracted": "7"}}
+    failed = Sample("q", value=None, status="timeout", why={"extracted": "7"})
     assert majority_value([failed, failed, *rows]) == 1.0
 
 
@@ -70,7 +63,7 @@ def test_letters_vote_and_a_tie_goes_to_the_lowest_sample() -> None:
     assert majority_value(rows[::-1]) == 0.0  # whatever their order in the file
     winner = majority(rows)
     assert winner is not None
-    assert winner["sample"] == 0
+    assert winner.sample == 0
 
 
 def test_maj_k_of_a_benchmark() -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine.weights import TensorSpec, check_tensors
 from torch import nn
 
 from engine.readback import Readback, check_readback, relative_error
 from engine.sync_check import SyncError
+from model.weights import TensorSpec, check_tensors
 from workbench.errors import UserError
 
 SPECS = {
