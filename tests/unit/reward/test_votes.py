@@ -73,23 +73,16 @@ def test_maj_k_of_a_benchmark() -> None:
 
 def test_a_vote_ends_though_an_answer_hangs() -> None:
     hang = [rf"\dfrac{{5^{{(5^{{(5^{{(5^5)}})}}-{n})}}-5}}{{16}}" for n in (4, 5)]
-    rows = [
-        {
-            "id": "q",
-            "sample": n,
-            "value": 0.0,
-            "status": "ok",
-            "why": {"extracted": t, "path": "worker"},
-        }
-        for n, t in enumerate([*hang, "x+1", "1+x"])
-    ]
+    rows = [_by_worker(n, text) for n, text in enumerate([*hang, "x+1", "1+x"])]
     started = time.monotonic()
     winner = majority(rows)
     assert winner is not None
-    assert winner["why"]["extracted"] == "x+1"
+    assert winner.why["extracted"] == "x+1"
     assert time.monotonic() - started < 60
-    many = [
-        {**rows[0], "sample": n, "why": {"extracted": f"x+{n}y", "path": "worker"}}
-        for n in range(64)
-    ]
+    many = [_by_worker(n, f"x+{n}y") for n in range(64)]
     assert majority(many) is many[0]
+
+
+def _by_worker(number: int, text: str) -> Sample:
+    why = {"extracted": text, "path": "worker"}
+    return Sample("q", sample=number, value=0.0, status="ok", why=why)
