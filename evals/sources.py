@@ -11,7 +11,7 @@ from evals.own_files import Placed, Read, Row, jsonl_rows, read_columns, read_ro
 from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
 from workbench.hub import must_answer
-from workbench.identity import must_be_own, row_id
+from workbench.identity import row_id, used_twice
 
 # Columns that tell questions apart, by the names that benchmarks give them.
 _IDS = ("id", "uid", "key", "task_id", "question_id", "problem_id")
@@ -212,5 +212,6 @@ def _checked(
         ids = [
             row_id(row, where=place, key=column) for place, row in zip(places, found, strict=True)
         ]
-        must_be_own(ids, what=where, places=places)
+        for number, problem in used_twice(ids, places):
+            raise UserError(f"{places[number]}: {problem}")
     return found

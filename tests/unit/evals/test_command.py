@@ -191,7 +191,7 @@ def test_a_sweep_says_what_stayed_and_where_its_pages_are(
     assert kept[0].startswith("grpo: mini-math: ")
     run = tmp_path / "mini"
     assert f"table and samples: {run / 'evals' / 'index.html'}" in out.getvalue()
-    assert f"reports: {run / 'report.html'}" in out.getvalue()
+    assert f"report: {run / 'report.html'}" in out.getvalue()
     assert 'href="evals/index.html"' in (run / "report.html").read_text()
     assert 'href="../report.html"' in (run / "evals" / "index.html").read_text()
 

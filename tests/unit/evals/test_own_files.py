@@ -224,7 +224,7 @@ def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mmlu-pro.jsonl").write_text("\n".join(map(json.dumps, rows)))
     job = Job(benchmark("mmlu-pro"), None, None, Sampling(max_tokens=9))
     responder: Any = _Nobody()
-    with pytest.raises(UserError, match=r"1 ids stand for more than one question \(mmlu-pro-7\)"):
+    with pytest.raises(UserError, match="row 2: id 'mmlu-pro-7' is also that of row 1"):
         samples_of(job, responder, tmp_path)
 
 

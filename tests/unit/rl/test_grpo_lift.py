@@ -64,6 +64,7 @@ def run_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         context: Any = SimpleNamespace(
             config=config, seed=1, parent_model=tmp_path, stage_dir=tmp_path, outputs=outputs,
             progress=lambda **words: None, metrics=None, log_metrics=None, should_stop=None,
+            note=lambda **found: outputs.update(found),
         )  # fmt: skip
         stage.run(context)
         return context.outputs, asked
@@ -75,14 +76,13 @@ def test_the_lift_is_after_minus_before(run_stage: Any) -> None:
     """Over the five questions that both answered: 1/5 before, 4/5 after, +3/5, of three problems."""
     outputs, asked = run_stage({})
     assert asked == [("before", False), ("after", True)]
-    found = outputs["held_out"]
+    found, checker = outputs["differences"]
     assert found["before"]["value"] == pytest.approx(0.2)
     assert found["after"]["value"] == pytest.approx(0.8)
-    assert found["lift"]["value"] == pytest.approx(0.6)
-    assert (found["n"], found["problems"], found["failed"]) == (5, 3, 1)
-    checker = outputs["held_out_checker"]
+    assert found["difference"]["value"] == pytest.approx(0.6)
+    assert (found["difference"]["n"], found["problems"], found["failed"]) == (5, 3, 1)
     assert (checker["before"]["value"], checker["after"]["value"]) == (0.0, 1.0)
-    assert checker["lift"]["value"] == 1.0
+    assert checker["difference"]["value"] == 1.0
 
 
 def test_a_resumed_stage_keeps_what_was_measured_before_it(run_stage: Any) -> None:
@@ -90,4 +90,4 @@ def test_a_resumed_stage_keeps_what_was_measured_before_it(run_stage: Any) -> No
     kept = {"held_out_before": BEFORE, "held_out_checker_before": [0.0] * 6}
     outputs, asked = run_stage(dict(kept))
     assert asked == [("after", True)]
-    assert outputs["held_out"]["lift"]["value"] == pytest.approx(0.6)
+    assert outputs["differences"][0]["difference"]["value"] == pytest.approx(0.6)

@@ -87,8 +87,8 @@ def test_the_lift_is_what_training_bought_and_bad_rows_are_left_out(
     rl.stage.run(context)
     outputs = context.outputs
     assert outputs["held_out_before"] == [0.0] * 3 and outputs["held_out_after"] == [1.0] * 3
-    found = outputs["held_out"]
-    assert [found[key]["value"] for key in ("before", "after", "lift")] == [0.0, 1.0, 1.0]
+    found = outputs["differences"][0]
+    assert [found[key]["value"] for key in ("before", "after", "difference")] == [0.0, 1.0, 1.0]
     assert outputs["rows"]["prompts"]["kept"] == 2
     left_out = {"unreadable": 1, "prompt": 1, "id": 1}
     assert outputs["rows"]["prompts"]["left_out"] == left_out

@@ -44,7 +44,7 @@ def test_the_head_does_not_depend_on_what_was_drawn_before_it(
     for _ in range(2):
         context: Any = SimpleNamespace(
             config=SimpleNamespace(threads=1), seed=7, parent_model=tmp_path, outputs={},
-            stage_dir=tmp_path, progress=lambda **words: None,
+            stage_dir=tmp_path, progress=lambda **words: None, note=lambda **found: None,
         )  # fmt: skip
         with pytest.raises(Begun):
             stage.run(context)

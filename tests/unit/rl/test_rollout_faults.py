@@ -21,12 +21,10 @@ QUESTION = Conversation(
 class Failing(ScriptedEngine):
     """Its second reply of every group was never made."""
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> list[list[Completion]]:
-        groups = super().generate(prompts, sampling)
-        lost = Completion([], [], "", "error", error="the engine died")
-        return [[c if i != 1 else lost for i, c in enumerate(group)] for group in groups]
+    def _one(self, prompt: Sequence[int], sample: int, sampling: Sampling) -> Completion:
+        if sample == 1:
+            return Completion([], [], "", "error", error="the engine died")
+        return super()._one(prompt, sample, sampling)
 
 
 def sampler(kind: Any, tokenizer: Any, replies: list[str], **more: Any) -> Sampler:
