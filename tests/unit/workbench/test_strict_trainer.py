@@ -1,6 +1,9 @@
 """Which checkpoint of a TRL stage is continued."""
 
+import json
 from pathlib import Path
+
+import torch
 
 from workbench.strict_trainer import last_checkpoint
 
@@ -8,7 +11,8 @@ from workbench.strict_trainer import last_checkpoint
 def checkpoint(folder: Path, step: int, *, whole: bool) -> None:
     path = folder / f"checkpoint-{step}"
     path.mkdir()
-    (path / "anneal_model.pt").write_bytes(b"tensors")
+    torch.save({"weight": torch.ones(1)}, path / "anneal_model.pt")
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     if whole:
         (path / "anneal_complete.json").write_text('{"workers": 1}')
 
