@@ -1,6 +1,6 @@
 """Rewards that are not the prompt's own check: a reward model, a judge, or several with weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,24 +81,16 @@ class ModelReward:
         checks: Sequence[Verdict] = (),
     ) -> list[Verdict]:
         """A score of each reply; an error for those whose generation failed."""
-        rows, places, out = list[list[int]](), list[int](), list[Verdict]()
-        for question, done, thinking in _replies(questions, groups, modes):
-            out.append(failed(done.error or "error"))
-            if done.finish_reason == "error":
-                continue
-            places.append(len(out) - 1)
-            rows.append(
-                score_ids(
-                    question.prompt, done.text, thinking=thinking, tools=question.tools,
-                    tokenizer=self.tokenizer,
-                )
-            )  # fmt: skip
-        pad = int(self.tokenizer.pad_token_id or 0)
-        for place, score in zip(
-            places, score_rows(self.model, rows, pad_token_id=pad), strict=True
-        ):
-            out[place] = decided(score)
-        return out
+        made, out = _made(questions, groups, modes)
+        rows = [
+            score_ids(
+                question.prompt, done.text, thinking=thinking, tools=question.tools,
+                tokenizer=self.tokenizer,
+            )
+            for question, done, thinking in made.values()
+        ]  # fmt: skip
+        scores = score_rows(self.model, rows, pad_token_id=int(self.tokenizer.pad_token_id or 0))
+        return _filled(out, made, [decided(score) for score in scores])
 
 
 class FunctionReward:
@@ -115,18 +107,13 @@ class FunctionReward:
         checks: Sequence[Verdict] = (),
     ) -> list[Verdict]:
         """Its verdict on each reply; an error for those whose generation failed."""
-        items, places, out = list[Item](), list[int](), list[Verdict]()
-        for question, done, thinking in _replies(questions, groups, modes):
-            out.append(failed(done.error or "error"))
-            if done.finish_reason == "error":
-                continue
-            places.append(len(out) - 1)
+        made, out = _made(questions, groups, modes)
+        items = []
+        for question, done, thinking in made.values():
             reply = read_reply(done.text, thinking_opened=thinking)
             reply = replace(reply, text=done.text, prompt=tuple(question.prompt))
             items.append(Item(reply, question.check and question.check.reference))
-        for place, verdict in zip(places, score_items(self.config, items), strict=True):
-            out[place] = verdict
-        return out
+        return _filled(out, made, score_items(self.config, items))
 
 
 class JudgeReward:
@@ -197,14 +184,28 @@ class CompositeReward:
         return [compose(row) for row in zip(*columns, strict=True)]
 
 
-def _replies(
+_Made = dict[int, tuple[Conversation, Completion, bool]]
+
+
+def _made(
     questions: Sequence[Conversation],
     groups: Sequence[Sequence[Completion]],
     modes: Sequence[bool],
-) -> Iterator[tuple[Conversation, Completion, bool]]:
-    for question, group, thinking in zip(questions, groups, modes, strict=True):
-        for done in group:
-            yield question, done, thinking
+) -> tuple[_Made, list[Verdict]]:
+    """Place -> the replies that were made; and a verdict for every place, an error so far."""
+    whole = [
+        (question, done, thinking)
+        for question, group, thinking in zip(questions, groups, modes, strict=True)
+        for done in group
+    ]
+    made = {n: one for n, one in enumerate(whole) if one[1].finish_reason != "error"}
+    return made, [failed(done.error or "error") for _, done, _ in whole]
+
+
+def _filled(out: list[Verdict], made: _Made, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    for place, verdict in zip(made, verdicts, strict=True):
+        out[place] = verdict
+    return out
 
 
 def _answer(done: Completion, thinking: bool) -> str | None:
