@@ -283,7 +283,7 @@ MUTATIONS = (
         'return f"{t.THINK_ON}{text}" if unknown else text',
         "return text",
         "what a model was thinking is scored",
-        ("tests/unit/evals/test_endpoint.py",),
+        ("tests/unit/evals/test_served.py",),
     ),
     Mutation(
         "a served reply that was cut is whole",

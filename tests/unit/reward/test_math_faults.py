@@ -9,6 +9,7 @@ from reward.workers import CallResult
 
 # Not a plain number, so that the worker is asked.
 GOLD, REPLY = r"\frac{x}{2}", r"\boxed{\frac{x}{2}}"
+FOUND = {"gold_parsed": True, "extracted": "x", "guard": ""}
 
 
 @pytest.mark.parametrize(
@@ -22,8 +23,8 @@ GOLD, REPLY = r"\frac{x}{2}", r"\boxed{\frac{x}{2}}"
         (CallResult("timeout", reason="stopped after 5 s"), None, "timeout"),
         (CallResult("ok", {"gold_parsed": False}), None, "error"),
         (CallResult("ok", {"gold_parsed": True, "extracted": None}), 0.0, "wrong_format"),
-        (CallResult("ok", {"gold_parsed": True, "extracted": "x", "correct": False}), 0.0, "ok"),
-        (CallResult("ok", {"gold_parsed": True, "extracted": "x", "correct": True}), 1.0, "ok"),
+        (CallResult("ok", FOUND | {"correct": False}), 0.0, "ok"),
+        (CallResult("ok", FOUND | {"correct": True}), 1.0, "ok"),
     ],
 )
 def test_only_what_was_decided_has_a_value(
