@@ -230,3 +230,9 @@ def test_what_its_file_imports_from_beside_it_counts_too(
 def test_anneals_own_modules_count_by_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[3])
     assert imported_files(Path("reward/plugin.py")) == []
+
+
+def test_a_function_without_options_says_that_none_is_allowed(tmp_path: Path) -> None:
+    path = written(tmp_path, "def f(p, r, g): return 1.0")
+    with pytest.raises(UserError, match="allowed: none$"):
+        check_config(FunctionConfig(path=path, options={"most": 3}))
