@@ -12,10 +12,10 @@ from transformers import NemotronHForCausalLM as Hybrid
 
 from model.checkpoint import check_files, check_loading, reading
 from model.layers.install import install
-from model.presets import HybridShape, shape
+from model.presets import DTYPES, HybridShape, shape
 from workbench.errors import UserError
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 
 
 def build_config(preset: str | HybridShape | None = None, **fields: Any) -> NemotronHConfig:
@@ -91,8 +91,25 @@ def _read_model(path: str | Path) -> PreTrainedModel:
             path, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )  # fmt: skip
+        _make_savable(model)
     check_loading(path, report)
     return model
+
+
+def _make_savable(model: PreTrainedModel) -> None:
+    """Released checkpoints may give a temperature without `do_sample`, which transformers reads and
+    then refuses to write, after the training. Raises: what is wrong with other settings."""
+    config = model.generation_config
+    if config is None:
+        return
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True
+        config.validate(strict=True)
+    for name in ("temperature", "top_p", "top_k"):
+        if isinstance(value := getattr(config, name, None), str | list | dict):
+            raise TypeError(f"generation_config.json: {name} is {value!r}, no number")
 
 
 def save_model(

@@ -5,11 +5,13 @@ Numbers of Nemotron Nano 2: arXiv 2508.14444, its model cards, and Table 10 for 
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from workbench.errors import UserError, unknown_name
 from workbench.recipe import Recipe
 
+DTYPES = ("float32", "bfloat16", "float64")
 LAYER_KINDS = {"M": "linear_attention", "-": "mlp", "*": "full_attention"}
 _PATTERN_12B = "M-M-M-M*-" + "M-M-M-M*-" * 5 + "M-M-M-M-"
 _PATTERN_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
@@ -83,11 +85,10 @@ def _check(s: HybridShape) -> None:
             raise UserError(f"model field {name} is {value!r}; a whole number is needed")
         if field.type is int and value < (0 if name.endswith("_token_id") else 1):
             raise UserError(f"model field {name} is {value}; it must be positive")
-    if s.initializer_range <= 0 or s.layer_norm_epsilon <= 0:
-        raise UserError(
-            f"initializer_range {s.initializer_range} and layer_norm_epsilon "
-            f"{s.layer_norm_epsilon} must be positive"
-        )
+        if field.type is float and not _is_positive(value):
+            raise UserError(f"model field {name} is {value!r}; a positive number is needed")
+        if name == "dtype" and value not in DTYPES:
+            raise UserError(f"model field dtype is {value!r}; allowed: {', '.join(DTYPES)}")
     _divides("mamba_num_heads", s.mamba_num_heads, "n_groups", s.n_groups)
     _divides(
         "num_attention_heads", s.num_attention_heads, "num_key_value_heads", s.num_key_value_heads
@@ -95,6 +96,11 @@ def _check(s: HybridShape) -> None:
     special = max(s.pad_token_id, s.bos_token_id, s.eos_token_id)
     if special >= s.vocab_size:
         raise UserError(f"special token id {special} is outside vocab_size {s.vocab_size}")
+
+
+def _is_positive(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < math.inf
 
 
 def _divides(name: str, value: int, by_name: str, by: int) -> None:

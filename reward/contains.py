@@ -24,6 +24,10 @@ def check_contains(reply: CheckedReply, reference: Any, *, mode: str = "all") ->
         raise UserError(
             f"the reference of a contains check is a list of strings, got {reference!r}"
         )
+    if not all(item.strip() for item in reference):
+        raise UserError(
+            f"the reference of a contains check has an empty string, which every answer contains: {reference!r}"
+        )
     answer = _CONTROL.sub("\n", reply.answer.strip()).strip().lower()
     if not answer:
         return wrong_format("empty answer")

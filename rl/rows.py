@@ -246,6 +246,8 @@ def misplaced(prompt: Sequence[Message]) -> str:
         asked = [content_of(message) for message in prompt if message["role"] == "user"]
     except UserError as error:
         return str(error)
+    if any("\ud800" <= letter <= "\udfff" for text in asked for letter in text):
+        return "a user message has half of a character pair (a lone surrogate), which is no text"
     return "" if all(text.strip() for text in asked) else "a user message is empty"
 
 

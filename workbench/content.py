@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from workbench.local_imports import imported_files
+
 _CACHE = ".content.json"
 # A file may be written twice within one tick of the disk's clock. Digests of files that changed so
 # lately are not remembered.
@@ -32,7 +34,7 @@ class Reads:
 
     files: a path or glob. checkpoint: a folder, or a hub id. tokenizer: the same, without weights.
     dataset: a hub id. package: the version of the distribution `name`, whatever the field's value.
-    function: FILE.py:NAME or package.module:NAME, of which the file counts.
+    function: FILE.py:NAME or package.module:NAME, of which the file counts, and what it imports beside it.
     A section with a hub id has a field `revision`.
     """
 
@@ -114,6 +116,8 @@ class Contents:
         )
         skip = _WEIGHTS if mark.what == "tokenizer" else ()
         found = [file for path in _matches(pattern) for file in _files(path, skip)]
+        if mark.what == "function":
+            found += [(str(p), p) for _, file in found for p in imported_files(file)]
         if not found:
             return str(value), ABSENT
         parts = [[name, self._digest(path)] for name, path in found]

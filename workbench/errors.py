@@ -67,4 +67,4 @@ def unknown_name(what: str, given: str, allowed: Iterable[str]) -> UserError:
     if len(names) > _MOST_NAMES:
         shown = sorted(get_close_matches(given, names, n=_NAMES_SHOWN, cutoff=0.0))
         more = f" and {len(names) - len(shown)} more"
-    return UserError(f"unknown {what} {given!r}{hint} allowed: {', '.join(shown)}{more}")
+    return UserError(f"unknown {what} {given!r}{hint} allowed: {', '.join(shown) or 'none'}{more}")

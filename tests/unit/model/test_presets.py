@@ -76,6 +76,13 @@ def test_parameters_of_one_layer_of_each_kind_by_hand() -> None:
         ({"vocab_size": 2}, ("special token id 2", "vocab_size 2")),
         ({"hidden_sise": 64}, ("hidden_sise", "did you mean 'hidden_size'")),
         ({"initializer_range": 0.0}, ("initializer_range",)),
+        ({"layer_norm_epsilon": "abc"}, ("layer_norm_epsilon is 'abc'", "positive number")),
+        ({"layer_norm_epsilon": float("inf")}, ("layer_norm_epsilon is inf", "positive number")),
+        ({"layer_norm_epsilon": float("nan")}, ("layer_norm_epsilon is nan", "positive number")),
+        ({"initializer_range": True}, ("initializer_range is True", "positive number")),
+        ({"initializer_range": None}, ("initializer_range is None", "positive number")),
+        ({"dtype": "float17"}, ("dtype is 'float17'", "bfloat16")),
+        ({"dtype": 3}, ("dtype is 3", "bfloat16")),
     ],
 )
 def test_bad_shape_is_one_clear_line(fields: dict[str, object], words: tuple[str, ...]) -> None:

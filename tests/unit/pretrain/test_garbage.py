@@ -83,6 +83,8 @@ FAULTS: dict[str, Callable[[Path], Any]] = {
     "size that is text": _config(hidden_size="wide"),
     "size that is null": _config(hidden_size=None),
     "size that is negative": _config(hidden_size=-4),
+    "generation settings that are a list": lambda f: (f / "generation_config.json").write_text("[]"),
+    "a temperature of text": lambda f: (f / "generation_config.json").write_text('{"temperature": "hot"}'),
     "unknown layers": _config(layers_block_type=["dream"]),
     "code of its own": _config(model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}),
     "empty index": _index({}),
@@ -100,6 +102,13 @@ def test_a_model_that_is_garbage_is_one_line(fault: str, folder: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_model(folder)
     assert "\n" not in str(caught.value) and "model" in str(caught.value)
+
+
+def test_a_temperature_without_sampling_can_be_written_again(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.95}')
+    save_model(load_model(folder), folder)
+    written = json.loads((folder / "generation_config.json").read_text())
+    assert (written["temperature"], written["top_p"]) == (0.6, 0.95)
 
 
 TOKENIZER: dict[str, Callable[[Path], Any]] = {

@@ -11,6 +11,7 @@ from reward.plugin import FunctionConfig, Item, check_config, describe, score_it
 from reward.reply import read_reply
 from workbench.content import ABSENT, Contents, places_read
 from workbench.errors import UserError
+from workbench.local_imports import imported_files
 
 GIVEN = """
 import json
@@ -200,3 +201,38 @@ def test_a_stage_runs_again_once_its_source_changed(tmp_path: Path) -> None:
     assert contents.of(mark, value) != first
     assert contents.of(mark, "reward.verdict:failed")[1] != ABSENT
     assert contents.of(mark, "no_such.module:f")[1] == ABSENT
+
+
+def test_what_its_file_imports_from_beside_it_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words").mkdir()
+    files = {
+        "mine.py": "import json, numpy\nfrom helper import K\ndef score(p, r, g): return K\n",
+        "helper.py": "def late():\n    from words import short\nK = 1\n",
+        "words/__init__.py": "from .rules import MOST\nfrom .. import outer\n",
+        "words/short.py": "", "words/rules.py": "MOST = 3\nimport mine\n", "outer.py": "",
+    }  # fmt: skip
+    for name, text in {**files, "beside.py": ""}.items():
+        (tmp_path / name).write_text(text)
+    (mark, value), *_ = places_read(FunctionConfig(path="mine.py:score"))
+    first = Contents(tmp_path).of(mark, value)[1]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "# another line\n")
+        assert Contents(tmp_path).of(mark, value)[1] != first, name
+        (tmp_path / name).write_text(text)
+        assert Contents(tmp_path).of(mark, value)[1] == first, name
+    (tmp_path / "beside.py").write_text("x = 1\n")
+    assert Contents(tmp_path).of(mark, value)[1] == first
+
+
+def test_anneals_own_modules_count_by_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    assert imported_files(Path("reward/plugin.py")) == []
+
+
+def test_a_function_without_options_says_that_none_is_allowed(tmp_path: Path) -> None:
+    path = written(tmp_path, "def f(p, r, g): return 1.0")
+    with pytest.raises(UserError, match="allowed: none$"):
+        check_config(FunctionConfig(path=path, options={"most": 3}))

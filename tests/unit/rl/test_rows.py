@@ -72,6 +72,8 @@ BAD: dict[str, tuple[Any, str, str]] = {
                             "check", "unknown kind of check 'mth'"),
     "a part without reference": (checked({"kind": "composite", "reference": [{**PART, "reference": None}]}),
                                  "check", "math check is null"),
+    "a string that all contain": (checked({"kind": "contains", "reference": ["e", " "]}), "check", "an empty string"),
+    "half a character": (row(asks="a \ud800"), "messages", "a lone surrogate"),
     "an empty prompt": (row(asks=" \n"), "messages", "a user message is empty"),
     "nothing asked": (row(asks=[]), "messages", "there is no user message"),
     "a role of its own": (row(asks=[{"role": "human", "content": "?"}]), "messages", "message role 'human'"),
