@@ -77,7 +77,7 @@ def test_another_checker_repeats_no_training_on_text(
     found = again(recipe, run)
     assert set(found) == behind(recipe, own)
     assert not {"tokenizer", "pretrain", "sft1", "sft2", "sft3"} & set(found)
-    assert found["grpo"] == "version 99 of check math gives another result than 1"
+    assert found["grpo"] == "version 99 of check math gives another result than 2"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_checkers_count_where_a_filter_runs_them() -> None:
         return declared_versions(load("recipes/smoke.yaml", [f"{path}={source}"]), "sft1")
 
     assert versions("{name: has_reply}") == {"sft": 1}
-    assert versions("{name: passes_check}") == {"sft": 1, **{f"check {k}": 1 for k in CHECKERS}}
+    assert versions("{name: passes_check}") == {"sft": 1, **{f"check {k}": CHECK_VERSIONS[k] for k in CHECKERS}}
 
 
 def test_every_kind_and_every_checker_has_a_version() -> None:
