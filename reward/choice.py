@@ -84,7 +84,7 @@ def _boxed(content: str | None) -> tuple[str | None, str]:
     if content is None:
         return None, "the last box is not closed"
     found = re.fullmatch(
-        r"(?:(?i:option|choice)\s+)?[(\[*]*([A-Za-z])[)\]*]*(?P<rest>[.):]\s*.*|\s*)",
+        r"(?:(?i:option|choice)\s+)?[(\[*]*([A-Za-z])[)\]*]*(?P<rest>[.):]\s*.*|,\s*(?![A-Za-z]\b).+|\s*)",
         content.strip().strip("$").strip(),
         re.DOTALL,
     )
@@ -134,6 +134,8 @@ def _is_label(match: re.Match[str], text: str) -> bool:
 
 
 def _lists_more(rest: str, allowed: str) -> bool:
+    if forms.ROW.match(rest):
+        return True
     more = forms.MORE.match(rest)
     if not more or more["letter"] not in allowed:
         return False

@@ -17,7 +17,7 @@ _FILLER = (
 # "Answer: B", "the answer is (B)", "the correct option is therefore **B**", "Answer\n\nB".
 _ENGLISH = (
     r"(?<![A-Za-z])(?:answers?(?:\(s\))?(?:\s(?:choice|option|letter))?|(?P<weak>choice|option|letter))(?![A-Za-z])"
-    r"[\*_]{0,4}(?:\s(?:here|to th(?:is|e) question)\b)?\s{0,2}"
+    r"[\*_\"']{0,4}(?:\s(?:here|to th(?:is|e) question)\b)?\s{0,2}"
     r"(?P<link>(?:is|would be|should be|must be|has to be|to choose is)\b[\*_]{0,4}\s{0,2}:?"
     r"|[:=]|-(?!-)|[–—]|\n)"
     r"\s{0,3}" + _FILLER
@@ -62,7 +62,18 @@ STATED = (
     # "I choose (B)", "I'd go with option B".
     re.compile(
         r"\b(?:i|we|i'd|i'll|we'll|let's)\s(?:therefore |would |will |'d )?"
-        r"(?:choose|pick|select|go with|opt for|settle on)\s" + _FILLER + _OPEN + _LETTER,
+        r"(?:choose|pick|select|say|answer|go with|opt for|settle on)\s"
+        + _FILLER
+        + _OPEN
+        + _LETTER,
+        _FLAGS,
+    ),
+    # "This matches choice C", "it corresponds to option (C)", "so it must be B".
+    re.compile(
+        r"\b(?:this|that|it|which|result|value)\s(?:must be|has to be|(?:best |exactly )?(?:matches|"
+        r"(?:corresponds|agrees|belongs) (?:to|with)|equals)(?: the)?\s(?:answer|option|choice))\s"
+        + _OPEN
+        + _LETTER,
         _FLAGS,
     ),
     # "B is the correct answer", "option (B) is correct", "**B** is right".
@@ -82,6 +93,12 @@ STATED = (
         + _CLOSE
         + r"\sis\s(?:therefore |thus |clearly |indeed |definitely )?(?:correct|right)\b"
         r"(?=(?P<rest>.{0,80}))",
+        re.DOTALL,
+    ),
+    # "B is correct because A is wrong."
+    re.compile(
+        r"(?:^|[.!?\n]\s?)(?P<letter>[A-Z])\sis\s(?:correct|right)\b"
+        r"(?=(?P<rest>,?\s(?:because|since|as)\b.{0,80}))",
         re.DOTALL,
     ),
 )
@@ -105,6 +122,8 @@ MORE = re.compile(
     r"(?P<letter>[A-Z])(?![A-Za-z0-9'’])(?P<after>.{0,12})",
     re.DOTALL,
 )
+# The same with nothing but blanks between: "A B C D".
+ROW = re.compile(r"^[)\]*.]{0,3}(?: [(\[*]{0,3}[A-Z][)\]*.]{0,3})+ ?(?:\n|$)")
 _VERDICT = (
     r"(?:wrong|incorrect|false|not|n't|out\b|ruled|impossible|eliminat|exclud|unlikely|distractor|"
     r"tempting|cannot|can't)"

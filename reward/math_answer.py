@@ -107,7 +107,18 @@ def _word(gold: str, answer: str) -> Verdict | None:
     found = _words(box.content or "") if box is not None else ""
     if not found or not (len(wanted) > _LONGEST_PRODUCT or wanted in _SHORT):
         return None
-    return decided(wanted == found, extracted=found, path="word")
+    same = wanted == found or (_is_product(gold, wanted) and sorted(wanted) == sorted(found))
+    return decided(same, extracted=found, path="word")
+
+
+def _is_product(gold: str, letters: str) -> bool:
+    """ "abcd", "kmnp": letters in a row, or without a vowel, each once and not in \\text, are variables."""
+    if _TEXT.search(gold) or not letters.isalpha() or len(set(letters)) < len(letters):
+        return False
+    in_a_row = ord(letters[-1]) - ord(letters[0]) == len(letters) - 1 and list(letters) == sorted(
+        letters
+    )
+    return in_a_row or not set(letters) & set("aeiouy")
 
 
 def _words(text: str) -> str:
@@ -143,5 +154,5 @@ def _verified(gold: str, answer: str, timeout_s: float) -> Verdict:
         return failed(reason, path="worker", bad_reference=True)
     if found["extracted"] is None:
         return wrong_format("no mathematical answer found", path="worker")
-    guard = {"guard": found["guard"]} if found["guard"] else {}
+    guard = {"guard": found["guard"]} if found.get("guard") else {}
     return decided(found["correct"], extracted=found["extracted"], path="worker", **guard)

@@ -4,11 +4,11 @@ Raise a checker's number when it would judge some reply otherwise (CONTRIBUTING.
 """
 
 CHECK_VERSIONS = {
-    "math": 1,
-    "choice": 1,
+    "math": 2,
+    "choice": 2,
     "tools": 1,
     "instructions": 1,
-    "code": 1,
+    "code": 2,
     "contest": 1,
     "contains": 1,
     "refusal": 1,

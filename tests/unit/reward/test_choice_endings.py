@@ -200,3 +200,24 @@ def test_a_long_reply_costs_no_more_than_its_length(unit: str) -> None:
     for text in (unit * 40_000, "The answer is" + unit * 40_000 + "B"):
         extract_choice(text, TEN)
     assert time.process_time() - started < 4
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("I would say B.", "B"),
+        ("This matches choice C", "C"),
+        ("This does not match choice A. This matches choice C.", "C"),
+        ("A) no\nB) yes\nSo it must be B.", "B"),
+        ("B is correct because A is wrong.", "B"),
+        ("\\boxed{B, 12}", "B"),
+        ('{"answer": "B"}', "B"),
+        ("Answer: A B C D", None),
+        ("\\boxed{A, B}", None),
+        ("I would not say B", None),
+        ("It cannot be that it must be A", None),
+        ("I would say A good answer needs care.", None),
+    ],
+)
+def test_ordinary_words_for_a_choice(text: str, letter: str | None) -> None:
+    assert extract_choice(text, "ABCD")[0] == letter

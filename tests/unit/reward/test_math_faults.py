@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from reward import check, math_answer
+from reward.math_answer import check_math
+from reward.reply import CheckedReply
 from reward.workers import CallResult
 
 # Not a plain number, so that the worker is asked.
@@ -37,3 +39,15 @@ def test_only_what_was_decided_has_a_value(
     monkeypatch.setattr(math_answer, "shared_pool", Pool)
     verdict = check("math", REPLY, GOLD)
     assert (verdict.value, verdict.status) == (value, status)
+
+
+@pytest.mark.parametrize(
+    ("gold", "boxed", "value"),
+    [("abcd", "dcba", 1.0), ("wxyz", "zyxw", 1.0), ("kmnp", "pnmk", 1.0), ("abcd", "abce", 0.0),
+     ("east", "seat", 0.0), (r"\text{abcd}", "dcba", 0.0), ("rust", "ruts", 0.0)],
+)  # fmt: skip
+def test_a_product_of_variables_has_any_order_and_a_word_has_one(
+    gold: str, boxed: str, value: float
+) -> None:
+    reply = CheckedReply(answer=rf"\boxed{{{boxed}}}", tool_calls=None)
+    assert check_math(reply, gold).value == value
