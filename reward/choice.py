@@ -118,6 +118,8 @@ def _is_statement(match: re.Match[str], text: str) -> bool:
         return False
     if link.lower().startswith("would") and forms.IF.search(re.split(r"[.!?\n]", before)[-1]):
         return False
+    if re.match(r"[^.!\n]{0,80}\?", rest):  # asks rather than answers
+        return False
     return not forms.NO_STATEMENT.search(forms.CLAUSE.split(before)[-1])
 
 

@@ -9,7 +9,7 @@ CHECK_VERSIONS = {
     "tools": 1,
     "instructions": 1,
     "code": 2,
-    "contest": 1,
+    "contest": 2,
     "contains": 1,
     "refusal": 1,
     "judged-match": 1,

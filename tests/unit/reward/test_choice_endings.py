@@ -58,6 +58,8 @@ ENDINGS: list[tuple[str, str | None]] = [
     ("Answer: B/C", None),
     ("Answer: B & C", None),
     ("Is the answer A? No.", None),
+    ("Is it that it must be B if x?", None),
+    ("The answer is B. Right?", "B"),
     ("I don't think the answer is A.", None),
     ("One might say the answer is A.", None),
     ("(A) is wrong.", None),
