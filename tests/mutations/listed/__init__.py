@@ -1,6 +1,6 @@
 """The list: important lines by what they belong to."""
 
-from tests.mutations.listed import answers, data, hybrid, policy, runs, training
+from tests.mutations.listed import answers, conversations, data, hybrid, policy, runs, training
 from tests.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -9,5 +9,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     *training.MUTATIONS,
     *policy.MUTATIONS,
     *answers.MUTATIONS,
+    *conversations.MUTATIONS,
     *runs.MUTATIONS,
 )
