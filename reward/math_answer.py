@@ -113,7 +113,9 @@ def _word(gold: str, answer: str) -> Verdict | None:
 
 def _is_product(gold: str, letters: str) -> bool:
     """ "abcd", "kmnp": letters in a row, or without a vowel, each once and not in \\text, are variables."""
-    if _TEXT.search(gold) or not letters.isalpha() or len(set(letters)) < len(letters):
+    if letters in _SHORT or _TEXT.search(gold) or not letters.isalpha():
+        return False
+    if len(set(letters)) < len(letters):
         return False
     in_a_row = ord(letters[-1]) - ord(letters[0]) == len(letters) - 1 and list(letters) == sorted(
         letters
