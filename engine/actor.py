@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from engine.config import EngineConfig
 from engine.parcel import Parcel, pack, unpack
-from engine.protocol import Completion, Engine, Request, Sampling, Trace, requests_of
+from engine.protocol import Completion, Engine, Request, Sampling, Trace, groups_of
 from engine.sync_check import Proof, SyncError, SyncReport
 from engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
 from model.weights import checkpoint_specs
@@ -174,9 +174,7 @@ class RemoteEngine:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[list[Completion]]:
         """See protocol."""
-        done = dict(self.stream(requests_of(prompts, sampling)))
-        flat = [done[place] for place in range(len(done))]
-        return [flat[i : i + sampling.n] for i in range(0, len(flat), sampling.n)]
+        return groups_of(self, prompts, sampling)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See protocol. Requests are dealt out to the replicas in turn."""

@@ -159,3 +159,12 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the engine. Calling it twice is allowed."""
         ...
+
+
+def groups_of(
+    engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling
+) -> list[list[Completion]]:
+    """`Engine.generate` by way of `Engine.stream`: each sample a request, and a group for each prompt."""
+    done = dict(engine.stream(requests_of(prompts, sampling)))
+    flat = [done[place] for place in range(len(done))]
+    return [flat[i : i + sampling.n] for i in range(0, len(flat), sampling.n)]

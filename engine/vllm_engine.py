@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.config import EngineConfig
 from engine.probe import probe_report
-from engine.protocol import Completion, Request, Sampling, Trace, requests_of
+from engine.protocol import Completion, Request, Sampling, Trace, groups_of
 from engine.sync_check import (
     Probe,
     Proof,
@@ -71,9 +71,7 @@ class VllmEngine:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[list[Completion]]:
         """See protocol. Each sample is a request of its own, with a seed of its own."""
-        done = dict(self.stream(requests_of(prompts, sampling)))
-        flat = [done[place] for place in range(len(done))]
-        return [flat[i : i + sampling.n] for i in range(0, len(flat), sampling.n)]
+        return groups_of(self, prompts, sampling)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """See protocol."""
