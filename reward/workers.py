@@ -156,6 +156,9 @@ class _Worker:
         while not poller.poll(budget.left() * 1000):
             pass
 
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def kill(self) -> int | None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -229,6 +232,9 @@ class WorkerPool:
         """
         worker = self._slots.take()
         try:
+            if worker is not None and not worker.is_alive():
+                _discard(worker)  # it died between two calls, so this call has lost nothing
+                worker = None
             if worker is None:
                 worker = _Worker(self._memory_bytes)
             return worker.call(target, args, timeout_s)

@@ -11,6 +11,15 @@ _EVALUATE = ("tests/unit/evals/test_evaluate.py",)
 
 MUTATIONS = (
     Mutation(
+        "a worker that died while idle takes the next check with it",
+        "reward/workers.py",
+        "if worker is not None and not worker.is_alive():",
+        "if worker is not None and worker.is_alive() is None:",
+        "a death between two checks is the second one's",
+        ("tests/unit/reward/test_math.py",),
+        _ZERO,
+    ),
+    Mutation(
         "a broken checker scores 0",
         "reward/dispatch.py",
         "return failed(one_line(error), kind=kind)",

@@ -1,6 +1,8 @@
 """The math checker: agreement with math-verify, statuses, and killing what hangs."""
 
+import os
 import random
+import signal
 import subprocess
 import threading
 from typing import Any
@@ -103,6 +105,15 @@ def test_a_dead_worker_is_an_error_and_is_replaced(monkeypatch: pytest.MonkeyPat
     pool.close()
     assert len(started) == 3
     assert all(process.returncode is not None for process in started)
+
+
+def test_a_worker_that_died_between_two_calls_costs_none_of_them() -> None:
+    pool = WorkerPool(1)
+    pid = pool.call("os:getpid", [], timeout_s=5.0).value
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert pool.call("os.path:basename", ["/a/b"], timeout_s=5.0).value == "b"
+    pool.close()
 
 
 def test_a_place_goes_to_whoever_has_waited_longest() -> None:
