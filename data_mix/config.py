@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from data_mix.bfcl_names import BFCL_CATEGORIES, BFCL_SPLITS
+from data_mix.columns import CHECKED, PREFERENCES, ColumnsConfig
 from data_mix.reasoning_names import REASONING_SPLITS, REASONING_TASKS
 from data_mix.world.blend import PRETRAINING_KINDS
 from data_mix.world.generate import DOMAINS, SPLITS
@@ -165,27 +166,13 @@ class ReasoningSource(Section):
         return self
 
 
-class ColumnsConfig(Section):
-    """How a row becomes a document."""
-
-    form: Literal["conversation", "messages", "text"] = "messages"
-    """conversation: the whole row, {id, domain, messages, tools?, check?, thinking?, problem?}; the only
-    form with a check, which RL and `passes_check` need. messages: `column` holds [{role, content}].
-    text: `column` holds plain text, for pretraining alone."""
-    column: str = "messages"
-    """The column read, for messages and text."""
-    tools_column: str | None = None
-    """With messages: the column of tool schemas, a list or its JSON; null: no tools."""
-    domain: str = "data"
-    """The domain written on the conversations."""
-
-
 class JsonlSource(ColumnsConfig):
     """A local JSONL file."""
 
     type: Literal["jsonl"]
     path: Annotated[str, Reads("files")]
-    """A file, or a glob that matches several; relative to the folder the command is run in."""
+    """A file, or a glob that matches several; relative to the folder the command is run in. s3://, gs://
+    and whatever else fsspec opens are copied into the cache first."""
     clean: CleanConfig = CleanConfig()
     """Filters, dedup and decontamination."""
 
@@ -195,7 +182,8 @@ class ParquetSource(ColumnsConfig):
 
     type: Literal["parquet"]
     path: Annotated[str, Reads("files")]
-    """A file, or a glob that matches several; relative to the folder the command is run in."""
+    """A file, or a glob that matches several; relative to the folder the command is run in. s3://, gs://
+    and whatever else fsspec opens are copied into the cache first."""
     clean: CleanConfig = CleanConfig()
     """Filters, dedup and decontamination."""
 
@@ -241,12 +229,19 @@ SourceConfig = Annotated[
 
 def no_checks(source: SourceConfig) -> str | None:
     """Why no conversation of this source can have a check, or None."""
-    if not isinstance(source, ColumnsConfig) or source.form == "conversation":
+    if not isinstance(source, ColumnsConfig) or source.form in CHECKED:
         return None
     return (
-        f"form {source.form!r} has no checks; use form: conversation, whose rows have "
-        "{id, domain, messages, check: {kind, reference}}"
+        f"form {source.form!r} has no checks; use form: question with columns: {{prompt: ..., answer: ...}}"
+        ", or form: conversation, whose rows have {id, domain, messages, check: {kind, reference}}"
     )
+
+
+def no_conversations(source: SourceConfig) -> str | None:
+    """Why this source gives neither conversations nor plain text, or None."""
+    if not isinstance(source, ColumnsConfig) or source.form not in PREFERENCES:
+        return None
+    return f"form {source.form!r} gives preferences, which dpo, kto and reward_model read alone"
 
 
 class PhaseConfig(Section):
@@ -289,6 +284,9 @@ class BlendConfig(Section):
         for phase in self.phases:
             for name in phase.weights:
                 _known("source in weights", name, self.sources)
+        for name, source in self.sources.items():
+            if problem := no_conversations(source):
+                raise ValueError(f"source {name!r}: {problem}")
         return self
 
 

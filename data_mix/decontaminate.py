@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_mix.documents import Document, text_of
+from data_mix.documents import Document, conversations_in, text_of
 from data_mix.files import lines_of
 from data_mix.words import WORD, runs, total, words
 from workbench.conversation import Conversation
@@ -64,7 +64,7 @@ def _asked(document: Document) -> list[str]:
     """What a user asks first, and all of what users say; of a plain text the text."""
     if isinstance(document, str):
         return [document]
-    said = [text for text in map(_said, document.messages) if text]
+    said = [text for text in map(_said, conversations_in(document)[0].messages) if text]
     return [said[0], "\n".join(said)] if said else []
 
 

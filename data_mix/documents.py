@@ -1,24 +1,36 @@
-"""What flows through mixing: a plain text or a conversation, and how rows become one."""
+"""What flows through mixing: plain texts, conversations and preferences, and how rows become one."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from data_mix.config import ColumnsConfig, HubSource, ParquetSource
-from data_mix.messages import normal_message, without_padding
-from workbench.conversation import Conversation, Message
+from data_mix.columns import ColumnsConfig, fields_of
+from data_mix.config import HubSource, ParquetSource
+from data_mix.forms import READERS, from_json, normal_messages
+from data_mix.messages import without_padding
+from data_mix.preferences import Labelled, Preference
+from workbench.conversation import Conversation
 from workbench.errors import UserError
 
-Document = str | Conversation
+Document = str | Conversation | Preference | Labelled
+
+
+def conversations_in(document: Document) -> list[Conversation]:
+    """What is said in it: none in a plain text, two in a pair, whose prompt is the same."""
+    if isinstance(document, str):
+        return []
+    return [document] if isinstance(document, Conversation) else document.conversations
 
 
 def text_of(document: Document) -> str:
     """All text a document shows: every turn, reasoning included; used by filters and dedup."""
     if isinstance(document, str):
         return document
+    first, *others = conversations_in(document)
+    messages = [*first.messages, *(other.messages[-1] for other in others)]
     parts = []
-    for message in document.messages:
+    for message in messages:
         parts += [str(message.get("reasoning_content") or ""), str(message.get("content") or "")]
         parts += [json.dumps(call, sort_keys=True) for call in message.get("tool_calls") or []]
     return "\n".join(part for part in parts if part)
@@ -29,75 +41,38 @@ def document_of(row: Mapping[str, Any], columns: ColumnsConfig, *, where: str) -
     if isinstance(columns, ParquetSource | HubSource):
         row = {key: without_padding(value) for key, value in row.items()}
     if columns.form == "conversation":
-        return _conversation_of(row, where)
-    value = _column(row, columns.column, where)
+        return _conversation_of(row, columns, where)
+    given = fields_of(row, columns, where=where)
     if columns.form == "text":
-        if not isinstance(value, str):
-            raise UserError(f"{where}: column {columns.column!r} holds no text but {value!r:.60}")
-        return value
-    messages = _from_json(value)
-    if not isinstance(messages, list) or not all(_is_message(m) for m in messages):
-        raise UserError(
-            f"{where}: column {columns.column!r} is no list of {{role, content}}; "
-            "set form: text for plain text"
-        )
-    tools = _column(row, columns.tools_column, where) if columns.tools_column else None
-    return Conversation(
-        id=str(row.get("id") or row.get("uuid") or where),
-        domain=columns.domain,
-        messages=_normal(messages, where),
-        tools=_from_json(tools) or None,
-    )
+        text = given["text"]
+        if not isinstance(text, str):
+            name = columns.column_of()["text"][0]
+            raise UserError(f"{where}: column {name!r} holds no text but {text!r:.60}")
+        return text
+    if not given.get("id") and "id" not in columns.columns:
+        given["id"] = row.get("uuid")
+    return READERS[columns.form](given, columns, where)
 
 
 def _named(row: Mapping[str, Any]) -> str:
     return f"id {row['id']!r:.60}; " if row.get("id") is not None else ""
 
 
-def _conversation_of(row: Mapping[str, Any], where: str) -> Conversation:
+def _conversation_of(row: Mapping[str, Any], columns: ColumnsConfig, where: str) -> Conversation:
+    if columns.columns:
+        row = fields_of(row, columns, where=where)
     try:
         _must_be_messages(row["messages"])
-        read = Conversation.from_row({**row, "tools": _from_json(row.get("tools"))}, where=where)
+        read = Conversation.from_row({**row, "tools": from_json(row.get("tools"))}, where=where)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where} is no conversation row ({_named(row)}{type(error).__name__}: {error}); it "
             "needs domain and messages, a check needs kind and reference and may have options; or set "
             "form: messages"
         ) from None
-    return replace(read, messages=_normal(read.messages, where))
-
-
-def _normal(messages: Sequence[dict[str, Any]], where: str) -> list[Message]:
-    out = []
-    for number, message in enumerate(messages, start=1):
-        try:
-            out.append(normal_message(message))
-        except UserError as error:
-            raise UserError(f"{where}, message {number}: {error}") from None
-    return out
-
-
-def _column(row: Mapping[str, Any], name: str, where: str) -> Any:
-    if name not in row:
-        raise UserError(f"{where} has no column {name!r}; its columns are: {', '.join(row)}")
-    return row[name]
-
-
-def _from_json(value: Any) -> Any:
-    """The value of a JSON text; anything else, and text that is no JSON, as it is."""
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    return replace(read, messages=normal_messages(read.messages, where))
 
 
 def _must_be_messages(value: Any) -> None:
     if not isinstance(value, list) or not all(isinstance(m, dict) and "role" in m for m in value):
         raise TypeError("messages is no list of {role, content}")
-
-
-def _is_message(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    said = {"content", "tool_calls", "function_call"} & set(value)
-    return ("role" in value and bool(said)) or ("from" in value and "value" in value)

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
+from workbench.remote import is_remote, local_copies
 
 
 def files_of(pattern: str) -> list[Path]:
-    """The files of a path or glob, sorted; none where nothing matches."""
+    """The files of a path, a glob or a URL, sorted; none where nothing matches. Of a URL copies here."""
+    if is_remote(pattern):
+        return local_copies(pattern)
     paths = map(Path, glob.glob(pattern, recursive=True))
     return sorted(path for path in paths if path.is_file())
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from data_mix.config import FilterConfig
-from data_mix.documents import Document, text_of
+from data_mix.documents import Document, conversations_in, text_of
 from reward import check
 from workbench.chat.template import tool_calls_block
 from workbench.conversation import Conversation
@@ -23,9 +23,12 @@ def predicate_of(config: FilterConfig) -> Predicate:
 
 
 def has_reply(document: Document) -> bool:
-    """Ends with an assistant turn that says or calls something; plain text never does."""
-    reply = document.reply if isinstance(document, Conversation) else None
-    return bool(reply and (str(reply.get("content") or "").strip() or reply.get("tool_calls")))
+    """Ends with an assistant turn that says or calls something (of a pair both); plain text never does."""
+    replies = [conversation.reply for conversation in conversations_in(document)]
+    return bool(replies) and all(
+        reply and (str(reply.get("content") or "").strip() or reply.get("tool_calls"))
+        for reply in replies
+    )
 
 
 def passes_check(document: Document) -> bool:
@@ -35,7 +38,7 @@ def passes_check(document: Document) -> bool:
     is no verdict on the document.
     """
     if not isinstance(document, Conversation) or document.check is None:
-        name = document.id if isinstance(document, Conversation) else "a plain text"
+        name = "a plain text" if isinstance(document, str) else document.id
         raise UserError(f"filter 'passes_check': {name} has no check; remove the filter")
     if not has_reply(document):
         return False

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from data_mix.columns import no_column
 from data_mix.config import (
     BfclSource,
     BlendConfig,
@@ -20,6 +21,7 @@ from data_mix.config import (
 from data_mix.documents import document_of
 from data_mix.files import json_object, lines_of, matching_files
 from workbench.errors import UserError
+from workbench.remote import is_remote, must_be_openable
 from workbench.schema import Section
 
 LOOKED_AT = 10_000
@@ -39,7 +41,9 @@ def check_data(config: Section, *, rows_apart: Collection[str] = ()) -> None:
     if tokenizer is not None:
         check_folder(tokenizer, what="tokenizer")
     for name, source in sources_in(config):
-        if isinstance(source, JsonlSource) and name in rows_apart:
+        if is_elsewhere(source):
+            must_be_openable(str(getattr(source, "path", "")))
+        elif isinstance(source, JsonlSource) and name in rows_apart:
             _files(name, source)
         elif isinstance(source, JsonlSource):
             first_row(name, source)
@@ -64,7 +68,7 @@ def check_rows(config: Section) -> list[str]:
     check_data(config)
     lines = []
     for name, source in sources_in(config):
-        if isinstance(source, JsonlSource | ParquetSource):
+        if isinstance(source, JsonlSource | ParquetSource) and not is_elsewhere(source):
             opened = open_source(uncleaned(source), name=name, seed=0, lenient=True)
             held = opened.size or 0
             for document, _ in opened.look(min(held, LOOKED_AT)):
@@ -72,6 +76,11 @@ def check_rows(config: Section) -> list[str]:
                     raise document
             lines.append(f"{name}: {min(held, LOOKED_AT):,} of {held:,} rows looked at")
     return lines
+
+
+def is_elsewhere(source: Section) -> bool:
+    """Whether a source's files are at a URL: a dry run does not ask for them."""
+    return isinstance(source, JsonlSource | ParquetSource) and is_remote(source.path)
 
 
 def uncleaned(source: JsonlSource | ParquetSource) -> JsonlSource | ParquetSource:
@@ -152,12 +161,6 @@ def _check_columns(name: str, source: ParquetSource, path: Path) -> None:
         columns = pq.read_schema(path).names
     except (OSError, ValueError) as error:
         raise UserError(f"source {name!r}: {path} is no Parquet file ({error})") from None
-    wanted: tuple[str, ...] = ("domain", "messages")
-    if source.form != "conversation":
-        wanted = tuple(filter(None, (source.column, source.tools_column)))
-    for column in wanted:
-        if column not in columns:
-            raise UserError(
-                f"source {name!r}: {path} has no column {column!r}; "
-                f"its columns are: {', '.join(columns)}"
-            )
+    for column, needed in source.column_of().values():
+        if needed and column not in columns:
+            raise UserError(f"source {name!r}: {path} {no_column(column, columns)}")

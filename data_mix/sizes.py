@@ -13,6 +13,7 @@ from data_mix.files import files_of
 from data_mix.world import PROPORTIONS, conversation_at, house_conversations, long_context
 from workbench.chat.rendering import as_text
 from workbench.conversation import Conversation
+from workbench.remote import is_remote
 
 # Conversations drawn of each kind of generated text, and standard errors added to their mean.
 _DRAWN = 30
@@ -38,7 +39,7 @@ def most_tokens(source: SourceConfig, samples: int) -> float | None:
             source.split, 0, requests=source.requests, offered=source.offered
         )
         return samples * _mean(islice(tasks, _DRAWN))
-    if isinstance(source, JsonlSource):
+    if isinstance(source, JsonlSource) and not is_remote(source.path):
         files = files_of(source.path)
         return float(sum(path.stat().st_size for path in files)) if files else None
     return None

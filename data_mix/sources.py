@@ -282,9 +282,9 @@ class _Judge:
 class _Hub(Source):
     """A hub dataset, streamed in its own order; a second pass repeats the first."""
 
-    def __init__(self, name: str, config: HubSource) -> None:
+    def __init__(self, name: str, config: HubSource, *, lenient: bool = False) -> None:
         super().__init__(name)
-        self._config = config
+        self._config, self._lenient = config, lenient
         self._removed: dict[str, int] = {}
         self._judge = _Judge(config.clean, self._removed)
         self._read = 0
@@ -298,12 +298,23 @@ class _Hub(Source):
         self._stream = self._one_pass()
 
     def _one_pass(self) -> Iterator[Document]:
+        for document, _ in self._rows():
+            if isinstance(document, UserError):
+                raise document
+            yield document
+
+    def _rows(self) -> Iterator[tuple[Document | UserError, str]]:
+        """What `clean` keeps of one pass, with places; of an unreadable row the error."""
         for row in self._dataset:
             self._read += 1
-            where = f"source {self.name!r}: {self._config.id}, row {self._read}"
-            document = document_of(row, self._config, where=where)
-            if self._judge.keeps(document):
-                yield document
+            place = f"{self._config.id}, row {self._read}"
+            try:
+                where = f"source {self.name!r}: {place}"
+                document: Document | UserError = document_of(row, self._config, where=where)
+            except UserError as error:
+                document = error
+            if isinstance(document, UserError) or self._judge.keeps(document):
+                yield document, place
 
     def at(self, position: int) -> Document:
         raise NotImplementedError("a streamed source has no random access")
@@ -326,6 +337,15 @@ class _Hub(Source):
         if len(drawn) < count:
             raise _too_few(self.name, len(drawn), count)
         return drawn
+
+    def look(self, count: int) -> Iterator[tuple[Document | UserError, str]]:
+        drawn = list(islice(_Hub(self.name, self._config)._rows(), count))
+        if len(drawn) < count:
+            raise _too_few(self.name, len(drawn), count)
+        for document, place in drawn:
+            if isinstance(document, UserError) and not self._lenient:
+                raise document
+            yield document, place
 
     def accounting(self) -> dict[str, Any]:
         return {"read": self._read, "removed": dict(self._removed)}
@@ -372,7 +392,7 @@ def open_hub(config: HubSource, name: str) -> Any:
 def open_source(config: SourceConfig, *, name: str, seed: int, lenient: bool = False) -> Source:
     """Open a source of a recipe; `name` is its key there, for messages.
 
-    lenient: unreadable rows of a local file are for `look` to report, and no error when it is opened.
+    lenient: unreadable rows of a file or a hub set are for `look` to report, and no error when it is opened.
     """
     if isinstance(config, WorldSource):
         return _World(name, config, seed)
@@ -397,7 +417,7 @@ def open_source(config: SourceConfig, *, name: str, seed: int, lenient: bool = F
         )
         return _Listed(name, items, seed)
     if isinstance(config, HubSource):
-        return _Hub(name, config)
+        return _Hub(name, config, lenient=lenient)
     return _LocalFile(name, config, seed, lenient=lenient)
 
 

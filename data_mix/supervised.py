@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from data_mix.config import SourceConfig
+from data_mix.documents import Document
 from data_mix.sources import Source, open_source
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -16,9 +17,14 @@ def take_conversations(
     out = []
     for document in open_source(source, name=name, seed=seed).take(count):
         if not isinstance(document, Conversation):
-            raise UserError(f"source {name!r} gives plain text; this stage needs conversations")
+            raise _no_conversation(name, document)
         out.append(document)
     return out
+
+
+def _no_conversation(name: str, document: Document) -> UserError:
+    what = "plain text" if isinstance(document, str) else "preferences"
+    return UserError(f"source {name!r} gives {what}; this stage needs conversations")
 
 
 class Drawn(NamedTuple):
@@ -35,9 +41,7 @@ def look_at(source: Source, count: int) -> Iterator[Drawn]:
     for document, place in source.look(count):
         if isinstance(document, UserError):
             yield Drawn(None, place, str(document))
-        elif isinstance(document, str):
-            raise UserError(
-                f"source {source.name!r} gives plain text; this stage needs conversations"
-            )
+        elif not isinstance(document, Conversation):
+            raise _no_conversation(source.name, document)
         else:
             yield Drawn(document, place)

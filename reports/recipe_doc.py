@@ -150,7 +150,7 @@ class _Page:
         if origin is tuple:
             return f"[{', '.join(self._words(part) for part in inner)}]"
         if origin is dict:
-            return "mapping" if inner[1] is Any else f"NAME: {self._words(inner[1])}"
+            return "mapping" if inner[1] is Any else f"NAME: {self._bounded(inner[1], ())}"
         if isinstance(annotation, type) and issubclass(annotation, Section):
             shown = "stage" if annotation is StageConfig else _title(annotation)
             at = "Stage kinds" if annotation is StageConfig else _title(annotation)

@@ -10,7 +10,7 @@ from data_mix.config import (
     ReasoningSource,
     WorldSource,
 )
-from data_mix.inputs import check_data, check_package
+from data_mix.inputs import check_data, check_package, is_elsewhere
 from data_mix.world import DOMAINS, conversation_at
 from environments.config import (
     BfclTasks,
@@ -66,7 +66,7 @@ def check_reward_model(config: RewardModelConfig) -> list[str]:
 
 
 def _looked(name: str, source: PromptsConfig, rules: Rules) -> Iterator[str]:
-    if isinstance(source, JsonlSource | ParquetSource):
+    if isinstance(source, JsonlSource | ParquetSource) and not is_elsewhere(source):
         yield look_ahead(source, rules, name=name)
 
 

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from data_mix.config import CleanConfig, ColumnsConfig, JsonlSource, ParquetSource, SourceConfig
+from data_mix.columns import ColumnsConfig
+from data_mix.config import CleanConfig, JsonlSource, ParquetSource, SourceConfig
 from data_mix.inputs import LOOKED_AT, uncleaned
 from data_mix.sources import open_source
 from data_mix.supervised import Drawn, look_at

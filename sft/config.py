@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from data_mix.config import SourceConfig
+from data_mix.config import SourceConfig, no_conversations
 from workbench.distributed.config import DistributedConfig
 from workbench.load import Activations
 from workbench.recipe import StageConfig
@@ -21,6 +21,15 @@ class PartConfig(Section):
     reasoning: Literal["trace", "answer"] = "trace"
     """Where the reasoning stands: in the trace, as the source has it; or, with reasoning off, written
     out in the answer, before its own text (as assistants without a trace solve problems)."""
+    loss: Literal["last", "all"] = "last"
+    """last: a dialogue trains its last reply. all: each of its replies, as a sample that ends there, since
+    older replies stand in a prompt without their traces."""
+
+    @model_validator(mode="after")
+    def _gives_conversations(self) -> "PartConfig":
+        if problem := no_conversations(self.source):
+            raise ValueError(problem)
+        return self
 
 
 class TruncationConfig(Section):

@@ -95,6 +95,18 @@ def _reasoning_off(conversation: Conversation, content: str, *, name: str) -> Co
     )
 
 
+def unrolled(conversation: Conversation) -> list[Conversation]:
+    """The conversation up to each of its replies; as it is where it has none."""
+    messages = conversation.messages
+    ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+    if len(ends) < 2:
+        return [replace(conversation, messages=messages[: ends[0]])] if ends else [conversation]
+    return [
+        replace(conversation, id=f"{conversation.id}-reply-{place}", messages=messages[:end])
+        for place, end in enumerate(ends, start=1)
+    ]
+
+
 def with_replies(
     conversations: Sequence[Conversation], *, part: str, accounting: Accounting
 ) -> list[Conversation]:

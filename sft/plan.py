@@ -19,6 +19,8 @@ def plan_sft(config: SftConfig, recipe: Recipe) -> StagePlan:
     lines = [
         f"{with_copies:,} samples {how} {config.row_tokens:,} tokens, {config.epochs:g} epoch(s)"
     ]
+    if any(part.loss == "all" for part in config.parts.values()):
+        lines.append("loss: all makes a sample of every reply, so there are more than these")
     if config.lora:
         lines.append(f"LoRA rank {config.lora.rank} on every layer kind, merged at the end")
     if config.truncation:

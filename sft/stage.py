@@ -21,6 +21,7 @@ from sft.examples import (
     add_stripped,
     to_examples,
     to_rows,
+    unrolled,
     with_replies,
     worked_in_answer,
 )
@@ -118,6 +119,8 @@ def collect(config: SftConfig, seed: int, accounting: Accounting) -> list[Conver
     out: list[Conversation] = []
     for name, part in config.parts.items():
         taken = take_conversations(part.source, part.samples, name=name, seed=seed)
+        if part.loss == "all":
+            taken = [reply for conversation in taken for reply in unrolled(conversation)]
         taken = with_replies(taken, part=name, accounting=accounting)
         worked = part.reasoning == "answer"
         out += [worked_in_answer(c) for c in taken] if worked else taken

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from workbench.local_imports import imported_files
+from workbench.remote import is_remote, remote_files
 
 _CACHE = ".content.json"
 # A file may be written twice within one tick of the disk's clock. Digests of files that changed so
@@ -32,7 +33,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", "
 class Reads:
     """Mark of a field whose value names something that a stage reads.
 
-    files: a path or glob. checkpoint: a folder, or a hub id. tokenizer: the same, without weights.
+    files: a path, glob or URL. checkpoint: a folder, or a hub id. tokenizer: the same, without weights.
     dataset: a hub id. package: the version of the distribution `name`, whatever the field's value.
     function: FILE.py:NAME or package.module:NAME, of which the file counts, and what it imports beside it.
     A section with a hub id has a field `revision`.
@@ -111,6 +112,9 @@ class Contents:
         """(what the place is called, digest of what is there now); ABSENT where nothing is."""
         if mark.what == "package":
             return f"package {mark.name}", _version(mark.name)
+        if mark.what == "files" and is_remote(str(value)):
+            keys = remote_files(str(value))
+            return str(value), _short(keys) if keys else ABSENT
         pattern = os.path.expanduser(
             _file_of(str(value)) if mark.what == "function" else str(value)
         )
@@ -121,7 +125,7 @@ class Contents:
         if not found:
             return str(value), ABSENT
         parts = [[name, self._digest(path)] for name, path in found]
-        return str(value), hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        return str(value), _short(parts)
 
     def save(self) -> None:
         """Remember the digests that were computed. Nothing happens where the folder is not there."""
@@ -149,6 +153,10 @@ class Contents:
         if time.time() - changed_at > _SETTLED_S:
             self._new[name] = [*key, found]
         return found
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _matches(pattern: str) -> list[Path]:

@@ -6,7 +6,33 @@ _MIXING = ("tests/unit/data_mix/test_mixing.py",)
 _EXAMPLES = ("tests/unit/sft/test_training_rows.py",)
 _TRUNCATION = ("tests/unit/budget/test_truncation.py",)
 
+_COLUMNS = ("tests/unit/data_mix/test_columns.py",)
+
 MUTATIONS = (
+    Mutation(
+        "the second reply of a pair never wins",
+        "data_mix/forms.py",
+        "        if preferred > 0:\n            sides.reverse()",
+        "        if preferred > 4:\n            sides.reverse()",
+        "DPO and reward models learn the worse reply of HelpSteer's pairs",
+        _COLUMNS,
+    ),
+    Mutation(
+        "a column that is named is read twice",
+        "data_mix/columns.py",
+        "if name not in self.columns and column not in taken:",
+        "if name not in self.columns:",
+        "a worked answer counts as the reference of a check too",
+        _COLUMNS,
+    ),
+    Mutation(
+        "the copy of a file elsewhere is never renewed",
+        "workbench/remote.py",
+        'hashlib.sha256(f"{url} {key}".encode())',
+        'hashlib.sha256(f"{url}".encode())',
+        "a stage trains on a bucket's old rows",
+        _COLUMNS,
+    ),
     Mutation(
         "near-duplicate threshold ignored",
         "data_mix/dedup.py",

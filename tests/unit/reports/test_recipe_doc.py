@@ -59,7 +59,7 @@ def _blocks(language: str) -> list[str]:
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """The page's files, as a reader would save them."""
-    whole, grpo = _blocks("yaml")
+    whole, _, grpo = _blocks("yaml")
     lines, conversations = _blocks("json")
     stages = yaml.safe_load(grpo)
     checked = "".join(f"{row}\n" for row in conversations.splitlines() if '"check"' in row)

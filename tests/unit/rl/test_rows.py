@@ -57,7 +57,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "unknown option": (checked(MATH | {"options": {"numbr": True}}), "check", "did you mean 'number'"),
     "an option that is none": (
         checked({"kind": "choice", "reference": "B", "options": {"num_choices": "4"}}), "check",
-        "its choice check breaks: TypeError"),
+        "option num_choices of its choice check is '4'; it must be a valid integer"),
     "a letter too far": (checked({"kind": "choice", "reference": "E"}), "check", "one letter of A-D"),
     "no plain number": (checked(MATH | {"reference": "x", "options": {"number": True}}), "check",
                         "is no plain number"),
