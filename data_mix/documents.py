@@ -23,6 +23,13 @@ def conversations_in(document: Document) -> list[Conversation]:
     return [document] if isinstance(document, Conversation) else document.conversations
 
 
+def trainable(document: Document) -> str | Conversation:
+    """The document where it is a text or a conversation. Raises: UserError for preferences."""
+    if isinstance(document, str | Conversation):
+        return document
+    raise UserError(f"{document.id!r:.80} is a preference, of which pretraining learns nothing")
+
+
 def text_of(document: Document) -> str:
     """All text a document shows: every turn, reasoning included; used by filters and dedup."""
     if isinstance(document, str):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_mix.config import BlendConfig
+from data_mix.documents import Document, trainable
 from data_mix.mixing import Mixer
 from workbench.chat import render
 from workbench.conversation import Conversation
@@ -25,7 +26,8 @@ class BlendDocuments:
         """The next document of the phase at `progress`; text ends with </s>."""
         return self.mixer.draw(progress)
 
-    def _tokenize(self, document: str | Conversation) -> list[int]:
+    def _tokenize(self, given: Document) -> list[int]:
+        document = trainable(given)
         if isinstance(document, Conversation):
             rendered = render(
                 document.messages,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from data_mix.config import BlendConfig
+from data_mix.documents import trainable
 from data_mix.sources import open_source
 from model.tokenizer import take_tokenizer, train_tokenizer
 from pretrain.config import TokenizerConfig
@@ -30,4 +31,5 @@ def _texts(blend: BlendConfig, num_documents: int, seed: int) -> Iterator[str]:
     per_source = max(num_documents // len(blend.sources), 1)
     for name, source in blend.sources.items():
         for document in open_source(source, name=name, seed=seed).take(per_source):
-            yield as_text(document) if isinstance(document, Conversation) else document
+            plain = trainable(document)
+            yield as_text(plain) if isinstance(plain, Conversation) else plain
