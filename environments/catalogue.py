@@ -2,6 +2,7 @@
 
 from environments.config import (
     HouseTasks,
+    OwnTasks,
     TasksConfig,
     WorkplaceTasks,
 )
@@ -25,11 +26,16 @@ def make_environment(name: str) -> Environment:
         from environments.workplace import Workplace  # noqa: PLC0415 - see docstring
 
         return Workplace()
+    if ":" in name:
+        from environments.own.world import Own  # noqa: PLC0415 - see docstring
+
+        return Own()
     raise ValueError(f"no environment {name!r}")
 
 
-def take_tasks(config: TasksConfig, n: int, seed: int) -> list[Task]:
-    """`n` different tasks. Raises: UserError where the source has fewer."""
+def take_tasks(config: TasksConfig, n: int, seed: int, *, fewer: bool = False) -> list[Task]:
+    """`n` different tasks. Raises: UserError where the source has fewer, but for a class of the user's own
+    with `fewer`, which gives all that it has."""
     if isinstance(config, HouseTasks):
         from environments import house  # noqa: PLC0415 - see make_environment
 
@@ -38,6 +44,10 @@ def take_tasks(config: TasksConfig, n: int, seed: int) -> list[Task]:
         from environments import workplace_tasks  # noqa: PLC0415 - see make_environment
 
         return workplace_tasks.tasks(config, n, seed)
+    if isinstance(config, OwnTasks):
+        from environments.own import tasks as own  # noqa: PLC0415 - see make_environment
+
+        return own.tasks(config, n, seed, fewer=fewer)
     from environments.bfcl import tasks as bfcl  # noqa: PLC0415 - see make_environment
 
     return bfcl.tasks(config, n, seed)

@@ -21,7 +21,9 @@ class Episode:
         self.tools: list[dict[str, Any]] = task.tools
         self.done = False
         self.num_turns, self.num_calls = 0, 0
-        world.reset(task)
+        self.rewards: list[float | None] = []
+        """Of each reply, where the environment pays turn by turn."""
+        self._begun = False
 
     def ask(self) -> Conversation | None:
         """What to send next; None once the episode is over."""
@@ -31,10 +33,12 @@ class Episode:
 
     def answer(self, reply: Reply) -> None:
         """Take the model's reply to what was asked. Raises: what the world's own breakdown raises."""
+        self.begin()
         self.messages = [*self.messages, _message(reply)]
         self.num_turns += 1
         self.num_calls += len(reply.tool_calls or [])
         step = self.world.step(reply)
+        self.rewards.append(step.reward)
         self.messages = step.messages if step.anew else [*self.messages, *step.messages]
         self.tools = step.tools if step.tools is not None else self.tools
         self.done = step.done
@@ -43,7 +47,14 @@ class Episode:
         """What the episode came to."""
         if not self.done and self.num_turns == self.max_turns:
             return decided(0.0, reason=f"over {self.max_turns} turns")
+        self.begin()
         return self.world.verify()
+
+    def begin(self) -> None:
+        """The world starts with the first reply: who only asks needs none, and one may not start."""
+        if not self._begun:
+            self.world.reset(self.task)
+            self._begun = True
 
 
 def _message(reply: Reply) -> Message:

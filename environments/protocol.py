@@ -39,12 +39,22 @@ class Task:
 class Step:
     """messages: what the model sees next (tool results, or the user's next request), behind all that
     was said, or anew: in place of it. tools: the tools from now on, where they change. done: the
-    episode is over."""
+    episode is over. reward: what the reply earned, where the environment pays turn by turn; the verdict
+    has the sum in it."""
 
     messages: list[Message] = field(default_factory=list)
     done: bool = False
     tools: list[dict[str, Any]] | None = None
     anew: bool = False
+    reward: float | None = None
+
+
+class EnvironmentFailed(RuntimeError):
+    """An environment broke or was stopped. verdict: without a value; it says why."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(str(verdict.parts.get("reason", verdict.status)))
+        self.verdict = verdict
 
 
 class Environment(Protocol):

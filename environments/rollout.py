@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 from engine.protocol import Completion, Engine, Request, Sampling, sample_seed
 from environments.catalogue import make_environment
 from environments.episode import Episode
-from environments.protocol import Environment, Task
+from environments.protocol import Environment, EnvironmentFailed, Task
 from reward.pool import decide_all
 from reward.verdict import Verdict, decided, failed
 from workbench.chat import opens_trace, parse, prompt_ids, stop_ids
@@ -45,8 +45,8 @@ from workbench.errors import UserError
 _T = TypeVar("_T")
 # (place among those asked, reply), as each ends.
 Replies = Generator[tuple[int, Completion], None, None]
-# Worlds wait for checking processes, or are quick; two at a time keep up with an engine.
-_TAKERS = 2
+# Worlds wait for processes of their own, or are quick.
+_TAKERS = 8
 
 
 def waves(
@@ -211,6 +211,8 @@ def _verdict(episode: Episode) -> Verdict:
 
 
 def _broken(error: Exception) -> Verdict:
+    if isinstance(error, EnvironmentFailed):
+        return error.verdict
     traceback.print_exc()
     return failed(f"{type(error).__name__}: {error}"[:300])
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from engine.config import EngineConfig
 from engine.judge_client import JudgeConfig
+from environments.config import TasksConfig
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
@@ -36,6 +37,9 @@ class EvalsConfig(StageConfig):
     """Stages (which must be in `needs`) whose models are evaluated; empty: all of `needs`."""
     benchmarks: list[str] = Field(min_length=1)
     """Names that `python scripts/sweep.py --list` prints."""
+    environments: dict[str, TasksConfig] = Field(default_factory=dict)
+    """Name -> an environment's tasks, one of your own too: a benchmark of that name for `benchmarks`.
+    Tasks of one seed, the same for every model; episodes of at most 12 replies."""
     thinking: list[Literal["with", "without", "protocol"]] = ["with"]
     """Reasoning modes; `without` results are written as BENCHMARK@0. `protocol`: as each benchmark
     asks."""

@@ -8,6 +8,7 @@ from engine.protocol import Sampling
 from evals.benchmark import Benchmark
 from evals.config import EvalsConfig, OneBenchmark
 from evals.registry import benchmark
+from evals.tasks.environments import of_environment
 from evals.tasks.judged import no_judge
 from workbench.errors import UserError
 
@@ -36,13 +37,19 @@ class Job:
 def jobs_of(config: EvalsConfig, *, seed: int) -> list[Job]:
     """Every job once, modes first. Raises: UserError on an unknown benchmark or a budget below 0."""
     for name in config.by_benchmark:
-        benchmark(name)
+        _named(config, name)
     jobs: dict[str, Job] = {}
     for mode in [*config.thinking, *config.budgets]:
         for name in config.benchmarks:
-            job = _job(config, benchmark(name), mode, seed)
+            job = _job(config, _named(config, name), mode, seed)
             jobs.setdefault(job.folder, job)
     return list(jobs.values())
+
+
+def _named(config: EvalsConfig, name: str) -> Benchmark:
+    """The benchmark of this name: the recipe's own environments first."""
+    tasks = config.environments.get(name)
+    return benchmark(name) if tasks is None else of_environment(name, tasks)
 
 
 def _job(config: EvalsConfig, found: Benchmark, mode: str | int, seed: int) -> Job:

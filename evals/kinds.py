@@ -9,6 +9,7 @@ KINDS = {
         plan="evals.plan:plan_evals",
         about="evaluate models of the run on benchmarks",
         version=1,
+        inputs="evals.inputs:check_evals",
         checks=True,
         engine=True,
         reads="evals.plan:reads",

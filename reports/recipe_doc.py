@@ -109,9 +109,12 @@ class _Page:
     def section(self, model: type[Section]) -> list[str]:
         """Heading, words and table of a section."""
         tag = model.model_fields.get("type")
-        written = f" Written `type: {get_args(tag.annotation)[0]}`." if tag else ""
+        names = get_args(tag.annotation) if tag else ()
+        written = f" Written `type: {names[0]}`." if names else ""
         about = " ".join([*_about(model)[1:]]).strip() + written
-        return [f"### {_title(model)}", "", about, "", *self.table(model, without=("type",))]
+        # A type that is no fixed word is a key like any other.
+        without = ("type",) if names else ()
+        return [f"### {_title(model)}", "", about, "", *self.table(model, without=without)]
 
     def table(self, model: type[Section], without: Iterable[str] = ()) -> list[str]:
         """A row a key."""
@@ -211,7 +214,8 @@ def _members(annotation: Any) -> list[type[Section]]:
     """The sections of a union, empty where it is none."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
-    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+    whole = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+    parts = [get_args(p)[0] if get_origin(p) is Annotated else p for p in whole]
     sections = all(isinstance(part, type) and issubclass(part, Section) for part in parts)
     return list(parts) if sections else []
 

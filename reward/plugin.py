@@ -25,15 +25,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from reward.line import CallResult
 from reward.reply import CheckedReply
 from reward.verdict import Verdict, failed, timed_out
-from reward.workers import CallResult, WorkerPool
+from reward.workers import WorkerPool
 from workbench.content import Reads
 from workbench.errors import UserError, one_line, unknown_name
 from workbench.schema import Section
 
 _WORKER = "reward.plugin_worker"
-_LOAD_LIMIT_S = 60.0
+LOAD_LIMIT_S = 60.0
 
 
 class FunctionConfig(Section):
@@ -97,7 +98,7 @@ def is_plugin(kind: str) -> bool:
 
 def describe(path: str) -> Description:
     """Load the function in a worker. Raises: UserError where it does not import or cannot be called."""
-    return _describe(path, _stamp(path))
+    return _describe(path, stamp_of(path))
 
 
 def check_config(config: FunctionConfig) -> None:
@@ -116,7 +117,7 @@ def score_items(config: FunctionConfig, items: Sequence[Item]) -> list[Verdict]:
     pool = _pool(config.workers, config.memory_gb)
 
     def call(part: Sequence[Item]) -> list[Verdict]:
-        args = [_target(config.path), [item.as_json() for item in part], config.options]
+        args = [target_of(config.path), [item.as_json() for item in part], config.options]
         return _verdicts(pool.call(f"{_WORKER}:score", args, timeout_s=config.timeout_s), len(part))
 
     if described.takes_lists:
@@ -151,7 +152,7 @@ def _parts(path: str) -> tuple[str, str]:
     return place, name
 
 
-def _target(path: str) -> list[str]:
+def target_of(path: str) -> list[str]:
     """[file or module, name, folder of the command]: absolute, for the worker has another folder."""
     place, name = _parts(path)
     if not place.endswith(".py"):
@@ -162,9 +163,9 @@ def _target(path: str) -> list[str]:
     return [str(file.resolve()), name, os.getcwd()]
 
 
-def _stamp(path: str) -> tuple[str, int]:
+def stamp_of(path: str) -> tuple[str, int]:
     """Changes when the file does, so that a function is described anew."""
-    target = _target(path)
+    target = target_of(path)
     file = Path(target[0])
     return target[2], file.stat().st_mtime_ns if file.suffix == ".py" else 0
 
@@ -174,7 +175,7 @@ def _describe(path: str, stamp: tuple[str, int]) -> Description:
     # A process of its own: what loading breaks or leaves behind must not meet the next function.
     pool = WorkerPool(1)
     try:
-        done = pool.call(f"{_WORKER}:describe", [_target(path)], timeout_s=_LOAD_LIMIT_S)
+        done = pool.call(f"{_WORKER}:describe", [target_of(path)], timeout_s=LOAD_LIMIT_S)
     finally:
         pool.close()
     if done.status != "ok":

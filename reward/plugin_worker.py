@@ -39,7 +39,7 @@ class Reply(str):
 
 def describe(target: list[str]) -> dict[str, Any]:
     """How the function is to be called, or {"problem": what is wrong with it}."""
-    function = _load(*target)
+    function = load(*target)
     parameters = inspect.signature(function).parameters
     form = _form(parameters)
     if form is None:
@@ -66,7 +66,7 @@ def score(
     target: list[str], items: list[dict[str, Any]], options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """{"value", "status", "parts"} or {"error"} of each item, in order."""
-    function = _load(*target)
+    function = load(*target)
     form = _form(inspect.signature(function).parameters)
     if form == "one":
         found = _one_by_one(function, items, options)
@@ -75,7 +75,7 @@ def score(
         if inspect.isawaitable(made):
             made = asyncio.run(_wait(made))
         found = _listed(made, len(items))
-    return [_verdict(value) for value in found]
+    return [as_verdict(value) for value in found]
 
 
 def _form(parameters: Mapping[str, inspect.Parameter]) -> str | None:
@@ -97,7 +97,7 @@ def _one_by_one(
     function: Callable[..., Any], items: list[dict[str, Any]], options: dict[str, Any]
 ) -> list[Any]:
     def call(item: dict[str, Any]) -> Any:
-        return function(_prompt(item), _reply(item), item["reference"], **options)
+        return function(_prompt(item), as_reply(item), item["reference"], **options)
 
     if not inspect.iscoroutinefunction(function):
         return [_caught(call, item) for item in items]
@@ -121,7 +121,7 @@ def _call_many(
 ) -> Any:
     references = [item["reference"] for item in items]
     if form == "many":
-        prompts, replies = [_prompt(item) for item in items], [_reply(item) for item in items]
+        prompts, replies = [_prompt(item) for item in items], [as_reply(item) for item in items]
         return function(prompts, replies, references, **options)
     parameters = inspect.signature(function).parameters
     known = {
@@ -165,7 +165,8 @@ def _prompt(item: dict[str, Any]) -> Prompt:
     return prompt
 
 
-def _reply(item: dict[str, Any]) -> Reply:
+def as_reply(item: dict[str, Any]) -> Reply:
+    """The reply of {"text", "answer", "tool_calls"} as a user's code gets it."""
     reply = Reply(item["text"])
     reply.answer, reply.tool_calls = item["answer"], item["tool_calls"]
     head = item["text"].partition("</think>")
@@ -173,7 +174,8 @@ def _reply(item: dict[str, Any]) -> Reply:
     return reply
 
 
-def _verdict(value: Any) -> dict[str, Any]:
+def as_verdict(value: Any) -> dict[str, Any]:
+    """{"value", "status", "parts"} of a number, a mapping or a Verdict; {"error"} of anything else."""
     if isinstance(value, BaseException):
         return {"error": one_line(value)}
     if isinstance(value, Verdict):
@@ -211,7 +213,8 @@ def _shown(value: Any) -> str:
 
 
 @cache
-def _load(place: str, name: str, folder: str) -> Callable[..., Any]:
+def load(place: str, name: str, folder: str) -> Callable[..., Any]:
+    """What a user's file or module calls `name`. Raises: whatever its import raises."""
     # Last on the path: a file of the user's must not take the place of an installed module.
     for more in (folder, str(Path(place).parent) if place.endswith(".py") else folder):
         if more not in sys.path:

@@ -6,155 +6,43 @@ runs in the main thread of a small process, which is killed at the deadline and 
 """
 
 import atexit
-import json
 import os
-import select
 import signal
-import struct
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-_ROOT = str(Path(__file__).resolve().parents[1])
+from reward.line import CallResult, Deadline, Died, Line
+
+ROOT = str(Path(__file__).resolve().parents[1])
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from reward.worker_main import main; main()"
-# Importing sympy or nltk on a busy machine; not part of any check's own time.
-_LOAD_LIMIT_S = 120.0
-_HEADER = struct.Struct(">I")
-_MAX_FRAME_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class CallResult:
-    """status "ok": `value` is what the target returned; else `reason` says why there is none."""
-
-    status: Literal["ok", "timeout", "error"]
-    value: Any = None
-    reason: str = ""
-
-
-class _Deadline(Exception):
-    pass
-
-
-class _Budget:
-    """Time for one exchange: `limit_s` of the worker's CPU, on a starved machine up to 4x in wall.
-
-    Wall time alone would call an innocent check hung whenever training takes the cores.
-    """
-
-    _STARVED_FACTOR = 4.0
-
-    def __init__(self, pid: int, limit_s: float) -> None:
-        self._pid = pid
-        self._limit_s = limit_s
-        self._started = time.monotonic()
-        self._cpu_at_start = _cpu_s(pid)
-
-    def left(self) -> float:
-        """Seconds to wait before asking again; raises _Deadline when the budget is spent."""
-        wall = time.monotonic() - self._started
-        if wall < self._limit_s:
-            return self._limit_s - wall
-        used = _cpu_s(self._pid) - self._cpu_at_start
-        if used >= self._limit_s or wall >= self._STARVED_FACTOR * self._limit_s:
-            raise _Deadline
-        return max(self._limit_s - used, 0.01)
-
-
-def _cpu_s(pid: int) -> float:
-    """CPU seconds of a process, in ticks of 10 ms; 0.0 where it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class _Died(Exception):
-    pass
 
 
 class _Worker:
     """One child process, owned by one thread at a time."""
 
     def __init__(self, memory_bytes: int) -> None:
-        env = dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, _ROOT, str(memory_bytes)],
+            [sys.executable, "-P", "-c", _BOOT, ROOT, str(memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=env,
+            env=own_environment(),
             bufsize=0,
             start_new_session=True,  # so that what a check has forked ends with it
         )
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._in = self._process.stdin.fileno()
-        self._out = self._process.stdout.fileno()
-        os.set_blocking(self._in, False)
-        os.set_blocking(self._out, False)
-        self._loaded: set[str] = set()
+        self._line = Line(
+            self._process.pid, self._process.stdin.fileno(), self._process.stdout.fileno()
+        )
 
     def call(self, target: str, args: list[Any], timeout_s: float) -> CallResult:
-        if target not in self._loaded:
-            loaded = self._exchange({"load": target}, _LOAD_LIMIT_S)
-            if "error" in loaded:
-                return CallResult("error", reason=loaded["error"])
-            self._loaded.add(target)
-        request = {"call": target, "args": args, "cpu_s": timeout_s}
-        answer = self._exchange(request, timeout_s)
-        if "error" in answer:
-            return CallResult("error", reason=answer["error"])
-        return CallResult("ok", value=answer["value"])
-
-    def _exchange(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        budget = _Budget(self._process.pid, timeout_s)
-        payload = json.dumps(message).encode("ascii")
-        self._write(_HEADER.pack(len(payload)) + payload, budget)
-        (size,) = _HEADER.unpack(self._read(_HEADER.size, budget))
-        if size > _MAX_FRAME_BYTES:
-            raise _Died(f"answer of {size} bytes")
-        answer: dict[str, Any] = json.loads(self._read(size, budget))
-        return answer
-
-    def _write(self, data: bytes, budget: _Budget) -> None:
-        view = memoryview(data)
-        while view:
-            self._wait(self._in, select.POLLOUT, budget)
-            try:
-                view = view[os.write(self._in, view) :]
-            except BlockingIOError:
-                continue
-            except BrokenPipeError as error:
-                raise _Died("broken pipe") from error
-
-    def _read(self, size: int, budget: _Budget) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            self._wait(self._out, select.POLLIN, budget)
-            try:
-                chunk = os.read(self._out, size - len(data))
-            except BlockingIOError:
-                continue
-            if not chunk:
-                raise _Died("end of file")
-            data += chunk
-        return bytes(data)
-
-    @staticmethod
-    def _wait(fd: int, event: int, budget: _Budget) -> None:
-        # poll, not select: a process with many open files has descriptors above 1,024.
-        poller = select.poll()
-        poller.register(fd, event)
-        while not poller.poll(budget.left() * 1000):
-            pass
+        return self._line.call(target, args, timeout_s)
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -167,6 +55,11 @@ class _Worker:
             if pipe is not None:
                 pipe.close()
         return code
+
+
+def own_environment() -> dict[str, str]:
+    """The environment variables of a worker: one thread."""
+    return dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 
 class _Slots:
@@ -238,11 +131,11 @@ class WorkerPool:
             if worker is None:
                 worker = _Worker(self._memory_bytes)
             return worker.call(target, args, timeout_s)
-        except _Deadline:
+        except Deadline:
             _discard(worker)
             worker = None
             return CallResult("timeout", reason=f"stopped after {timeout_s:g} s")
-        except _Died as error:
+        except Died as error:
             code = worker.kill() if worker is not None else None
             worker = None
             # SIGXCPU: the worker's own CPU limit, its guard against an orphaned hang.

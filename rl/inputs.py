@@ -10,22 +10,16 @@ from data_mix.config import (
     ReasoningSource,
     WorldSource,
 )
-from data_mix.inputs import check_data, check_package, is_elsewhere
+from data_mix.inputs import check_data, is_elsewhere
 from data_mix.world import DOMAINS, conversation_at
-from environments.config import (
-    BfclTasks,
-    EnvironmentSource,
-    PromptsConfig,
-    TasksConfig,
-    WorkplaceTasks,
-)
+from environments.config import EnvironmentSource, PromptsConfig
+from environments.inputs import check_environment
 from reward.options import check_options
 from reward.plugin import check_config
 from rl.config import GrpoConfig
 from rl.dpo.config import DpoConfig
 from rl.reward_model.config import RewardModelConfig
 from rl.rows import Rules, look_ahead
-from workbench.apart import INSTALL, apart_folder
 from workbench.conversation import CheckSpec
 from workbench.errors import UserError
 
@@ -38,7 +32,7 @@ def check_grpo(config: GrpoConfig) -> list[str]:
     check_data(config, rows_apart=("prompts", "held_out"))
     for prompts in (config.prompts, config.held_out):
         if isinstance(prompts, EnvironmentSource):
-            _check_environment(prompts.tasks)
+            check_environment(prompts.tasks)
     for source in config.reward.sources().values():
         if source.function is not None:
             check_config(source.function)
@@ -73,14 +67,7 @@ def _looked(name: str, source: PromptsConfig, rules: Rules) -> Iterator[str]:
 def check_tasks(config: DpoConfig) -> None:
     """Raises: UserError where the package of an environment is not installed."""
     for tasks in (config.tasks, config.held_out):
-        _check_environment(tasks)
-
-
-def _check_environment(tasks: TasksConfig) -> None:
-    if isinstance(tasks, BfclTasks):
-        check_package("bfcl_eval", "`make setup`", what="environment bfcl")
-    if isinstance(tasks, WorkplaceTasks) and apart_folder("resources_servers") is None:
-        raise UserError(f"environment workplace needs nemo-gym, which is not installed; {INSTALL}")
+        check_environment(tasks)
 
 
 def _checks(source: PromptsConfig) -> Iterator[CheckSpec]:

@@ -61,6 +61,8 @@ def first_problem(error: ValidationError, model: type[BaseModel], *, where: str)
 def _wrong_tag(at: str, problem: Any, model: type[BaseModel]) -> str:
     """A mapping whose `type` is missing or none of those that the place takes."""
     key = str(problem["ctx"]["discriminator"]).strip("'")
+    if key.endswith("()"):  # a function chooses the branch, by the same key
+        key = "type"
     if problem["type"] == "union_tag_not_found":
         models = [m for m in _models_at(model, problem["loc"]) if key in m.model_fields]
         tags = {str(t) for m in models for t in get_args(m.model_fields[key].annotation)}

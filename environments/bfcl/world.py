@@ -12,8 +12,9 @@ from typing import Any
 
 from environments.protocol import Step, Task, ToolCall, tool_result
 from reward.bfcl import documents, json_schema, official, read_call
+from reward.line import CallResult
 from reward.verdict import Verdict, decided, failed, timed_out
-from reward.workers import CallResult, shared_pool
+from reward.workers import shared_pool
 from workbench.chat import Reply
 
 # Raises NameError where it is evaluated, as any unknown name would.

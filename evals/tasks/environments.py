@@ -18,11 +18,18 @@ def _world(question: Conversation) -> Environment:
     return make_environment(question.check.kind)
 
 
+def of_environment(name: str, tasks: TasksConfig) -> Benchmark:
+    """A recipe's own choice of an environment's tasks, under a name of the recipe's."""
+    own = Sampled(temperature=0.0, top_p=1.0, max_tokens=1024, source="the recipe's own: greedy")
+    return _benchmark(name, f"tasks of {tasks.type}", Data("the recipe's"), own, tasks)
+
+
 def _benchmark(
     name: str, about: str, data: Data, protocol: Sampled, tasks: TasksConfig
 ) -> Benchmark:
     def load(loading: Loading) -> list[Conversation]:
-        chosen = take_tasks(tasks, loading.limit or _SIZE, _SEED)
+        # All there are, where the recipe names no number and there are fewer.
+        chosen = take_tasks(tasks, loading.limit or _SIZE, _SEED, fewer=loading.limit is None)
         return [as_question(task) for task in chosen]
 
     return Benchmark(name, about, data, load, protocol, world=_world, max_turns=_MAX_TURNS)

@@ -1,6 +1,15 @@
 """The list: important lines by what they belong to."""
 
-from tests.mutations.listed import answers, conversations, data, hybrid, policy, runs, training
+from tests.mutations.listed import (
+    answers,
+    conversations,
+    data,
+    environments,
+    hybrid,
+    policy,
+    runs,
+    training,
+)
 from tests.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -11,4 +20,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *answers.MUTATIONS,
     *conversations.MUTATIONS,
     *runs.MUTATIONS,
+    *environments.MUTATIONS,
 )

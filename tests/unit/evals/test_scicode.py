@@ -70,6 +70,7 @@ def _play(data: Path, problem: str, write: Any) -> Steps:
     questions = benchmark("scicode").load(Loading(data))
     steps = Steps()
     played = Episode(steps, as_task(next(q for q in questions if q.id == f"scicode-{problem}")))
+    played.begin()
     while (asked := played.ask()) is not None:
         place = len(steps.codes)
         code = write(steps.entry["sub_steps"][place], asked.messages[0]["content"])

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from reward import check, math_answer
+from reward.line import CallResult
 from reward.math_answer import check_math
 from reward.reply import CheckedReply
-from reward.workers import CallResult
 
 # Not a plain number, so that the worker is asked.
 GOLD, REPLY = r"\frac{x}{2}", r"\boxed{\frac{x}{2}}"

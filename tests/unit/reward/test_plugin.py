@@ -165,8 +165,8 @@ def test_a_path_that_names_nothing_is_one_line(path: str, says: str) -> None:
 def test_a_function_that_cannot_be_called_is_found_before_anything_is_sampled(
     tmp_path: Path, body: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reward.plugin._LOAD_LIMIT_S", 2.0)
-    monkeypatch.setattr("reward.workers._LOAD_LIMIT_S", 2.0)
+    monkeypatch.setattr("reward.plugin.LOAD_LIMIT_S", 2.0)
+    monkeypatch.setattr("reward.line._LOAD_LIMIT_S", 2.0)
     with pytest.raises(UserError) as caught:
         check_config(FunctionConfig(path=written(tmp_path, body)))
     assert says in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,166 @@
+"""Tasks of an environment of the user's own: from its class, or from a file's rows."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from environments.config import OwnTasks
+from environments.own.world import WORKER
+from environments.protocol import Task
+from reward.plugin import LOAD_LIMIT_S, stamp_of, target_of
+from reward.workers import WorkerPool
+from workbench.content import Contents, Reads
+from workbench.conversation import Message
+from workbench.errors import UserError, unknown_name
+from workbench.identity import row_id
+
+_DRAW_LIMIT_S = 120.0
+_LONGEST_LINE = 200
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a class has. options: keyword arguments of its constructor; None: it takes any."""
+
+    tools: list[dict[str, Any]]
+    options: tuple[str, ...] | None
+    has_tasks: bool
+
+
+def describe(path: str) -> Description:
+    """Load the class in a process. Raises: UserError where it does not import or is no environment."""
+    return _describe(path, stamp_of(path))
+
+
+def check_own(config: OwnTasks) -> None:
+    """Raises: UserError where the class, its options or where its tasks come from is wrong."""
+    found = describe(config.type)
+    for name in config.options:
+        if found.options is not None and name not in found.options:
+            raise unknown_name(
+                f"option of {config.type}", name, [*found.options, *OwnTasks.model_fields]
+            )
+    try:
+        json.dumps(config.options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"options of {config.type}: {error}; use plain values") from None
+    if config.rows is None and not found.has_tasks:
+        raise UserError(
+            f"environment {config.type!r} has no tasks: give `rows: FILE.jsonl`, or the class a method "
+            "tasks(self, split, n, seed)"
+        )
+    if config.rows is not None and not Path(config.rows).expanduser().is_file():
+        raise UserError(f"environment {config.type!r}: there is no file {config.rows!r}")
+
+
+def tasks(config: OwnTasks, n: int, seed: int, *, fewer: bool = False) -> list[Task]:
+    """`n` different tasks; with `fewer` all there are, where that is less. Raises: UserError where there
+    are not enough, or one of them cannot be asked."""
+    check_own(config)
+    tools = {tool["name"]: tool for tool in describe(config.type).tools}
+    rows = _drawn(config, n, seed) if config.rows is None else _read(config, n, seed)
+    own = config.model_dump(exclude={"rows", "split"}) | {"source": _digest(config.type)}
+    made = [_task(config, row, tools, own, place) for place, row in rows]
+    if len(made) < n and not (fewer and made):
+        raise UserError(
+            f"environment {config.type!r} has {len(made)} tasks of split {config.split!r}, {n} were "
+            "asked for; ask for fewer"
+        )
+    return made
+
+
+def _drawn(config: OwnTasks, n: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
+    pool = WorkerPool(1, int(config.memory_gb * 2**30))
+    arguments = [target_of(config.type), config.options, config.split, n, seed]
+    try:
+        done = pool.call(f"{WORKER}:tasks", arguments, timeout_s=_DRAW_LIMIT_S)
+    finally:
+        pool.close()
+    if done.status != "ok":
+        raise UserError(f"environment {config.type!r}: tasks: {done.reason}")
+    return [(f"{config.split}-{seed}-{number}", row) for number, row in enumerate(done.value)]
+
+
+def _read(config: OwnTasks, n: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
+    """`n` rows of the file, in an order of the seed's."""
+    assert config.rows is not None
+    found = []
+    path = Path(config.rows).expanduser()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        place = f"{config.rows}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{place}: {error}; each line is one JSON mapping") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: got {line[:_LONGEST_LINE]}; each line is one JSON mapping")
+        found.append((place, row))
+    Random(f"{seed}/{config.split}").shuffle(found)
+    return found[:n]
+
+
+def _task(
+    config: OwnTasks,
+    row: dict[str, Any],
+    tools: Mapping[str, dict[str, Any]],
+    own: dict[str, Any],
+    place: str,
+) -> Task:
+    offered = row.get("tools", list(tools))
+    unknown = [name for name in offered if name not in tools]
+    if unknown:
+        raise unknown_name(f"tool of {config.type} ({place})", str(unknown[0]), tools)
+    return Task(
+        id=row_id(row, where=place),
+        environment=config.type,
+        messages=_messages(config.type, row, place),
+        tools=[tools[name] for name in offered],
+        data={"own": own, "row": row},
+        problem=None if row.get("problem") is None else str(row["problem"]),
+    )
+
+
+def _messages(path: str, row: Mapping[str, Any], place: str) -> list[Message]:
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and prompt.strip():
+        prompt = [{"role": "user", "content": prompt}]
+    good = isinstance(prompt, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) for m in prompt
+    )
+    if not good or not prompt or prompt[-1]["role"] == "assistant":
+        raise UserError(
+            f"environment {path!r}, {place}: prompt is {prompt!r:.60}; a task has a `prompt`, text or "
+            "messages that end with the user's"
+        )
+    return list(prompt)
+
+
+def _digest(path: str) -> str:
+    """Of the class's file: a benchmark's kept samples are of another episode once it changes."""
+    return Contents(Path("/nonexistent")).of(Reads("function"), path)[1]
+
+
+@cache
+def _describe(path: str, stamp: object) -> Description:
+    # A process of its own: what loading breaks or leaves behind must not meet the next class.
+    pool = WorkerPool(1)
+    try:
+        done = pool.call(f"{WORKER}:describe", [target_of(path)], timeout_s=LOAD_LIMIT_S)
+    finally:
+        pool.close()
+    if done.status != "ok":
+        raise UserError(f"environment {path!r} cannot be loaded: {done.reason}")
+    if "problem" in done.value:
+        raise UserError(f"environment {path!r}: {done.value['problem']}")
+    options = done.value["options"]
+    return Description(
+        tools=done.value["tools"],
+        options=None if options is None else tuple(options),
+        has_tasks=done.value["has_tasks"],
+    )

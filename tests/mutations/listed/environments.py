@@ -1,0 +1,57 @@
+"""Environments of the user's own, episodes over turns, and the processes that they are played in."""
+
+from tests.mutations.mutation import Mutation
+
+_OWN = ("tests/unit/environments/test_own.py",)
+_WORKER = ("tests/unit/environments/test_own_worker.py",)
+
+MUTATIONS = (
+    Mutation(
+        "a tool that raises has answered",
+        "environments/own/worker.py",
+        "        if type(error) is not ValueError:\n",
+        "        if False:\n",
+        "a fault of an environment (unreadable JSON, say) is played on with",
+        _WORKER,
+    ),
+    Mutation(
+        "a stopped episode has an error's status",
+        "environments/own/world.py",
+        'raise EnvironmentFailed(timed_out(f"{function}: {done.reason}"))',
+        'raise EnvironmentFailed(failed(f"{function}: {done.reason}"))',
+        "an episode that hung is tried again, and hangs again",
+        _OWN,
+    ),
+    Mutation(
+        "episodes share a process",
+        "reward/session_main.py",
+        "        pid = os.fork()\n",
+        "        pid = 0 if os.fork() == 0 else 1\n",
+        "the process of an episode is not the one that is stopped",
+        _OWN,
+    ),
+    Mutation(
+        "an episode's process stays",
+        "environments/own/world.py",
+        "        weakref.finalize(self, session.close)\n",
+        "",
+        "thousands of processes are left of one training",
+        _OWN,
+    ),
+    Mutation(
+        "turns' rewards do not count",
+        "environments/own/worker.py",
+        'whole = math.fsum([found["value"], *play.rewards])',
+        'whole = math.fsum([found["value"]])',
+        "what an environment pays turn by turn is lost where it also verifies",
+        _WORKER,
+    ),
+    Mutation(
+        "a wrong type of an argument is let through",
+        "environments/own/tools.py",
+        "dict(arguments), strict=True)",
+        "dict(arguments), strict=False)",
+        "a model is paid for calls that no API would take",
+        _WORKER,
+    ),
+)
