@@ -107,7 +107,7 @@ class Ours:
         """Replies of lengths drawn beforehand, so that both trainers have the same work."""
         from engine.protocol import Request, Sampling
         from rl.advantage import advantages
-        from rl.rollout import Rollout
+        from rl.sample import Rollout
 
         made, options = random.Random(self.version), self.options
         requests = []
@@ -133,13 +133,12 @@ class Ours:
     def _update(self) -> None:
         from torch import nn
 
-        from rl.logprobs import pack_rollouts
-        from rl.truncation import Truncation
-        from rl.update import Scored, accumulate, totals_of
+        from rl.logprobs import Truncation
+        from rl.update import accumulate, pack, totals_of
 
-        rows = pack_rollouts(self.rollouts, 8192)
+        rows = pack(self.rollouts, 8192)
         accumulate(
-            self.model, [Scored(row) for row in rows], self.settings, Truncation(),
+            self.model, rows, self.settings, Truncation(),
             totals=totals_of(rows), version=self.version,
         )  # fmt: skip
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -18,7 +18,7 @@ tool world one of several. `Episode` is one of them being played; `Player` plays
   reply otherwise than it was sampled (without its trace): then the next turn's ids do not begin with
   this one's, and whoever trains on them gives it a document of its own.
 
-Who plays: GRPO (rl.rollout: groups, advantages), DPO (rl.dpo: a success against a failure), pairs of a
+Who plays: GRPO (rl.sample: groups, advantages), DPO (rl.dpo: a success against a failure), pairs of a
 reward model (rl.reward_model.pairs). Evaluations (evals.run) go through the same `waves`, `Episode` and
 `checked`; they take a served model too, judge each sample as it ends and keep it, and judge kept
 replies anew. So any environment can be trained on (grpo, dpo) and evaluated (evals.tasks.environments).

@@ -1,4 +1,4 @@
-"""Advantages from the rewards of a group of replies to one prompt."""
+"""From the rewards of a group of replies to one prompt to their advantages."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -27,3 +27,16 @@ def advantages(rewards: Sequence[float | None], kind: Kind) -> list[float | None
         centred = centred * len(valid) / (len(valid) - 1)
     values = iter(centred.tolist())
     return [None if r is None else next(values) for r in rewards]
+
+
+def overlong_penalty(
+    num_tokens: int, *, max_tokens: int, buffer_tokens: int, penalty: float
+) -> float:
+    """DAPO's soft penalty for long replies (arXiv 2503.14476, eq. 13): 0 up to max_tokens -
+    buffer_tokens, then falling linearly to -penalty at max_tokens.
+
+    >>> overlong_penalty(90, max_tokens=100, buffer_tokens=20, penalty=1.0)
+    -0.5
+    """
+    over = num_tokens - (max_tokens - buffer_tokens)
+    return -penalty * min(max(over, 0) / buffer_tokens, 1.0) + 0.0

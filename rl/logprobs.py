@@ -1,116 +1,83 @@
-"""Packed log-probabilities: whole rollouts in rows, documents isolated, nothing padded."""
+"""Log-probabilities of reply tokens under the distribution that sampling draws from.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Temperature first, then min-p, top-k and top-p, in that order, which is vLLM's. A policy that samples from a
+truncated distribution is trained as that policy; taking its samples for the whole distribution's would be
+biased without a sign.
+"""
+
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
-from engine.protocol import Completion
-from rl.rollout import Rollout
-from rl.truncation import Truncation, token_logprobs
+from rl.loss import PolicyBatch
 
 
-@dataclass(frozen=True)
-class PackedRow:
-    """Rollouts one after the other. T tokens, of which T_r are of replies, R rollouts.
+class Truncation(NamedTuple):
+    """Temperature and cuts of sampling. Example: Truncation(temperature=0.8, top_p=0.95)"""
 
-    input_ids [T], seq_idx [T] (int32, document number). Of the reply tokens [T_r]: position of the
-    token before each, target, sequence (number of its rollout in the row), engine log-probability,
-    advantage, mask (chosen by the policy), version (of the policy that sampled it). rollouts [R]:
-    their indices in the step.
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether some tokens can never be sampled."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+
+def kept_tokens(scaled: Float[Tensor, "N V"], truncation: Truncation) -> Bool[Tensor, "N V"]:
+    """Logits after temperature -> True on tokens that can be sampled."""
+    keep = torch.ones_like(scaled, dtype=torch.bool)
+    if truncation.min_p > 0:
+        highest = scaled.amax(-1, keepdim=True)
+        keep &= scaled >= highest + torch.tensor(truncation.min_p, dtype=scaled.dtype).log()
+    if 0 < truncation.top_k < scaled.shape[-1]:
+        left = scaled.masked_fill(~keep, -torch.inf)
+        keep &= left >= left.topk(truncation.top_k, dim=-1).values[:, -1:]
+    if truncation.top_p < 1:
+        ordered, places = scaled.masked_fill(~keep, -torch.inf).sort(dim=-1)
+        cut = ordered.softmax(-1).cumsum(-1) <= 1 - truncation.top_p
+        cut[:, -1] = False
+        keep &= ~torch.zeros_like(cut).scatter_(1, places, cut)
+    return keep
+
+
+def token_logprobs(
+    logits: Float[Tensor, "N V"], target: Int[Tensor, " N"], truncation: Truncation
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Log-probability of each token, and whether it can be sampled.
+
+    At least fp32. A token outside the support gets the (finite) log-probability it would have as one
+    more kept token, so that nothing becomes NaN; the caller leaves it out.
     """
-
-    input_ids: torch.Tensor
-    seq_idx: torch.Tensor
-    position: torch.Tensor
-    target: torch.Tensor
-    sequence: torch.Tensor
-    engine: torch.Tensor
-    advantage: torch.Tensor
-    mask: torch.Tensor
-    version: torch.Tensor
-    rollouts: list[int]
-
-
-def pack_rollouts(rollouts: Sequence[Rollout], row_tokens: int) -> list[PackedRow]:
-    """Rows of at most `row_tokens` (a longer rollout has a row of its own), in order."""
-    rows, current, used = [], list[int](), 0
-    for index, rollout in enumerate(rollouts):
-        length = sum(len(s.before) + len(s.reply.token_ids) for s in segments(rollout))
-        if current and used + length > row_tokens:
-            rows.append(_row(rollouts, current))
-            current, used = [], 0
-        current.append(index)
-        used += length
-    return [*rows, _row(rollouts, current)] if current else rows
-
-
-class Segment(NamedTuple):
-    """A reply with the ids that stand before it. begins: it is the first of its document."""
-
-    before: list[int]
-    reply: Completion
-    begins: bool
-
-
-def segments(rollout: Rollout) -> list[Segment]:
-    """The replies of an episode, each behind the very ids that it was sampled from.
-
-    A turn whose prompt begins with all that stood and was said before goes on in that document; one
-    that shows the past otherwise (a format drops older traces) begins another.
-    """
-    out, seen = list[Segment](), list[int]()
-    for turn in rollout.turns:
-        goes_on = bool(out) and turn.prompt[: len(seen)] == seen
-        before = turn.prompt[len(seen) :] if goes_on else turn.prompt
-        out.append(Segment(before, turn.completion, not goes_on))
-        seen = [*turn.prompt, *turn.completion.token_ids]
-    return out
-
-
-def _row(rollouts: Sequence[Rollout], indices: list[int]) -> PackedRow:
-    ids, document, position, sequence = list[int](), list[int](), list[int](), list[int]()
-    target, mask, version = list[int](), list[bool](), list[int]()
-    engine, advantage = list[float](), list[float]()
-    documents = 0
-    for number, index in enumerate(indices):
-        rollout = rollouts[index]
-        for before, done, begins in segments(rollout):
-            size = len(done.token_ids)
-            if not len(done.logprobs) == len(done.forced) == len(done.versions) == size:
-                raise ValueError(
-                    f"a reply of {size} tokens lacks log-probabilities, marks or versions"
-                )
-            documents += begins
-            first = len(ids) + len(before)
-            position += range(first - 1, first - 1 + size)
-            target += done.token_ids
-            sequence += [number] * size
-            engine += done.logprobs
-            advantage += [rollout.advantage or 0.0] * size
-            mask += [rollout.advantage is not None and not forced for forced in done.forced]
-            version += done.versions
-            ids += [*before, *done.token_ids]
-            document += [documents - 1] * (len(before) + size)
-    return PackedRow(
-        torch.tensor(ids), torch.tensor(document, dtype=torch.int32), torch.tensor(position),
-        torch.tensor(target), torch.tensor(sequence), torch.tensor(engine, dtype=torch.float64),
-        torch.tensor(advantage, dtype=torch.float64), torch.tensor(mask), torch.tensor(version), indices,
-    )  # fmt: skip
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    scaled = wide / truncation.temperature
+    index = target[:, None]
+    if not truncation.cuts:
+        supported = torch.ones_like(target, dtype=torch.bool)
+    else:
+        with torch.no_grad():
+            keep = kept_tokens(scaled.detach(), truncation)
+            supported = keep.gather(1, index)[:, 0]
+            keep.scatter_(1, index, True)
+        scaled = scaled.masked_fill(~keep, -torch.inf)
+    chosen = scaled.gather(1, index)[:, 0]
+    return chosen - scaled.logsumexp(-1), supported
 
 
 def reply_logprobs(
-    model: nn.Module, row: PackedRow, truncation: Truncation
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability [T_r] of each reply token under the truncated policy, and whether that policy
-    can sample it [T_r]. Only the positions of replies reach the output layer."""
+    model: nn.Module, batch: PolicyBatch, truncation: Truncation
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Log-probability of each reply token under the truncated policy, and whether that policy can sample
+    it. Only the positions of replies reach the output layer."""
     device = next(model.parameters()).device
     logits = model(
-        input_ids=row.input_ids[None].to(device),
-        seq_idx=row.seq_idx[None].to(device),
+        input_ids=batch.input_ids[None].to(device),
+        seq_idx=batch.document[None].to(device),
         use_cache=False,
-        logits_to_keep=row.position.to(device),
+        logits_to_keep=batch.position.to(device),
     ).logits[0]
-    return token_logprobs(logits, row.target.to(device), truncation)
+    return token_logprobs(logits, batch.target.to(device), truncation)

@@ -1,14 +1,16 @@
-"""The policy loss: one pure function of tensors. Shapes: [T] packed tokens, S sequences.
+"""The policy loss: one pure function of a batch. Shapes: T packed tokens, N tokens of replies, S replies.
 
 Three policies appear in it. The engine's sampled the tokens, `old` is the trainer's at the start of
 the step, and `new` is the one being trained. The correction carries engine to old, the clipped ratio
 carries old to new.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 # exp() of a log-ratio beyond this is an overflow, not a policy: same bound as common practice.
 _MAX_LOG_RATIO = 20.0
@@ -16,25 +18,43 @@ _MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """Aligned per-token tensors [T] of a batch of replies; every reply is whole.
-
-    new: log-probability under the policy being trained (has gradient). old: under the trainer's
-    weights at the start of the step, -inf where truncation (top-p, top-k, min-p) leaves the token out
-    of that policy's support. engine: as the engine reported it. advantage: of the token's reply.
-    mask: True on tokens the policy chose (not prompt, tool output or forced). sequence: index of the
-    reply in [0, num_sequences). reference: log-probability under the frozen reference, where the loss
-    has a KL term. fresh: True where the engine sampled with the very weights of `old`; None: all.
+    """A packed row of whole replies, each behind the ids that it was sampled from: what the model reads
+    [T] and what the loss reads of the reply tokens [N]. rl.update makes it; nothing else holds tokens
+    between sampling and the loss.
     """
 
-    new: torch.Tensor
-    old: torch.Tensor
-    engine: torch.Tensor
-    advantage: torch.Tensor
-    mask: torch.Tensor
-    sequence: torch.Tensor
+    input_ids: Int[Tensor, " T"]
+    document: Int[Tensor, " T"]
+    """Number of the document that a token belongs to (int32); the model sees no other document."""
+    position: Int[Tensor, " N"]
+    """Place in the row of the token before each reply token: its logits say how likely the token is."""
+    target: Int[Tensor, " N"]
+    """The reply token."""
+    sequence: Int[Tensor, " N"]
+    """Its reply, or episode, in [0, num_sequences)."""
+    engine: Float[Tensor, " N"]
+    """Its log-probability as the engine reported it."""
+    advantage: Float[Tensor, " N"]
+    """Of its reply."""
+    mask: Bool[Tensor, " N"]
+    """True on tokens that the policy chose; not on tool results, forced tokens or replies without loss."""
+    version: Int[Tensor, " N"]
+    """Policy version that sampled it."""
     num_sequences: int
-    reference: torch.Tensor | None = None
-    fresh: torch.Tensor | None = None
+    old: Float[Tensor, " N"] | None = None
+    """Log-probability under the trainer's weights at the start of the step, -inf where truncation (top-p,
+    top-k, min-p) leaves the token out of that policy's support. None: the weights have not moved since."""
+    reference: Float[Tensor, " N"] | None = None
+    """Log-probability under the frozen reference, where the loss has a KL term."""
+    fresh: Bool[Tensor, " N"] | None = None
+    """True where the engine sampled the whole reply with the very weights of `old`; None: all."""
+
+    def like(self, new: Float[Tensor, " N"]) -> "PolicyBatch":
+        """What the loss reads, on the device of `new` and in its type."""
+        moved = {name: getattr(self, name).to(new) for name in ("engine", "advantage")} | {
+            name: getattr(self, name).to(new.device) for name in ("sequence", "mask", "version")
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -57,22 +77,28 @@ class LossSettings:
 
 
 def policy_loss(
-    batch: PolicyBatch, settings: LossSettings, *, total_tokens: int, total_sequences: int
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss of a micro-batch, normalised by the whole step's counts, and its metrics.
+    new: Float[Tensor, " N"],
+    batch: PolicyBatch,
+    settings: LossSettings,
+    *,
+    total_tokens: int,
+    total_sequences: int,
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """The loss of a micro-batch, normalised by the whole step's counts, and its metrics. new: the reply
+    tokens' log-probabilities under the policy being trained (has gradient).
 
     Per token -min(r A, clip(r) A) plus the KL term, both times the importance weight of the engine's
     numerics and age. Summing micro-batches gives the same gradient as one batch, however it is split.
     """
-    supported = batch.old > -torch.inf
-    old = torch.where(supported, batch.old, batch.new).detach()
+    supported = _old(batch) > -torch.inf
+    old = torch.where(supported, _old(batch), new).detach()
     counted = batch.mask & supported
-    ratio = _ratio(batch, old, counted, settings)
+    ratio = _ratio(new, batch, old, counted, settings)
     weight = correction_weight(batch, settings)
-    surrogate, outside = _surrogate(ratio, batch, settings)
+    surrogate, outside = _surrogate(new, ratio, batch, settings)
     per_token = -surrogate
     if settings.kl_coefficient:
-        per_token = per_token + settings.kl_coefficient * kl_term(batch, old, settings)
+        per_token = per_token + settings.kl_coefficient * kl_term(new, batch, old, settings)
     per_token = torch.where(counted, per_token * weight, 0.0)
     loss = _aggregate(per_token, batch, settings, total_tokens, total_sequences)
     with torch.no_grad():
@@ -80,31 +106,41 @@ def policy_loss(
     return loss, metrics
 
 
+def _old(batch: PolicyBatch) -> Float[Tensor, " N"]:
+    if batch.old is None:
+        raise ValueError("the loss needs the log-probabilities of the policy before the step (old)")
+    return batch.old
+
+
 def _ratio(
-    batch: PolicyBatch, old: torch.Tensor, counted: torch.Tensor, settings: LossSettings
-) -> torch.Tensor:
+    new: Float[Tensor, " N"],
+    batch: PolicyBatch,
+    old: Float[Tensor, " N"],
+    counted: Bool[Tensor, " N"],
+    settings: LossSettings,
+) -> Float[Tensor, " N"]:
     """new / old of each token, or its geometric mean over the token's reply (GSPO).
 
     A token outside old's support (not `counted`) must not reach the others through that mean.
     """
-    log_ratio = _token_log_ratio(batch, old)
+    log_ratio = _token_log_ratio(new, old)
     if settings.ratio == "sequence":
         sums = _sum_by(torch.where(counted, log_ratio, 0.0), batch)
         log_ratio = (sums / _lengths(batch, log_ratio.dtype))[batch.sequence]
     return log_ratio.exp()
 
 
-def _token_log_ratio(batch: PolicyBatch, old: torch.Tensor) -> torch.Tensor:
-    return (batch.new - old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+def _token_log_ratio(new: Float[Tensor, " N"], old: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    return (new - old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
 
 
-def correction_weight(batch: PolicyBatch, settings: LossSettings) -> torch.Tensor:
-    """old / engine [T], truncated to the bounds or 0 outside them; carries no gradient.
+def correction_weight(batch: PolicyBatch, settings: LossSettings) -> Float[Tensor, " N"]:
+    """old / engine [N], truncated to the bounds or 0 outside them; carries no gradient.
 
     A token outside old's support has weight 0: that policy would never have sampled it.
     """
-    gap = (batch.old - batch.engine).detach()
-    supported = batch.old > -torch.inf
+    gap = (_old(batch) - batch.engine).detach()
+    supported = _old(batch) > -torch.inf
     if settings.correction == "none":
         return torch.where(supported, 1.0, 0.0).to(gap.dtype)
     if settings.correction == "sequence":
@@ -120,21 +156,29 @@ def correction_weight(batch: PolicyBatch, settings: LossSettings) -> torch.Tenso
 
 
 def _surrogate(
-    ratio: torch.Tensor, batch: PolicyBatch, settings: LossSettings
-) -> tuple[torch.Tensor, torch.Tensor]:
+    new: Float[Tensor, " N"],
+    ratio: Float[Tensor, " N"],
+    batch: PolicyBatch,
+    settings: LossSettings,
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
     """The objective of each token, and where the ratio left its bounds."""
     high = 1 + settings.clip_high
     if settings.surrogate == "cispo":
         kept = ratio.clamp(max=high).detach()
-        return kept * batch.advantage * batch.new, ratio.detach() > high
+        return kept * batch.advantage * new, ratio.detach() > high
     clipped = ratio.clamp(1 - settings.clip_low, high)
     bounded = ratio if settings.clip_most is None else ratio.clamp(max=settings.clip_most)
     surrogate = torch.minimum(bounded * batch.advantage, clipped * batch.advantage)
     return surrogate, (ratio != clipped).detach()
 
 
-def kl_term(batch: PolicyBatch, old: torch.Tensor, settings: LossSettings) -> torch.Tensor:
-    """[T] (new / old) k3, before the correction's weight; without the ratio where not `kl_weighted`.
+def kl_term(
+    new: Float[Tensor, " N"],
+    batch: PolicyBatch,
+    old: Float[Tensor, " N"],
+    settings: LossSettings,
+) -> Float[Tensor, " N"]:
+    """[N] (new / old) k3, before the correction's weight; without the ratio where not `kl_weighted`.
 
     k3 = r - 1 - log r of r = reference / new (Schulman 2020). With the weight w = old / engine, which
     carries no gradient, the mean over tokens y that the engine sampled behind one prefix is
@@ -146,18 +190,18 @@ def kl_term(batch: PolicyBatch, old: torch.Tensor, settings: LossSettings) -> to
     """
     if batch.reference is None:
         raise ValueError("a loss with a KL term needs the reference's log-probabilities")
-    gap = (batch.reference - batch.new).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    gap = (batch.reference - new).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     kl = gap.exp() - gap - 1
-    return kl * _token_log_ratio(batch, old).exp() if settings.kl_weighted else kl
+    return kl * _token_log_ratio(new, old).exp() if settings.kl_weighted else kl
 
 
 def _aggregate(
-    per_token: torch.Tensor,
+    per_token: Float[Tensor, " N"],
     batch: PolicyBatch,
     settings: LossSettings,
     total_tokens: int,
     total_sequences: int,
-) -> torch.Tensor:
+) -> Float[Tensor, ""]:
     sequences = max(total_sequences, 1)
     if settings.aggregate == "token":
         return per_token.sum() / max(total_tokens, 1)
@@ -170,17 +214,17 @@ def _aggregate(
 
 def _metrics(
     batch: PolicyBatch,
-    old: torch.Tensor,
-    supported: torch.Tensor,
-    outside: torch.Tensor,
-    weight: torch.Tensor,
+    old: Float[Tensor, " N"],
+    supported: Bool[Tensor, " N"],
+    outside: Bool[Tensor, " N"],
+    weight: Float[Tensor, " N"],
 ) -> dict[str, float]:
     """Sums over tokens, so that micro-batches add up."""
     mask = batch.mask
     fresh = mask & supported
     if batch.fresh is not None:
         fresh = fresh & batch.fresh
-    gap = (batch.old - batch.engine).masked_fill(~fresh, 0.0).double()
+    gap = (_old(batch) - batch.engine).masked_fill(~fresh, 0.0).double()
     # k3 estimate of KL(engine || trainer): unbiased and never negative (Schulman 2020).
     return {
         "mismatch_kl_sum": float((gap.expm1() - gap).sum()),
@@ -193,11 +237,11 @@ def _metrics(
     }
 
 
-def _lengths(batch: PolicyBatch, dtype: torch.dtype) -> torch.Tensor:
+def _lengths(batch: PolicyBatch, dtype: torch.dtype) -> Float[Tensor, " S"]:
     """[S] tokens of each reply that count, at least 1."""
     return _sum_by(batch.mask.to(dtype), batch).clamp(min=1)
 
 
-def _sum_by(values: torch.Tensor, batch: PolicyBatch) -> torch.Tensor:
+def _sum_by(values: Float[Tensor, " N"], batch: PolicyBatch) -> Float[Tensor, " S"]:
     out = torch.zeros(batch.num_sequences, dtype=values.dtype, device=values.device)
     return out.index_add(0, batch.sequence, values)

@@ -13,7 +13,7 @@ from reward.reply import read_reply
 from reward.score_model import ScoreModel, load_score_model, score_ids, score_rows
 from reward.verdict import decided, failed
 from rl.config import RewardSource
-from rl.rollout import Score
+from rl.sample import Score
 from workbench.chat import parse
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -63,12 +63,12 @@ def _checker(
     modes: Sequence[bool],
     checks: Sequence[Verdict],
 ) -> list[Verdict]:
-    """The checks as they are; implements rl.rollout.Score."""
+    """The checks as they are; implements rl.sample.Score."""
     return list(checks)
 
 
 class ModelReward:
-    """Implements rl.rollout.Score with a reward model in this process."""
+    """Implements rl.sample.Score with a reward model in this process."""
 
     def __init__(self, model: ScoreModel, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -94,7 +94,7 @@ class ModelReward:
 
 
 class FunctionReward:
-    """Implements rl.rollout.Score with a function of the user's own."""
+    """Implements rl.sample.Score with a function of the user's own."""
 
     def __init__(self, config: FunctionConfig) -> None:
         self.config = config
@@ -117,7 +117,7 @@ class FunctionReward:
 
 
 class JudgeReward:
-    """Implements rl.rollout.Score with a judge: each reply's win rate in its group.
+    """Implements rl.sample.Score with a judge: each reply's win rate in its group.
 
     A group of one (the held-out measure) meets the first reply that its prompt ever got, which
     `anchors` keeps: question -> answer. So the first measure is 0.5, and a later one says how often
@@ -164,7 +164,7 @@ class JudgeReward:
 
 
 class CompositeReward:
-    """Implements rl.rollout.Score: the weighted mean of others, with every part on record."""
+    """Implements rl.sample.Score: the weighted mean of others, with every part on record."""
 
     def __init__(self, parts: Mapping[str, tuple[float, Score]]) -> None:
         self.parts = dict(parts)

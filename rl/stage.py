@@ -17,12 +17,12 @@ from model.layers.isolation import check_isolation
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.config import GrpoConfig
-from rl.disjoint import check_held_out
-from rl.grpo import Grpo, Hooks
-from rl.record import RolloutLog
+from rl.held_out import check_held_out
+from rl.loop import Grpo, Hooks
 from rl.reward_source import reward_source
-from rl.rollout import Sampler, thinks
+from rl.rollout_log import RolloutLog
 from rl.rows import Rules, good_tasks, take_rows, too_long, warnings_of
+from rl.sample import Sampler, thinks
 from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation

@@ -1,88 +1,152 @@
-"""One policy update: gradients of packed rows, summed over micro-batches and trainers."""
+"""One policy update: rollouts packed into batches, gradients summed over them and over trainers, one step of
+the optimizer for each part of the rollouts."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from torch import distributed, nn
+from jaxtyping import Float
+from torch import Tensor, distributed, nn
 
-from rl.logprobs import PackedRow, reply_logprobs
+from engine.protocol import Completion
+from rl.config import GrpoConfig
+from rl.logprobs import Truncation, reply_logprobs
 from rl.loss import LossSettings, PolicyBatch, policy_loss
-from rl.truncation import Truncation
+from rl.sample import Rollout
+
+# A reference that cannot sample a token still says how unlikely it is: the mask of the policy, not the
+# reference's support, decides what counts.
+_LEAST_REFERENCE = -100.0
+
+
+class Segment(NamedTuple):
+    """A reply with the ids that stand before it. begins: it is the first of its document."""
+
+    before: list[int]
+    reply: Completion
+    begins: bool
+
+
+def segments(rollout: Rollout) -> list[Segment]:
+    """The replies of an episode, each behind the very ids that it was sampled from.
+
+    A turn whose prompt begins with all that stood and was said before goes on in that document; one
+    that shows the past otherwise (a format drops older traces) begins another.
+    """
+    out, seen = list[Segment](), list[int]()
+    for turn in rollout.turns:
+        goes_on = bool(out) and turn.prompt[: len(seen)] == seen
+        before = turn.prompt[len(seen) :] if goes_on else turn.prompt
+        out.append(Segment(before, turn.completion, not goes_on))
+        seen = [*turn.prompt, *turn.completion.token_ids]
+    return out
+
+
+def pack(rollouts: Sequence[Rollout], row_tokens: int) -> list[PolicyBatch]:
+    """Batches of at most `row_tokens` (a longer rollout has one of its own), in order; nothing is padded."""
+    batches, current, used = [], list[Rollout](), 0
+    for rollout in rollouts:
+        length = sum(len(s.before) + len(s.reply.token_ids) for s in segments(rollout))
+        if current and used + length > row_tokens:
+            batches.append(_packed(current))
+            current, used = [], 0
+        current.append(rollout)
+        used += length
+    return [*batches, _packed(current)] if current else batches
+
+
+def _packed(rollouts: Sequence[Rollout]) -> PolicyBatch:
+    ids, document, position, sequence = list[int](), list[int](), list[int](), list[int]()
+    target, mask, version = list[int](), list[bool](), list[int]()
+    engine, advantage = list[float](), list[float]()
+    documents = 0
+    for number, rollout in enumerate(rollouts):
+        for before, done, begins in segments(rollout):
+            size = len(done.token_ids)
+            if not len(done.logprobs) == len(done.forced) == len(done.versions) == size:
+                raise ValueError(
+                    f"a reply of {size} tokens lacks log-probabilities, marks or versions"
+                )
+            documents += begins
+            first = len(ids) + len(before)
+            position += range(first - 1, first - 1 + size)
+            target += done.token_ids
+            sequence += [number] * size
+            engine += done.logprobs
+            advantage += [rollout.advantage or 0.0] * size
+            mask += [rollout.advantage is not None and not forced for forced in done.forced]
+            version += done.versions
+            ids += [*before, *done.token_ids]
+            document += [documents - 1] * (len(before) + size)
+    return PolicyBatch(
+        input_ids=torch.tensor(ids),
+        document=torch.tensor(document, dtype=torch.int32),
+        position=torch.tensor(position, dtype=torch.long),
+        target=torch.tensor(target, dtype=torch.long),
+        sequence=torch.tensor(sequence, dtype=torch.long),
+        engine=torch.tensor(engine, dtype=torch.float64),
+        advantage=torch.tensor(advantage, dtype=torch.float64),
+        mask=torch.tensor(mask, dtype=torch.bool),
+        version=torch.tensor(version, dtype=torch.long),
+        num_sequences=len(rollouts),
+    )
 
 
 class Totals(NamedTuple):
-    """What the whole update counts, over all rows and trainers: it normalises the loss."""
+    """What the whole update counts, over all batches and trainers: it normalises the loss."""
 
     tokens: int
     sequences: int
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A row with what older policies say of its reply tokens [T_r].
-
-    old: under the weights at the start of the step, -inf outside that policy's support; None: the
-    weights have not moved since. reference: under the frozen reference, where the loss asks for it.
-    """
-
-    row: PackedRow
-    old: torch.Tensor | None = None
-    reference: torch.Tensor | None = None
-
-
-def totals_of(rows: Sequence[PackedRow], *, masked: int = 0) -> Totals:
-    """The counts of some rows, and of `masked` replies beside them that carry no loss."""
-    sequences = sum(len(r.rollouts) for r in rows) + masked
-    return Totals(sum(int(r.mask.sum()) for r in rows), sequences)
+def totals_of(batches: Sequence[PolicyBatch], *, masked: int = 0) -> Totals:
+    """The counts of some batches, and of `masked` replies beside them that carry no loss."""
+    sequences = sum(b.num_sequences for b in batches) + masked
+    return Totals(sum(int(b.mask.sum()) for b in batches), sequences)
 
 
 def frozen_logprobs(
-    model: nn.Module, rows: Sequence[PackedRow], truncation: Truncation
-) -> list[torch.Tensor]:
-    """[T_r] for each row under the model as it is, -inf where it cannot sample the token."""
+    model: nn.Module, batches: Sequence[PolicyBatch], truncation: Truncation
+) -> list[Float[Tensor, " _"]]:
+    """[N] for each batch under the model as it is, -inf where it cannot sample the token."""
     found = []
     with torch.no_grad():
-        for row in rows:
-            values, supported = reply_logprobs(model, row, truncation)
+        for batch in batches:
+            values, supported = reply_logprobs(model, batch, truncation)
             found.append(torch.where(supported, values, -torch.inf))
     return found
 
 
 def accumulate(
     model: nn.Module,
-    scored: Sequence[Scored],
+    batches: Sequence[PolicyBatch],
     settings: LossSettings,
     truncation: Truncation,
     *,
     totals: Totals,
     version: int,
 ) -> dict[str, float]:
-    """Add the gradient of these rows to the model's; returns the loss and the metrics' sums.
+    """Add the gradient of these batches to the model's; returns the loss and the metrics' sums.
 
     `version` is the policy version of the step: only replies sampled wholly by it show how far
     trainer and engine differ in numerics.
     """
     sums: dict[str, float] = {}
-    for part in scored:
-        row = part.row
-        new, supported = reply_logprobs(model, row, truncation)
-        old = part.old
-        if old is None:
-            old = torch.where(supported, new.detach(), -torch.inf)
-        device = new.device
-        sequence = row.sequence.to(device)
-        stale = torch.zeros(len(row.rollouts), dtype=torch.bool, device=device)
-        stale[sequence[(row.version != version).to(device)]] = True
-        batch = PolicyBatch(
-            new, old, row.engine.to(new), row.advantage.to(new), row.mask.to(device), sequence,
-            len(row.rollouts), part.reference, ~stale[sequence],
-        )  # fmt: skip
+    for packed in batches:
+        new, supported = reply_logprobs(model, packed, truncation)
+        batch = packed.like(new)
+        if batch.old is None:
+            batch = replace(batch, old=torch.where(supported, new.detach(), -torch.inf))
+        stale = torch.zeros(batch.num_sequences, dtype=torch.bool, device=new.device)
+        stale[batch.sequence[batch.version != version]] = True
+        batch = replace(batch, fresh=~stale[batch.sequence])
         loss, metrics = policy_loss(
-            batch, settings, total_tokens=totals.tokens, total_sequences=totals.sequences
+            new, batch, settings, total_tokens=totals.tokens, total_sequences=totals.sequences
         )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         metrics["loss"] = float(loss.detach())
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -106,7 +170,7 @@ def sum_gradients(model: nn.Module, sums: dict[str, float]) -> dict[str, float]:
         parameters, flat.split([p.numel() for p in parameters]), strict=True
     ):
         parameter.grad = part.view_as(parameter).clone()
-    # A trainer without a row of this update has no sums, and still takes part.
+    # A trainer without a batch of this update has no sums, and still takes part.
     known: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(known, list(sums))
     names = sorted({name for of_one in known for name in of_one})
@@ -115,3 +179,115 @@ def sum_gradients(model: nn.Module, sums: dict[str, float]) -> dict[str, float]:
     )
     distributed.all_reduce(values)
     return dict(zip(names, values.tolist(), strict=True))
+
+
+class Updater:
+    """Policy, frozen reference and optimizer: the weights of a stage and what moves them."""
+
+    def __init__(self, model: nn.Module, config: GrpoConfig) -> None:
+        self.model, self.config = model, config
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
+        written = config.loss.model_dump(exclude={"variant"})
+        self.settings = LossSettings(**written, max_tokens=config.max_tokens)
+        self.truncation = Truncation(config.temperature, config.top_p, config.top_k, config.min_p)
+        # Of the weights as they came: a resumed stage loads its own state afterwards.
+        self.reference = copy.deepcopy(model) if self.settings.kl_coefficient else None
+
+    def update(
+        self,
+        groups: Sequence[list[Rollout]],
+        *,
+        version: int,
+        check: Callable[[dict[str, float]], None],
+    ) -> dict[str, float]:
+        """`updates_per_step` optimizer steps, each on its part of the groups; returns their metrics.
+
+        `check` sees the sums of each part before the weights move, and raises to stop that.
+        """
+        shares = split(groups, self.config.updates_per_step)
+        parts = [
+            pack(
+                [r for g in share for r in g if r.advantage is not None],
+                self.config.microbatch_tokens,
+            )
+            for share in shares
+        ]
+        self.model.train()
+        # Weights that move between the updates of a step must not move the policy that sampled.
+        scored = [
+            part
+            if len(parts) == 1 and self.reference is None
+            else self._scored(part, keep_old=len(parts) > 1)
+            for part in parts
+        ]
+        metrics: dict[str, float] = {}
+        norms = []
+        for part, share in zip(scored, shares, strict=True):
+            if not part:
+                continue  # no group of this part can teach anything
+            masked = sum(r.masked for group in share for r in group)
+            totals = totals_of(part, masked=masked)
+            sums = accumulate(
+                self.model, part, self.settings, self.truncation, totals=totals, version=version
+            )
+            sums = sum_gradients(self.model, sums)
+            check(sums)
+            norms.append(self.step())
+            metrics = {k: metrics.get(k, 0.0) + v for k, v in sums.items()}
+        return update_metrics(metrics, norms)
+
+    def _scored(self, batches: list[PolicyBatch], *, keep_old: bool) -> list[PolicyBatch]:
+        """With what the policy as it is, and the reference, say of the reply tokens."""
+        olds: Sequence[Any] = [None] * len(batches)
+        references: Sequence[Any] = [None] * len(batches)
+        if keep_old:
+            olds = frozen_logprobs(self.model, batches, self.truncation)
+        if self.reference is not None:
+            references = [
+                values.clamp(min=_LEAST_REFERENCE)
+                for values in frozen_logprobs(self.reference, batches, self.truncation)
+            ]
+        return [
+            replace(batch, old=old, reference=reference)
+            for batch, old, reference in zip(batches, olds, references, strict=True)
+        ]
+
+    def step(self) -> float:
+        """Clip the gradients and move the weights; returns the norm before clipping."""
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and moments."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.model.load_state_dict(state["model"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def split(groups: Sequence[list[Rollout]], parts: int) -> list[list[list[Rollout]]]:
+    """`parts` runs of whole groups, as equal in number as can be."""
+    cuts = [round(i * len(groups) / parts) for i in range(parts + 1)]
+    return [list(groups[a:b]) for a, b in itertools.pairwise(cuts)]
+
+
+def update_metrics(sums: dict[str, float], norms: Sequence[float]) -> dict[str, float]:
+    """Of a step, from the sums over its batches and the norm of each of its updates."""
+    if not norms:
+        return {"loss": 0.0, "grad_norm": 0.0}
+    tokens = max(sums["tokens"], 1.0)
+    metrics = {
+        "loss": sums["loss"] / len(norms),
+        "grad_norm": sum(norms) / len(norms),
+        "clip_fraction": sums["clipped_sum"] / tokens,
+        "unsupported": sums["unsupported_sum"] / tokens,
+        "entropy": sums["entropy_sum"] / max(tokens - sums["unsupported_sum"], 1.0),
+        "correction_weight": sums["weight_sum"] / tokens,
+    }
+    if sums["fresh_tokens"]:
+        metrics["mismatch_kl"] = sums["mismatch_kl_sum"] / sums["fresh_tokens"]
+    return metrics

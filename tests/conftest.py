@@ -10,6 +10,9 @@ import pytest
 
 from tests import tiny
 from tests.ray_head import RayHead
+from tests.shapes import check_shapes
+
+check_shapes()  # before a test imports what it checks
 
 
 @pytest.fixture

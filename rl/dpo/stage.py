@@ -18,10 +18,10 @@ from environments.rollout import Player, Trajectory
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.tokenizer import read_tokenizer
-from rl.disjoint import check_held_out
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
+from rl.held_out import check_held_out
 from rl.rows import good_tasks, too_long, warnings_of
 from workbench.chat import prompt_ids
 from workbench.checkpoint import seed_everything

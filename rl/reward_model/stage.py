@@ -18,7 +18,7 @@ from model.layers.isolation import check_isolation
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
-from rl.disjoint import check_held_out
+from rl.held_out import check_held_out
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.pairs import make_pairs, sample
 from rl.rows import Rules, take_rows, too_long, warnings_of

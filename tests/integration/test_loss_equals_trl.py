@@ -1,6 +1,7 @@
 """TRL's own GRPOTrainer as the oracle: its scoring and its loss on replies that we hand to both."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 from engine.protocol import Completion
 from rl.advantage import advantages
 from rl.config import LossConfig
-from rl.logprobs import PackedRow, pack_rollouts, reply_logprobs
+from rl.logprobs import Truncation, reply_logprobs
 from rl.loss import LossSettings, PolicyBatch, policy_loss
-from rl.rollout import Rollout
-from rl.truncation import Truncation
+from rl.sample import Rollout
+from rl.update import pack
 
 pytestmark = [pytest.mark.integration, pytest.mark.golden]
 TEMPERATURE, MAX_TOKENS, GROUP = 0.8, 12, 4
@@ -101,9 +102,7 @@ def replies(kind: str, vocabulary: int) -> list[Rollout]:
     return out
 
 
-def with_engine(rollouts: list[Rollout], row: PackedRow, logprobs: torch.Tensor) -> list[Rollout]:
-    from dataclasses import replace
-
+def with_engine(rollouts: list[Rollout], row: PolicyBatch, logprobs: torch.Tensor) -> list[Rollout]:
     errors = noise(logprobs, seed=9).clamp(-2, 2) * 0.25
     values = iter((logprobs + errors).tolist())
     return [
@@ -180,7 +179,7 @@ def trl_loss(trainer: Any, rollouts: list[Rollout], moved: float) -> torch.Tenso
 def our_loss(trainer: Any, rollouts: list[Rollout], settings: LossSettings, moved: float) -> Any:
     """In rows of at most 40 tokens, so of several replies each, summed."""
     how = Truncation(temperature=TEMPERATURE)
-    rows = pack_rollouts(rollouts, 40)
+    rows = pack(rollouts, 40)
     assert 2 < len(rows) < len(rollouts)
     reset(trainer.model, trainer.first, 0.0)
     with torch.no_grad():
@@ -191,12 +190,9 @@ def our_loss(trainer: Any, rollouts: list[Rollout], settings: LossSettings, move
     loss, clipped = torch.zeros(()), 0.0
     for row, old, reference in zip(rows, olds, references, strict=True):
         new, _ = reply_logprobs(trainer.model, row, how)
-        batch = PolicyBatch(
-            new, old, row.engine.to(new), row.advantage.to(new), row.mask, row.sequence,
-            len(row.rollouts), reference,
-        )  # fmt: skip
+        batch = replace(row.like(new), old=old, reference=reference)
         part, metrics = policy_loss(
-            batch, settings, total_tokens=total, total_sequences=len(rollouts)
+            new, batch, settings, total_tokens=total, total_sequences=len(rollouts)
         )
         loss, clipped = loss + part, clipped + metrics["clipped_sum"]
     return loss, clipped
@@ -211,7 +207,7 @@ def test_loss_and_gradient_are_trls(
     values = LossConfig(**{"clip_high": 0.28, **high, **ours}).model_dump(exclude={"variant"})
     settings = LossSettings(**values, max_tokens=MAX_TOKENS)
     rollouts = replies(oracle.kind, oracle.model.config.vocab_size)
-    whole = pack_rollouts(rollouts, 10**6)[0]
+    whole = pack(rollouts, 10**6)[0]
     reset(oracle.model, oracle.first, 0.0)
     with torch.no_grad():
         exact, _ = reply_logprobs(oracle.model, whole, Truncation(temperature=TEMPERATURE))

@@ -12,8 +12,8 @@ from engine.protocol import Request, Sampling
 from rl.advantage import advantages
 from rl.config import GrpoConfig
 from rl.diagnosis import compare, diagnose
-from rl.grpo import Grpo, Hooks, MismatchError
-from rl.rollout import Rollout
+from rl.loop import Grpo, Hooks, MismatchError
+from rl.sample import Rollout
 from tests.sync_faults import RUNNING, layer, replaced, skipped
 from tests.sync_pair import MAX_LEN, Pair
 from workbench.checkpoint import Checkpoints

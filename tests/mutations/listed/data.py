@@ -91,11 +91,11 @@ MUTATIONS = (
     ),
     Mutation(
         "held-out prompts in other words are not known",
-        "rl/disjoint.py",
+        "rl/held_out.py",
         'yield f"{item.domain}: {item.problem}"',
         'yield f"{item.domain}: {item.id}"',
         "a held-out problem is trained on in other words",
-        ("tests/unit/rl/test_disjoint.py",),
+        ("tests/unit/rl/test_held_out.py",),
     ),
     Mutation(
         "SFT document numbers one token late",

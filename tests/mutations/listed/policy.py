@@ -9,14 +9,14 @@ _BOUNDS = ("tests/unit/rl/test_loss_bounds.py",)
 _UPDATE = ("tests/unit/rl/test_update.py",)
 _LOOP = ("tests/unit/rl/test_grpo_loop.py",)
 _STATE = ("tests/unit/rl/test_grpo_state.py",)
-_FEED = ("tests/unit/rl/test_feed.py",)
+_PREFETCH = ("tests/unit/rl/test_prefetch.py",)
 _SYNC = ("tests/unit/engine/test_sync_check.py",)
 _CONTROL = ("tests/unit/budget/test_control.py",)
 
 MUTATIONS = (
     Mutation(
         "GRPO resumes at the next position",
-        "rl/grpo.py",
+        "rl/loop.py",
         'self.position = int(state["position"])',
         'self.position = int(state["position"]) + 1',
         "a resumed run skips a prompt",
@@ -24,7 +24,7 @@ MUTATIONS = (
     ),
     Mutation(
         "GRPO's position is not saved",
-        "rl/grpo.py",
+        "rl/loop.py",
         '"position": self.position,',
         '"position": 0,',
         "a resumed run repeats the prompts from the first on",
@@ -32,7 +32,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the old policy is not frozen",
-        "rl/grpo.py",
+        "rl/update.py",
         "else self._scored(part, keep_old=len(parts) > 1)",
         "else self._scored(part, keep_old=False)",
         "with updates_per_step > 1 the ratio is 1 by definition and nothing is clipped",
@@ -40,16 +40,16 @@ MUTATIONS = (
     ),
     Mutation(
         "every second weight sync left out",
-        "rl/grpo.py",
-        "metrics |= self._publish(feed)",
-        'metrics |= self._publish(feed) if self.step % 2 else {"sync_s": 0.0}',
+        "rl/loop.py",
+        "metrics |= self._publish(rollouts)",
+        'metrics |= self._publish(rollouts) if self.step % 2 else {"sync_s": 0.0}',
         "the engine samples from an older policy than its tokens say",
         _STATE,
         _DRIFT,
     ),
     Mutation(
         "the mismatch gate is off",
-        "rl/grpo.py",
+        "rl/loop.py",
         "if not kl <= self.config.mismatch_kl_limit:",
         "if False:",
         "training goes on although the engine computes another policy",
@@ -107,16 +107,16 @@ MUTATIONS = (
     Mutation(
         "the KL is of the reference from the policy",
         "rl/loss.py",
-        "gap = (batch.reference - batch.new).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)",
-        "gap = (batch.new - batch.reference).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)",
+        "gap = (batch.reference - new).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)",
+        "gap = (new - batch.reference).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)",
         "the estimate of the KL is another divergence",
         _BOUNDS,
     ),
     Mutation(
         "the correction upside down",
         "rl/loss.py",
-        "gap = (batch.old - batch.engine).detach()",
-        "gap = (batch.engine - batch.old).detach()",
+        "gap = (_old(batch) - batch.engine).detach()",
+        "gap = (batch.engine - _old(batch)).detach()",
         "what the engine samples too often counts more",
         _LOSS,
     ),
@@ -130,7 +130,7 @@ MUTATIONS = (
     ),
     Mutation(
         "log-probabilities one token late",
-        "rl/logprobs.py",
+        "rl/update.py",
         "position += range(first - 1, first - 1 + size)",
         "position += range(first, first + size)",
         "each token is scored by what came after it",
@@ -139,14 +139,14 @@ MUTATIONS = (
     Mutation(
         "older replies count as mismatch",
         "rl/update.py",
-        "stale[sequence[(row.version != version).to(device)]] = True",
-        "stale[sequence[(row.version != version).to(device)]] = False",
+        "stale[batch.sequence[batch.version != version]] = True",
+        "stale[batch.sequence[batch.version != version]] = False",
         "what training moved is taken for an error of the engine",
         _UPDATE,
     ),
     Mutation(
         "forced tokens are trained on",
-        "rl/logprobs.py",
+        "rl/update.py",
         "mask += [rollout.advantage is not None and not forced for forced in done.forced]",
         "mask += [rollout.advantage is not None for forced in done.forced]",
         "the policy learns what the budget's rule wrote",
@@ -180,7 +180,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the temperature is left out",
-        "rl/truncation.py",
+        "rl/logprobs.py",
         "scaled = wide / truncation.temperature",
         "scaled = wide",
         "the policy that is trained is not the one that sampled",
@@ -188,7 +188,7 @@ MUTATIONS = (
     ),
     Mutation(
         "long replies are rewarded",
-        "rl/overlong.py",
+        "rl/advantage.py",
         "return -penalty * min(",
         "return penalty * min(",
         "the soft penalty has the wrong sign",
@@ -196,31 +196,31 @@ MUTATIONS = (
     ),
     Mutation(
         "sampled ahead beyond the bound",
-        "rl/feed.py",
+        "rl/prefetch.py",
         "return step <= self._version + self.max_staleness",
         "return step <= self._version + self.max_staleness + 1",
         "tokens are older than max_staleness allows",
-        _FEED,
+        _PREFETCH,
     ),
     Mutation(
         "batches out of order",
-        "rl/feed.py",
-        "batch = self._ready.popleft()",
-        "batch = self._ready.pop()",
+        "rl/prefetch.py",
+        "sampled = self._ready.popleft()",
+        "sampled = self._ready.pop()",
         "prompts are trained on in the order in which replies ended",
-        _FEED,
+        _PREFETCH,
     ),
     Mutation(
         "too old tokens are taken",
-        "rl/feed.py",
+        "rl/prefetch.py",
         "wrong = [v for v in done.versions if not step - max_staleness <= v <= step]",
         "wrong = [v for v in done.versions if not v <= step]",
         "a token of any age is trained on",
-        _FEED,
+        _PREFETCH,
     ),
     Mutation(
         "every pass in one order",
-        "rl/prompts.py",
+        "rl/sample.py",
         "self._conversations[self._order(i // size)[i % size]]",
         "self._conversations[self._order(0)[i % size]]",
         "prompts always meet the same neighbours",
@@ -228,16 +228,16 @@ MUTATIONS = (
     ),
     Mutation(
         "each step samples with one seed",
-        "rl/grpo.py",
-        'seed = sample_seed(self.seed, "grpo", start)',
-        'seed = sample_seed(self.seed, "grpo", 0)',
+        "rl/sample.py",
+        'seed=sample_seed(seed, "grpo", position)',
+        'seed=sample_seed(seed, "grpo", 0)',
         "a prompt seen again is answered by the same draws",
         ("tests/unit/rl/test_prompts.py",),
     ),
     Mutation(
         "any share of failures passes",
-        "rl/grpo.py",
-        "if failed > self.config.max_failed_share:",
+        "rl/metrics.py",
+        "if failed > max_failed_share:",
         "if failed > 1:",
         "a run trains on although its checkers are broken",
         _LOOP,
@@ -288,7 +288,7 @@ MUTATIONS = (
     ),
     Mutation(
         "GRPO's gradients are not clipped",
-        "rl/grpo.py",
+        "rl/update.py",
         "nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)",
         "nn.utils.clip_grad_norm_(self.model.parameters(), 1e9)",
         "grad_clip does nothing",
@@ -296,7 +296,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the reference moves along",
-        "rl/grpo.py",
+        "rl/update.py",
         "copy.deepcopy(model) if self.settings.kl_coefficient",
         "model if self.settings.kl_coefficient",
         "the KL to where the stage started from is always 0",
@@ -304,7 +304,7 @@ MUTATIONS = (
     ),
     Mutation(
         "GRPO's moments begin anew",
-        "rl/grpo.py",
+        "rl/update.py",
         'self.optimizer.load_state_dict(state["optimizer"])',
         '_ = state["optimizer"]',
         "a resumed run has another optimizer",
@@ -313,7 +313,7 @@ MUTATIONS = (
     ),
     Mutation(
         "groups that teach nothing are kept",
-        "rl/grpo.py",
+        "rl/sample.py",
         "(groups if keep_all or is_mixed(group) else dropped).append(group)",
         "groups.append(group)",
         "dynamic sampling does nothing",
@@ -322,14 +322,14 @@ MUTATIONS = (
     Mutation(
         "masked replies leave the mean",
         "rl/update.py",
-        "sequences = sum(len(r.rollouts) for r in rows) + masked",
-        "sequences = sum(len(r.rollouts) for r in rows)",
+        "sequences = sum(b.num_sequences for b in batches) + masked",
+        "sequences = sum(b.num_sequences for b in batches)",
         "other replies weigh more where some are masked",
         ("tests/unit/rl/test_grpo_loop.py",),
     ),
     Mutation(
         "cut replies are trained on",
-        "rl/rollout.py",
+        "rl/sample.py",
         "advantage=None if masked else advantage,",
         "advantage=advantage,",
         "mask_truncated does nothing",

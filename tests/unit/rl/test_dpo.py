@@ -17,11 +17,11 @@ from environments.house import tasks
 from environments.rollout import Trajectory, Turn
 from model.hybrid import build_config, load_model, save_model
 from reward.verdict import decided, failed
-from rl.disjoint import check_held_out
 from rl.dpo import stage as dpo_stage
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import make_pairs, to_side
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
+from rl.held_out import check_held_out
 from workbench.chat import prompt_ids, stop_ids
 from workbench.errors import UserError
 from workbench.recipe import build

@@ -17,12 +17,11 @@ from environments.rollout import Turn
 from model.hybrid import build_config, load_model
 from reward.verdict import Verdict, decided
 from rl.config import GrpoConfig
-from rl.feed import StalenessError, check_versions
-from rl.logprobs import pack_rollouts, reply_logprobs, segments
-from rl.record import RolloutLog
-from rl.rollout import Rollout, Sampler
-from rl.truncation import Truncation
-from rl.update import totals_of
+from rl.logprobs import Truncation, reply_logprobs
+from rl.prefetch import StalenessError, check_versions
+from rl.rollout_log import RolloutLog
+from rl.sample import Rollout, Sampler
+from rl.update import pack, segments, totals_of
 from tests.unit.workbench.test_chat_foreign import CHATML, chatml
 from workbench.chat import stop_ids
 from workbench.conversation import CheckSpec, Conversation
@@ -72,7 +71,7 @@ def test_an_episode_is_one_reply_of_its_group(tokenizer: PreTrainedTokenizerFast
 def test_what_a_tool_returned_carries_no_loss(tokenizer: PreTrainedTokenizerFast) -> None:
     groups = _sampler(tokenizer).roll_out(TASKS, seed=1)
     flat = [r for group in groups for r in group]
-    rows = pack_rollouts(flat, 100_000)
+    rows = pack(flat, 100_000)
     (row,) = rows
     # Exactly the sampled tokens, each once, behind the very ids that it was sampled from.
     turns = [turn for r in flat for turn in r.turns]
@@ -84,7 +83,7 @@ def test_what_a_tool_returned_carries_no_loss(tokenizer: PreTrainedTokenizerFast
     place = 0
     for turn in turns:
         first = int(row.position[place])
-        document = row.seq_idx == row.seq_idx[first]
+        document = row.document == row.document[first]
         before = row.input_ids[: first + 1][document[: first + 1]]
         assert before.tolist() == turn.prompt
         place += len(turn.completion.token_ids)
@@ -95,8 +94,8 @@ def test_the_prefix_is_kept_where_the_format_keeps_it(tokenizer: PreTrainedToken
     for made, documents in ((tokenizer, 3), (chatml(CHATML), 1)):
         good = _sampler(made).roll_out(TASKS[:1], seed=1)[0][0]
         assert [s.begins for s in segments(good)].count(True) == documents
-        row = pack_rollouts([good], 100_000)[0]
-        assert int(row.seq_idx.max()) + 1 == documents
+        row = pack([good], 100_000)[0]
+        assert int(row.document.max()) + 1 == documents
         if documents == 1:
             last = good.turns[-1]
             assert row.input_ids.tolist() == [*last.prompt, *last.completion.token_ids]
@@ -119,15 +118,15 @@ def test_a_turns_logprobs_are_those_of_the_turn_by_itself() -> None:
     model = load_model(shape, seed=5)
     other = Rollout([7, 8], _done([40, 2]), 0.0, -0.5, "ok")
     episode = _episode()
-    (row,) = pack_rollouts([episode, other], 1000)
-    assert row.seq_idx.tolist() == [0] * 10 + [1] * 13 + [2] * 4
+    (row,) = pack([episode, other], 1000)
+    assert row.document.tolist() == [0] * 10 + [1] * 13 + [2] * 4
     assert row.sequence.tolist() == [0] * 8 + [1] * 2
-    assert len(pack_rollouts([episode, other], 25)) == 2
+    assert len(pack([episode, other], 25)) == 2
     found, _ = reply_logprobs(model, row, Truncation())
     expected = []
     for turn in (*episode.turns, *other.turns):
         alone = Rollout(turn.prompt, turn.completion, 1.0, 1.0, "ok")
-        expected.append(reply_logprobs(model, pack_rollouts([alone], 1000)[0], Truncation())[0])
+        expected.append(reply_logprobs(model, pack([alone], 1000)[0], Truncation())[0])
     torch.testing.assert_close(found, torch.cat(expected), atol=1e-5, rtol=1e-5)
 
 

@@ -11,10 +11,10 @@ from engine.protocol import Completion
 from model.hybrid import build_config, load_model
 from rl import update
 from rl.config import GrpoConfig, LossConfig
-from rl.logprobs import pack_rollouts
+from rl.logprobs import Truncation
 from rl.loss import LossSettings
-from rl.rollout import Rollout
-from rl.truncation import Truncation
+from rl.sample import Rollout
+from rl.update import pack
 from workbench.errors import UserError
 
 CLOSE, NEWLINE = (7, 8, 9), 5
@@ -67,10 +67,10 @@ def gradients(
         return new, supported
 
     monkeypatch.setattr(update, "reply_logprobs", watched)
-    rows = pack_rollouts(rollouts, 24)
+    rows = pack(rollouts, 24)
     loss = LossConfig.read({"variant": variant}, where="loss").model_dump(exclude={"variant"})
     update.accumulate(
-        learner, [update.Scored(row) for row in rows], LossSettings(**loss, max_tokens=32),
+        learner, rows, LossSettings(**loss, max_tokens=32),
         truncation or Truncation(), totals=update.totals_of(rows), version=0,
     )  # fmt: skip
     monkeypatch.setattr(update, "reply_logprobs", inner)

@@ -13,10 +13,9 @@ from engine.scripted import ScriptedEngine
 from model.hybrid import build_config, load_model
 from rl.advantage import advantages
 from rl.config import GrpoConfig
-from rl.feed import Batch
-from rl.grpo import Grpo, Hooks
+from rl.loop import Grpo, Hooks
 from rl.plan import plan_grpo
-from rl.rollout import Rollout
+from rl.sample import Rollout, Sampled
 from workbench.checkpoint import Checkpoints
 from workbench.conversation import Conversation
 
@@ -87,10 +86,10 @@ def test_the_metrics_are_of_all_that_was_sampled(tmp_path: Path) -> None:
     trainer = grpo(
         lambda n: [1.0, 0.0] if n % 4 == 0 else [1.0, 1.0], dynamic_sampling=True, dynamic_rounds=10
     )
-    batch = trainer._collect(0, 0)
+    batch = trainer.collect(0)
     assert len(batch.groups) == PROMPTS
     count = len(batch.groups) + len(batch.dropped)
-    line = trainer._metrics(batch)
+    line = trainer.measure(batch)
     assert line["sampled_groups"] == count == batch.position > PROMPTS
     assert line["mixed_groups"] == pytest.approx(PROMPTS / count)
     assert line["reward"] == pytest.approx(1 - PROMPTS / count / 2)
@@ -103,7 +102,7 @@ def test_the_plan_bounds_what_dynamic_sampling_may_take() -> None:
     settings: dict[str, Any] = {"dynamic_sampling": True, "dynamic_rounds": 3, "num_held_out": 2}
     trainer = grpo(lambda n: [1.0, 1.0], **settings)
     plan = plan_grpo(trainer.config, recipe)
-    sampled = len(trainer._collect(0, 0).dropped)
+    sampled = len(trainer.collect(0).dropped)
     assert plan.tokens == (sampled * GROUP + 2 * 2) * 128 and "up to 3 times" in plan.lines[0]
 
 
@@ -124,6 +123,6 @@ def test_nobody_weighs_more_for_a_reply_that_is_masked() -> None:
         # Of no loss by its advantage, or by its mask: the other's gradient is the same.
         plain = Rollout(other.prompt, other.completion, 0.0, 0.0, "ok")
         cut = Rollout(other.prompt, other.completion, 0.0, None, "ok", masked=True)
-        batch = Batch([[taught, cut if masked else plain]], [], 1, 0.0, 1.0)
-        norms[masked] = trainer._update(batch)["grad_norm"]
+        batch = Sampled([[taught, cut if masked else plain]], [], 1, 0.0, 1.0)
+        norms[masked] = trainer.update(batch)["grad_norm"]
     assert norms[True] == pytest.approx(norms[False], rel=1e-5) and norms[True] > 1e-6

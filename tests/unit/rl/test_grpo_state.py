@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-import rl.grpo
+import rl.update
 from engine.protocol import Completion
 from engine.scripted import ScriptedEngine
 from model.hybrid import build_config, load_model
 from rl.advantage import advantages
 from rl.config import GrpoConfig
-from rl.grpo import Grpo, Hooks, MismatchError
-from rl.logprobs import pack_rollouts
-from rl.rollout import Rollout
-from rl.truncation import Truncation
-from rl.update import Scored, frozen_logprobs
+from rl.logprobs import Truncation
+from rl.loop import Grpo, Hooks, MismatchError
+from rl.loss import PolicyBatch
+from rl.sample import Rollout
+from rl.update import frozen_logprobs, pack
 from workbench.checkpoint import Checkpoints
 from workbench.conversation import Conversation
 
@@ -148,18 +148,18 @@ def test_the_policy_that_sampled_stays_the_old_one_through_a_step(
     trainer = grpo(
         updates_per_step=2, loss={"kl_coefficient": kl, "clip_low": 1e-4, "clip_high": 1e-4}
     )
-    batch = trainer._collect(0, 0)
-    parts = [pack_rollouts(group, 8192) for group in batch.groups]
+    batch = trainer.collect(0)
+    parts = [pack(group, 8192) for group in batch.groups]
     wanted = [frozen_logprobs(trainer.model, rows, Truncation()) for rows in parts]
     seen: list[list[torch.Tensor | None]] = []
-    real = rl.grpo.accumulate
+    real = rl.update.accumulate
 
-    def watched(model: Any, scored: Sequence[Scored], *args: Any, **options: Any) -> Any:
-        seen.append([part.old for part in scored])
-        return real(model, scored, *args, **options)
+    def watched(model: Any, batches: Sequence[PolicyBatch], *args: Any, **options: Any) -> Any:
+        seen.append([batch.old for batch in batches])
+        return real(model, batches, *args, **options)
 
-    monkeypatch.setattr(rl.grpo, "accumulate", watched)
-    metrics = trainer._update(batch)
+    monkeypatch.setattr(rl.update, "accumulate", watched)
+    metrics = trainer.update(batch)
     assert len(seen) == 2
     for olds, own in zip(seen, wanted, strict=True):
         for old, value in zip(olds, own, strict=True):
@@ -187,4 +187,4 @@ def test_a_mismatch_that_is_no_number_stops_the_run_too() -> None:
     trainer = grpo()
     sums = {"mismatch_kl_sum": float("nan"), "fresh_tokens": 4.0}
     with pytest.raises(MismatchError, match="mean KL nan"):
-        trainer._gate(sums, trainer._collect(0, 0))
+        trainer.check_mismatch(sums, trainer.collect(0))

@@ -20,15 +20,15 @@ def test_gradients_are_clipped_to_the_norm_that_was_asked_for() -> None:
     for parameter in trainer.model.parameters():
         parameter.grad = torch.full_like(parameter, 0.1)
     norms: list[float] = []
-    plain = trainer.optimizer.step
+    plain = trainer.updater.optimizer.step
 
     def watched() -> Any:
         grads = [p.grad for p in trainer.model.parameters()]
         norms.append(float(nn.utils.get_total_norm(grads)))
         return plain()
 
-    trainer.optimizer.step = watched  # type: ignore[assignment,method-assign]
-    told = trainer._optimize()
+    trainer.updater.optimizer.step = watched  # type: ignore[assignment,method-assign]
+    told = trainer.updater.step()
     size = sum(p.numel() for p in trainer.model.parameters())
     assert told == pytest.approx(0.1 * size**0.5, rel=1e-4)
     assert norms == [pytest.approx(0.5, rel=1e-4)]
@@ -39,15 +39,15 @@ def test_the_reference_stays_where_the_stage_started(tmp_path: Path) -> None:
     trainer = grpo(mixed, lr=1e-2, loss={"correction": "none", "kl_coefficient": 0.1})
     start = copy.deepcopy(trainer.model.state_dict())
     fit(trainer, tmp_path)
-    assert trainer.reference is not None
+    assert trainer.updater.reference is not None
     moved = trainer.model.state_dict()
-    for name, tensor in trainer.reference.state_dict().items():
+    for name, tensor in trainer.updater.reference.state_dict().items():
         assert torch.equal(tensor, start[name]), name
     assert any(not torch.equal(moved[name], start[name]) for name in start)
 
 
 def test_without_a_kl_term_no_reference_is_kept() -> None:
-    assert grpo(mixed).reference is None
+    assert grpo(mixed).updater.reference is None
 
 
 def test_a_state_restores_the_optimizers_moments(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_state_restores_the_optimizers_moments(tmp_path: Path) -> None:
     state = copy.deepcopy(trainer.state_dict())
     other = grpo(mixed)
     other.load_state_dict(state)
-    moments = other.optimizer.state_dict()["state"]
+    moments = other.updater.optimizer.state_dict()["state"]
     assert moments.keys() == state["optimizer"]["state"].keys()
     for number, own in state["optimizer"]["state"].items():
         assert torch.equal(moments[number]["exp_avg"], own["exp_avg"])

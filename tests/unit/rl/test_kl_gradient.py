@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from rl.loss import LossSettings, PolicyBatch, policy_loss
+from rl.loss import LossSettings, policy_loss
+from tests.unit.rl.batches import loss_batch
 
 V = 3
 REPLIES = list(itertools.product(range(V), repeat=2))
@@ -37,11 +38,11 @@ def expected_gradient(given: dict[str, torch.Tensor], **settings: Any) -> torch.
     total = torch.zeros((), dtype=torch.float64)
     how = LossSettings(kl_coefficient=1.0, aggregate="sequence_sum", **settings)
     for number, own in enumerate(logprobs(new)):
-        batch = PolicyBatch(
-            own, all_of["old"][number], all_of["engine"][number], torch.zeros_like(own.detach()),
+        batch = loss_batch(
+            all_of["old"][number], all_of["engine"][number], torch.zeros_like(own.detach()),
             torch.tensor([True, True]), torch.tensor([0, 0]), 1, all_of["reference"][number],
         )  # fmt: skip
-        loss, _ = policy_loss(batch, how, total_tokens=2, total_sequences=1)
+        loss, _ = policy_loss(own, batch, how, total_tokens=2, total_sequences=1)
         total = total + chance[number] * loss
     (gradient,) = torch.autograd.grad(total, new)
     return gradient

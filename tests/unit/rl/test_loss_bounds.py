@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from rl.loss import LossSettings, PolicyBatch, policy_loss
+from rl.loss import LossSettings, policy_loss
+from tests.unit.rl.batches import loss_batch
 
 OLD = (-1.0, -2.0, -0.5)
 
@@ -15,11 +16,11 @@ def loss_of(
 ) -> float:
     old = torch.tensor(OLD, dtype=torch.float64)
     new = old + torch.tensor([math.log(r) for r in ratios], dtype=torch.float64)
-    batch = PolicyBatch(
-        new, old, old, torch.tensor(gains, dtype=torch.float64), torch.ones(3, dtype=torch.bool),
+    batch = loss_batch(
+        old, old, torch.tensor(gains, dtype=torch.float64), torch.ones(3, dtype=torch.bool),
         torch.tensor([0, 0, 1]), 2, **more,
     )  # type: ignore[arg-type]  # fmt: skip
-    loss, _ = policy_loss(batch, settings, total_tokens=3, total_sequences=2)
+    loss, _ = policy_loss(new, batch, settings, total_tokens=3, total_sequences=2)
     return float(loss)
 
 

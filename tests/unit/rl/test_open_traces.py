@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from engine.protocol import Sampling
 from engine.scripted import ScriptedEngine
 from rl.reward_model.pairs import sample
-from rl.rollout import Sampler
+from rl.sample import Sampler
 from tests.unit.workbench.test_chat_foreign import CHATML, chatml
 from workbench.chat import opens_trace, prompt_ids
 from workbench.conversation import CheckSpec, Conversation

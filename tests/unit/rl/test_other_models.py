@@ -13,9 +13,9 @@ from engine.sync_check import check_arrival
 from model.hybrid import build_config, load_model
 from model.layers.isolation import check_isolation
 from model.weights import check_tensors, checkpoint_specs, tied_names
-from rl.logprobs import pack_rollouts, reply_logprobs
-from rl.rollout import Rollout
-from rl.truncation import Truncation
+from rl.logprobs import Truncation, reply_logprobs
+from rl.sample import Rollout
+from rl.update import pack
 from rl.weight_sync import prove, sync
 
 # Prompt and reply lengths of one row; a document of two tokens among them.
@@ -62,7 +62,7 @@ def test_packed_logprobs_and_gradients_are_those_of_each_reply_alone() -> None:
     packed.load_state_dict(plain.state_dict())
     check_isolation(packed)
     rollouts = _rollouts()
-    (row,) = pack_rollouts(rollouts, 64)
+    (row,) = pack(rollouts, 64)
     found, supported = reply_logprobs(packed, row, Truncation(temperature=0.7))
     expected = _alone(plain, rollouts, 0.7)
     assert bool(supported.all())
@@ -80,7 +80,7 @@ def test_only_reply_positions_reach_the_output_layer() -> None:
     model = load_model(_llama().config, seed=0)
     rows: list[int] = []
     model.lm_head.register_forward_hook(lambda _, inputs, out: rows.append(out.shape[1]))
-    (row,) = pack_rollouts(_rollouts(), 64)
+    (row,) = pack(_rollouts(), 64)
     reply_logprobs(model, row, Truncation())
     assert rows == [sum(reply for _, reply in LENGTHS)]
 
@@ -100,7 +100,7 @@ def test_a_tied_head_is_synced_once_and_stays_tied(tmp_path: Path) -> None:
             )
 
     before = copy.deepcopy(model.state_dict())
-    reply_logprobs(model, pack_rollouts(_rollouts(), 64)[0], Truncation())[0].sum().backward()
+    reply_logprobs(model, pack(_rollouts(), 64)[0], Truncation())[0].sum().backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     sync(model, Engine(), version=1, longest=64)  # type: ignore[arg-type]
     names = [name for name, _ in sent]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rl.prompts import Pool
+from rl.sample import Pool
 from tests.unit.rl.test_grpo_loop import grpo
 from workbench.conversation import Conversation
 
@@ -38,6 +38,6 @@ def test_each_step_samples_with_a_seed_of_its_own(tmp_path: Path) -> None:
         return plain(questions, seed=seed)
 
     trainer.sampler.roll_out = watched  # type: ignore[assignment,method-assign]
-    batches = [trainer._collect(0, 0), trainer._collect(1, 4), trainer._collect(1, 4)]
+    batches = [trainer.collect(0), trainer.collect(4), trainer.collect(4)]
     assert [batch.position for batch in batches] == [4, 8, 8]
     assert seeds[0] != seeds[1] == seeds[2]

@@ -21,9 +21,8 @@ from reward.verdict import Verdict, decided, failed, timed_out
 from reward.workers import shared_pool
 from rl.advantage import advantages
 from rl.config import GrpoConfig
-from rl.feed import Batch
-from rl.grpo import Grpo
-from rl.rollout import Rollout, Sampler
+from rl.loop import Grpo
+from rl.sample import Rollout, Sampled, Sampler
 from workbench.conversation import CheckSpec, Conversation
 
 RELEASE = threading.Event()
@@ -156,14 +155,14 @@ def test_a_fifth_of_the_checks_crash_and_the_rest_train_as_if_they_had_not_been_
         rest = [r for place, r in enumerate(group) if place != n % 5]
         assert [r.reward for r in rest] == [1.0, 0.0, 1.0, 1.0]
         assert [r.advantage for r in rest] == advantages([1.0, 0.0, 1.0, 1.0], "group")
-    metrics = grpo()._metrics(Batch(groups, [], 10, 0.0, 1.0))
+    metrics = grpo().measure(Sampled(groups, [], 10, 0.0, 1.0))
     assert metrics["failed_share"] == pytest.approx(0.2)
     assert metrics["reward"] == pytest.approx(0.75)
     more = [*groups[:-1], [groups[0][0], *groups[-1][1:]]]
     with pytest.raises(
         RuntimeError, match=r"22% of the step's samples failed \(the checking process died.* 20%"
     ):
-        grpo()._metrics(Batch(more, [], 10, 0.0, 1.0))
+        grpo().measure(Sampled(more, [], 10, 0.0, 1.0))
 
 
 def grpo() -> Grpo:

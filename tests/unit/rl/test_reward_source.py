@@ -20,10 +20,11 @@ from reward.pairwise import PairwiseConfig
 from reward.plugin import FunctionConfig
 from reward.score_model import ScoreModel, score_ids, score_rows
 from rl.config import GrpoConfig
-from rl.record import RolloutLog, part_metrics
+from rl.metrics import part_metrics
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_source import CompositeReward, FunctionReward, JudgeReward, ModelReward, _checker
-from rl.rollout import Sampler
+from rl.rollout_log import RolloutLog
+from rl.sample import Sampler
 from rl.stage import held_out_rewards
 from tests.judge_server import Said, judge_server
 from tests.judge_verdicts import longer, say, shown

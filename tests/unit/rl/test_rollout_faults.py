@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from engine.protocol import Completion, Sampling
 from engine.scripted import ScriptedEngine
-from rl.rollout import Sampler
+from rl.sample import Sampler
 from rl.stage import held_out_rewards
 from workbench.conversation import CheckSpec, Conversation
 

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from rl.advantage import overlong_penalty
 from rl.config import GrpoConfig, LossConfig
-from rl.loss import LossSettings, PolicyBatch, correction_weight, policy_loss
-from rl.overlong import overlong_penalty
-from rl.truncation import Truncation, kept_tokens, token_logprobs
+from rl.logprobs import Truncation, kept_tokens, token_logprobs
+from rl.loss import LossSettings, correction_weight, policy_loss
+from tests.unit.rl.batches import loss_batch
 from workbench.errors import UserError
 
 PROBABILITIES = [0.5, 0.25, 0.125, 0.0625, 0.0625]
@@ -61,8 +62,8 @@ def test_reweighted_samples_of_the_engine_are_samples_of_the_trainer() -> None:
         new, supported = token_logprobs(logits.expand(40, 40), tokens, how)
         old = torch.where(supported, new, -torch.inf)
         assert bool((sampled | ~supported).all())
-        batch = PolicyBatch(
-            new, old, engine, torch.ones_like(new), torch.ones(40, dtype=torch.bool),
+        batch = loss_batch(
+            old, engine, torch.ones_like(new), torch.ones(40, dtype=torch.bool),
             tokens, 40,
         )  # fmt: skip
         weight = correction_weight(batch, LossSettings(correction_high=1e9))
@@ -73,12 +74,12 @@ def test_reweighted_samples_of_the_engine_are_samples_of_the_trainer() -> None:
 
 def test_a_token_outside_the_support_carries_nothing() -> None:
     new = torch.tensor([-1.0, -2.0], dtype=torch.float64, requires_grad=True)
-    batch = PolicyBatch(
-        new, torch.tensor([-1.0, -torch.inf], dtype=torch.float64), new.detach(),
+    batch = loss_batch(
+        torch.tensor([-1.0, -torch.inf], dtype=torch.float64), new.detach(),
         torch.ones(2, dtype=torch.float64), torch.tensor([True, True]), torch.tensor([0, 1]), 2,
     )  # fmt: skip
     settings = LossSettings(correction_low=0.5)
-    loss, metrics = policy_loss(batch, settings, total_tokens=2, total_sequences=2)
+    loss, metrics = policy_loss(new, batch, settings, total_tokens=2, total_sequences=2)
     loss.backward()  # type: ignore[no-untyped-call]
     assert new.grad is not None
     assert new.grad.tolist() == [-0.5, 0.0]
@@ -91,14 +92,14 @@ def test_a_token_outside_the_support_carries_nothing() -> None:
 def test_nor_does_it_reach_the_others_of_its_reply(variant: str, kl_coefficient: float) -> None:
     """Two tokens of one reply, the second outside the support: exactly no gradient, by no way."""
     new = torch.tensor([-1.0, -2.0], dtype=torch.float64, requires_grad=True)
-    batch = PolicyBatch(
-        new, torch.tensor([-1.0, -torch.inf], dtype=torch.float64), new.detach(),
+    batch = loss_batch(
+        torch.tensor([-1.0, -torch.inf], dtype=torch.float64), new.detach(),
         torch.ones(2, dtype=torch.float64), torch.tensor([True, True]), torch.tensor([0, 0]), 1,
         new.detach() + 0.5,
     )  # fmt: skip
     config = LossConfig.read({"variant": variant, "kl_coefficient": kl_coefficient}, where="loss")
     settings = LossSettings(**config.model_dump(exclude={"variant"}))
-    loss, _ = policy_loss(batch, settings, total_tokens=2, total_sequences=1)
+    loss, _ = policy_loss(new, batch, settings, total_tokens=2, total_sequences=1)
     loss.backward()  # type: ignore[no-untyped-call]
     assert new.grad is not None
     assert new.grad[0] != 0.0 and new.grad[1] == 0.0

@@ -12,11 +12,10 @@ import torch
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHRMSNorm
 
 from engine.protocol import Completion
-from rl.logprobs import pack_rollouts, reply_logprobs
+from rl.logprobs import Truncation, reply_logprobs
 from rl.loss import LossSettings
-from rl.rollout import Rollout
-from rl.truncation import Truncation
-from rl.update import Scored, accumulate, frozen_logprobs, sum_gradients, totals_of
+from rl.sample import Rollout
+from rl.update import accumulate, frozen_logprobs, pack, sum_gradients, totals_of
 
 VOCABULARY = 300
 HOW = Truncation(temperature=0.9)
@@ -69,7 +68,7 @@ def rollouts(count: int = 9) -> list[Rollout]:
 
 
 def gradient(model: Any, done: list[Rollout], row_tokens: int, settings: LossSettings) -> Any:
-    rows = pack_rollouts(done, row_tokens)
+    rows = pack(done, row_tokens)
     model.zero_grad()
     return grad_of_rows(model, rows, settings, totals_of(rows))
 
@@ -77,7 +76,9 @@ def gradient(model: Any, done: list[Rollout], row_tokens: int, settings: LossSet
 def grad_of_rows(model: Any, rows: Any, settings: LossSettings, totals: Any) -> Any:
     # The policies around it are shifts of this one, so ratios and KL are not trivial.
     olds = [old - 0.05 for old in frozen_logprobs(model, rows, HOW)]
-    scored = [Scored(row, old, old + 0.2) for row, old in zip(rows, olds, strict=True)]
+    scored = [
+        replace(row, old=old, reference=old + 0.2) for row, old in zip(rows, olds, strict=True)
+    ]
     sums = accumulate(model, scored, settings, HOW, totals=totals, version=0)
     sums = sum_gradients(model, sums)
     return torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]), sums
@@ -90,7 +91,7 @@ def test_gradients_do_not_depend_on_packing_order_or_microbatches(variant: str) 
     assert float(whole.norm()) > 1e-4
     shuffled = random.Random(1).sample(done, len(done))
     for order, row_tokens in ((done, 1), (done, 40), (shuffled, 30), (done[::-1], 60)):
-        assert len(pack_rollouts(order, row_tokens)) > 1
+        assert len(pack(order, row_tokens)) > 1
         found, others = gradient(model, order, row_tokens, VARIANTS[variant])
         assert float((found - whole).abs().max()) < 1e-10
         assert others == pytest.approx(sums, rel=1e-9)
@@ -103,7 +104,7 @@ def _worker(rank: int, shares: list[slice], folder: str, variant: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shares)
     )
-    rows = pack_rollouts(rollouts(), 40)
+    rows = pack(rollouts(), 40)
     found = grad_of_rows(tiny(), rows[shares[rank]], VARIANTS[variant], totals_of(rows))
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -142,7 +143,7 @@ def test_two_data_parallel_trainers_have_the_gradient_of_one(
 
 def test_a_row_is_its_rollouts_alone() -> None:
     model, done = tiny(), rollouts()
-    (row,) = pack_rollouts(done, 10**6)
+    (row,) = pack(done, 10**6)
     assert len(row.input_ids) == sum(len(r.prompt) + len(r.completion.token_ids) for r in done)
     packed = iter(reply_logprobs(model, row, HOW)[0].tolist())
     for one in done:
@@ -159,11 +160,13 @@ def test_a_row_is_its_rollouts_alone() -> None:
 
 def test_rows_keep_to_the_token_budget() -> None:
     done = rollouts(60)
-    rows = pack_rollouts(done, 50)
+    rows = pack(done, 50)
     assert max(len(row.input_ids) for row in rows) <= 50
-    assert [i for row in rows for i in row.rollouts] == list(range(60))
+    assert sum(row.num_sequences for row in rows) == 60
+    targets = [i for row in rows for i in row.target.tolist()]
+    assert targets == [i for r in done for i in r.completion.token_ids]
     assert sum(len(row.input_ids) for row in rows) / (50 * len(rows)) > 0.7
-    (long,) = pack_rollouts([replace(done[0], prompt=[1] * 99)], 50)
+    (long,) = pack([replace(done[0], prompt=[1] * 99)], 50)
     assert len(long.input_ids) == 99 + len(done[0].completion.token_ids)
 
 
@@ -171,10 +174,8 @@ def test_replies_with_older_tokens_do_not_count_as_mismatch() -> None:
     model, done = tiny(), rollouts(3)
     old = replace(done[1].completion, versions=[*done[1].completion.versions[:-1], 1])
     done[1] = replace(done[1], completion=old)
-    rows = pack_rollouts(done, 10**6)
-    sums = accumulate(
-        model, [Scored(r) for r in rows], LossSettings(), HOW, totals=totals_of(rows), version=0
-    )
+    rows = pack(done, 10**6)
+    sums = accumulate(model, rows, LossSettings(), HOW, totals=totals_of(rows), version=0)
     chosen = [f.count(False) for f in (r.completion.forced for r in done)]
     assert sums["fresh_tokens"] == chosen[0] + chosen[2]
     assert sums["tokens"] == sum(chosen)

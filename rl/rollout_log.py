@@ -1,34 +1,12 @@
-"""The parts of rewards: as metrics of a step, and of some groups word for word in rollouts.jsonl."""
+"""Some groups of each step word for word, with every part of their rewards, in rollouts.jsonl."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl.rollout import Rollout
+from rl.sample import Rollout
 from workbench.rundir import read_json_lines
-
-_PREFIX = "reward_of/"
-
-
-def part_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Mean of every part over the replies in which it has a value: `reward_of/NAME`, and of a judge
-    `judge_undecided` and `judge_flips`, shares of its comparisons."""
-    sums: dict[str, list[float]] = {}
-    for rollout in rollouts:
-        for name, value in _numbers(rollout.parts):
-            sums.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in sums.items()}
-
-
-def _numbers(parts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    if parts.get("comparisons"):
-        yield "judge_undecided", parts["undecided"] / parts["comparisons"]
-        yield "judge_flips", parts["position_flips"] / parts["comparisons"]
-    for name, part in (parts.get("components") or {}).items():
-        if part["value"] is not None:
-            yield f"{_PREFIX}{name}", float(part["value"])
-        yield from _numbers(part["parts"])
 
 
 class RolloutLog:

@@ -9,8 +9,9 @@ import pytest
 
 from engine.protocol import Sampling
 from engine.scripted import ScriptedEngine
-from rl.feed import Batch, Feed, StalenessError, check_versions, overlap_s, staleness
-from rl.rollout import Rollout
+from rl.metrics import overlap_s, staleness
+from rl.prefetch import Prefetch, StalenessError, check_versions
+from rl.sample import Rollout, Sampled
 
 
 def group_of(
@@ -40,14 +41,14 @@ def test_nothing_older_than_the_bound_and_every_prompt_once(max_staleness: int, 
     sampling = random.Random(seed)
     rollouts_slow = seed % 2 == 0
 
-    def collect(step: int, position: int) -> Batch:
+    def collect(position: int) -> Sampled:
         began = time.perf_counter()
         groups = [group_of(engine, p, sampling) for p in range(position, position + 3)]
         if rollouts_slow:
             time.sleep(sampling.random() * 0.004)
-        return Batch(groups, [], position + 3, began, time.perf_counter())
+        return Sampled(groups, [], position + 3, began, time.perf_counter())
 
-    feed = Feed(collect, max_staleness=max_staleness, step=0, num_steps=12, position=0)
+    feed = Prefetch(collect, max_staleness=max_staleness, step=0, num_steps=12, position=0)
     seen: list[int] = []
     ages = []
     for step in range(12):
@@ -68,11 +69,11 @@ def test_nothing_older_than_the_bound_and_every_prompt_once(max_staleness: int, 
 def test_a_slow_trainer_is_sampled_ahead_of_up_to_the_bound(bound: int) -> None:
     engine, begun = scripted(), []
 
-    def collect(step: int, position: int) -> Batch:
-        begun.append(step)
-        return Batch([group_of(engine, position)], [], position + 1, 0.0, 1.0)
+    def collect(position: int) -> Sampled:
+        begun.append(position)
+        return Sampled([group_of(engine, position)], [], position + 1, 0.0, 1.0)
 
-    feed = Feed(collect, max_staleness=bound, step=0, num_steps=12, position=0)
+    feed = Prefetch(collect, max_staleness=bound, step=0, num_steps=12, position=0)
     ages = []
     for step in range(12):
         deadline = time.monotonic() + 5
@@ -93,13 +94,13 @@ def test_sampling_and_training_overlap() -> None:
     sampling, training = threading.Event(), threading.Event()
     both = []
 
-    def collect(step: int, position: int) -> Batch:
-        if step == 1:
+    def collect(position: int) -> Sampled:
+        if position == 1:
             sampling.set()
             both.append(training.wait(5))  # step 1 is sampled while step 0 is trained on
-        return Batch([group_of(engine, position)], [], position + 1, 0.0, 1.0)
+        return Sampled([group_of(engine, position)], [], position + 1, 0.0, 1.0)
 
-    feed = Feed(collect, max_staleness=1, step=0, num_steps=2, position=0)
+    feed = Prefetch(collect, max_staleness=1, step=0, num_steps=2, position=0)
     feed.take(0)
     assert sampling.wait(5)
     training.set()
@@ -110,11 +111,11 @@ def test_sampling_and_training_overlap() -> None:
 
 
 def test_an_error_of_the_sampling_reaches_the_trainer() -> None:
-    def collect(step: int, position: int) -> Batch:
+    def collect(position: int) -> Sampled:
         raise RuntimeError("no engine")
 
     for bound in (0, 2):
-        feed = Feed(collect, max_staleness=bound, step=0, num_steps=2, position=0)
+        feed = Prefetch(collect, max_staleness=bound, step=0, num_steps=2, position=0)
         with pytest.raises(RuntimeError, match="no engine"):
             feed.take(0)
         feed.close()
@@ -141,5 +142,5 @@ def test_a_token_outside_the_bound_is_refused() -> None:
 
 
 def test_overlap_by_hand() -> None:
-    batch = Batch([], [], 0, began=2.0, ended=10.0)
+    batch = Sampled([], [], 0, began=2.0, ended=10.0)
     assert overlap_s(batch, [(0.0, 1.0), (1.0, 3.0), (9.5, 12.0)]) == pytest.approx(1.5)

@@ -9,7 +9,7 @@ import pytest
 from data_mix.supervised import take_conversations
 from environments.catalogue import take_tasks
 from environments.config import HouseTasks
-from rl.disjoint import check_held_out
+from rl.held_out import check_held_out
 from tests.tiny import ROOT
 from workbench.conversation import Conversation
 from workbench.errors import UserError

@@ -1,21 +1,23 @@
-"""Rollouts: prompts in, replies with rewards and advantages out.
+"""The rollouts of a step: prompts from the pool in, groups of replies with rewards and advantages out.
 
-The asking itself is environments.rollout's; here are groups, the reward of each reply and its advantage.
+The asking itself is environments.rollout's; here are the pool, groups, the reward of each reply and its
+advantage.
 """
 
 import hashlib
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.protocol import Completion, Engine, Sampling
+from engine.protocol import Completion, Engine, Sampling, sample_seed
 from environments.protocol import Task
 from environments.question import question_task
 from environments.rollout import Player, Trajectory, Turn
 from reward import Verdict
-from rl.advantage import Kind, advantages
-from rl.config import OverlongConfig
-from rl.overlong import overlong_penalty
+from rl.advantage import Kind, advantages, overlong_penalty
+from rl.config import GrpoConfig, OverlongConfig
 from workbench.chat import opens_trace
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -58,6 +60,45 @@ class Rollout:
     def truncated(self) -> bool:
         """Whether one of its replies was cut at max_tokens."""
         return _is_cut(self.turns)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The groups of one step. position: of the next prompt in the endless pool. dropped: groups that
+    were sampled too, and taught nothing. began, ended: time.perf_counter() of the sampling.
+
+    Example: Sampled([[rollout, rollout]], [], position=1, began=3.0, ended=4.5)
+    """
+
+    groups: list[list[Rollout]]
+    dropped: list[list[Rollout]]
+    position: int
+    began: float
+    ended: float
+
+
+class Pool:
+    """Prompt number i of an endless sequence over the given ones: every pass in a new order, every place
+    decided by seed and number, so that a resume needs only the number."""
+
+    def __init__(self, conversations: Sequence[Conversation] | Sequence[Task], seed: int) -> None:
+        self._conversations, self._seed = conversations, seed
+        self._orders: dict[int, list[int]] = {}
+
+    def take(self, position: int, count: int) -> list[Conversation | Task]:
+        """Prompts number position to position + count - 1."""
+        size = len(self._conversations)
+        return [
+            self._conversations[self._order(i // size)[i % size]]
+            for i in range(position, position + count)
+        ]
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            order = list(range(len(self._conversations)))
+            random.Random(f"{self._seed}/{epoch}").shuffle(order)
+            self._orders = {epoch: order}
+        return self._orders[epoch]
 
 
 # (questions, their replies, whether these begin in a trace, what the checks say) -> a verdict on each. The
@@ -163,6 +204,31 @@ class Sampler:
             buffer_tokens=self.overlong.buffer_tokens,
             penalty=self.overlong.penalty,
         )
+
+
+def collect(
+    sampler: Sampler, pool: Pool, config: GrpoConfig, *, position: int, seed: int
+) -> Sampled:
+    """Sample a step from the pool's `position` on; with dynamic sampling until enough groups teach
+    something."""
+    began = time.perf_counter()
+    groups, dropped = list[list[Rollout]](), list[list[Rollout]]()
+    rounds = config.dynamic_rounds if config.dynamic_sampling else 1
+    for _ in range(rounds):
+        questions = pool.take(position, config.prompts_per_step - len(groups))
+        found = sampler.roll_out(questions, seed=sample_seed(seed, "grpo", position))
+        position += len(questions)
+        keep_all = not config.dynamic_sampling
+        for group in found:
+            (groups if keep_all or is_mixed(group) else dropped).append(group)
+        if len(groups) == config.prompts_per_step:
+            break
+    return Sampled(groups, dropped, position, began, time.perf_counter())
+
+
+def is_mixed(group: Sequence[Rollout]) -> bool:
+    """Whether the rewards of a group differ: only then does it teach anything."""
+    return len({r.reward for r in group if r.reward is not None}) > 1
 
 
 def _turns(t: Trajectory) -> list[Turn]:

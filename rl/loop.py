@@ -1,0 +1,164 @@
+"""The GRPO loop: take a step's rollouts, update, publish the weights, in that order.
+
+A step through four files: this one, rl.sample (rollouts with advantages), rl.update (batches, gradients, the
+optimizer) and rl.loss.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from engine.protocol import Request, Sampling
+from environments.protocol import Task
+from rl.config import GrpoConfig
+from rl.diagnosis import diagnose
+from rl.metrics import overlap_s, rollout_metrics
+from rl.prefetch import Prefetch
+from rl.sample import Pool, Rollout, Sampled, Sampler, collect
+from rl.update import Updater
+from rl.weight_sync import sync
+from workbench.checkpoint import Checkpoints, rng_state, set_rng_state
+from workbench.conversation import Conversation
+
+# Enough of each to see a layer's error in both paths of an engine.
+_DIAGNOSED_ROLLOUTS, _DIAGNOSED_TOKENS = 2, 16
+
+
+class MismatchError(RuntimeError):
+    """Trainer and engine compute different policies; training on that would be silent nonsense."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """log(step, metrics, tokens), progress(step), should_stop(), record(step, groups)."""
+
+    log: Callable[[int, dict[str, float], int], None]
+    progress: Callable[[int], None]
+    should_stop: Callable[[], bool]
+    record: Callable[[int, Sequence[Sequence[Rollout]]], None] = lambda step, groups: None
+
+
+class Grpo:
+    """Policy, prompts and engine of one GRPO stage."""
+
+    def __init__(
+        self, model: nn.Module, sampler: Sampler, pool: Sequence[Conversation] | Sequence[Task],
+        config: GrpoConfig,
+        seed: int,
+    ) -> None:  # fmt: skip
+        self.model, self.sampler, self.pool = model, sampler, Pool(pool, seed)
+        self.config, self.seed = config, seed
+        self.updater = Updater(model, config)
+        self.step, self.tokens, self.position = 0, 0, 0
+        self._busy: list[tuple[float, float]] = []
+
+    def fit(self, hooks: Hooks, checkpoints: Checkpoints) -> bool:
+        """Train to the end. Returns False where it was asked to stop (state is saved)."""
+        self._publish(None)
+        rollouts = Prefetch(
+            self.collect,
+            max_staleness=self.config.max_staleness,
+            step=self.step,
+            num_steps=self.config.num_steps,
+            position=self.position,
+        )
+        try:
+            while self.step < self.config.num_steps:
+                started = time.perf_counter()
+                sampled = rollouts.take(self.step)
+                metrics = self.measure(sampled) | {"wait_s": time.perf_counter() - started}
+                metrics |= self.update(sampled)
+                self.step, self.position = self.step + 1, sampled.position
+                hooks.record(self.step, sampled.groups)
+                metrics |= self._publish(rollouts)
+                step_s = time.perf_counter() - started
+                metrics |= {"step_s": step_s, "sync_share": metrics["sync_s"] / step_s}
+                hooks.log(self.step, metrics, self.tokens)
+                hooks.progress(self.step)
+                stop = hooks.should_stop()
+                if stop or self.step % self.config.checkpoint_every_steps == 0:
+                    checkpoints.save(self.step, self.state_dict())
+                if stop:
+                    return False
+            return True
+        finally:
+            rollouts.close()
+
+    def collect(self, position: int) -> Sampled:
+        """The rollouts of the step that begins at this place of the pool."""
+        return collect(self.sampler, self.pool, self.config, position=position, seed=self.seed)
+
+    def measure(self, sampled: Sampled) -> dict[str, float]:
+        """The metrics of a step's rollouts. Raises: RuntimeError where too many samples failed."""
+        limit = self.config.max_failed_share
+        metrics = rollout_metrics(sampled, step=self.step, max_failed_share=limit)
+        groups = (*sampled.groups, *sampled.dropped)
+        self.tokens += sum(r.num_tokens for group in groups for r in group)
+        return metrics | {"overlap_s": overlap_s(sampled, self._busy)}
+
+    def update(self, sampled: Sampled) -> dict[str, float]:
+        """The optimizer's steps on a step's rollouts. Raises: MismatchError."""
+        begun = time.perf_counter()
+        metrics = self.updater.update(
+            sampled.groups, version=self.step, check=lambda sums: self.check_mismatch(sums, sampled)
+        )
+        ended = time.perf_counter()
+        self._busy = [*self._busy[-self.config.max_staleness - 1 :], (begun, ended)]
+        return metrics | {"update_s": ended - begun}
+
+    def check_mismatch(self, sums: dict[str, float], sampled: Sampled) -> None:
+        """Raises: MismatchError where trainer and engine disagree about the tokens of `sums`."""
+        if not sums["fresh_tokens"]:
+            return
+        kl = sums["mismatch_kl_sum"] / sums["fresh_tokens"]
+        if not kl <= self.config.mismatch_kl_limit:
+            raise MismatchError(
+                f"trainer and engine disagree at step {self.step + 1}: mean KL {kl:.4g}, limit "
+                f"{self.config.mismatch_kl_limit:.4g}; {self._difference(sampled)}"
+            )
+
+    def _difference(self, sampled: Sampled) -> str:
+        """Which kinds of layers differ, from some of the step's prompts sampled once more."""
+        plain = Sampling(max_tokens=_DIAGNOSED_TOKENS)
+        prompts = [group[0].prompt for group in sampled.groups if group][:_DIAGNOSED_ROLLOUTS]
+        engine = self.sampler.engine
+        traces = [t for p in prompts for t in engine.trace(Request(p, plain, seed=self.seed))]
+        return diagnose(self.model, traces, self.config.engine.dtype)
+
+    def _publish(self, rollouts: Prefetch | None) -> dict[str, float]:
+        """Give the engine the weights, under the number of updates as their version.
+
+        Raises: SyncError; nothing is sampled from weights that failed their checks.
+        """
+        begun = time.perf_counter()
+        report = sync(
+            self.model,
+            self.sampler.engine,
+            version=self.step,
+            longest=self.config.engine.max_model_len,
+            cached=self.config.engine.prefix_caching,
+        )
+        if rollouts is not None:
+            rollouts.published(self.step)
+        errors = {} if report is None else {"probe_error": max(report)}
+        return errors | {"sync_s": time.perf_counter() - begun}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "position": self.position,
+            **self.updater.state_dict(),
+            "rng": rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.updater.load_state_dict(state)
+        set_rng_state(state["rng"])
+        self.step, self.tokens = int(state["step"]), int(state["tokens"])
+        self.position = int(state["position"])
