@@ -5,7 +5,8 @@ tool world one of several. `Episode` is one of them being played; `Player` plays
 
 - `waves` is the loop: every living episode is asked at once, in one engine batch; each reply is taken as
   it ends, in threads; those that go on make the next wave. Single questions live for one wave.
-- A reply is parsed as its prompt ended: `opens_trace` of the prompt's ids, not what was asked for.
+- A reply is parsed as its prompt ended: `opens_trace` of the prompt's ids, not what was asked for; its tool
+  calls as the tokenizer's own template writes them (workbench.chat.reply_format).
 - A cut reply carries no call out. A prompt that outgrows the context ends its episode as a failure.
 - Verdicts are taken when all have ended, some at a time, each once more where it broke, all within
   `check_limit_s`. Nothing that a model wrote is ever run in this process by this loop.
@@ -38,7 +39,7 @@ from environments.episode import Episode
 from environments.protocol import Environment, EnvironmentFailed, Task
 from reward.pool import decide_all
 from reward.verdict import Verdict, decided, failed
-from workbench.chat import opens_trace, parse, prompt_ids, stop_ids
+from workbench.chat import ReplyFormat, opens_trace, prompt_ids, reply_format, stop_ids
 from workbench.conversation import Message
 from workbench.errors import UserError
 
@@ -140,6 +141,7 @@ class Player:
     """Name a task in its seeds by its place in the call, and not by its id."""
     check_limit_s: float | None = None
     """For all verdicts of one `play`; those undecided by then have status "timeout"."""
+    _format: ReplyFormat = field(init=False, default_factory=ReplyFormat)
 
     def play(
         self,
@@ -151,6 +153,7 @@ class Player:
     ) -> list[list[Trajectory]]:
         """`samples` episodes of each task, in order. modes: of each task whether it thinks, where they
         differ. Raises: UserError where a task's check is wrong."""
+        self._format = reply_format(self.tokenizer)
         thinks = modes if modes is not None else [self.thinking] * len(tasks)
         games = [
             _Game(self._episode(task), on, place, sample)
@@ -191,7 +194,7 @@ class Player:
             yield asked[place], completion
 
     def _take(self, game: "_Game", completion: Completion) -> bool:
-        game.take(completion, self.tokenizer)
+        game.take(completion, self._format, self.tokenizer)
         return game.goes_on
 
     def _seed(self, game: "_Game", turn: int, seed: int) -> int:
@@ -238,14 +241,14 @@ class _Game:
         e = self.episode
         return prompt_ids(e.messages, tools=e.tools, thinking=self.thinking, tokenizer=tokenizer)
 
-    def take(self, completion: Completion, tokenizer: Any) -> None:
+    def take(self, completion: Completion, form: ReplyFormat, tokenizer: Any) -> None:
         """Carry out a reply; sets the verdict where the generation or the world broke."""
         if completion.finish_reason == "error":
             self.lost = Turn(list(self.prompt), completion)
             self.verdict = failed(completion.error or "the engine failed")
             return
         self.turns.append(Turn(list(self.prompt), completion))
-        reply = parse(completion.text, thinking=opens_trace(self.prompt, tokenizer))
+        reply = form.read(completion.text, opened=opens_trace(self.prompt, tokenizer))
         if completion.finish_reason != "stop":
             reply = replace(reply, tool_calls=None)
         try:

@@ -15,9 +15,9 @@ from budget.requests import BudgetRequest
 from engine.endpoint import HOW_TO_WRITE, ChatClient
 from engine.protocol import Completion
 from engine.served_messages import named_in, sent_messages, sent_names, sent_tools
-from evals.format import ReplyFormat
 from evals.responder import Ask
 from evals.served import Served, look_at, shown
+from workbench.chat import ReplyFormat
 from workbench.chat import template as t
 from workbench.conversation import Conversation
 from workbench.errors import UserError

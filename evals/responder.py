@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 from budget.engine import adherence
 from engine.protocol import Completion, Engine, Request, Sampling
-from evals.format import ReplyFormat, reply_format
 from model.weights import json_object
-from workbench.chat import prompt_ids, stop_ids
+from workbench.chat import ReplyFormat, prompt_ids, reply_format, stop_ids
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 

@@ -2,6 +2,7 @@
 
 from workbench.chat.parsing import Reply, parse, parse_conversation
 from workbench.chat.rendering import Rendered, as_text, opens_trace, prompt_ids, render
+from workbench.chat.reply_format import ReplyFormat, reply_format
 from workbench.chat.template import SPECIAL_TOKENS, chat_template
 from workbench.chat.tokens import format_of, stop_ids
 
@@ -9,6 +10,7 @@ __all__ = [
     "SPECIAL_TOKENS",
     "Rendered",
     "Reply",
+    "ReplyFormat",
     "as_text",
     "chat_template",
     "format_of",
@@ -17,5 +19,6 @@ __all__ = [
     "parse_conversation",
     "prompt_ids",
     "render",
+    "reply_format",
     "stop_ids",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.chat import template as t
+from workbench.chat.calls import read_call
 from workbench.chat.tokens import encoder_of, format_of
 from workbench.conversation import Message
 from workbench.errors import UserError
@@ -84,16 +85,8 @@ def _read_calls(body: str) -> list[dict[str, Any]] | None:
     items = t.read_json(body)
     if not isinstance(items, list) or not items:
         return None
-    calls = []
-    for item in items:
-        name = item.get("name") if isinstance(item, dict) else None
-        arguments = item.get("arguments", {}) if isinstance(item, dict) else None
-        if isinstance(arguments, str):  # some models write them as in the OpenAI API
-            arguments = t.read_json(arguments)
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            return None
-        calls.append({"name": name, "arguments": arguments})
-    return calls
+    calls = [read_call(item, as_text=True) for item in items]  # some models write text
+    return None if None in calls else [call for call in calls if call is not None]
 
 
 def parse_conversation(

@@ -390,4 +390,14 @@ MUTATIONS = (
         ("tests/unit/workbench/test_weights.py",),
         "Trainer and engine drift apart",
     ),
+    Mutation(
+        "RL reads one family's tool calls",
+        "workbench/chat/reply_format.py",
+        'normal = text if self.calls == "nano-v2" else self.normal(text, asked=opened)',
+        "normal = text",
+        "a Qwen policy calls tools as its template says and is told that it called none",
+        (
+            "tests/unit/environments/test_rollout.py::test_calls_are_read_as_the_models_own_template_writes_them",
+        ),
+    ),
 )

@@ -14,6 +14,7 @@ from environments.house import House, tasks
 from environments.protocol import Step, Task, ToolCall
 from environments.rollout import Player, Trajectory
 from reward.verdict import Verdict, decided
+from tests.unit.workbench.test_chat_foreign import chatml
 from workbench.chat import Reply, stop_ids
 
 TASKS = tasks("rl", 6, 3, requests=(2, 2))
@@ -175,3 +176,37 @@ def test_unknown_environment(name: str) -> None:
 
     with pytest.raises(ValueError, match="no environment"):
         make_environment(name)
+
+
+HERMES = (
+    "{% if tools %}<|im_start|>system\nAnswer with <tool_call>.{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>\n{{ c.function | tojson }}\n</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MISTRAL = HERMES.replace("<tool_call>", "[TOOL_CALLS]").replace("</tool_call>", "")
+
+
+@pytest.mark.parametrize(
+    ("template", "write"),
+    [
+        (HERMES, lambda calls: "".join(f"<tool_call>{json.dumps(c)}</tool_call>" for c in calls)),
+        (MISTRAL, lambda calls: f"[TOOL_CALLS] {json.dumps(calls)}"),
+    ],
+)
+def test_calls_are_read_as_the_models_own_template_writes_them(
+    template: str, write: Callable[[list[ToolCall]], str]
+) -> None:
+    """A policy of another family plays the house in its own syntax."""
+    tokenizer = chatml(template)
+
+    def solve(prompt: str, sample: int) -> str:
+        task = next(t for t in TASKS if t.messages[0]["content"] in prompt)
+        return "Done." if "<|im_start|>tool" in prompt else write(list(task.data["calls"]))
+
+    player = _player(tokenizer, solve)
+    player.thinking, player.max_tokens = False, 20_000
+    player.sampling = replace(player.sampling, max_tokens=4000)
+    found = _flat(player.play(TASKS[:3], samples=1, seed=1))
+    assert [t.success for t in found] == [True] * 3
+    assert [t.num_calls for t in found] == [2] * 3

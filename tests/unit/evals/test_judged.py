@@ -214,7 +214,7 @@ class _Parrot:
     """A responder that replies at once; counts."""
 
     def __init__(self) -> None:
-        from evals.format import ReplyFormat
+        from workbench.chat import ReplyFormat
 
         self.identity, self.format, self.tokenizer = "parrot", ReplyFormat(opens=False), None
         self.asked = 0

@@ -1,12 +1,15 @@
-"""What a model's own template says: whether it thinks, and how its tool calls are written."""
+"""The one reader of replies for every family of models: what a tokenizer's own template says of traces and
+of how tool calls are written, and a reply's calls in our syntax. RL and evaluations both read by it.
+"""
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from workbench.chat import format_of, parse
 from workbench.chat import template as t
+from workbench.chat.calls import read_call
+from workbench.chat.parsing import Reply, parse
+from workbench.chat.tokens import format_of
 
 Calls = Literal["nano-v2", "hermes", "mistral"]
 _NANO_V2 = re.compile(f"{t.CALL_OPEN}(.*?){t.CALL_CLOSE}", re.DOTALL)
@@ -46,6 +49,16 @@ class ReplyFormat:
             return text
         return f"{trace}{close}{t.with_calls(rest, found)}"
 
+    def read(self, text: str, *, opened: bool) -> Reply:
+        """A reply to train on. opened: its prompt's ids end inside a trace.
+
+        Calls of another family count as they are written. Those of our own syntax count only where they
+        are in order: a policy is taught the syntax itself, while evaluations are as lenient as the
+        model's own server (`normal`).
+        """
+        normal = text if self.calls == "nano-v2" else self.normal(text, asked=opened)
+        return parse(normal, thinking=opened)
+
 
 def reply_format(tokenizer: Any) -> ReplyFormat:
     """The format that a tokenizer's template asks for."""
@@ -75,45 +88,27 @@ def _nano_v2(text: str) -> tuple[list[dict[str, Any]] | None, str]:
     body = found[1].strip()
     body = f"{'' if body.startswith('[') else '['}{body}{'' if body.endswith(']') else ']'}"
     items = t.read_json(body)
-    calls = [_call(json.dumps(item)) for item in items] if isinstance(items, list) else []
-    if not calls or None in calls:
-        return None, text
-    return [call for call in calls if call is not None], text[: found.start()].strip()
+    return _all_calls(items), text[: found.start()].strip()
 
 
 def _hermes(text: str) -> tuple[list[dict[str, Any]] | None, str]:
-    blocks = _HERMES.findall(text)
-    calls = [_call(block) for block in blocks]
-    if not blocks or None in calls:
-        return None, text
-    return [call for call in calls if call is not None], _HERMES.sub("", text).strip()
+    calls = _all_calls([t.read_json(block) for block in _HERMES.findall(text)])
+    return calls, _HERMES.sub("", text).strip()
 
 
 def _mistral(text: str) -> tuple[list[dict[str, Any]] | None, str]:
     found = _MISTRAL.search(text)
     if found is None:
         return None, text
-    try:
-        items = json.loads(found[1])
-    except ValueError:
-        return None, text
-    calls = [_call(json.dumps(item)) for item in items]
-    if None in calls:
-        return None, text
-    return [call for call in calls if call is not None], text[: found.start()].strip()
+    return _all_calls(t.read_json(found[1])), text[: found.start()].strip()
 
 
 _READ = {"nano-v2": _nano_v2, "hermes": _hermes, "mistral": _mistral}
 
 
-def _call(block: str) -> dict[str, Any] | None:
-    try:
-        item = json.loads(block)
-    except ValueError:
+def _all_calls(items: Any) -> list[dict[str, Any]] | None:
+    """Every item as a call; None where there is none, or one cannot be read."""
+    if not isinstance(items, list) or not items:
         return None
-    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-        return None
-    arguments = item.get("arguments", item.get("parameters", {}))
-    if not isinstance(arguments, dict):
-        return None
-    return {"name": item["name"], "arguments": arguments}
+    calls = [read_call(item, keys=("arguments", "parameters")) for item in items]
+    return None if None in calls else [call for call in calls if call is not None]

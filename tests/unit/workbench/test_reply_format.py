@@ -6,9 +6,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from evals.format import ReplyFormat, reply_format
 from reward import check
-from workbench.chat import parse
+from workbench.chat import ReplyFormat, parse, reply_format
 
 TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
 QWEN3 = (
