@@ -4,7 +4,6 @@ An actor stays behind for the next stage of the run and ends by itself once nobo
 `IDLE_EXIT_S`. A lease keeps two stages that run at once from loading weights into the same one.
 """
 
-import json
 import os
 import threading
 import time
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.config import EngineConfig
-from engine.parcel import Parcel, pack, unpack
 from engine.protocol import Completion, Engine, Request, Sampling, Trace, groups_of
 from engine.sync_check import Proof, SyncError, SyncReport
+from engine.tensor_bytes import TensorBytes, pack, unpack
 from engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
-from model.weights import checkpoint_specs
+from model.weights import architecture, checkpoint_specs
 from workbench.cluster import runtime_env
 from workbench.errors import UserError
 from workbench.provenance import digest
@@ -30,11 +29,6 @@ _MOST_RESTARTS = 3
 _DEAD_NAME_S = (
     30.0  # a dead actor's name is free again once Ray has noticed, later on a busy machine
 )
-# Configuration keys that differ between stages of one run and change nothing in the engine.
-_NOT_SHAPE = {
-    "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "transformers_version", "dtype",
-    "torch_dtype", "_name_or_path", "initializer_range",
-}  # fmt: skip
 
 
 class Lease(NamedTuple):
@@ -92,8 +86,8 @@ class EngineActor:
         return engine.poll(seconds), engine.num_unfinished
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Any other method of the engine; a parcel arrives there as tensors."""
-        given = [unpack(arg) if isinstance(arg, Parcel) else arg for arg in args]
+        """Any other method of the engine; packed tensors arrive there as tensors."""
+        given = [unpack(arg) if isinstance(arg, TensorBytes) else arg for arg in args]
         return getattr(self._engine, method)(*given, **kwargs)
 
     def _leave_when_idle(self) -> None:
@@ -437,10 +431,7 @@ def _send_output_to(path: Path) -> None:
 
 def _shape_digest(model: Path, config: EngineConfig) -> str:
     """Engines are interchangeable when architecture, vocabulary and settings are the same."""
-    path = model / "config.json"
-    if not path.is_file():
-        raise UserError(f"{str(model)!r} is not a checkpoint folder (no config.json)")
-    shape = {k: v for k, v in json.loads(path.read_text()).items() if k not in _NOT_SHAPE}
+    shape = architecture(model)
     tokenizer = digest((model / "tokenizer.json").read_text())
     settings = config.model_dump(exclude={"replicas", "cpus", "gpus"})
     return digest([shape, tokenizer, settings])

@@ -5,9 +5,8 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from engine.tied_head import renew_tied_head
 from model.weights import check_tensors, checkpoint_specs, load_tensors, tied_names
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
+from workbench.registry import resolve
 
 ENVIRONMENT = {
     # The engine runs inside our actor; a process of its own would only add a hop.
@@ -51,7 +51,7 @@ class VllmEngine:
     def __init__(self, model: str, config: EngineConfig) -> None:
         self._specs, self._tied = checkpoint_specs(model), tied_names(model)
         self.config = config
-        self._forced = _resolve(config.forced) if config.forced else None
+        self._forced = resolve(config.forced) if config.forced else None
         if config.logits_processors and self._forced is None:
             raise UserError("engine: logits_processors needs `forced`, or RL would train on them")
         self._engine: Any = _start(model, config)
@@ -422,9 +422,3 @@ def _eos_ids(model: str, tokenizer: Any) -> tuple[int, ...]:
     listed = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
     ids = listed if isinstance(listed, list) else [listed, tokenizer.eos_token_id]
     return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
-
-
-def _resolve(target: str) -> Callable[..., list[bool]]:
-    module, _, attribute = target.partition(":")
-    found: Callable[..., list[bool]] = getattr(import_module(module), attribute)
-    return found

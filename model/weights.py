@@ -83,6 +83,23 @@ def weight_files(folder: str | Path) -> list[Path]:
     return files
 
 
+# Keys of config.json that may differ between two stages of one model and change nothing in it.
+_NO_ARCHITECTURE = {
+    "_name_or_path", "architectures", "attn_implementation", "bos_token_id", "dtype",
+    "eos_token_id", "initializer_range", "pad_token_id", "torch_dtype", "transformers_version",
+    "use_cache",
+}  # fmt: skip
+
+
+def architecture(folder: Path) -> dict[str, Any]:
+    """What in a checkpoint's config.json makes the model: two with the same can take each other's
+    weights. Raises: UserError where the folder has none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{str(folder)!r} is not a checkpoint folder (no config.json)")
+    return {k: v for k, v in json_object(path).items() if k not in _NO_ARCHITECTURE}
+
+
 def json_object(path: Path) -> dict[str, Any]:
     """The object in a checkpoint's JSON file. Raises: UserError where it holds none."""
     try:

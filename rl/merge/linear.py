@@ -10,15 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from model.weights import canonical, checkpoint_specs, json_object, weight_files
+from model.weights import architecture, canonical, checkpoint_specs, json_object, weight_files
 from workbench.errors import UserError
 
-# Keys of config.json that may differ between two stages of one model and change nothing in it.
-_NO_ARCHITECTURE = {
-    "_name_or_path", "architectures", "attn_implementation", "bos_token_id", "dtype",
-    "eos_token_id", "initializer_range", "pad_token_id", "torch_dtype", "transformers_version",
-    "use_cache",
-}  # fmt: skip
 _NAMES_SHOWN = 3
 
 
@@ -57,7 +51,7 @@ def interpolate(first: str | Path, second: str | Path, alpha: float, out: str | 
 def check_mergeable(first: Path, second: Path) -> None:
     """Raises: UserError saying what differs."""
     one, two = checkpoint_specs(first), checkpoint_specs(second)
-    _same("configurations", _shape(first), _shape(second), first, second)
+    _same("configurations", architecture(first), architecture(second), first, second)
     _same("tensors", one, two, first, second)
     for name in ("tokenizer.json", "chat_template.jinja"):
         _same(name, _file(first / name), _file(second / name), first, second)
@@ -77,11 +71,6 @@ def _same(what: str, one: Any, two: Any, first: Path, second: Path) -> None:
         f"merge: {first} and {second} differ in their {what} ({shown}); only two checkpoints of "
         "one architecture and one tokenizer can be merged"
     )
-
-
-def _shape(folder: Path) -> dict[str, Any]:
-    config = json_object(folder / "config.json")
-    return {k: v for k, v in config.items() if k not in _NO_ARCHITECTURE}
 
 
 def _file(path: Path) -> Any:

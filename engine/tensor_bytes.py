@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class TensorBytes:
     """Named tensors as arrays of bytes. parts: (name, dtype without "torch.", shape, uint8 array)."""
 
     parts: list[tuple[str, str, tuple[int, ...], Any]]
 
 
-def pack(tensors: "Iterable[tuple[str, torch.Tensor]]") -> Parcel:
+def pack(tensors: "Iterable[tuple[str, torch.Tensor]]") -> TensorBytes:
     """A view of the tensors' memory where they are contiguous and in RAM, else a copy."""
     import torch  # noqa: PLC0415 - configuration imports us
 
@@ -29,17 +29,17 @@ def pack(tensors: "Iterable[tuple[str, torch.Tensor]]") -> Parcel:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         dtype = str(tensor.dtype).removeprefix("torch.")
         parts.append((name, dtype, tuple(tensor.shape), flat.view(torch.uint8).numpy()))
-    return Parcel(parts)
+    return TensorBytes(parts)
 
 
-def unpack(parcel: Parcel) -> "list[tuple[str, torch.Tensor]]":
+def unpack(given: TensorBytes) -> "list[tuple[str, torch.Tensor]]":
     """The tensors again. From an object store they can only be read: writing to one ends the process."""
     import torch  # noqa: PLC0415 - configuration imports us
 
     out = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writable")
-        for name, dtype, shape, data in parcel.parts:
+        for name, dtype, shape, data in given.parts:
             flat = torch.from_numpy(data).view(getattr(torch, dtype))
             out.append((name, flat.reshape(shape)))
     return out

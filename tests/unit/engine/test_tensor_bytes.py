@@ -4,8 +4,8 @@ import pickle
 
 import torch
 
-from engine.parcel import pack, unpack
 from engine.sync_check import tensor_digest
+from engine.tensor_bytes import pack, unpack
 
 
 def test_every_tensor_comes_out_as_it_went_in() -> None:
