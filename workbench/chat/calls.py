@@ -15,7 +15,7 @@ def read_call(
     """
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         return None
-    arguments = next((item[key] for key in keys if key in item), {})
+    arguments: Any = next((item[key] for key in keys if key in item), {})
     if as_text and isinstance(arguments, str):
         arguments = t.read_json(arguments)
     if not isinstance(arguments, dict):
