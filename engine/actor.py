@@ -9,7 +9,9 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
+from math import floor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +21,17 @@ from engine.sync_check import Proof, SyncError, SyncReport
 from engine.tensor_bytes import TensorBytes, pack, unpack
 from engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
 from model.weights import architecture, checkpoint_specs
-from workbench.cluster import runtime_env
+from workbench.cluster import end_idle_engines, runtime_env
 from workbench.errors import UserError
+from workbench.placement import local_cards, settled
 from workbench.provenance import digest
 
 IDLE_EXIT_S = 600.0
 _POLL_S = 0.5
 _MOST_RESTARTS = 3
+ROOM_S = 600.0
+"""Longest wait for the room of an engine."""
+_WARM_S = 15.0  # before warm engines of other shapes are ended
 _DEAD_NAME_S = (
     30.0  # a dead actor's name is free again once Ray has noticed, later on a busy machine
 )
@@ -66,6 +72,10 @@ class EngineActor:
             return self._lease == lease
         self._lease, self._used = lease, time.monotonic()
         return True
+
+    def is_idle(self) -> bool:
+        """Whether nobody uses the engine."""
+        return self._lease is None or self._lease.is_dead(_node_id())
 
     def release(self, lease: Lease) -> None:
         """Give the engine back."""
@@ -342,10 +352,20 @@ def start_engine(
     import ray  # noqa: PLC0415 - only where Ray is used
 
     checkpoint_specs(model)
+    config = _settled(config)
     if not ray.is_initialized():
         engine: Engine = engine_class(str(model), config)
         return engine
     return RemoteEngine(_Spec(str(model), config, str(log) if log else None, engine_class))
+
+
+def _settled(config: EngineConfig) -> EngineConfig:
+    """With the cards chosen where the recipe's placement did not reach (an engine of a merge)."""
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    cards = int(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else local_cards()
+    share = floor(1e4 / -(-config.replicas // cards)) / 1e4 if cards else 0.0
+    return settled(config, share)
 
 
 def worst_report(reports: Sequence[SyncReport | None]) -> SyncReport | None:
@@ -366,33 +386,64 @@ _LEASES = count()
 def _acquire(spec: _Spec) -> tuple[Any, Lease]:
     """The first warm actor of this shape that nobody uses, or a new one."""
     import ray  # noqa: PLC0415 - only where Ray is used
+    from ray.util import list_named_actors  # noqa: PLC0415
 
     shape = _shape_digest(Path(spec.model), spec.config)
-    environment = runtime_env()
-    environment["env_vars"] |= ENVIRONMENT | (ENVIRONMENT_CPU if spec.config.gpus == 0 else {})
+    gpus = spec.config.gpus or 0.0
+    environment = runtime_env(gpus)
+    environment["env_vars"] |= ENVIRONMENT | ({} if gpus else ENVIRONMENT_CPU)
     environment["env_vars"]["OMP_NUM_THREADS"] = str(spec.config.threads)
     lease = Lease(_node_id(), os.getpid(), next(_LEASES))
     number, deadline = 0, time.monotonic() + _DEAD_NAME_S
     while time.monotonic() < deadline:
+        name = f"engine-{shape}-{number}"
+        others = name in list_named_actors()
         actor = (
             ray.remote(EngineActor)
             .options(
-                name=f"engine-{shape}-{number}",
+                name=name,
                 lifetime="detached",
                 get_if_exists=True,
                 num_cpus=spec.config.cpus,
-                num_gpus=spec.config.gpus,
+                num_gpus=gpus,
                 runtime_env=environment,
             )
             .remote(spec.log, spec.engine_class)
         )
         try:
-            if ray.get(actor.acquire.remote(lease)):
+            if _is_given(actor.acquire.remote(lease), gpus):
                 return actor, lease
-            number += 1
+            number, deadline = number + 1, time.monotonic() + _DEAD_NAME_S
+        except ray.exceptions.GetTimeoutError:
+            if not others:
+                ray.kill(actor)
+            raise UserError(
+                f"no room for an engine of {spec.config.cpus:g} CPUs and {gpus:g} GPUs in "
+                f"{ROOM_S:g} s: others hold the cluster's ({_free()} free); wait for them, or lower "
+                "engine.gpus or engine.replicas"
+            ) from None
         except ray.exceptions.RayActorError:
             time.sleep(0.5)
     raise RuntimeError("engine actors die before they can be used; see Ray's worker logs")
+
+
+def _is_given(call: Any, gpus: float) -> bool:
+    """Whether the actor is ours. It waits for its room; warm engines that nobody uses make some.
+    Raises: GetTimeoutError where there is none in time."""
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    if gpus:
+        with suppress(ray.exceptions.GetTimeoutError):
+            return bool(ray.get(call, timeout=_WARM_S))
+        end_idle_engines()
+    return bool(ray.get(call, timeout=ROOM_S))
+
+
+def _free() -> str:
+    import ray  # noqa: PLC0415 - only where Ray is used
+
+    has = ray.available_resources()
+    return f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
 
 
 def _release(replicas: Sequence[_Replica]) -> None:

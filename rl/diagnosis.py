@@ -55,7 +55,8 @@ def compare(model: nn.Module, trace: Trace) -> list[LayerError]:
     hooks += [layer.register_forward_hook(_keep(given)) for layer in layers]
     final = core.norm_f if hasattr(core, "norm_f") else core.norm
     hooks.append(final.register_forward_pre_hook(_swap(streams, len(layers), fed)))
-    ids = torch.tensor(trace.token_ids[:-1])[None]
+    place = next(model.parameters()).device
+    ids = torch.tensor(trace.token_ids[:-1], device=place)[None]
     try:
         with torch.no_grad():
             logits = model(
@@ -71,7 +72,8 @@ def compare(model: nn.Module, trace: Trace) -> list[LayerError]:
         added = mine - streams[number]
         out.append(LayerError(kind, number, *_errors(mine, streams[number + 1], added, split)))
     rows = logits[split - 1 :].float().log_softmax(-1)
-    own = rows.gather(1, torch.tensor(trace.token_ids[split:])[:, None])[:, 0]
+    chosen = torch.tensor(trace.token_ids[split:], device=place)
+    own = rows.gather(1, chosen[:, None])[:, 0].cpu()
     gaps = (own - torch.tensor(trace.logprobs)).abs()
     # The first token of the reply was sampled from the prompt's last position.
     return [

@@ -57,6 +57,7 @@ KINDS = {
         plan="rl.merge.plan:plan_merge",
         about="the best point on the line between two models",
         version=1,
+        on_card=False,
         checks=True,
         engine=True,
         uses=("evals",),

@@ -16,6 +16,7 @@ from rl.config import RewardSource
 from rl.sample import Score
 from workbench.chat import parse
 from workbench.conversation import Conversation
+from workbench.distributed import group
 from workbench.errors import UserError
 from workbench.stage import StageContext
 
@@ -46,7 +47,7 @@ def _one(
     if source.model is None:
         return _checker
     folder = context.inputs[source.model] / "model"
-    model = load_score_model(folder)
+    model = load_score_model(folder, str(group.device()))
     own = (folder / "tokenizer.json").read_text(encoding="utf-8")
     policy = (context.parent_model / "tokenizer.json").read_text(encoding="utf-8")
     if own != policy:

@@ -26,6 +26,7 @@ from rl.sample import Sampler, thinks
 from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
+from workbench.distributed import group
 from workbench.memory import keep_freed_memory
 from workbench.records import to_json
 from workbench.rundir import read_json, write_json
@@ -45,7 +46,7 @@ def run(context: StageContext) -> None:
     must_be_checkable(q.check for q in (*pool, *held_out) if isinstance(q, Conversation))
     check_held_out(pool, held_out)
     context.progress(message="starting the engine")
-    model = load_model(context.parent_model)
+    model = load_model(context.parent_model, device=str(group.place(config)))
     check_isolation(model)
     budgets = config.thinking_budget is not None
     engine = start_engine(

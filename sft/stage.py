@@ -130,7 +130,7 @@ def collect(config: SftConfig, seed: int, accounting: Accounting) -> list[Conver
 def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
     """Train on the rows, merge adapters, save the model. In every worker, or in the one process."""
     config: SftConfig = context.config
-    model = load_model(context.parent_model, device=str(group.device()))
+    model = load_model(context.parent_model, device=str(group.place(config)))
     if config.concatenate:
         check_isolation(model)
     trained = _with_lora(model, config) if config.lora else model

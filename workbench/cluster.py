@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
+from workbench.placement import Node, local_cards
 from workbench.provenance import ROOT, digest
 from workbench.recipe import ClusterSection
 
@@ -44,9 +45,14 @@ def worker_environment() -> dict[str, str]:
     return {**thread_environment(), "PYTHONPATH": os.pathsep.join(unique)}
 
 
-def runtime_env() -> dict[str, Any]:
-    """Ray's runtime environment for stages and actors."""
-    return {"env_vars": worker_environment()}
+def runtime_env(gpus: float) -> dict[str, Any]:
+    """Ray's runtime environment for a stage or an actor that reserves that many cards.
+
+    Ray leaves the cards of a node visible to what reserves none, unless it is told otherwise. A process
+    that has looked for cards and seen none never sees one, so those with a card are kept apart.
+    """
+    own = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "ANNEAL_ON_CARD": str(int(gpus > 0))}
+    return {"env_vars": {**worker_environment(), **own}}
 
 
 def namespace(what: str, run: Path) -> str:
@@ -87,7 +93,7 @@ def connect(cluster: ClusterSection, *, namespace: str) -> str:
         ray.init(
             address="local",
             num_cpus=cluster.num_cpus,
-            num_gpus=cluster.num_gpus,
+            num_gpus=local_cards() if cluster.num_gpus is None else cluster.num_gpus,
             object_store_memory=store and store * 2**20,
             include_dashboard=False,
             **common,
@@ -126,18 +132,24 @@ def end_engines() -> None:
             ray.kill(ray.get_actor(name))
 
 
-def check_room(stage: str, *, cpus: float, gpus: float) -> None:
-    """Raises: UserError where no node is large enough for the stage: Ray would wait for ever."""
+def end_idle_engines() -> None:
+    """End the engines of this run that nobody uses: warm ones hold the cards that another one needs."""
+    import ray  # noqa: PLC0415 - see connect
+    from ray.util import list_named_actors  # noqa: PLC0415
+
+    for name in list_named_actors():
+        with suppress(ValueError, ray.exceptions.RayError):
+            actor = ray.get_actor(name)
+            if ray.get(actor.is_idle.remote(), timeout=5):
+                ray.kill(actor)
+
+
+def nodes() -> list[Node]:
+    """The machines of the Ray cluster that was joined or started."""
     import ray  # noqa: PLC0415 - see connect
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
-        return
-    has = "; ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
-    raise UserError(
-        f"stage {stage!r} asks for {cpus:g} CPUs and {gpus:g} GPUs, and no node of the Ray cluster "
-        f"has them (nodes: {has}); lower stages.{stage}.cpus and gpus, or raise cluster.num_cpus"
-    )
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(has.get("CPU", 0.0), int(has.get("GPU", 0))) for has in alive]
 
 
 def _must_answer(address: str) -> None:

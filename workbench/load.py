@@ -21,7 +21,7 @@ class TrainingLoad:
     microbatch_rows: int = 1
     document_tokens: int | None = None
     workers: int = 1
-    gpus: float = 0.0
+    gpus: float | None = 0.0
     strategy: Strategy = "none"
     precision: Literal["fp32", "bf16"] = "fp32"
     activations: Activations = "keep"
@@ -40,5 +40,5 @@ class GenerationLoad:
     context_tokens: int
     sequences: int
     engines: int = 1
-    gpus: float = 0.0
+    gpus: float | None = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"

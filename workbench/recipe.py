@@ -55,14 +55,15 @@ class StageConfig(Section):
     """Stages whose outputs this one reads. The first one with a model is the parent."""
     cpus: float = Field(1.0, ge=0)
     """Logical CPUs the stage's Ray task reserves (its actors reserve their own)."""
-    gpus: float = Field(0.0, ge=0)
-    """GPUs the stage's Ray task reserves."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs that the stage reserves, sees and uses; 0: none, it computes on the CPU. A share of one is that
+    share of its memory. null: where a card is there, the stage and its engines share it (docs/gpu.md)."""
     seed: int | None = Field(None, ge=0, lt=2**63)
     """Overrides the recipe's seed for this stage."""
 
     @property
-    def reserved(self) -> tuple[float, float]:
-        """CPUs and GPUs that the stage's Ray task reserves."""
+    def reserved(self) -> tuple[float, float | None]:
+        """CPUs and GPUs that the stage's Ray task reserves; None where that is still to be chosen."""
         return self.cpus, self.gpus
 
 

@@ -40,6 +40,7 @@ class Kind:
     checks: whether checkers decide its result, so that their versions count.
     engine: whether it generates, which needs vLLM.
     uses: kinds whose versions count too.
+    on_card: whether its own process computes a model, so that a card is of use to it.
     """
 
     config: str
@@ -52,6 +53,7 @@ class Kind:
     checks: bool = False
     engine: bool = False
     uses: tuple[str, ...] = ()
+    on_card: bool = True
     measures: bool = False
     """It leaves `differences` in its outputs: the report says so where they are missing."""
     panels: tuple[MetricPanel, ...] = ()

@@ -18,6 +18,7 @@ from pretrain.rows import Rows, RowStream
 from pretrain.stage import train
 from pretrain.train import last_hidden, shifted_labels
 from workbench.checkpoint import seed_everything
+from workbench.distributed import group
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext
@@ -69,10 +70,11 @@ def run(context: StageContext) -> None:
             f"{config.teacher!r}; put the student's stage first"
         )
     tokenizer = read_tokenizer(student_folder)
-    student = load_model(student_folder)
+    place = str(group.place(config))
+    student = load_model(student_folder, device=place)
     # Under bf16 autocast its products are in bf16 anyway, and it needs no master weights.
     dtype = "bfloat16" if config.precision == "bf16" else "float32"
-    teacher = load_model(teacher_folder, dtype=dtype)
+    teacher = load_model(teacher_folder, dtype=dtype, device=place)
     check_pair(student, tokenizer, teacher, read_tokenizer(teacher_folder))
     check_isolation(teacher)
     rows = _held_out(config, tokenizer, context.seed)

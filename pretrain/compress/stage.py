@@ -17,6 +17,7 @@ from pretrain.compress.target import WIDTHS, check_target, shape_of
 from pretrain.documents import BlendDocuments
 from pretrain.rows import Rows, RowStream
 from workbench.checkpoint import seed_everything
+from workbench.distributed import group
 from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext
 
@@ -28,7 +29,7 @@ def run(context: StageContext) -> None:
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     tokenizer = read_tokenizer(context.parent_model)
-    model = load_model(context.parent_model).eval()
+    model = load_model(context.parent_model, device=str(group.place(config))).eval()
     check_target(config.target, shape_of(model.config), config.removable)
     check_isolation(model)
     context.note(parameters_before=_count(model))

@@ -25,6 +25,7 @@ from rl.held_out import check_held_out
 from rl.rows import good_tasks, too_long, warnings_of
 from workbench.chat import prompt_ids
 from workbench.checkpoint import seed_everything
+from workbench.distributed.group import place
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.panels import PointsPanel
@@ -225,7 +226,7 @@ def _train(
     number: int,
 ) -> Any:
     config: DpoConfig = context.config
-    model = load_model(policy)
+    model = load_model(policy, device=str(place(config)))
     check_isolation(model)
     earlier = (_round_folder(context, n) / "steps.json" for n in range(number))
     offset = sum(int(read_json(path)) for path in earlier)

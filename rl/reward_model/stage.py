@@ -25,6 +25,7 @@ from rl.rows import Rules, take_rows, too_long, warnings_of
 from workbench.chat import prompt_ids
 from workbench.checkpoint import seed_everything
 from workbench.conversation import Conversation
+from workbench.distributed import group
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.records import Difference, to_json
@@ -57,7 +58,8 @@ def run(context: StageContext) -> None:
         ),
     )
     seed_everything(context.seed)  # the head starts from the same draws after a resume
-    model = ScoreModel(load_model(context.parent_model))
+    place = group.place(config)
+    model = ScoreModel(load_model(context.parent_model, device=str(place))).to(place)
     check_isolation(model.causal)
     held_out = data["held_out"]["rows"]
     before = pair_values(model, held_out, tokenizer)

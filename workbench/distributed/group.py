@@ -5,6 +5,10 @@ import os
 import torch
 import torch.distributed as dist
 
+from workbench import placement
+from workbench.errors import UserError
+from workbench.recipe import StageConfig
+
 
 def rank() -> int:
     """This process's number; 0 where there is only one."""
@@ -22,10 +26,30 @@ def is_first() -> bool:
 
 
 def device() -> torch.device:
-    """Where this process trains: its GPU, or the CPU."""
+    """Where this process trains: its GPU, or the CPU where it reserves (and so sees) none."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+def place(config: StageConfig) -> torch.device:
+    """Where the stage's model, data and proofs belong, made this process's own.
+
+    Triton launches on the current card, and a share of a card is the share of its memory. Raises:
+    UserError where the stage reserves a card and sees none.
+    """
+    gpus = next((s.gpus for s in placement.seats(config) if s.who == "workers"), config.gpus)
+    found = device()
+    if gpus and found.type == "cpu":
+        raise UserError(
+            f"the stage reserves {gpus:g} GPUs and torch sees none here; set gpus: 0, or run "
+            "scripts/doctor.py to see why"
+        )
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
+        if gpus and gpus < 1:
+            torch.cuda.set_per_process_memory_fraction(gpus, found)
+    return found
 
 
 def total(value: float) -> float:

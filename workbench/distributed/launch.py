@@ -36,7 +36,7 @@ def run_workers(context: StageContext, config: DistributedConfig, work: str) -> 
     folder = context.stage_dir / _FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    on_gpu = config.gpus_per_worker > 0
+    on_gpu = bool(config.gpus_per_worker)
     trainer = TorchTrainer(
         _in_worker,
         train_loop_config={
@@ -75,7 +75,7 @@ def run_workers(context: StageContext, config: DistributedConfig, work: str) -> 
 
 def _check_room(resources: dict[str, float], config: DistributedConfig) -> None:
     """Raise UserError where the whole cluster could never hold the workers; Ray would wait forever."""
-    for name, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker)):
+    for name, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker or 0.0)):
         needed, there = config.workers * each, resources.get(name, 0.0)
         if needed > there:
             raise UserError(

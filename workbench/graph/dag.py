@@ -7,6 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from workbench import registry
 from workbench.content import ABSENT, places_read
 from workbench.errors import UserError, unknown_name
+from workbench.placement import digested
 from workbench.provenance import digest
 from workbench.recipe import Recipe
 from workbench.rundir import Manifest, RunDir
@@ -64,7 +65,7 @@ def config_digest(recipe: Recipe, stage: str) -> str:
     Resources do not count: the same stage on other hardware is the same stage. The order of `needs`
     does: the first one with a model is the parent, and a merge goes from the first to the second.
     """
-    own = recipe.stages[stage].model_dump(mode="json", exclude={"cpus", "gpus"})
+    own = digested(recipe.stages[stage].model_dump(mode="json"))
     return digest(
         {"stage": own, "model": recipe.model.model_dump(), "seed": stage_seed(recipe, stage)}
     )

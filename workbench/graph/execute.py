@@ -2,13 +2,13 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TextIO
 
-from workbench import cluster
+from workbench import cluster, placement
 from workbench.errors import UserError
 from workbench.graph.dag import FRESH, Decision, decide
 from workbench.graph.task import Outcome, run_stage
@@ -28,6 +28,22 @@ class Drive:
     fresh: set[str] = field(default_factory=set)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     signals: int = 0
+    nodes: Sequence[placement.Node] = ()
+
+    def settle(self, nodes: Sequence[placement.Node]) -> None:
+        """Choose the cards that the recipe leaves out, now that it is known what there is."""
+        self.nodes, self.recipe = nodes, placement.settle(self.recipe, nodes)
+
+    def has_room(self, stage: str, running: Iterable[str]) -> bool:
+        """Whether the stage and its engines find their cards beside the stages that run. One that
+        began and waited for its engine would keep the card that another one waits for."""
+        wanted = [
+            seat._replace(cpus=0.0)
+            for name in (*running, stage)
+            for seat in placement.seats(self.recipe.stages[name])
+            if seat.gpus
+        ]
+        return placement.room(self.nodes, wanted) is None
 
     def ready(self, running: set[str]) -> Iterator[Decision]:
         """Stages whose needs are met; skipped ones are recorded on the way."""
@@ -66,6 +82,9 @@ def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], ou
     with ProgressDisplay(out) as show:
         state = Drive(recipe, run, stages, show, fresh)
         if recipe.cluster.backend == "local":
+            state.settle(placement.local_nodes(recipe.cluster) or [])
+            if not placement.check_one_process(state.recipe, _to_run(state)):
+                placement.hide_cards()
             with _stop_on_signal(state):
                 _set_aside(state)
                 _drive_here(state)
@@ -78,7 +97,9 @@ def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], ou
                         )
                     )
                     catch_again()  # Ray puts its own SIGTERM handler in place
-                    _check_room(state)
+                    state.settle(cluster.nodes())
+                    for name in _to_run(state):
+                        placement.check_room(name, state.recipe.stages[name], state.nodes)
                     _set_aside(state)
                     _drive_on_ray(state)
                 except SystemExit:  # what that handler does, until ours is back
@@ -88,13 +109,13 @@ def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], ou
     return _exit_code(state)
 
 
-def _check_room(state: Drive) -> None:
-    rerun: set[str] = set()
+def _to_run(state: Drive) -> list[str]:
+    """The stages that will run."""
+    rerun = dict[str, None]()
     for name in state.stages:
-        if name in state.fresh or decide(state.recipe, state.run, name, rerun).run:
-            rerun.add(name)
-            config = state.recipe.stages[name]
-            cluster.check_room(name, cpus=config.cpus, gpus=config.gpus)
+        if name in state.fresh or decide(state.recipe, state.run, name, set(rerun)).run:
+            rerun[name] = None
+    return list(rerun)
 
 
 def _set_aside(state: Drive) -> None:
@@ -123,13 +144,17 @@ def _drive_on_ray(state: Drive) -> None:
     while True:
         if not state.signals and not state.failed:
             for decision in state.ready(set(running.values())):
+                if not state.has_room(decision.stage, running.values()):
+                    continue
                 cpus, gpus = state.recipe.stages[decision.stage].reserved
+                if gpus and gpus > ray.available_resources().get("GPU", 0.0):
+                    cluster.end_idle_engines()
                 task = remote.options(
                     name=decision.stage,
                     num_cpus=cpus,
                     num_gpus=gpus,
                     max_retries=0,
-                    runtime_env=cluster.runtime_env(),
+                    runtime_env=cluster.runtime_env(gpus or 0.0),
                 ).remote(resolved, str(state.run.root), decision, True)
                 running[task] = decision.stage
                 state.show.watch(decision.stage, state.run.stage(decision.stage))

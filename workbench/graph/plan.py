@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench import registry
+from workbench import placement, registry
 from workbench.errors import UserError
 from workbench.graph.dag import FRESH, Decision, decide
 from workbench.recipe import Recipe
@@ -48,7 +48,9 @@ def plan_run(
     """
     for check in registry.recipe_checks():
         check(recipe)
-    costs = {name: _stage_plan(recipe, name) for name in recipe.stages}
+    here = placement.local_nodes(recipe.cluster)
+    seated = recipe if here is None else placement.settle(recipe, here)
+    costs = {name: _stage_plan(seated, name) for name in recipe.stages}
     plans: dict[str, StagePlan] = {}
     decisions: dict[str, Decision] = {}
     for name in stages:
@@ -61,7 +63,21 @@ def plan_run(
     for name, kind in kinds.items():
         looked_at = _check_inputs(recipe, name, kind)
         plans[name] = replace(plans[name], lines=(*plans[name].lines, *looked_at))
+        plans[name] = replace(plans[name], lines=(*plans[name].lines, *_seats(seated, name, here)))
     return RunPlan(plans, decisions, tuple(dict.fromkeys(kinds.values())))
+
+
+def _seats(recipe: Recipe, name: str, nodes: Sequence[placement.Node] | None) -> Sequence[str]:
+    """Who of the stage sits where on this machine; a recipe for a larger one can be planned here."""
+    config = recipe.stages[name]
+    if nodes is None:
+        asked = any(seat.gpus is None for seat in placement.seats(config))
+        return ("on: chosen when the cluster is joined",) if asked else placement.lines(config)
+    try:
+        placement.check_room(name, config, nodes)
+    except UserError as error:
+        return (*placement.lines(config), f"not on this machine: {error}")
+    return placement.lines(config)
 
 
 def _stage_plan(recipe: Recipe, name: str) -> StagePlan:

@@ -142,4 +142,28 @@ MUTATIONS = (
         "plans are a third too cheap",
         ("tests/unit/model/test_cost.py",),
     ),
+    Mutation(
+        "a stage without a card sees the cards",
+        "workbench/cluster.py",
+        '"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"',
+        '"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"',
+        "an engine that reserves nothing takes 60% of a card beside the trainer",
+        ("tests/integration/test_cards_in_ray.py",),
+    ),
+    Mutation(
+        "a stage is placed without its engines",
+        "workbench/placement.py",
+        "without = room(nodes, wanted)",
+        "without = room(nodes, wanted[:1])",
+        "a run of 1 + 8 cards on eight waits for ever",
+        ("tests/unit/workbench/test_placement.py",),
+    ),
+    Mutation(
+        "a stage that reserves a card trains on the CPU",
+        "workbench/distributed/group.py",
+        'if gpus and found.type == "cpu":',
+        "if False:",
+        "weeks of training on the cores beside a reserved, idle card",
+        ("tests/unit/workbench/test_placement.py",),
+    ),
 )

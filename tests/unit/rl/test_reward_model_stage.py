@@ -9,6 +9,7 @@ import torch
 
 from model.hybrid import build_config, load_model
 from rl.reward_model import stage
+from workbench.recipe import StageConfig
 
 SMALL: dict[str, Any] = {
     "pattern": "M-*-", "hidden_size": 32, "intermediate_size": 64, "mamba_num_heads": 4,
@@ -40,10 +41,13 @@ def test_the_head_does_not_depend_on_what_was_drawn_before_it(
     monkeypatch.setattr(stage, "_data", data)
     monkeypatch.setattr(stage, "_train", train)
     monkeypatch.setattr(stage, "read_tokenizer", lambda path: SimpleNamespace(pad_token_id=0))
-    monkeypatch.setattr(stage, "load_model", lambda path: load_model(build_config(**SMALL), seed=1))
+    monkeypatch.setattr(
+        stage, "load_model", lambda path, device: load_model(build_config(**SMALL), seed=1)
+    )
     for _ in range(2):
         context: Any = SimpleNamespace(
-            config=SimpleNamespace(threads=1), seed=7, parent_model=tmp_path, outputs={},
+            config=StageConfig(kind="reward_model").model_copy(update={"threads": 1}),
+            seed=7, parent_model=tmp_path, outputs={},
             stage_dir=tmp_path, progress=lambda **words: None, note=lambda **found: None,
         )  # fmt: skip
         with pytest.raises(Begun):

@@ -1,0 +1,275 @@
+"""Who computes where: the cards of the cluster, shared out to stages, workers and engines.
+
+One rule for one question: what a process reserves is what it sees and uses. `gpus: 0` hides the cards
+from it, and a share of a card is the share of its memory. What a recipe leaves out is chosen here.
+Imports no torch and no Ray.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
+from math import floor
+from typing import Any, NamedTuple, Self, TypeVar
+
+from workbench import registry
+from workbench.errors import UserError
+from workbench.provenance import hardware
+from workbench.recipe import ClusterSection, Recipe, StageConfig
+from workbench.schema import Section
+
+# Of one card that a stage and its engines share. What is left is for their CUDA contexts.
+STAGE_SHARE = 0.35
+ENGINE_SHARE = 0.6
+_GRAIN = 10_000  # Ray counts cards in steps of 1e-4
+# Keys that say where something runs: the same stage on other hardware is the same stage.
+RESOURCES = frozenset({"cpus", "gpus", "gpus_per_worker", "gpu_memory_utilization"})
+
+
+class Node(NamedTuple):
+    """A machine of the cluster: logical CPUs, cards."""
+
+    cpus: float
+    cards: int
+
+
+class Seat(NamedTuple):
+    """What some equal processes reserve each. gpus None: not chosen yet. least: whole cards that one
+    cannot do without (an engine that spans several), 0 where a share will do.
+
+    Example: Seat("engine", copies=8, cpus=0, gpus=None)
+    """
+
+    who: str
+    copies: int
+    cpus: float
+    gpus: float | None
+    least: int = 0
+
+
+class Reserving(Section):
+    """A section of a stage whose processes reserve cards beside the stage's own task."""
+
+    def seat(self) -> Seat | None:
+        """What they reserve; None where there are none."""
+        raise NotImplementedError
+
+    def with_gpus(self, each: float) -> Self:
+        """The same section with that many cards for each process."""
+        raise NotImplementedError
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def seats(config: StageConfig) -> list[Seat]:
+    """The stage's own task, then what its sections reserve."""
+    cpus, gpus = config.reserved
+    own = Seat("stage", 1, cpus, gpus)
+    return [own, *(seat for part in _parts(config) if (seat := part.seat()) is not None)]
+
+
+def local_cards() -> int:
+    """Cards of this machine that torch can use: none for torch's CPU build."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None and not hidden.strip(" ,"):
+        return 0
+    try:
+        if "+cpu" in metadata.version("torch"):
+            return 0
+    except metadata.PackageNotFoundError:
+        return 0
+    count = len(hardware()["gpus"])
+    return count if hidden is None else min(count, len(hidden.split(",")))
+
+
+def local_nodes(cluster: ClusterSection) -> list[Node] | None:
+    """This machine as the one node of the run; None where a cluster is to be joined."""
+    if cluster.backend == "ray" and (cluster.address or os.environ.get("RAY_ADDRESS")):
+        return None
+    cards = local_cards() if cluster.num_gpus is None else cluster.num_gpus
+    return [Node(float(cluster.num_cpus or os.cpu_count() or 1), cards)]
+
+
+def settle(recipe: Recipe, nodes: Sequence[Node]) -> Recipe:
+    """The recipe with every reservation that it leaves out chosen.
+
+    One card: a stage and its engines share it. Several: the stage has one, its engines the others.
+    Without a card, and for stages that compute no model, none.
+    """
+    cards = max((node.cards for node in nodes), default=0)
+    return recipe.model_copy(
+        update={"stages": {n: _settled(config, cards) for n, config in recipe.stages.items()}}
+    )
+
+
+def settled(section: AnySection, gpus: float) -> AnySection:
+    """A section with `gpus` for each process that leaves them out, in sections inside it too."""
+    if isinstance(section, Reserving):
+        seat = section.seat()
+        if seat is not None and seat.gpus is None:
+            return section.with_gpus(float(max(gpus, seat.least)) if gpus else 0.0)
+        return section
+    changed = {
+        name: new
+        for name, value in section
+        if isinstance(value, Section) and (new := settled(value, gpus)) is not value
+    }
+    return section.model_copy(update=changed) if changed else section
+
+
+def _settled(config: StageConfig, cards: int) -> StageConfig:
+    own, *others = seats(config)
+    if own.gpus is None:
+        config = config.model_copy(update={"gpus": _own_share(config, others, cards)})
+    return settled(config, _others_share(config.reserved[1] or 0.0, others, cards))
+
+
+def _own_share(config: StageConfig, others: Sequence[Seat], cards: int) -> float:
+    if not cards or not registry.kind(config.kind).on_card:
+        return 0.0
+    if not any(seat.gpus != 0 for seat in others):
+        return 1.0
+    taken = sum(seat.copies * seat.gpus for seat in others if seat.gpus)
+    wanted = any(seat.gpus is None for seat in others)
+    if cards == 1 and taken < 1 and not any(seat.least > 1 for seat in others):
+        return STAGE_SHARE if wanted else min(STAGE_SHARE, round(1 - taken, 4))
+    return 1.0
+
+
+def _others_share(own: float, others: Sequence[Seat], cards: int) -> float:
+    copies = sum(seat.copies for seat in others if seat.gpus is None)
+    if not copies or not cards:
+        return 0.0
+    if any(seat.who == "workers" and seat.gpus is None for seat in others):
+        return 1.0  # a worker has a whole card (NCCL takes no two on one)
+    if cards == 1 and 0 < own < 1:
+        room = min(ENGINE_SHARE, 1 - own)
+        return floor(room / copies * _GRAIN) / _GRAIN
+    free = max(cards - int(own + 0.999), 1)
+    return floor(_GRAIN / -(-copies // free)) / _GRAIN
+
+
+def _parts(section: Section) -> Iterator[Reserving]:
+    for _, value in section:
+        if isinstance(value, Reserving):
+            yield value
+        elif isinstance(value, Section):
+            yield from _parts(value)
+
+
+def digested(section: dict[str, Any]) -> dict[str, Any]:
+    """A stage's dumped configuration without what only says where it runs, at any depth."""
+    return {
+        key: digested(value) if isinstance(value, dict) else value
+        for key, value in section.items()
+        if key not in RESOURCES
+    }
+
+
+def room(nodes: Sequence[Node], wanted: Iterable[Seat]) -> Seat | None:
+    """The first seat for which no room is left once the larger ones sit; None where all fit.
+
+    Ray's own rules: a share lies on one card, whole cards on one node.
+    """
+    cpus = [node.cpus for node in nodes]
+    cards = [[_GRAIN] * node.cards for node in nodes]
+    for seat in sorted(wanted, key=lambda s: (s.gpus or 0.0, s.cpus), reverse=True):
+        for _ in range(seat.copies):
+            if not _sit(cpus, cards, seat.cpus, round((seat.gpus or 0.0) * _GRAIN)):
+                return seat
+    return None
+
+
+def _sit(cpus: list[float], cards: list[list[int]], cpu: float, gpu: int) -> bool:
+    order = range(len(cpus)) if gpu else sorted(range(len(cpus)), key=lambda n: len(cards[n]))
+    for node in order:
+        if cpus[node] + 1e-9 < cpu:
+            continue
+        free = cards[node]
+        if gpu >= _GRAIN:
+            whole = [place for place, left in enumerate(free) if left == _GRAIN]
+            if gpu % _GRAIN or len(whole) < gpu // _GRAIN:
+                continue
+            for place in whole[: gpu // _GRAIN]:
+                free[place] = 0
+        elif gpu:
+            fitting = [place for place, left in enumerate(free) if left >= gpu]
+            if not fitting:
+                continue
+            free[min(fitting, key=lambda place: free[place])] -= gpu
+        cpus[node] -= cpu
+        return True
+    return False
+
+
+def check_room(stage: str, config: StageConfig, nodes: Sequence[Node]) -> None:
+    """Raises: UserError where the stage cannot sit together with its workers and engines: Ray would
+    wait for ever."""
+    wanted = seats(config)
+    without = room(nodes, wanted)
+    if without is None:
+        return
+    has = "; ".join(f"{node.cpus:g} CPUs and {node.cards} GPUs" for node in nodes)
+    raise UserError(
+        f"stage {stage!r} asks for {_asks(wanted)}, and the cluster has no room for the {without.who} "
+        f"(nodes: {has}); {_mend(stage, without)}"
+    )
+
+
+def _mend(stage: str, seat: Seat) -> str:
+    if seat.who == "stage":
+        return f"lower stages.{stage}.cpus and gpus, or raise cluster.num_cpus"
+    if seat.who == "workers":
+        return f"lower stages.{stage}.distributed.workers, or add nodes"
+    return (
+        f"lower stages.{stage}.engine.replicas or its gpus, or leave gpus out of the stage and its "
+        "engine: they then share what is there"
+    )
+
+
+def _asks(wanted: Sequence[Seat]) -> str:
+    parts = []
+    for seat in wanted:
+        if seat.gpus or seat.cpus:
+            times = f"{seat.copies} x " if seat.copies > 1 else ""
+            parts.append(f"{times}({seat.who}: {seat.cpus:g} CPUs, {seat.gpus or 0:g} GPUs)")
+    return " + ".join(parts)
+
+
+def lines(config: StageConfig) -> tuple[str, ...]:
+    """Who of the stage sits where, for the plan; nothing where all are on the CPU."""
+    found = seats(config)
+    if not any(seat.gpus for seat in found):
+        return ()
+    return ("on: " + "; ".join(_words(seat) for seat in found if seat.gpus or seat.cpus),)
+
+
+def _words(seat: Seat) -> str:
+    who = seat.who if seat.copies == 1 else f"{seat.copies} {seat.who.removesuffix('s')}s"
+    if not seat.gpus:
+        return f"{who}: CPU"
+    share = f"{seat.gpus:g} card{'s' if seat.gpus > 1 else ''}"
+    return f"{who}: {share if seat.gpus >= 1 else f'{seat.gpus:.0%} of a card'}"
+
+
+def check_one_process(recipe: Recipe, stages: Iterable[str]) -> bool:
+    """For backend local, where all stages share this process: whether they see its cards.
+
+    Raises: UserError where some may and others may not.
+    """
+    on = {name: bool(recipe.stages[name].reserved[1]) for name in stages}
+    on |= {n: True for n in on if any(s.gpus for s in seats(recipe.stages[n])[1:])}
+    computing = [n for n in on if registry.kind(recipe.stages[n].kind).on_card or on[n]]
+    seeing = [name for name in computing if on[name]]
+    if seeing and len(seeing) < len(computing):
+        blind = next(name for name in computing if not on[name])
+        raise UserError(
+            f"cluster.backend is local: stages {seeing[0]!r} (with a card) and {blind!r} (gpus: 0) "
+            "share one process, which sees the cards or does not; use backend: ray, or one of the two"
+        )
+    return bool(seeing)
+
+
+def hide_cards() -> None:
+    """Hide this process's cards from what it has not started yet: torch, vLLM and their children."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
