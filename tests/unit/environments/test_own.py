@@ -22,7 +22,7 @@ from evals.responder import LocalResponder
 from evals.run import evaluate
 from rl.config import GrpoConfig
 from rl.inputs import check_grpo
-from rl.rollout import Sampler
+from rl.sample import Sampler
 from workbench.chat import stop_ids
 from workbench.content import Contents, places_read
 from workbench.errors import UserError
