@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from workbench.chat import template as t
-from workbench.errors import UserError, one_line
+from workbench.errors import UserError, one_line, reason_of
 
 HOW_TO_WRITE = "write it as http://host:port/v1#model, the name after the #"
 _NO_KEY = "none"  # local servers want a key and do not read it
@@ -264,7 +264,7 @@ def _said_error(value: Mapping[str, Any]) -> str:
         found = value.get("message") or "an error"
     if isinstance(found, dict):
         found = found.get("message") or json.dumps(found)
-    return f"error {' '.join(str(found).split())[:300]}" if found else ""
+    return f"error {reason_of(str(found))}" if found else ""
 
 
 def _content(content: Any) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from engine.endpoint import ChatClient, Said, parts_of
-from workbench.errors import UserError
+from workbench.errors import UserError, reason_of
 from workbench.schema import Section
 
 Messages = Sequence[Mapping[str, Any]]
@@ -129,4 +129,4 @@ def _read(said: Said) -> JudgeReply:
 
 
 def _lost(reason: str) -> JudgeReply:
-    return JudgeReply("error", "", " ".join(reason.split())[:300])
+    return JudgeReply("error", "", reason_of(reason))

@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.sync_check import SyncError
 from engine.tied_head import tied_head
-from model.weights import some
+from workbench.errors import some_of
 
 # A product is summed in fp32: its error relative to the sum of the matrix row's sizes times the vector's
 # largest, K * 2^-24 at worst ...
@@ -31,7 +31,7 @@ def check_readback(
         largest = max(errors[name] for name in wrong)
         raise SyncError(
             f"weight sync of version {version}: the engine does not hold what it was given: "
-            f"{some(wrong)} (off by up to {largest:.3g}, relative)"
+            f"{some_of(wrong)} (off by up to {largest:.3g}, relative)"
         )
 
 

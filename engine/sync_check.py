@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from model.weights import canonical, some
+from model.weights import canonical
+from workbench.errors import some_of
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ def check_arrival(
         elif found[name] != digests[name] and name not in wrong["changed"]:
             wrong["changed"].append(name)
     wrong["missing"] = [name for name in digests if name not in found]
-    parts = [f"{what}: {some(names)}" for what, names in wrong.items() if names]
+    parts = [f"{what}: {some_of(names)}" for what, names in wrong.items() if names]
     if parts:
         raise SyncError(
             f"weight sync of version {version}: what arrived is not what was sent "

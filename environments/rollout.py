@@ -41,7 +41,7 @@ from reward.pool import decide_all
 from reward.verdict import Verdict, decided, failed
 from workbench.chat import ReplyFormat, opens_trace, prompt_ids, reply_format, stop_ids
 from workbench.conversation import Message
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 
 _T = TypeVar("_T")
 # (place among those asked, reply), as each ends.
@@ -217,7 +217,7 @@ def _broken(error: Exception) -> Verdict:
     if isinstance(error, EnvironmentFailed):
         return error.verdict
     traceback.print_exc()
-    return failed(f"{type(error).__name__}: {error}"[:300])
+    return failed(one_line(error, 300))
 
 
 @dataclass

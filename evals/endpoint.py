@@ -20,7 +20,7 @@ from evals.served import Served, look_at, shown
 from workbench.chat import ReplyFormat
 from workbench.chat import template as t
 from workbench.conversation import Conversation
-from workbench.errors import UserError
+from workbench.errors import UserError, reason_of
 from workbench.provenance import digest
 
 
@@ -163,7 +163,7 @@ class EndpointResponder:
 
 
 def _failed(why: str) -> Completion:
-    return Completion([], [], "", "error", error=" ".join(why.split())[:300])
+    return Completion([], [], "", "error", error=reason_of(why))
 
 
 def _completion(text: str, finish_reason: str, total: int, thinking: int | None) -> Completion:

@@ -9,7 +9,7 @@ from typing import Any
 from data_mix.messages import without_padding
 from evals.own_files import Placed, Read, Row, jsonl_rows, read_columns, read_rows
 from workbench.apart import INSTALL, apart_folder
-from workbench.errors import UserError
+from workbench.errors import UserError, reason_of, some_of
 from workbench.hub import must_answer
 from workbench.identity import row_id, used_twice
 
@@ -74,8 +74,8 @@ class Data:
         missing += [f"{folder / name}" for name in self.only if not (folder / name).is_file()]
         absent = [name for name in self.files if own_file(folder, name) is None]
         if absent:
-            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-            missing.append(f"the hub, or {folder / absent[0]}.jsonl{more}")
+            own = [f"{folder / name}.jsonl" for name in absent]
+            missing.append(f"the hub, or {some_of(own, 1)}")
         if self.hub_only:
             missing.append("the hub, or its cache (HF_HOME)")
         return f"needs {'; '.join(missing)}" if missing else "here"
@@ -172,9 +172,8 @@ def from_hub(
     try:
         rows = _downloaded(hub)
     except Exception as error:  # noqa: BLE001 - the hub fails in many ways; all mean: no data
-        why = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
-            f"benchmark {name!r}: the hub's {hub} cannot be loaded ({why}); {instead}"
+            f"benchmark {name!r}: the hub's {hub} cannot be loaded ({reason_of(error, 120)}); {instead}"
         ) from None
     placed = [(f"{hub}, row {number}", row) for number, row in enumerate(rows, start=1)]
     return _checked(placed, columns, valid, str(hub))

@@ -1,12 +1,12 @@
 """samples.jsonl of one benchmark: appended as replies finish, read back after any kind of end."""
 
 import json
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.files import whole_file
 from workbench.records import RESULT, SAMPLES
 from workbench.rundir import json_text, read_json_lines, utc_now
 
@@ -117,7 +117,5 @@ def _line(row: Row) -> bytes:
 
 
 def _write(path: Path, rows: Iterable[Row]) -> None:
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    with half.open("wb") as lines:
+    with whole_file(path) as half, half.open("wb") as lines:
         lines.writelines(_line(row) for row in rows)
-    os.replace(half, path)

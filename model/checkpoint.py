@@ -13,9 +13,7 @@ from typing import Any
 import torch
 
 from model.weights import json_object, listed_files
-from workbench.errors import UserError, one_line
-
-_NAMES_SHOWN = 5
+from workbench.errors import UserError, one_line, some_of
 
 
 def check_files(path: str | Path) -> None:
@@ -80,7 +78,7 @@ def reading(path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # garbage breaks the library wherever it happens to be read
         raise UserError(
-            f"the checkpoint {path} cannot be read ({one_line(error)[:300]}); copy it again"
+            f"the checkpoint {path} cannot be read ({one_line(error, 300)}); copy it again"
         ) from error
 
 
@@ -99,12 +97,12 @@ def _problems(report: Mapping[str, Any]) -> list[str]:
     problems: list[str] = []
     for kind, key in (("missing", "missing_keys"), ("unexpected", "unexpected_keys")):
         if names := sorted(report.get(key, ())):
-            problems.append(f"{kind} {_some(names)}")
+            problems.append(f"{kind} {some_of(names, 5)}")
     if wrong := report.get("mismatched_keys"):
         shapes = [f"{n} {list(got)} instead of {list(want)}" for n, got, want in sorted(wrong)]
-        problems.append(f"of another shape {_some(shapes)}")
+        problems.append(f"of another shape {some_of(shapes, 5)}")
     if failed := report.get("error_msgs"):
-        problems.append(f"not readable: {_some(list(map(str, failed)))}")
+        problems.append(f"not readable: {some_of(list(map(str, failed)), 5)}")
     return problems
 
 
@@ -136,8 +134,3 @@ def check_state(model: Any, optimizer: Any, state: Mapping[str, Any]) -> None:
             + "; tensors ".join(problems)
             + "; rerun with --fresh"
         )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from model.checkpoint import reading
 from workbench.chat import chat_template, format_of
-from workbench.errors import UserError
+from workbench.errors import UserError, reason_of
 from workbench.hub import must_answer
 
 # Ids 0..19, so that <SPECIAL_10> is id 10 as in the released tokenizer. The pad is <unk>.
@@ -30,8 +30,7 @@ def take_tokenizer(name: str, path: Path, revision: str | None = None) -> PreTra
             name, revision=revision or "main", trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"tokenizer {name!r} cannot be read ({reason[:200]})") from None
+        raise UserError(f"tokenizer {name!r} cannot be read ({reason_of(error, 200)})") from None
     if format_of(tokenizer) == "nano-v2" and not tokenizer.chat_template:
         tokenizer.chat_template = chat_template()
     tokenizer.save_pretrained(path)

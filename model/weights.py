@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workbench.errors import UserError
+from workbench.errors import UserError, some_of
 
 if TYPE_CHECKING:
     import torch
 
-_NAMES_SHOWN = 3
 # Trainers keep fp32 masters and engines may hold bf16; other types would be a silent loss.
 _DTYPES = {"float32", "bfloat16"}
 _SAFETENSORS_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -150,7 +149,7 @@ def check_tensors(
     unknown = sorted(named.keys() - expected.keys() - spare)
     if missing or unknown:
         parts = [
-            f"{w}: {some(names)}"
+            f"{w}: {some_of(names)}"
             for w, names in (("missing", missing), ("unknown", unknown))
             if names
         ]
@@ -164,9 +163,3 @@ def check_tensors(
         if dtype != spec.dtype and not {dtype, spec.dtype} <= _DTYPES:
             raise UserError(f"weights: {name!r} is {dtype}, the engine's model {spec.dtype}")
     return [(name, named[name]) for name in expected]
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

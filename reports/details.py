@@ -10,6 +10,7 @@ from markupsafe import Markup
 from reports.charts import spark
 from reports.page import compact, count_of
 from reports.read import RunFacts, StageFacts
+from workbench.errors import some_of
 from workbench.progress import describe, duration_words
 from workbench.tracking import LINE_KEYS, metric
 
@@ -145,7 +146,7 @@ def _eval_warnings(facts: RunFacts) -> list[str]:
     if failed:
         out.append(f"{failed} of {asked:,} samples failed; they are left out, not counted as wrong")
     if cut:
-        some = ", ".join(cut[:6]) + (f" and {len(cut) - 6} more" if len(cut) > 6 else "")
+        some = some_of(cut, 6)
         out.append(f"over {_CUT_SHARE:.0%} of replies hit the token limit in {some}")
     return out
 

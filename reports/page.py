@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from workbench.files import write_whole
 from workbench.records import Estimate
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -95,10 +96,8 @@ def write_page(path: Path, template: str, context: Mapping[str, Any], *styles: s
     """Fill a template and write it by rename. styles: style sheets of the templates' folder."""
     css = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in styles)
     text = _environment().get_template(template).render(**context, style=Markup(css))
-    half = path.with_name(f".{path.name}")
     # Lone surrogates, which a byte-level vocabulary can spell, have been made visible by `clean`.
-    half.write_text(text, encoding="utf-8", errors="replace")
-    half.replace(path)
+    write_whole(path, text, errors="replace")
 
 
 @cache

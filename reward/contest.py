@@ -32,7 +32,7 @@ from reward.isolation.wire import (
 from reward.reply import CheckedReply
 from reward.sandbox import Limits, Sandboxed, SandboxError, run_program
 from reward.verdict import Verdict, decided, failed, wrong_format
-from workbench.errors import UserError
+from workbench.errors import UserError, reason_of
 
 # What its runner imports before a program; later names win, as there.
 _STARRED = (
@@ -111,7 +111,7 @@ def _unpacked(packed: str | None) -> Sequence[dict[str, str]]:
             found = json.loads(_TextOnly(io.BytesIO(raw)).load())
     except (ValueError, TypeError, zlib.error, pickle.UnpicklingError, EOFError) as error:
         raise UserError(
-            f"a contest problem's packed tests cannot be read ({error})"[:300]
+            f"a contest problem's packed tests cannot be read ({reason_of(error)})"
         ) from None
     return list(found)
 

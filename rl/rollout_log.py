@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.sample import Rollout
+from workbench.files import write_whole
 from workbench.rundir import read_json_lines
 
 
@@ -19,9 +20,7 @@ class RolloutLog:
         """Drop what later steps wrote before the stage was stopped."""
         if self._path.is_file():
             kept = [row for row in read_json_lines(self._path) if row["step"] <= step]
-            half = self._path.with_name(f".{self._path.name}")
-            half.write_text("".join(map(_line, kept)), encoding="utf-8")
-            half.replace(self._path)
+            write_whole(self._path, "".join(map(_line, kept)))
 
     def write(self, step: int, groups: Sequence[Sequence[Rollout]]) -> None:
         """Append the step's."""

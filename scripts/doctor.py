@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import reason_of
+
 try:
     from workbench.command import command
 except ModuleNotFoundError:
@@ -199,7 +201,7 @@ def _isolation() -> Finding:
     try:
         check_isolation(load_model(build_config("miniature"), device=device), device)
     except (IsolationError, RuntimeError) as error:
-        return Finding("isolation", f"{device}: {error}"[:300], works=False, needed=True)
+        return Finding("isolation", f"{device}: {reason_of(error)}", works=False, needed=True)
     return Finding("isolation", f"proved on {device} in fp32, to the bit", needed=True)
 
 

@@ -3,7 +3,6 @@
 State is tensors and plain values, and only such a file is opened: a pickle can run code.
 """
 
-import os
 import pkgutil
 import random
 from collections.abc import Collection
@@ -17,6 +16,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from workbench.errors import UserError, one_line
+from workbench.files import whole_file
 
 
 class Checkpoints:
@@ -31,7 +31,7 @@ class Checkpoints:
         path = self.folder / f"step-{step:08d}.pt"
         for left in self.folder.glob(".*"):  # halves of a killed process: nobody else writes here
             left.unlink(missing_ok=True)
-        save_whole(state, path, half=path.with_name(f".{path.name}.{os.getpid()}"))
+        save_whole(state, path)
         odd = get_unsafe_globals_in_checkpoint(path)
         assert not odd, f"the state holds {', '.join(odd)}: it could never be continued from"
         for old in self.paths()[: -self.keep]:
@@ -92,17 +92,10 @@ def _damaged(path: Path, why: str) -> UserError:
     )
 
 
-def save_whole(state: Any, path: Path, *, half: Path) -> None:
+def save_whole(state: Any, path: Path) -> None:
     """torch.save by rename; where it fails, nothing is left. Raises: OSError on a full disk."""
-    try:
-        with half.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
+    with whole_file(path, sync=True) as half:
+        torch.save(state, half)
 
 
 def rng_state() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from workbench.files import write_whole
 from workbench.local_imports import imported_files
 from workbench.remote import is_remote, remote_files
 
@@ -132,10 +133,8 @@ class Contents:
         if not self._new or not self._path.parent.is_dir():
             return
         whole = _read(self._path) | self._new  # another stage may have saved meanwhile
-        half = self._path.with_name(f"{_CACHE}.{os.getpid()}")
         with suppress(OSError):  # it only saves time
-            half.write_text(json.dumps(whole), encoding="utf-8")
-            os.replace(half, self._path)
+            write_whole(self._path, json.dumps(whole))
             self._new = {}
 
     def _digest(self, path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -18,17 +18,39 @@ class StopRequested(Exception):
 
 
 _LONGEST_REASON = 500
-_MOST_NAMES, _NAMES_SHOWN = 60, 12
+_LONGEST_LIST, _NEAREST_SHOWN = 60, 12
+_NAMES_SHOWN = 3
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException, longest: int = _LONGEST_REASON) -> str:
     """Kind and message of an error in one line, for a status: no line breaks, no frames of stars.
+
+    longest: in characters.
 
     >>> one_line(LookupError("\\n*****\\n  Resource 'a' not\\n  found.\\n*****"))
     "LookupError: Resource 'a' not found."
     """
     words = [word for word in str(error).split() if word.strip("*")]
-    return f"{type(error).__name__}: {' '.join(words)}"[:_LONGEST_REASON]
+    return f"{type(error).__name__}: {' '.join(words)}"[:longest]
+
+
+def reason_of(error: BaseException | str, longest: int = 300) -> str:
+    """The message alone in one line, for a sentence that names it; the kind where there is none.
+
+    >>> reason_of(OSError("no\nroom")), reason_of(KeyError())
+    ('no room', 'KeyError')
+    """
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
+def some_of(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
+    """The first few of some names, and how many more there are.
+
+    >>> some_of(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 _LONGEST_NAME_BYTES = 200
@@ -64,7 +86,7 @@ def unknown_name(what: str, given: str, allowed: Iterable[str]) -> UserError:
     near = get_close_matches(given, names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     shown, more = names, ""
-    if len(names) > _MOST_NAMES:
-        shown = sorted(get_close_matches(given, names, n=_NAMES_SHOWN, cutoff=0.0))
+    if len(names) > _LONGEST_LIST:
+        shown = sorted(get_close_matches(given, names, n=_NEAREST_SHOWN, cutoff=0.0))
         more = f" and {len(names) - len(shown)} more"
     return UserError(f"unknown {what} {given!r}{hint} allowed: {', '.join(shown) or 'none'}{more}")

@@ -1,13 +1,14 @@
 """Live progress across processes: stages write a small file, the driver shows it."""
 
 import json
-import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from workbench.files import write_whole
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -55,9 +56,7 @@ class ProgressFile:
             "stage": self.stage, "message": message, "step": step, "total": total, "unit": unit,
             **self._rates(total, unit), "updated_at": time.time(),
         }  # fmt: skip
-        half = self.path.with_name(f".{self.path.name}")
-        half.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(half, self.path)
+        write_whole(self.path, json.dumps(state))
 
     def _rates(self, total: int | None, unit: str) -> dict[str, Any]:
         unknown = {"rate": None, "rate_unit": None, "eta_s": None}

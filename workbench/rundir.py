@@ -18,6 +18,7 @@ from typing import IO, Any, Literal, Self
 
 from workbench.content import Contents
 from workbench.errors import UserError, name_problem
+from workbench.files import write_whole
 
 Status = Literal["running", "done", "failed"]
 
@@ -68,13 +69,7 @@ _KINDS: dict[str, Any] = {
 def write_json(path: Path, value: Any) -> None:
     """Write JSON by rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        half.write_text(json_text(value, indent=1) + "\n", encoding="utf-8")
-        os.replace(half, path)
-    except OSError:
-        half.unlink(missing_ok=True)
-        raise
+    write_whole(path, json_text(value, indent=1) + "\n")
 
 
 def json_text(value: Any, **layout: Any) -> str:

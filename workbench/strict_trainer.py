@@ -104,7 +104,7 @@ class StrictResume:
         folder = Path(own._get_output_dir(trial=trial)) / f"checkpoint-{own.state.global_step}"
         if group.is_first() and not own.is_deepspeed_enabled:
             state = own.accelerator.unwrap_model(model).state_dict()
-            save_whole(state, folder / _STATE_FILE, half=folder / f".{_STATE_FILE}")
+            save_whole(state, folder / _STATE_FILE)
         group.barrier()
         if group.is_first():
             write_json(folder / _COMPLETE_FILE, {"workers": group.workers()})

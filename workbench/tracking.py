@@ -5,12 +5,13 @@ A metric is declared once, in METRICS; docs/metrics.md and the report take their
 
 import json
 import math
-import os
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from workbench.files import write_whole
 
 Direction = Literal["up", "down", "none"]
 
@@ -270,9 +271,7 @@ class MetricsWriter:
 
     def _open(self, kept: list[dict[str, Any]]) -> None:
         """Write the kept lines anew and append from there (a torn last line is gone after it)."""
-        half = self.path.with_name(f".{self.path.name}")
-        half.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(half, self.path)
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._before_s = float(kept[-1]["wall_s"]) if kept else 0.0
         self._file = self.path.open("a", buffering=1, encoding="utf-8")
 

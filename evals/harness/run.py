@@ -16,7 +16,7 @@ from evals.sources import package_folder
 from evals.store import RESULT, SampleStore
 from evals.summary import summarise
 from evals.tasks.base import OWN_TASKS
-from workbench.errors import UserError, unknown_name
+from workbench.errors import UserError, reason_of, some_of, unknown_name
 from workbench.hub import must_answer
 from workbench.provenance import digest
 
@@ -174,7 +174,7 @@ def _tasks(harness: Harness, name: str, data: Path) -> tuple[Any, list[Any]]:
     try:
         loaded = manager.load(specs)
     except Exception as error:  # noqa: BLE001 - hub, cache, builders: all mean that data is missing
-        why = " ".join(str(error).split())[:160] or type(error).__name__
+        why = reason_of(error, 160)
         sets = ", ".join(_data_sets(manager, harness.tasks)[:3])
         raise UserError(
             f"benchmark {name!r}: {sets or 'its data'} cannot be loaded ({why}); {_instead(name, harness, data)}"
@@ -205,8 +205,9 @@ def _on_file(manager: Any, harness: Harness, path: Path) -> dict[str, Any]:
 def _must_have(manager: Any, name: str, harness: Harness, data: Path) -> None:
     sets = _data_sets(manager, harness.tasks)
     if sets:
-        more = f" and {len(sets) - 1} more" if len(sets) > 1 else ""
-        must_answer(f"benchmark {name!r}: the hub's {sets[0]}{more}", _instead(name, harness, data))
+        must_answer(
+            f"benchmark {name!r}: the hub's {some_of(sets, 1)}", _instead(name, harness, data)
+        )
 
 
 def _instead(name: str, harness: Harness, data: Path) -> str:

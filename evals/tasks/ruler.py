@@ -23,7 +23,7 @@ from evals.sources import Data, Loading, package_folder
 from evals.statistics import strata, weighted
 from reward.instructions_worker import punkt_folder
 from workbench.conversation import CheckSpec, Conversation
-from workbench.errors import UserError
+from workbench.errors import UserError, reason_of
 from workbench.records import Estimate, Sample
 from workbench.statistics import mean_interval
 
@@ -201,7 +201,7 @@ def _module(name: str) -> Any:
         _find_sentences()
         return importlib.import_module(f"lm_eval.tasks.ruler.{name}")
     except (ImportError, LookupError) as error:
-        why = " ".join(str(error).split())[:120] or type(error).__name__
+        why = reason_of(error, 120)
         raise UserError(f"RULER's generators need a package: {why}; run make setup") from None
     finally:
         for key in [key for key in sys.modules if _is_harness(key)]:

@@ -58,7 +58,7 @@ def _downloaded(source: CheckpointSource) -> Path:
             snapshot_download(source.path, revision=source.revision, ignore_patterns=_NOT_OURS)
         )
     except (OSError, ValueError) as error:  # the hub's own errors are among them
-        raise UserError(f"{what} cannot be read ({one_line(error)[:200]}); {instead}") from None
+        raise UserError(f"{what} cannot be read ({one_line(error, 200)}); {instead}") from None
 
 
 # Weights in other forms that repositories hold beside those that we read.

@@ -11,9 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from model.weights import architecture, canonical, checkpoint_specs, json_object, weight_files
-from workbench.errors import UserError
-
-_NAMES_SHOWN = 3
+from workbench.errors import UserError, some_of
 
 
 def interpolate(first: str | Path, second: str | Path, alpha: float, out: str | Path) -> Path:
@@ -62,9 +60,8 @@ def _same(what: str, one: Any, two: Any, first: Path, second: Path) -> None:
         return
     if isinstance(one, dict) and isinstance(two, dict):
         names = sorted(k for k in one.keys() | two.keys() if one.get(k) != two.get(k))
-        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         name = names[0]
-        shown = f"{', '.join(names[:_NAMES_SHOWN])}{more}; {name}: {one.get(name)!r:.80} and {two.get(name)!r:.80}"
+        shown = f"{some_of(names)}; {name}: {one.get(name)!r:.80} and {two.get(name)!r:.80}"
     else:
         shown = "one of them is absent" if one is None or two is None else "the texts differ"
     raise UserError(

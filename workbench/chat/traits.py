@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from workbench.chat import template as t
 from workbench.conversation import Message
-from workbench.errors import UserError
+from workbench.errors import UserError, reason_of
 
 Shape = Literal["bare", "wrapped"]
 
@@ -65,7 +65,7 @@ def apply(
         )
     except Exception as error:  # noqa: BLE001
         # A template is a program of somebody else's: whatever it raises is its refusal.
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = reason_of(error)
         raise UserError(f"the model's chat template refuses the conversation: {reason}") from None
     return text
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench import registry
 from workbench.distributed.config import DistributedConfig
-from workbench.errors import StopRequested, UserError
+from workbench.errors import StopRequested, UserError, one_line
 from workbench.recipe import build
 from workbench.rundir import RunDir, read_json, write_json
 from workbench.stage import StageContext
@@ -63,7 +63,9 @@ def run_workers(context: StageContext, config: DistributedConfig, work: str) -> 
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise RuntimeError(_first_failure(folder) or f"a worker was lost: {_line(error)}") from None
+        raise RuntimeError(
+            _first_failure(folder) or f"a worker was lost: {one_line(error)}"
+        ) from None
     result = read_json(folder / "result.json")
     context.outputs |= result["outputs"]
     if result["status"] == "stopped":
@@ -110,7 +112,7 @@ def _in_worker(job: dict[str, Any]) -> None:
         status, message = "user_error", str(error)
     except BaseException as error:
         traceback.print_exc()
-        write_json(folder / f"failure-{rank}.json", {"message": _line(error)})
+        write_json(folder / f"failure-{rank}.json", {"message": one_line(error)})
         raise
     finally:
         context.close()
@@ -133,8 +135,3 @@ def _first_failure(folder: Path) -> str | None:
     """The message of the worker that failed first; the others only lost their peer."""
     found = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
     return str(read_json(found[0])["message"]) if found else None
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 from workbench import registry
 from workbench.content import Reads, pinned
 from workbench.disk import is_full, no_space
-from workbench.errors import StopRequested, UserError
+from workbench.errors import StopRequested, UserError, one_line
 from workbench.graph.dag import FRESH, Decision, config_digest, data_digests, declared_versions
 from workbench.hub import newest_commit
 from workbench.provenance import digest, git_state, hardware, versions
@@ -54,7 +54,7 @@ def run_stage(
         return Outcome(decision.stage, "user_error", str(error))
     except OSError as error:  # of the run directory itself: the manifest, the log file
         if not is_full(error):
-            return Outcome(decision.stage, "failed", _one_line(error))
+            return Outcome(decision.stage, "failed", one_line(error))
         return Outcome(decision.stage, "user_error", str(no_space(run.root)))
 
 
@@ -97,7 +97,7 @@ def _attempt(context: StageContext, kind: str) -> Outcome:
             traceback.print_exc()
         if is_full(error):
             return Outcome(context.name, "user_error", str(no_space(context.run.root)))
-        return Outcome(context.name, "failed", _one_line(error))
+        return Outcome(context.name, "failed", one_line(error))
     return Outcome(context.name, "done")
 
 
@@ -172,8 +172,3 @@ def _output_to(path: Path, own_process: bool) -> Iterator[None]:
             for target, fd in zip((1, 2), fds, strict=False):
                 os.dup2(fd, target)
                 os.close(fd)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"

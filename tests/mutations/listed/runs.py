@@ -32,9 +32,9 @@ MUTATIONS = (
     ),
     Mutation(
         "files are written in place",
-        "workbench/rundir.py",
-        'half = path.with_name(f".{path.name}.{os.getpid()}")\n    try:',
-        "half = path\n    try:",
+        "workbench/files.py",
+        'half = path.with_name(f".{path.name}.{os.getpid()}")',
+        "half = path",
         "a full disk or a kill leaves half a manifest",
         _RUNDIR,
     ),
@@ -57,8 +57,8 @@ MUTATIONS = (
     Mutation(
         "state is written in place",
         "workbench/checkpoint.py",
-        'with half.open("wb") as file:',
-        'with path.open("wb") as file:',
+        "    with whole_file(path, sync=True) as half:\n        torch.save(state, half)",
+        "    half = path\n    torch.save(state, half)",
         "a kill while saving leaves no state to continue from",
         ("tests/unit/workbench/test_checkpoint_files.py",),
     ),
