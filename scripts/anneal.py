@@ -1,4 +1,4 @@
-"""The command `anneal`: run, plan, sweep, report and doctor, with the options of the scripts.
+"""The command `anneal`: run, plan, sweep, replicate, report and doctor, with the options of the scripts.
 
 anneal run all --recipe recipes/miniature.yaml
 anneal --print-completion bash > ~/.local/share/bash-completion/completions/anneal
@@ -7,13 +7,14 @@ anneal --print-completion bash > ~/.local/share/bash-completion/completions/anne
 import argparse
 import sys
 
-from scripts import doctor, plan, report, run_stage, search_widths, sweep
+from scripts import doctor, plan, replicate, report, run_stage, search_widths, sweep
 from workbench.command import finish
 
 _COMMANDS = {
     "run": run_stage,
     "plan": plan,
     "sweep": sweep,
+    "replicate": replicate,
     "report": report,
     "doctor": doctor,
     "search-widths": search_widths,
