@@ -15,7 +15,7 @@ from reports.svg import Chart, Panel, Series
 from workbench.files import write_whole
 from workbench.records import Difference, Estimate, to_json
 from workbench.rundir import json_text
-from workbench.statistics import mean_of_estimates, mean_over_seeds, two_way_interval
+from workbench.statistics import mean_of_differences, mean_over_seeds, two_way_interval
 
 Verdict = Literal["shown", "not shown", "reversed", "one seed"]
 TABLE, RECORDS, PAGE = "replication.md", "replication.json", "report.html"
@@ -83,7 +83,9 @@ class Replication:
     missing: dict[int, str] = field(default_factory=dict)
 
 
-def replication(root: Path, runs: Mapping[int, RunFacts], missing: Mapping[int, str]) -> Replication:
+def replication(
+    root: Path, runs: Mapping[int, RunFacts], missing: Mapping[int, str]
+) -> Replication:
     """Every claim of the runs, in the recipe's order; the last model against the first comes first."""
     first = next(iter(runs.values()))
     pairs = [(m, p) for m in first.evaluated if (p := first.parent(m))]
@@ -92,7 +94,9 @@ def replication(root: Path, runs: Mapping[int, RunFacts], missing: Mapping[int, 
         pairs.insert(0, whole)
     found = [claim for after, before in pairs for claim in _of_models(runs, before, after)]
     found += _own(runs)
-    return Replication(root, str(first.recipe.get("name", root.name)), dict(runs), found, dict(missing))
+    return Replication(
+        root, str(first.recipe.get("name", root.name)), dict(runs), found, dict(missing)
+    )
 
 
 def _of_models(runs: Mapping[int, RunFacts], before: str, after: str) -> list[Claim]:
@@ -102,7 +106,8 @@ def _of_models(runs: Mapping[int, RunFacts], before: str, after: str) -> list[Cl
         sides = {
             seed: (old, new)
             for seed, facts in runs.items()
-            if (old := facts.current(before, benchmark)) and (new := facts.current(after, benchmark))
+            if (old := facts.current(before, benchmark))
+            and (new := facts.current(after, benchmark))
         }
         by_seed = {seed: difference(old, new) for seed, (old, new) in sides.items()}
         if by_seed:
@@ -130,13 +135,7 @@ def _mean(claims: list[Claim]) -> Claim:
     """The unweighted mean over benchmarks, of the seeds that have all of them."""
     seeds = [s for s in claims[0].by_seed if all(s in claim.by_seed for claim in claims)]
     by_seed = {
-        seed: Difference(
-            *(
-                mean_of_estimates([getattr(claim.by_seed[seed], side) for claim in claims])
-                for side in ("before", "after", "difference")
-            )
-        )
-        for seed in seeds
+        seed: mean_of_differences([claim.by_seed[seed] for claim in claims]) for seed in seeds
     }
     whole = mean_over_seeds([found.difference for found in by_seed.values()])
     return Claim(claims[0].model, "mean accuracy", claims[0].against, by_seed, whole)
@@ -221,11 +220,13 @@ def _panels(found: Replication) -> list[Panel]:
 
 def verdict_lines(found: Replication) -> list[str]:
     """What the terminal shows."""
-    counts = {word: sum(c.verdict == word for c in found.claims) for word in ("shown", "not shown", "reversed")}
+    counts = {
+        word: sum(c.verdict == word for c in found.claims)
+        for word in ("shown", "not shown", "reversed")
+    }
     lines = [
         f"{c.model}: {c.what} {c.shown(c.difference.value)} ({c.interval}; seeds {c.seeds}): {c.verdict}"
         for c in found.claims
     ]
     total = ", ".join(f"{n} {word}" for word, n in counts.items())
     return [*lines, f"{len(found.runs)} seeds, {len(found.claims)} claims: {total}"]
-

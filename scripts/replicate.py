@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if where:
         print(where)
     if args.dry_run:
-        print(f"{len(seeds)} runs under {place.root}: seeds {', '.join(map(str, seeds))}; the first:")
+        print(
+            f"{len(seeds)} runs under {place.root}: seeds {', '.join(map(str, seeds))}; the first:"
+        )
         return _run_seed(args, place.root, seeds[0], "--dry-run")
     codes = {} if args.report else _run_all(args, place.root, seeds)
     if 2 in codes.values():

@@ -69,13 +69,14 @@ def write_fake_run(
     budgets: bool = True,
     hostile: bool = False,
     n: int = 100,
+    seed: int = 5,
 ) -> Path:
     """Write a run whose first `done` stages are finished; the next one is running or `failed`."""
     recipe = _recipe()
     if hostile:
         recipe["about"] = HOSTILE
     _json(root / "recipe.json", recipe)
-    rng = random.Random(5)
+    rng = random.Random(seed)
     for place, (name, config) in enumerate(recipe["stages"].items()):
         if place > done:
             break

@@ -11,6 +11,22 @@ _EVALUATE = ("tests/unit/evals/test_evaluate.py",)
 
 MUTATIONS = (
     Mutation(
+        "seeds that share their questions count them anew",
+        "workbench/statistics.py",
+        "within = sum(known) / len(known) if known else 0.0",
+        "within = sum(known) / len(known) ** 1.5 if known else 0.0",
+        "three seeds on the same questions look like three times the questions",
+        ("tests/unit/reports/test_seeds.py",),
+    ),
+    Mutation(
+        "one seed shows a claim",
+        "reports/seeds.py",
+        "if len(self.by_seed) < 2:",
+        "if len(self.by_seed) < 1:",
+        "a lucky seed is a result",
+        ("tests/unit/reports/test_seeds.py",),
+    ),
+    Mutation(
         "a worker that died while idle takes the next check with it",
         "reward/workers.py",
         "if worker is not None and not worker.is_alive():",
