@@ -40,6 +40,30 @@ KINDS = {
         measures=True,
         panels=(MetricPanel("pair_margin", "Margin of the pairs", colour="second"),),
     ),
+    "offline_dpo": Kind(
+        config="rl.preference.config:OfflineDpoConfig",
+        run="rl.preference.stage:run",
+        plan="rl.preference.plan:plan_preference",
+        about="DPO and its variants on given pairs of replies",
+        version=1,
+        inputs="rl.preference.rows:check_given",
+        measures=True,
+        panels=(MetricPanel("pair_margin", "Margin of the pairs", colour="second"),),
+    ),
+    "kto": Kind(
+        config="rl.preference.config:KtoConfig",
+        run="rl.preference.stage:run",
+        plan="rl.preference.plan:plan_preference",
+        about="KTO on given replies that are each good or bad",
+        version=1,
+        inputs="rl.preference.rows:check_given",
+        measures=True,
+        panels=(
+            MetricPanel(
+                "pair_margin", "Mean reward of good replies over bad ones", colour="second"
+            ),
+        ),
+    ),
     "reward_model": Kind(
         config="rl.reward_model.config:RewardModelConfig",
         run="rl.reward_model.stage:run",

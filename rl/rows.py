@@ -151,7 +151,7 @@ def good_rows(
     drawn: Sequence[Drawn], problems: Mapping[int, Problem], rules: Rules, *, name: str
 ) -> tuple[list[Conversation], dict[str, Any]]:
     """What is left of the rows, and the account. Raises: UserError, see `take_rows`."""
-    account = _account(len(drawn), list(problems.values()), skip_bad=rules.skip_bad, name=name)
+    account = account_of(len(drawn), list(problems.values()), skip_bad=rules.skip_bad, name=name)
     good = [d.conversation for n, d in enumerate(drawn) if n not in problems and d.conversation]
     return good, account
 
@@ -167,11 +167,11 @@ def good_tasks(
         for number, (task, text) in enumerate(zip(tasks, texts, strict=True), start=1)
         if text
     ]
-    account = _account(len(tasks), problems, skip_bad=skip_bad, name=name)
+    account = account_of(len(tasks), problems, skip_bad=skip_bad, name=name)
     return [task for task, text in zip(tasks, texts, strict=True) if not text], account
 
 
-def _account(
+def account_of(
     count: int, problems: Sequence[Problem], *, skip_bad: bool, name: str
 ) -> dict[str, Any]:
     """What was left out. Raises: UserError where nothing may be, or where nothing would be left."""

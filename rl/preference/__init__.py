@@ -1,0 +1,1 @@
+"""Preferences that are given: DPO on pairs and KTO on labelled replies, without sampling."""

@@ -1,0 +1,233 @@
+"""Stage kinds `offline_dpo` and `kto`: given preferences in, a policy out, measured before and after."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import DPOConfig, KTOConfig, KTOTrainer
+
+from model.hybrid import load_model, save_model
+from model.layers.isolation import check_isolation
+from model.tokenizer import read_tokenizer
+from rl.disjoint import check_held_out
+from rl.dpo.trainer import PairCollator, StrictDPOTrainer
+from rl.preference.config import KtoConfig, OfflineDpoConfig, PreferenceConfig
+from rl.preference.rows import as_conversations, counts, labelled_rows, pair_rows, take_given
+from rl.rows import warnings_of
+from workbench.checkpoint import seed_everything
+from workbench.distributed import group
+from workbench.errors import UserError
+from workbench.memory import keep_freed_memory
+from workbench.records import to_json
+from workbench.stage import StageContext
+from workbench.statistics import paired_difference
+from workbench.strict_trainer import MetricsCallback, StrictResume, last_checkpoint, pair_arguments
+
+_NAMES = {
+    "loss": "loss",
+    "learning_rate": "lr",
+    "grad_norm": "grad_norm",
+    "kl": "kl",
+    "rewards/accuracies": "pair_accuracy",
+    "rewards/margins": "pair_margin",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "logps/chosen": "chosen_logp",
+    "logps/rejected": "rejected_logp",
+}
+Rows = list[dict[str, Any]]
+
+
+def run(context: StageContext) -> None:
+    """Read and render, measure, train, measure again on the same rows, save."""
+    config: PreferenceConfig = context.config
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    seed_everything(context.seed)
+    tokenizer = read_tokenizer(context.parent_model)
+    pad = int(tokenizer.pad_token_id or 0)
+    context.progress(message="reading data")
+    train, held_out = _rows(context, tokenizer)
+    model = load_model(context.parent_model, device=str(group.device()))
+    check_isolation(model)
+    context.progress(message="held-out preferences before")
+    before = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
+    _train(context, model, tokenizer, train)
+    after = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
+    context.outputs["differences"] = to_json(list(differences(held_out, before, after)))
+    save_model(model, context.stage_dir / "model", tokenizer)
+    shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
+
+
+def _rows(context: StageContext, tokenizer: Any) -> tuple[Rows, Rows]:
+    """The rows of both sets, with their account in the manifest."""
+    config: PreferenceConfig = context.config
+    make: Callable[..., tuple[Rows, int]] = pair_rows if config.form == "pairs" else labelled_rows
+    taken, made, accounts = {}, {}, {}
+    for name, source, count in (
+        ("source", config.source, config.samples),
+        ("held_out", config.held_out, config.num_held_out),
+    ):
+        given, accounts[name] = take_given(
+            source, count, skip_bad=config.skip_bad, name=name, seed=context.seed
+        )
+        rows, longer = make(
+            given, tokenizer, thinking=config.thinking, row_tokens=config.row_tokens
+        )
+        if not rows:
+            raise UserError(
+                f"{name}: all {longer:,} rows are longer than row_tokens {config.row_tokens:,}; raise it"
+            )
+        accounts[name] |= {"dropped_longer": longer, "used": len(rows)}
+        if config.form == "labelled":
+            accounts[name]["labels"] = counts([row["label"] for row in rows])
+        taken[name], made[name] = given, rows
+    check_held_out(as_conversations(taken["source"]), as_conversations(taken["held_out"]))
+    warnings = warnings_of(accounts) + [
+        f"{name}: {account['dropped_longer']:,} rows are longer than row_tokens and were left out"
+        for name, account in accounts.items()
+        if account["dropped_longer"]
+    ]
+    context.note(rows=accounts, warnings=warnings)
+    return made["source"], made["held_out"]
+
+
+@torch.no_grad()
+def row_logps(
+    model: Any, rows: Sequence[Sequence[int]], masks: Sequence[Sequence[int]], pad: int, batch: int
+) -> list[float]:
+    """Of each row of ids the log-probability of its marked tokens, summed; one document a row."""
+    device = next(model.parameters()).device
+    out = list[float]()
+    for start in range(0, len(rows), batch):
+        part, marks = rows[start : start + batch], masks[start : start + batch]
+        width = max(map(len, part))
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in part], device=device)
+        mask = torch.tensor([[*m, *[0] * (width - len(m))] for m in marks], device=device)
+        seq = torch.tensor([[0] * len(r) + [1] * (width - len(r)) for r in part], device=device)
+        logits = model(input_ids=ids, seq_idx=seq.int(), use_cache=False).logits[:, :-1].float()
+        chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - logits.logsumexp(-1)
+        out += (chosen * mask[:, 1:]).sum(-1).tolist()
+    return out
+
+
+def _held_out_logps(model: Any, rows: Rows, pad: int, batch: int) -> dict[str, list[float]]:
+    """By side: chosen and rejected of pairs, or the one reply."""
+    model.eval()
+    if "label" not in rows[0]:
+        return {
+            side: row_logps(
+                model,
+                [r[f"{side}_ids"] for r in rows],
+                [r[f"{side}_mask"] for r in rows],
+                pad,
+                batch,
+            )
+            for side in ("chosen", "rejected")
+        }
+    ids = [[*r["prompt_ids"], *r["completion_ids"]] for r in rows]
+    masks = [[0] * len(r["prompt_ids"]) + [1] * len(r["completion_ids"]) for r in rows]
+    return {"reply": row_logps(model, ids, masks, pad, batch)}
+
+
+def differences(rows: Rows, before: dict[str, list[float]], after: dict[str, list[float]]) -> Any:
+    """What training changed on held-out rows; intervals are clustered by prompt.
+
+    Pairs: how often the chosen reply is likelier than the rejected one, and how often training moved
+    the two apart in the right direction. Labelled: how often a reply went the way of its label. Where
+    nothing moved it counts as half.
+    """
+    prompts = [row["prompt"] for row in rows]
+    unit = f"rows of {len(set(prompts))} prompts"
+    half = [0.5] * len(rows)
+    if "reply" in after:
+        moved = [
+            _share((a - b) if row["label"] else (b - a))
+            for row, b, a in zip(rows, before["reply"], after["reply"], strict=True)
+        ]
+        what = "held-out reply became likelier where it is good, less likely where it is bad"
+        yield paired_difference(half, moved, prompts, what=what, unit=unit)
+        return
+    gaps = [
+        [c - r for c, r in zip(side["chosen"], side["rejected"], strict=True)]
+        for side in (before, after)
+    ]
+    apart = [_share(a - b) for b, a in zip(*gaps, strict=True)]
+    what = "chosen reply of a held-out pair gained on the rejected one"
+    yield paired_difference(half, apart, prompts, what=what, unit=unit)
+    old, new = ([_share(gap) for gap in side] for side in gaps)
+    what = "chosen reply of a held-out pair is the likelier one"
+    yield paired_difference(old, new, prompts, what=what, unit=unit)
+
+
+def _share(gap: float) -> float:
+    return 1.0 if gap > 0 else 0.0 if gap < 0 else 0.5
+
+
+def _train(context: StageContext, model: Any, tokenizer: Any, rows: Rows) -> None:
+    config: PreferenceConfig = context.config
+    folder = context.stage_dir / "checkpoints"
+    callback = MetricsCallback(context, _NAMES, about=f"{len(rows)} rows")
+    data = Dataset.from_list([{k: v for k, v in row.items() if k != "prompt"} for row in rows])
+    shared: dict[str, Any] = {
+        "model": model.train(),
+        "train_dataset": data,
+        "processing_class": tokenizer,
+        "callbacks": [callback],
+    }
+    if isinstance(config, OfflineDpoConfig):
+        collator = PairCollator(int(tokenizer.pad_token_id or 0))
+        args = dpo_arguments(config, folder, context.seed)
+        trainer: Any = StrictDPOTrainer(args=args, data_collator=collator, **shared)
+    else:
+        assert isinstance(config, KtoConfig)
+        trainer = StrictKTOTrainer(args=kto_arguments(config, folder, context.seed), **shared)
+    resume = last_checkpoint(folder)
+    context.metrics.truncate_after(int(resume.rsplit("-", 1)[1]) if resume else 0)
+    trainer.train(resume_from_checkpoint=resume)
+    if callback.stopped:
+        context.stop()
+
+
+class StrictKTOTrainer(StrictResume, KTOTrainer):
+    """KTOTrainer on rows that are ready."""
+
+    def _prepare_dataset(
+        self, dataset: Dataset, processing_class: Any, args: Any, *rest: Any
+    ) -> Dataset:
+        """Each microbatch's replies behind one another's prompts, whose drift is the loss's zero."""
+        if not self.calculate_KL:
+            return dataset
+        size, replies = args.per_device_train_batch_size, dataset["completion_ids"]
+        parts = [list(replies[at : at + size]) for at in range(0, len(replies), size)]
+        turned = [reply for part in parts for reply in [part[-1], *part[:-1]]]
+        return dataset.add_column("KL_completion_ids", turned)
+
+
+def dpo_arguments(config: OfflineDpoConfig, folder: Path, seed: int) -> Any:
+    """TRL's configuration from ours; `config.trl` passes the rest. Raises: UserError."""
+    own = {
+        "beta": config.beta,
+        "loss_type": [config.loss] if isinstance(config.loss, str) else list(config.loss),
+        "label_smoothing": config.label_smoothing,
+        # The reference is the policy that the stage starts from; no second model is held.
+        "precompute_ref_log_probs": True,
+        "precompute_ref_batch_size": config.microbatch_pairs,
+    }
+    return pair_arguments(DPOConfig, config, folder, seed, own)
+
+
+def kto_arguments(config: KtoConfig, folder: Path, seed: int) -> Any:
+    """As `dpo_arguments`, of KTO."""
+    own = {
+        "beta": config.beta,
+        "loss_type": config.loss,
+        "desirable_weight": config.good_weight,
+        "undesirable_weight": config.bad_weight,
+        "precompute_ref_log_probs": True,
+        "precompute_ref_batch_size": config.microbatch_pairs,
+    }
+    return pair_arguments(KTOConfig, config, folder, seed, own)
