@@ -18,7 +18,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from model.checkpoint import reading
 from model.hybrid import load_model, save_model
 from workbench.chat import parse, render
-from workbench.conversation import Message
+from workbench.chat.template import TRACE_KEYS, split_trace
+from workbench.conversation import Conversation, Message
 from workbench.errors import UserError
 
 _HEAD_FILE, _ABOUT_FILE = "reward_head.safetensors", "reward_model.json"
@@ -91,6 +92,14 @@ def score_ids(
         message["tool_calls"] = calls
     done = render([*prompt, message], tools=tools, thinking=False, tokenizer=tokenizer)
     return done.input_ids
+
+
+def conversation_ids(conversation: Conversation, tokenizer: Any) -> list[int]:
+    """As `score_ids`, of a reply that is written as a message."""
+    _, answer = split_trace(conversation.reply or {"role": "assistant"})
+    kept = {k: v for k, v in (conversation.reply or {}).items() if k not in TRACE_KEYS}
+    messages = [*conversation.prompt, {**kept, "content": answer}]
+    return render(messages, tools=conversation.tools, thinking=False, tokenizer=tokenizer).input_ids
 
 
 def collate(rows: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:

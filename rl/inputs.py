@@ -18,6 +18,7 @@ from reward.options import check_options
 from reward.plugin import check_config
 from rl.config import GrpoConfig
 from rl.dpo.config import DpoConfig
+from rl.preference.rows import look_at_given
 from rl.reward_model.config import RewardModelConfig
 from rl.rows import Rules, look_ahead
 from workbench.conversation import CheckSpec
@@ -50,8 +51,15 @@ def check_grpo(config: GrpoConfig) -> list[str]:
 
 
 def check_reward_model(config: RewardModelConfig) -> list[str]:
-    """As `check_grpo`, of a reward model's prompts."""
+    """As `check_grpo`, of a reward model's prompts or given pairs."""
     check_data(config, rows_apart=("prompts", "held_out"))
+    if config.given:
+        sources = {"prompts": config.prompts, "held_out": config.held_out}
+        return [
+            line
+            for name, source in sources.items()
+            for line in look_at_given(source, config.skip_bad, name)
+        ]
     rules = Rules(True, config.skip_bad)
     return [
         *_looked("prompts", config.prompts, rules),

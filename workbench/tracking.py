@@ -168,6 +168,9 @@ METRICS: dict[str, Metric] = {
             "up",
         ),
         Metric("pair_margin", "", "mean score of the better side minus that of the worse", "up"),
+        Metric("chosen_reward", "", "beta times how far good replies became likelier, mean", "up"),
+        Metric("rejected_reward", "", "beta times how far bad replies became likelier, mean"),
+        Metric("kl", "nats", "KTO's zero: drift of replies behind other prompts, at least 0"),
         Metric("chosen_logp", "nats", "mean log-probability of a pair's better episode"),
         Metric("rejected_logp", "nats", "mean log-probability of a pair's worse episode"),
         Metric(

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from data_mix.config import SourceConfig
 from data_mix.inputs import LOOKED_AT, check_data, is_elsewhere, uncleaned
 from data_mix.preferences import Labelled, Preference
 from data_mix.sources import Source, open_source
-from rl.preference.config import GivenSource, PreferenceConfig
+from rl.preference.config import PreferenceConfig
 from rl.rows import UNREADABLE, Problem, account_of
 from workbench.chat import render
 from workbench.conversation import Conversation
@@ -18,7 +19,7 @@ Given = Preference | Labelled
 
 
 def take_given(
-    source: GivenSource, count: int, *, skip_bad: bool, name: str, seed: int
+    source: SourceConfig, count: int, *, skip_bad: bool, name: str, seed: int
 ) -> tuple[list[Given], dict[str, Any]]:
     """`count` preferences, without those that teach nothing, and the account. Raises: UserError."""
     return _good(open_source(source, name=name, seed=seed, lenient=True), count, skip_bad, name)
@@ -69,7 +70,7 @@ def pair_rows(
     """Columns of `rl.dpo.trainer.PairCollator`, `prompt` beside them; and how many were too long."""
     rows = []
     for pair in pairs:
-        row: dict[str, Any] = {"prompt": pair.chosen.problem or _asked(pair.chosen)}
+        row: dict[str, Any] = {"prompt": asked_of(pair.chosen)}
         for name, side in zip(("chosen", "rejected"), pair.conversations, strict=True):
             ids, mask = _rendered(side, tokenizer, thinking)
             row |= {f"{name}_ids": ids, f"{name}_mask": mask, f"{name}_seq": [0] * len(ids)}
@@ -91,7 +92,7 @@ def labelled_rows(
                 f"{reply.id!r:.80}: the chat template puts words of its own inside a reply, which "
                 "KTO cannot leave out of the loss; use another template or offline_dpo"
             )
-        prompt = reply.conversation.problem or _asked(reply.conversation)
+        prompt = asked_of(reply.conversation)
         rows.append(
             {
                 "prompt": prompt,
@@ -125,9 +126,11 @@ def _rendered(
     return list(done.input_ids), list(done.loss_mask)
 
 
-def _asked(conversation: Conversation) -> str:
-    """The prompt as text: rows of one prompt are no independent evidence."""
-    return repr([(m["role"], m.get("content")) for m in conversation.prompt])
+def asked_of(conversation: Conversation) -> str:
+    """What is asked, as text: rows of one prompt are no independent evidence."""
+    return conversation.problem or repr(
+        [(m["role"], m.get("content")) for m in conversation.prompt]
+    )
 
 
 def as_conversations(given: Sequence[Given]) -> list[Conversation]:

@@ -4,24 +4,29 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from data_mix.columns import ColumnsConfig
 from data_mix.config import SourceConfig, no_checks
 from engine.config import EngineConfig
 from workbench.recipe import StageConfig
 
 
 class RewardModelConfig(StageConfig):
-    """Stage kind `reward_model`: sample replies, pair what a checker passes with what it fails, and
-    train a score on the pairs (Bradley-Terry)."""
+    """Stage kind `reward_model`: sample replies and pair what a checker passes with what it fails, or take
+    given pairs; train a score on the pairs (Bradley-Terry)."""
 
     kind: Literal["reward_model"]
     prompts: SourceConfig
-    """Prompts with a check."""
+    """Prompts with a check, to which replies are sampled; or pairs that are given (form: pairs), of which
+    nothing is sampled: what is said of samples, engine and thinking does then not count."""
     num_prompts: int = Field(512, ge=1)
     """How many."""
     held_out: SourceConfig
-    """Prompts for the pair accuracy."""
+    """Prompts, or given pairs, for the pair accuracy."""
     num_held_out: int = Field(200, ge=2)
     """How many."""
+    margin_weight: float = Field(1.0, ge=0)
+    """Of given pairs with a margin: the better score must be ahead by so many times the margin (Llama 2,
+    arXiv 2307.09288, eq. 2). 0: margins do not count."""
     skip_bad: bool = False
     """Leave out rows that cannot be asked or checked, and count them by reason in `pairs` of the manifest.
     false: they end the run before anything is sampled."""
@@ -62,8 +67,21 @@ class RewardModelConfig(StageConfig):
     trl: dict[str, Any] = Field(default_factory=dict)
     """Any further field of TRL's RewardConfig; checked by constructing it."""
 
+    @property
+    def given(self) -> bool:
+        """Whether the pairs are given."""
+        return isinstance(self.prompts, ColumnsConfig) and self.prompts.form == "pairs"
+
     @model_validator(mode="after")
     def _have_checks(self) -> Self:
+        if self.given:
+            other = getattr(self.held_out, "form", None)
+            if other != "pairs":
+                raise ValueError(
+                    f"held_out is {f'of form {other!r}' if other else 'sampled'}, and prompts are given "
+                    "pairs; set form: pairs in both"
+                )
+            return self
         for name, prompts in (("prompts", self.prompts), ("held_out", self.held_out)):
             if problem := no_checks(prompts):
                 raise ValueError(f"{name}: {problem}")

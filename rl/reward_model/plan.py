@@ -8,6 +8,8 @@ from workbench.stage import StagePlan
 
 def plan_reward_model(config: RewardModelConfig, recipe: Recipe) -> StagePlan:
     """Replies sampled, and the most pairs they can come to."""
+    if config.given:
+        return _given(config)
     prompts = config.num_prompts + config.num_held_out
     replies = prompts * config.samples * len(config.thinking)
     pairs = round(config.num_prompts * config.pairs_per_prompt * config.epochs)
@@ -20,14 +22,7 @@ def plan_reward_model(config: RewardModelConfig, recipe: Recipe) -> StagePlan:
         gpus=engine.gpus,
         dtype=engine.dtype,
     )
-    training = TrainingLoad(
-        tokens=2 * pairs * config.row_tokens,
-        row_tokens=config.row_tokens,
-        microbatch_rows=2 * config.microbatch_pairs,
-        gpus=config.gpus,
-        precision=config.precision,
-        bound=True,
-    )
+    training = _training(config, pairs)
     line = (
         f"{prompts} prompts x {config.samples} replies x {len(config.thinking)} reasoning modes of at "
         f"most {config.max_tokens} tokens; at most {pairs:,} pairs"
@@ -38,4 +33,26 @@ def plan_reward_model(config: RewardModelConfig, recipe: Recipe) -> StagePlan:
         tokens=replies * config.max_tokens,
         disk_bytes=2**28,
         loads=(generation, training),
+    )
+
+
+def _given(config: RewardModelConfig) -> StagePlan:
+    """Of given pairs nothing is sampled."""
+    pairs = round(config.num_prompts * config.epochs)
+    return StagePlan(
+        lines=(f"{config.num_prompts:,} given pairs; {config.num_held_out} held out",),
+        steps=-(-pairs // config.pairs_per_step),
+        disk_bytes=2**28,
+        loads=(_training(config, pairs),),
+    )
+
+
+def _training(config: RewardModelConfig, pairs: int) -> TrainingLoad:
+    return TrainingLoad(
+        tokens=2 * pairs * config.row_tokens,
+        row_tokens=config.row_tokens,
+        microbatch_rows=2 * config.microbatch_pairs,
+        gpus=config.gpus,
+        precision=config.precision,
+        bound=True,
     )

@@ -20,6 +20,7 @@ from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
 from rl.held_out import check_held_out
 from rl.reward_model.config import RewardModelConfig
+from rl.reward_model.given import given_data
 from rl.reward_model.pairs import make_pairs, sample
 from rl.rows import Rules, take_rows, too_long, warnings_of
 from workbench.chat import prompt_ids
@@ -78,6 +79,10 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
     if path.is_file():
         kept: dict[str, Any] = read_json(path)
         return kept
+    if config.given:
+        data = given_data(config, tokenizer, context.seed)
+        write_json(path, data)
+        return data
     modes = [mode == "with" for mode in config.thinking]
     asked, accounts = _questions(config, modes, tokenizer, context.seed)
     must_be_checkable(question.check for questions in asked.values() for question in questions)
@@ -161,9 +166,12 @@ class ScoreCollator:
     pad_token_id: int
 
     def __call__(self, pairs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask, seq_idx [2B, T]."""
+        """input_ids, attention_mask, seq_idx [2B, T]; margin [B] where pairs have one."""
         rows = [p["chosen_ids"] for p in pairs] + [p["rejected_ids"] for p in pairs]
-        return collate(rows, self.pad_token_id)
+        out = collate(rows, self.pad_token_id)
+        if "margin" in pairs[0]:
+            out["margin"] = torch.tensor([p["margin"] for p in pairs], dtype=torch.float)
+        return out
 
 
 class StrictRewardTrainer(StrictResume, RewardTrainer):
@@ -182,7 +190,7 @@ def _train(
     config: RewardModelConfig = context.config
     folder = context.stage_dir / "checkpoints"
     callback = MetricsCallback(context, _NAMES, about="reward model")
-    columns = ("chosen_ids", "rejected_ids")
+    columns = [c for c in ("chosen_ids", "rejected_ids", "margin") if c in rows[0]]
     trainer = StrictRewardTrainer(
         model=model,
         args=trl_config(config, folder, context.seed),

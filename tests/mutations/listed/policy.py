@@ -13,7 +13,33 @@ _PREFETCH = ("tests/unit/rl/test_prefetch.py",)
 _SYNC = ("tests/unit/engine/test_sync_check.py",)
 _CONTROL = ("tests/unit/budget/test_control.py",)
 
+_PREFERENCE = ("tests/unit/rl/test_preference.py",)
+
 MUTATIONS = (
+    Mutation(
+        "KTO's zero from each prompt's own reply",
+        "rl/preference/stage.py",
+        "turned = [reply for part in parts for reply in [part[-1], *part[:-1]]]",
+        "turned = [reply for part in parts for reply in part]",
+        "the drift that KTO measures against is the reward itself",
+        _PREFERENCE,
+    ),
+    Mutation(
+        "a tie is learnt as a preference",
+        "data_mix/preferences.py",
+        "if self.margin == 0:",
+        "if self.margin == -1:",
+        "DPO learns which of two equally good replies stands first",
+        ("tests/unit/data_mix/test_columns.py",),
+    ),
+    Mutation(
+        "margins do not reach the reward model",
+        "rl/reward_model/stage.py",
+        'if "margin" in pairs[0]:',
+        'if "margins" in pairs[0]:',
+        "a strong preference counts as much as a weak one",
+        _PREFERENCE,
+    ),
     Mutation(
         "GRPO resumes at the next position",
         "rl/loop.py",

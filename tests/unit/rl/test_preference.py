@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from data_mix.documents import document_of
 from data_mix.preferences import Labelled, Preference
 from model.hybrid import build_config, load_model, save_model
+from reward.score_model import ScoreModel, collate, score_ids
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer
+from rl.inputs import check_reward_model
 from rl.preference import stage
 from rl.preference.config import KtoConfig, OfflineDpoConfig
 from rl.preference.rows import check_given, labelled_rows, pair_rows
@@ -23,6 +26,10 @@ from rl.preference.stage import (
     kto_arguments,
     row_logps,
 )
+from rl.reward_model.config import RewardModelConfig
+from rl.reward_model.given import given_data
+from rl.reward_model.stage import ScoreCollator, StrictRewardTrainer
+from rl.reward_model.stage import trl_config as reward_arguments
 from sft.examples import to_examples
 from workbench.errors import StopRequested, UserError
 from workbench.recipe import build
@@ -58,7 +65,7 @@ def values(folder: Path, kind: str, **fields: Any) -> dict[str, Any]:
         "kind": kind, "samples": 8, "num_held_out": 4, "beta": BETA, "lr": 1e-3, "warmup_share": 0.0,
         "source": written(folder, "train", rows[:8], form=form),
         "held_out": written(folder, "held", rows[8:], form=form),
-        "pairs_per_step": 4, "microbatch_pairs": 4, "checkpoint_every_steps": 1, "epochs": 2,
+        "pairs_per_step": 4, "microbatch_pairs": 4, "checkpoint_every_steps": 3, "epochs": 2,
     } | fields  # fmt: skip
 
 
@@ -154,8 +161,6 @@ BY_HAND = {
 def test_losses_on_pairs_are_the_papers(
     loss: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    from datasets import Dataset
-
     smoothing = 0.1 if loss == "robust" else 0.0
     config = dpo(tmp_path, loss=loss, label_smoothing=smoothing)
     rows, _ = pair_rows(given(config, PAIRS[:4]), tokenizer, thinking=False, row_tokens=400)
@@ -172,7 +177,7 @@ def test_losses_on_pairs_are_the_papers(
     )
     model.load_state_dict(policy.state_dict())
     batch = trainer.data_collator(list(trainer.train_dataset))
-    found = float(trainer.compute_loss(model, batch))
+    found = float(trainer.compute_loss(model, batch).detach())
     expected = []
     for row in rows:
         ratios, sizes = [], []
@@ -187,8 +192,6 @@ def test_losses_on_pairs_are_the_papers(
 
 def test_ktos_loss_is_the_papers(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Equation 7: the zero is the mean drift on each prompt with the reply of the one before it."""
-    from datasets import Dataset
-
     config = kto(tmp_path, good_weight=2.0)
     rows, _ = labelled_rows(given(config, REPLIES[:4]), tokenizer, thinking=False, row_tokens=400)
     reference, policy, model = small(5), small(6), small(5)
@@ -202,7 +205,7 @@ def test_ktos_loss_is_the_papers(tokenizer: PreTrainedTokenizerFast, tmp_path: P
     )
     model.load_state_dict(policy.state_dict())
     batch = trainer.data_collator(list(trainer.train_dataset))
-    found = float(trainer.compute_loss(model, batch))
+    found = float(trainer.compute_loss(model, batch).detach())
 
     def drift(prompt: list[int], reply: list[int]) -> float:
         row = [*prompt, *reply], [0] * len(prompt) + [1] * len(reply)
@@ -221,6 +224,56 @@ def test_ktos_loss_is_the_papers(tokenizer: PreTrainedTokenizerFast, tmp_path: P
         expected.append(loss * (2.0 if row["label"] else 1.0))
     assert [row["label"] for row in rows] == [False, True, True, False]
     assert found == pytest.approx(sum(expected) / 4, rel=1e-4)
+
+
+def test_a_reward_model_on_given_pairs_learns_their_margins(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Loss: -log sigmoid(better - worse - margin); the rows are what the model will score."""
+    rows = [
+        {"prompt": p["prompt"], "response_1": p["rejected"], "response_2": p["chosen"], "strength": 1 + n % 3}
+        for n, p in enumerate(PAIRS)
+    ]  # fmt: skip
+    columns = {"chosen": "response_1", "rejected": "response_2", "preference": "strength"}
+    config = RewardModelConfig.read(
+        {
+            "kind": "reward_model", "margin_weight": 0.5, "num_prompts": 8, "num_held_out": 4,
+            "prompts": written(tmp_path, "train", rows[:8], columns=columns),
+            "held_out": written(tmp_path, "held", rows[8:], columns=columns),
+            "pairs_per_step": 4, "microbatch_pairs": 4,
+        },
+        where="x",
+    )  # fmt: skip
+    assert config.given and check_reward_model(config)[0] == "prompts: 8 of 8 rows looked at"
+    data = given_data(config, tokenizer, 1)
+    first = data["train"]["rows"][0]
+    assert data["train"]["account"]["pairs"] == 8 and first["margin"] in (0.5, 1.0, 1.5)
+    pair = next(p for p in PAIRS if repr(p["prompt"]) in first["prompt"])
+    asked = [{"role": "user", "content": pair["prompt"]}]
+    assert first["chosen_ids"] == score_ids(
+        asked, pair["chosen"], thinking=False, tools=None, tokenizer=tokenizer
+    )
+    model = ScoreModel(small(5))
+    trainer = StrictRewardTrainer(
+        model=model,
+        args=reward_arguments(config, tmp_path / "c", 1),
+        data_collator=ScoreCollator(0),
+        train_dataset=Dataset.from_list(data["train"]["rows"]),
+        processing_class=tokenizer,
+    )
+    part = data["train"]["rows"][:4]
+    better, worse = (
+        [model(**collate([row[f"{side}_ids"]], 0)).logits.item() for row in part]
+        for side in ("chosen", "rejected")
+    )
+    margins = [row["margin"] for row in part]
+    expected = [-log_sigmoid(b - w - m) for b, w, m in zip(better, worse, margins, strict=True)]
+    found = float(trainer.compute_loss(model, ScoreCollator(0)(part)).detach())
+    assert found == pytest.approx(sum(expected) / 4, rel=1e-5)
+    with pytest.raises(UserError, match="held_out is sampled, and prompts are given pairs"):
+        RewardModelConfig.read(
+            config.model_dump() | {"held_out": {"type": "world", "domain": "math"}}, where="x"
+        )
 
 
 def context(folder: Path, tokenizer: Any, kind: str, **fields: Any) -> StageContext:
@@ -244,25 +297,25 @@ def test_a_stage_learns_and_continues_to_the_bit(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole = context(tmp_path / "a", tokenizer, kind, epochs=6, lr=3e-3)
+    whole = context(tmp_path / "a", tokenizer, kind, epochs=3, lr=5e-3)
     stage.run(whole)
     first = whole.outputs["differences"][0]
     assert first["before"]["value"] == 0.5 and first["after"]["value"] == 1.0
     assert whole.outputs["rows"]["source"]["used"] == 8
     lines = [json.loads(x) for x in (whole.stage_dir / "metrics.jsonl").open()]
-    assert [x["step"] for x in lines] == list(range(1, 13))
+    assert [x["step"] for x in lines] == list(range(1, 7))
     assert lines[0]["loss"] == pytest.approx(
         math.log(2) if kind == "offline_dpo" else 0.5, abs=1e-4
     )
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
 
-    broken = context(tmp_path / "b", tokenizer, kind, epochs=6, lr=3e-3)
-    stopped = iter([False] * 5 + [True] * 100)
+    broken = context(tmp_path / "b", tokenizer, kind, epochs=3, lr=5e-3)
+    stopped = iter([False] * 3 + [True] * 100)
     with monkeypatch.context() as patch, pytest.raises(StopRequested):
         patch.setattr(StageContext, "should_stop", lambda self: next(stopped))
         stage.run(broken)
     broken.close()
-    again = context(tmp_path / "b", tokenizer, kind, epochs=6, lr=3e-3)
+    again = context(tmp_path / "b", tokenizer, kind, epochs=3, lr=5e-3)
     stage.run(again)
     one, two = (load_model(c.stage_dir / "model").state_dict() for c in (whole, again))
     assert all(torch.equal(one[k], two[k]) for k in one)
@@ -291,8 +344,6 @@ def test_bad_pairs_are_named_or_left_out(
         pairs_per_step=2,
         microbatch_pairs=2,
     )
-    (tmp_path / "train.jsonl").unlink()
-    lenient.config.source.path  # noqa: B018 - the file of bad rows
     stage.run(lenient)
     account = lenient.outputs["rows"]["source"]
     assert (account["kept"], account["left_out"], account["used"]) == (2, {"preference": 2}, 2)
