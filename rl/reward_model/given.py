@@ -8,12 +8,13 @@ from reward.score_model import conversation_ids
 from rl.disjoint import check_held_out
 from rl.preference.rows import as_conversations, asked_of, take_given
 from rl.reward_model.config import RewardModelConfig
+from workbench.conversation import Conversation
 from workbench.errors import UserError
 
 
 def given_data(config: RewardModelConfig, tokenizer: Any, seed: int) -> dict[str, Any]:
     """The pairs of both sets with their accounts, as sampling makes them. Raises: UserError."""
-    data, taken = {}, []
+    data, taken = dict[str, Any](), list[list[Conversation]]()
     for name, source, count in (
         ("prompts", config.prompts, config.num_prompts),
         ("held_out", config.held_out, config.num_held_out),
