@@ -50,7 +50,7 @@ class OwnTasks(Section):
     """The class: `mine.py:World` or `package.module:World`."""
     split: str = "train"
     """Which tasks: given to the class's `tasks`. Give `held_out` another one."""
-    rows: Annotated[str, Reads("files")] | None = None
+    rows: Annotated[str | None, Reads("files")] = None
     """A JSONL file of tasks, a mapping with a `prompt` on each line; null: the class has `tasks`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the class. Other keys beside `type` are taken as such, too."""

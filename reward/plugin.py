@@ -15,7 +15,6 @@ time and memory. A crash, a hang, a NaN or another type is a status and never a 
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from reward.verdict import Verdict, failed, timed_out
 from reward.workers import WorkerPool
 from workbench.content import Reads
 from workbench.errors import UserError, one_line, unknown_name
+from workbench.own_code import target_of
 from workbench.schema import Section
 
 _WORKER = "reward.plugin_worker"
@@ -141,26 +141,6 @@ def _check_options(path: str, described: Description, options: Mapping[str, Any]
         json.dumps(dict(options))
     except (TypeError, ValueError) as error:
         raise UserError(f"options of {path}: {one_line(error)}; use plain values") from None
-
-
-def _parts(path: str) -> tuple[str, str]:
-    place, _, name = path.rpartition(":")
-    if not place or not name.isidentifier():
-        raise UserError(
-            f"function {path!r}: write it as FILE.py:NAME or package.module:NAME, e.g. mine.py:score"
-        )
-    return place, name
-
-
-def target_of(path: str) -> list[str]:
-    """[file or module, name, folder of the command]: absolute, for the worker has another folder."""
-    place, name = _parts(path)
-    if not place.endswith(".py"):
-        return [place, name, os.getcwd()]
-    file = Path(place)
-    if not file.is_file():
-        raise UserError(f"function {path!r}: there is no file {str(file.resolve())!r}")
-    return [str(file.resolve()), name, os.getcwd()]
 
 
 def stamp_of(path: str) -> tuple[str, int]:

@@ -1,20 +1,16 @@
 """What runs inside a worker process for a user's own reward function. See reward.plugin."""
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from reward.verdict import Verdict
+from workbench import own_code
 from workbench.errors import one_line
+from workbench.own_code import must_be_callable
 
 _ONE = ("prompt", "reply", "reference")
 _MANY = ("prompts", "replies", "references")
@@ -212,30 +208,6 @@ def _shown(value: Any) -> str:
     return f"{type(value).__name__} {value!r:.60}"
 
 
-@cache
 def load(place: str, name: str, folder: str) -> Callable[..., Any]:
-    """What a user's file or module calls `name`. Raises: whatever its import raises."""
-    # Last on the path: a file of the user's must not take the place of an installed module.
-    for more in (folder, str(Path(place).parent) if place.endswith(".py") else folder):
-        if more not in sys.path:
-            sys.path.append(more)
-    module = _module(place)
-    found = getattr(module, name, None)
-    if found is None:
-        public = [n for n in vars(module) if not n.startswith("_") and callable(vars(module)[n])]
-        raise AttributeError(f"{place} has no {name!r}; it has {', '.join(public) or 'nothing'}")
-    if not callable(found):
-        raise TypeError(f"{name!r} of {place} is {_shown(found)}, not a function")
-    return found  # type: ignore[no-any-return]
-
-
-def _module(place: str) -> Any:
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    own = f"plugin_{sha256(place.encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(own, place)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[own] = module  # dataclasses and pickle look their module up
-    spec.loader.exec_module(module)
-    return module
+    """The function or class that a user's file or module calls `name`. Raises: what its import raises."""
+    return must_be_callable(own_code.load(place, name, folder), place, name)

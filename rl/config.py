@@ -1,6 +1,6 @@
 """Recipe section of the stage kind `grpo`. Imports no torch."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,9 @@ from engine.config import EngineConfig
 from environments.config import EnvironmentSource, PromptsConfig
 from reward.pairwise import PairwiseConfig
 from reward.plugin import FunctionConfig
+from workbench.content import Reads
+from workbench.errors import unknown_name
+from workbench.own_code import is_own
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
@@ -28,12 +31,19 @@ _VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
+ADVANTAGES = ("group", "mean", "leave_one_out")
+
+
 class LossConfig(Section):
     """The policy loss; every published variant is a setting of one function (rl.loss)."""
 
     variant: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "luspo"] | None = None
     """Start from a published setting; keys written beside it win. dr_grpo goes with advantage: mean,
     dapo with dynamic_sampling and overlong."""
+    function: Annotated[str | None, Reads("function")] = None
+    """A loss of your own, `mine.py:f` (the whole of `loss` may be that): f(new, batch), tensors [N] of reply
+    tokens, gives what each token adds to the loss [N], in place of clip and surrogate. The correction, the
+    KL term, masks and `aggregate` stay. It runs in the trainer. See docs/rewards.md."""
     clip_low: float = Field(0.2, gt=0, lt=1)
     """Ratios below 1 - clip_low are clipped."""
     clip_high: float = Field(0.2, gt=0)
@@ -65,6 +75,8 @@ class LossConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_variant(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            values = {"function" if is_own(values) else "variant": values}
         known = _VARIANTS.get(values.get("variant") or "") if isinstance(values, dict) else None
         return {**known, **values} if known else values
 
@@ -124,6 +136,10 @@ class RewardConfig(RewardSource):
     parts: dict[str, RewardPart] = Field(default_factory=dict)
     """With kind composite: name -> source. Where one part is undecided so is the whole; each part is
     logged as `reward_of/NAME`."""
+    normalise: Literal["whole", "parts"] = "whole"
+    """With kind composite. whole: advantages of the weighted mean. parts: of each part in its own group,
+    weighted, added up and scaled by their spread over the step (GDPO, arXiv 2601.05242), so that a part of
+    small spread is not drowned and different mixes of parts do not get one advantage."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -132,9 +148,17 @@ class RewardConfig(RewardSource):
                 f"reward kind {self.kind!r} with {len(self.parts)} parts; write {{kind: composite, "
                 "parts: {NAME: {kind: ..., weight: ...}, ...}} or leave parts out"
             )
+        if self.normalise == "parts" and len(self.parts) < 2:
+            raise ValueError("reward.normalise: parts is for kind composite with two or more parts")
         if self.parts and not any(part.weight for part in self.parts.values()):
             raise ValueError("every part has weight 0; give one of them more")
         return self
+
+    @property
+    def of_parts(self) -> dict[str, float]:
+        """Part -> weight, where advantages are taken of each; empty: of the whole."""
+        each = self.normalise == "parts"
+        return {name: part.weight for name, part in self.parts.items() if each and part.weight}
 
     def sources(self) -> dict[str, RewardSource]:
         """Name -> source; a single one is called by its kind."""
@@ -195,8 +219,9 @@ class GrpoConfig(StageConfig):
     """Learning rate (constant)."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
-    advantage: Literal["group", "mean", "leave_one_out"] = "group"
-    """group: (r - mean) / std. mean: r - mean (Dr. GRPO). leave_one_out: against the others' mean."""
+    advantage: Annotated[str, Reads("function")] = "group"
+    """group: (r - mean) / std. mean: r - mean (Dr. GRPO). leave_one_out: against the others' mean. Or one of
+    your own, `mine.py:f`: f(rewards), the rewards of a group [G] as a tensor, gives its advantages [G]."""
     loss: LossConfig = LossConfig()
     """The policy loss."""
     max_staleness: int = Field(0, ge=0)
@@ -235,6 +260,12 @@ class GrpoConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if not is_own(self.advantage) and self.advantage not in ADVANTAGES:
+            raise ValueError(str(unknown_name("advantage", self.advantage, ADVANTAGES)))
+        if self.overlong is not None and self.reward.normalise == "parts":
+            raise ValueError(
+                "overlong with reward.normalise: parts; make a short reply a part of the reward instead"
+            )
         if self.overlong is not None and self.overlong.buffer_tokens > self.max_tokens:
             raise ValueError(
                 f"overlong.buffer_tokens {self.overlong.buffer_tokens} is more than max_tokens "

@@ -23,6 +23,7 @@ from rl.reward_model.config import RewardModelConfig
 from rl.rows import Rules, look_ahead
 from workbench.conversation import CheckSpec
 from workbench.errors import UserError
+from workbench.own_code import is_own, must_name
 
 
 def check_grpo(config: GrpoConfig) -> list[str]:
@@ -37,6 +38,9 @@ def check_grpo(config: GrpoConfig) -> list[str]:
     for source in config.reward.sources().values():
         if source.function is not None:
             check_config(source.function)
+    for path in (config.advantage, config.loss.function):
+        if path is not None and is_own(path):
+            must_name(path)
     if config.reward_options:
         for spec in _checks(config.prompts):
             try:

@@ -5,6 +5,7 @@ the step, and `new` is the one being trained. The correction carries engine to o
 carries old to new.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,6 +75,7 @@ class LossSettings:
     kl_coefficient: float = 0.0
     kl_weighted: bool = True
     max_tokens: int = 1
+    function: Callable[[Tensor, PolicyBatch], Tensor] | None = None
 
 
 def policy_loss(
@@ -95,8 +97,13 @@ def policy_loss(
     counted = batch.mask & supported
     ratio = _ratio(new, batch, old, counted, settings)
     weight = correction_weight(batch, settings)
-    surrogate, outside = _surrogate(new, ratio, batch, settings)
-    per_token = -surrogate
+    if settings.function is not None:
+        # Outside old's support a token counts for nothing: what it says there must stay finite.
+        per_token = settings.function(new, replace(batch, old=old))
+        outside = torch.zeros_like(counted)
+    else:
+        surrogate, outside = _surrogate(new, ratio, batch, settings)
+        per_token = -surrogate
     if settings.kl_coefficient:
         per_token = per_token + settings.kl_coefficient * kl_term(new, batch, old, settings)
     per_token = torch.where(counted, per_token * weight, 0.0)

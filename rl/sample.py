@@ -16,7 +16,7 @@ from environments.protocol import Task
 from environments.question import question_task
 from environments.rollout import Player, Trajectory, Turn
 from reward import Verdict
-from rl.advantage import Kind, advantages, overlong_penalty
+from rl.advantage import Kind, advantages, advantages_of_parts, overlong_penalty
 from rl.config import GrpoConfig, OverlongConfig
 from workbench.chat import opens_trace
 from workbench.conversation import Conversation
@@ -129,6 +129,8 @@ class Sampler:
     """Most replies of an episode, where tasks are played."""
     max_context: int | None = None
     """Longest prompt with its reply; an episode that outgrows it has failed."""
+    of_parts: Mapping[str, float] = field(default_factory=dict)
+    """Weights of the reward's parts, where advantages are taken of each (GDPO)."""
 
     def roll_out(
         self, questions: Sequence[Conversation | Task], *, seed: int
@@ -138,16 +140,29 @@ class Sampler:
         checks = [_verdict(t) for group in played for t in group]
         verdicts = checks if self.score is None else self._scored(questions, played, checks)
         marks, seen = iter(verdicts), iter(checks)
-        out = []
-        for group in played:
-            own = [next(marks) for _ in group]
-            watched = [next(seen).value if self.score is not None else None for _ in group]
-            shaped = [self._shape(t, mark.value) for t, mark in zip(group, own, strict=True)]
-            values = advantages(shaped, self.kind)
-            out.append(
-                [self._rollout(*parts) for parts in zip(group, own, values, watched, strict=True)]
+        decided = [[next(marks) for _ in group] for group in played]
+        watched = [
+            [next(seen).value if self.score is not None else None for _ in group]
+            for group in played
+        ]
+        values = self._advantages(played, decided)
+        return [
+            [self._rollout(*parts) for parts in zip(*group, strict=True)]
+            for group in zip(played, decided, values, watched, strict=True)
+        ]
+
+    def _advantages(
+        self, played: Sequence[Sequence[Trajectory]], decided: Sequence[Sequence[Verdict]]
+    ) -> list[list[float | None]]:
+        if self.of_parts:
+            parts = [[_values_of_parts(mark) for mark in group] for group in decided]
+            return advantages_of_parts(parts, self.of_parts, self.kind)
+        return [
+            advantages(
+                [self._shape(t, mark.value) for t, mark in zip(group, own, strict=True)], self.kind
             )
-        return out
+            for group, own in zip(played, decided, strict=True)
+        ]
 
     def _play(self, questions: Sequence[Conversation | Task], seed: int) -> list[list[Trajectory]]:
         for question in questions:
@@ -238,6 +253,13 @@ def _turns(t: Trajectory) -> list[Turn]:
 
 def _is_cut(turns: Sequence[Turn]) -> bool:
     return any(turn.completion.finish_reason == "length" for turn in turns)
+
+
+def _values_of_parts(verdict: Verdict) -> dict[str, float] | None:
+    """Of a composite reward that is decided; a part of wrong format is worth 0, as in `compose`."""
+    if verdict.value is None:
+        return None
+    return {name: part["value"] or 0.0 for name, part in verdict.parts["components"].items()}
 
 
 def _verdict(t: Trajectory) -> Verdict:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 
@@ -16,9 +16,11 @@ from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
+from rl.advantage import Kind
 from rl.config import GrpoConfig
 from rl.held_out import check_held_out
 from rl.loop import Grpo, Hooks
+from rl.own import own_advantage
 from rl.reward_source import reward_source
 from rl.rollout_log import RolloutLog
 from rl.rows import Rules, good_tasks, take_rows, too_long, warnings_of
@@ -28,6 +30,7 @@ from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.memory import keep_freed_memory
+from workbench.own_code import is_own
 from workbench.records import to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
@@ -61,9 +64,9 @@ def run(context: StageContext) -> None:
     kept = context.stage_dir / "held_out_replies.json"
     anchors: dict[str, str] = read_json(kept) if kept.is_file() else {}
     sampler = Sampler(
-        engine, tokenizer, sampling, config.thinking, config.advantage, config.overlong,
+        engine, tokenizer, sampling, config.thinking, _advantage(config), config.overlong,
         config.mask_truncated, config.reward_options, reward_source(context, tokenizer, anchors),
-        config.check_limit_s, config.max_turns, config.engine.max_model_len,
+        config.check_limit_s, config.max_turns, config.engine.max_model_len, config.reward.of_parts,
     )  # fmt: skip
     grpo = Grpo(model, sampler, pool, config, context.seed)
     checkpoints = Checkpoints(context.stage_dir / "checkpoints")
@@ -95,6 +98,12 @@ def run(context: StageContext) -> None:
     context.outputs["engine"] = engine.describe()
     save_model(model, context.stage_dir / "model", tokenizer)
     engine.close()
+
+
+def _advantage(config: GrpoConfig) -> Kind:
+    if is_own(config.advantage):
+        return own_advantage(config.advantage)
+    return cast(Literal["group", "mean", "leave_one_out"], config.advantage)
 
 
 Prompts = list[Conversation] | list[Task]

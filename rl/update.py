@@ -15,6 +15,7 @@ from engine.protocol import Completion
 from rl.config import GrpoConfig
 from rl.logprobs import Truncation, reply_logprobs
 from rl.loss import LossSettings, PolicyBatch, policy_loss
+from rl.own import own_loss
 from rl.sample import Rollout
 
 # A reference that cannot sample a token still says how unlikely it is: the mask of the policy, not the
@@ -187,8 +188,9 @@ class Updater:
     def __init__(self, model: nn.Module, config: GrpoConfig) -> None:
         self.model, self.config = model, config
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
-        written = config.loss.model_dump(exclude={"variant"})
-        self.settings = LossSettings(**written, max_tokens=config.max_tokens)
+        written = config.loss.model_dump(exclude={"variant", "function"})
+        own = own_loss(config.loss.function) if config.loss.function else None
+        self.settings = LossSettings(**written, max_tokens=config.max_tokens, function=own)
         self.truncation = Truncation(config.temperature, config.top_p, config.top_k, config.min_p)
         # Of the weights as they came: a resumed stage loads its own state afterwards.
         self.reference = copy.deepcopy(model) if self.settings.kl_coefficient else None

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from workbench.files import write_whole
 from workbench.local_imports import imported_files
+from workbench.own_code import is_own
 from workbench.remote import is_remote, remote_files
 
 _CACHE = ".content.json"
@@ -59,9 +60,14 @@ def places_read(config: BaseModel) -> Iterator[Mark]:
     for key, field in type(config).model_fields.items():
         value = getattr(config, key)
         for mark in field.metadata:
-            if isinstance(mark, Reads) and value is not None:
+            if isinstance(mark, Reads) and value is not None and _is_place(mark, value):
                 yield mark, value
         yield from _below(value)
+
+
+def _is_place(mark: Reads, value: Any) -> bool:
+    """A name of ours may stand where a function of the user's own could."""
+    return mark.what != "function" or is_own(str(value))
 
 
 def _below(value: Any) -> Iterator[Mark]:

@@ -6,7 +6,7 @@ configuration modules alone, which import no torch.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench.errors import UserError, unknown_name
 from workbench.installed import missing_line
+from workbench.own_code import is_own, load_own
 from workbench.panels import MetricPanel
 
 KINDS = "anneal.kinds"
@@ -88,14 +89,41 @@ def recipe_checks() -> list[Callable[..., None]]:
 
 
 def kind(name: str) -> Kind:
-    """The kind of this name. Raises: UserError naming the nearest one."""
+    """The kind of this name, or of a user's own: FILE.py:NAME or package.module:NAME of a `Kind`.
+
+    Raises: UserError naming the nearest one.
+    """
+    if is_own(name):
+        return _own_kind(name)
     known = kinds()
     if name not in known:
         raise unknown_name("stage kind", name, known)
     return known[name]
 
 
+def _own_kind(path: str) -> Kind:
+    """A kind of the user's own, whose parts may be named `:NAME`: of the same file."""
+    found = load_own(path, what="kind")
+    if not isinstance(found, Kind):
+        raise UserError(
+            f"kind {path!r} is {type(found).__name__} {found!r:.60}; it must be a workbench.registry.Kind"
+        )
+    place = path.rpartition(":")[0]
+    here = {
+        part: f"{place}{target}"
+        for part in ("config", "run", "plan", "inputs", "reads")
+        if (target := getattr(found, part)) is not None and target.startswith(":")
+    }
+    made = replace(found, **here)  # type: ignore[arg-type]
+    config = resolve(made.config)
+    if "kind" not in getattr(config, "model_fields", {}):
+        raise UserError(f"kind {path!r}: {made.config} is no workbench.recipe.StageConfig")
+    return made
+
+
 def resolve(target: str) -> Any:
-    """Import "package.module:name" and return the named object."""
+    """Import "package.module:name" or "FILE.py:name" and return the named object."""
     module, _, attribute = target.partition(":")
+    if module.endswith(".py"):
+        return load_own(target, what="part of a kind")
     return getattr(import_module(module), attribute)

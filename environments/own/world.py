@@ -14,10 +14,11 @@ import weakref
 from typing import Any
 
 from environments.protocol import EnvironmentFailed, Step, Task, ToolCall
-from reward.plugin import LOAD_LIMIT_S, stamp_of, target_of
+from reward.plugin import LOAD_LIMIT_S, stamp_of
 from reward.sessions import NoSession, Session, shared_nursery
 from reward.verdict import Verdict, failed, timed_out
 from workbench.chat import Reply
+from workbench.own_code import target_of
 
 WORKER = "environments.own.worker"
 

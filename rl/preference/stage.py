@@ -12,8 +12,8 @@ from trl import DPOConfig, KTOConfig, KTOTrainer
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.tokenizer import read_tokenizer
-from rl.disjoint import check_held_out
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer
+from rl.held_out import check_held_out
 from rl.preference.config import KtoConfig, OfflineDpoConfig, PreferenceConfig
 from rl.preference.rows import as_conversations, counts, labelled_rows, pair_rows, take_given
 from rl.rows import warnings_of

@@ -5,7 +5,7 @@ from typing import Any
 
 from data_mix.preferences import Preference
 from reward.score_model import conversation_ids
-from rl.disjoint import check_held_out
+from rl.held_out import check_held_out
 from rl.preference.rows import as_conversations, asked_of, take_given
 from rl.reward_model.config import RewardModelConfig
 from workbench.conversation import Conversation

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
 from workbench import registry
-from workbench.content import ABSENT, places_read
+from workbench.content import ABSENT, Reads, places_read
 from workbench.errors import UserError, unknown_name
+from workbench.own_code import is_own
 from workbench.placement import digested
 from workbench.provenance import digest
 from workbench.recipe import Recipe
@@ -88,6 +89,8 @@ def data_digests(recipe: Recipe, run: RunDir, stage: str) -> dict[str, str]:
     config = recipe.stages[stage]
     reads = registry.kind(config.kind).reads
     marks = [*places_read(config), *(registry.resolve(reads)(config) if reads else ())]
+    if is_own(config.kind):
+        marks.append((Reads("function"), config.kind))
     return dict(run.contents.of(mark, v) for mark, v in marks if not mark.on_hub(v))
 
 
