@@ -137,6 +137,21 @@ class ChatClient:
         except (ValueError, RecursionError) as error:  # a text that no request can carry
             return Said("error", error=one_line(error))
 
+    def embeddings(self, texts: Sequence[str]) -> list[list[float]]:
+        """A vector for each text, in order (/v1/embeddings). Raises: ValueError with the server's reason."""
+        try:
+            made = self._client.embeddings.with_raw_response.create(
+                model=self.model, input=list(texts), encoding_format="float"
+            )
+            rows = json.loads(made.http_response.content.decode("utf-8-sig"))["data"]
+            ordered = sorted(rows, key=lambda row: row["index"])
+            vectors = [[float(value) for value in row["embedding"]] for row in ordered]
+        except self._errors.OpenAIError as error:
+            raise ValueError(one_line(error)) from None
+        if len(vectors) != len(texts):
+            raise ValueError(f"{len(vectors)} vectors for {len(texts)} texts")
+        return vectors
+
     def entry(self) -> dict[str, Any] | None:
         """The model's entry in the server's list; None where the server gives none."""
         try:

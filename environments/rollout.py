@@ -20,7 +20,8 @@ tool world one of several. `Episode` is one of them being played; `Player` plays
   this one's, and whoever trains on them gives it a document of its own.
 
 Who plays: GRPO (rl.sample: groups, advantages), DPO (rl.dpo: a success against a failure), pairs of a
-reward model (rl.reward_model.pairs). Evaluations (evals.run) go through the same `waves`, `Episode` and
+reward model (rl.reward_model.pairs). Synthesis (synthesis.drive) asks by the same `waves`, several
+prompts of one item at a time. Evaluations (evals.run) go through the same `waves`, `Episode` and
 `checked`; they take a served model too, judge each sample as it ends and keep it, and judge kept
 replies anew. So any environment can be trained on (grpo, dpo) and evaluated (evals.tasks.environments).
 """
@@ -44,6 +45,7 @@ from workbench.conversation import Message
 from workbench.errors import UserError, one_line
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 # (place among those asked, reply), as each ends.
 Replies = Generator[tuple[int, Completion], None, None]
 # Worlds wait for processes of their own, or are quick.
@@ -52,8 +54,8 @@ _TAKERS = 8
 
 def waves(
     first: Sequence[_T],
-    replies: Callable[[Sequence[_T], int], Replies],
-    take: Callable[[_T, Completion], bool],
+    replies: Callable[[Sequence[_T], int], Generator[tuple[int, _R], None, None]],
+    take: Callable[[_T, _R], bool],
     threads: Executor,
     *,
     settled: Callable[[], object] = lambda: None,

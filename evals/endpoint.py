@@ -25,15 +25,16 @@ from workbench.provenance import digest
 
 
 class EndpointResponder:
-    """Implements `Responder` over HTTP. Reasoning on or off goes into the system message."""
+    """Implements `Responder` over HTTP. Reasoning on or off goes into the system message, unless
+    mode_words is off: then messages are sent as they are."""
 
-    def __init__(self, address: str, *, open_requests: int = 64) -> None:
+    def __init__(self, address: str, *, open_requests: int = 64, mode_words: bool = True) -> None:
         try:
             self._client = ChatClient(address)
         except ValueError:
             raise UserError(f"endpoint {address!r}: {HOW_TO_WRITE}") from None
         self.model, self.tokenizer = self._client.model, None
-        self._open_requests = open_requests
+        self._open_requests, self._mode_words = open_requests, mode_words
         self._budgeted = BudgetedChat(self._client)
         self._way: Way | None = None
         self._looked_for_way, self._lock = False, Lock()
@@ -73,7 +74,9 @@ class EndpointResponder:
         """See protocol. Raises: UserError where a call in the conversation cannot be sent."""
         messages = [dict(message) for message in conversation.prompt]
         mode = t.KEYWORD_ON if thinking else t.KEYWORD_OFF
-        if messages and messages[0]["role"] == "system":
+        if not self._mode_words:
+            pass
+        elif messages and messages[0]["role"] == "system":
             messages[0]["content"] = f"{messages[0].get('content') or ''}\n{mode}".strip()
         else:
             messages.insert(0, {"role": "system", "content": mode})

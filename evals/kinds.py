@@ -1,4 +1,4 @@
-"""The stage kind of evaluation. Imports no torch."""
+"""The stage kinds of evaluation. Imports no torch."""
 
 from workbench.registry import Kind
 
@@ -14,5 +14,17 @@ KINDS = {
         engine=True,
         on_card=False,
         reads="evals.plan:reads",
+    ),
+    "ablation": Kind(
+        config="evals.ablation.config:AblationConfig",
+        run="evals.ablation.stage:run",
+        plan="evals.ablation.expand:plan_ablation",
+        about="arms of data by seeds: continued pretraining, benchmarks, one table with intervals",
+        version=1,
+        inputs="data_mix.inputs:check_data",
+        uses=("pretrain", "evals"),
+        checks=True,
+        measures=True,
+        expand="evals.ablation.expand:expand",
     ),
 }

@@ -18,7 +18,7 @@ from evals.sources import Loading, own_file
 from reward import Verdict
 from reward.dispatch import CHECKERS
 from reward.versions import CHECK_VERSIONS
-from workbench.chat import Reply, parse
+from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError, one_line
 from workbench.identity import must_be_own
@@ -293,9 +293,7 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
     if done.finish_reason == "error":
         return {**blank(sample), "why": {"reason": done.error or "generation failed"}}
     form = responder.format
-    normal = form.normal(done.text, asked=sample.job.thinking)
-    thought = form.thought(normal, asked=sample.job.thinking)
-    reply = parse(normal, thinking=thought)
+    normal, reply = form.lenient(done.text, asked=sample.job.thinking)
     # Calls of our own syntax that had to be put in order were in none.
     in_order = reply.well_formed and (normal == done.text or form.calls != "nano-v2")
     thinking = responder.num_tokens(reply.thinking) if reply.thinking else 0
@@ -308,7 +306,7 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
         "thinking": reply.thinking,
         "answer": reply.answer,
         "tool_calls": reply.tool_calls,
-        "thought": thought,
+        "thought": reply.opened,
         "well_formed": in_order and done.finish_reason == "stop",
         "finish_reason": done.finish_reason,
         "sampled_at": utc_now(),

@@ -30,12 +30,13 @@ def majority(rows: Sequence[Sample]) -> Sample | None:
 
     rows: one question's samples.
     """
-    voting = [row for row in rows if voted(row) is not None]
-    voting.sort(key=lambda row: row.sample)
-    if not voting:
-        return None
-    groups = _groups(voting)
-    return max(groups, key=len)[0]  # the first of the longest
+    groups = ballots(rows)
+    return max(groups, key=len)[0] if groups else None  # the first of the longest
+
+
+def ballots(rows: Sequence[Sample]) -> list[list[Sample]]:
+    """One question's rows that vote, by equal answers, in the order in which each answer first comes."""
+    return _groups(sorted((r for r in rows if voted(r) is not None), key=lambda row: row.sample))
 
 
 def _groups(voting: Sequence[Sample]) -> list[list[Sample]]:

@@ -122,10 +122,24 @@ def build(raw: dict[str, Any]) -> Recipe:
     stages = raw.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError("recipe: `stages` must be a mapping of stage name to {kind, needs, ...}")
-    whole = with_likes(stages)
+    whole = _expanded(with_likes(stages))
     made = [str(n) for n, body in whole.items() if isinstance(body, dict) and "kind" in body]
     typed = {str(n): _read_stage(str(n), body, made) for n, body in whole.items()}
     return Recipe.read({**raw, "stages": typed}, where="")
+
+
+def _expanded(stages: dict[str, Any]) -> dict[str, Any]:
+    """With the further stages of kinds that are made of several, each before the stage that needs it."""
+    whole: dict[str, Any] = {}
+    for name, body in stages.items():
+        named = isinstance(body, dict) and str(body.get("kind")) in registry.kinds()
+        expand = registry.kind(str(body["kind"])).expand if named else None
+        if expand is not None:
+            body, more = registry.resolve(expand)(str(name), body)
+            # Those that stand there already were made so by an earlier reading, or are the user's own.
+            whole |= {key: value for key, value in more.items() if key not in stages}
+        whole[name] = body
+    return whole
 
 
 def _read_stage(name: str, body: Any, others: Iterable[str]) -> StageConfig:

@@ -42,6 +42,8 @@ class Kind:
     engine: whether it generates, which needs vLLM.
     uses: kinds whose versions count too.
     on_card: whether its own process computes a model, so that a card is of use to it.
+    expand: `(name, its mapping in the recipe) -> (mapping, {name: mapping of a further stage})`: a kind that
+    is made of other stages. Asked again of a recipe that was expanded, it must give the same ones.
     """
 
     config: str
@@ -55,6 +57,7 @@ class Kind:
     engine: bool = False
     uses: tuple[str, ...] = ()
     on_card: bool = True
+    expand: str | None = None
     measures: bool = False
     """It leaves `differences` in its outputs: the report says so where they are missing."""
     panels: tuple[MetricPanel, ...] = ()

@@ -59,6 +59,11 @@ class ReplyFormat:
         normal = text if self.calls == "nano-v2" else self.normal(text, asked=opened)
         return parse(normal, thinking=opened)
 
+    def lenient(self, text: str, *, asked: bool) -> tuple[str, Reply]:
+        """The reply in our one syntax (`normal`), and parsed as its prompt ended."""
+        normal = self.normal(text, asked=asked)
+        return normal, parse(normal, thinking=self.thought(normal, asked=asked))
+
 
 def reply_format(tokenizer: Any) -> ReplyFormat:
     """The format that a tokenizer's template asks for."""

@@ -8,6 +8,7 @@ from tests.mutations.listed import (
     hybrid,
     policy,
     runs,
+    synthetic,
     training,
 )
 from tests.mutations.mutation import Mutation
@@ -21,4 +22,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     *conversations.MUTATIONS,
     *runs.MUTATIONS,
     *environments.MUTATIONS,
+    *synthetic.MUTATIONS,
 )
