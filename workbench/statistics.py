@@ -214,7 +214,7 @@ def two_way_interval(
     stderr = math.sqrt(variance)
     from scipy import stats  # noqa: PLC0415 - half a second, and reports do without
 
-    half = float(stats.t.ppf(0.975, least - 1)) * stderr
+    half = _t_quantile(least - 1) * stderr
     p = 1.0 if stderr < NO_SPREAD and abs(mean) < NO_SPREAD else math.nan
     if stderr >= NO_SPREAD:
         p = float(2 * stats.t.sf(abs(mean) / stderr, least - 1))

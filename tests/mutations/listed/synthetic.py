@@ -16,7 +16,7 @@ MUTATIONS = (
     Mutation(
         "three seeds as good as thirty",
         "workbench/statistics.py",
-        "half = float(stats.t.ppf(0.975, least - 1)) * stderr",
+        "half = _t_quantile(least - 1) * stderr",
         "half = Z * stderr",
         "intervals of three seeds are half as wide as they are",
         _ABLATION,
