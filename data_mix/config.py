@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from data_mix.bfcl_names import BFCL_CATEGORIES, BFCL_SPLITS
-from data_mix.columns import CHECKED, PREFERENCES, ColumnsConfig
+from data_mix.columns import CHECKED, PREFERENCES, ColumnsConfig, FormName
 from data_mix.reasoning_names import REASONING_SPLITS, REASONING_TASKS
+from data_mix.where import Condition, problem_of
 from data_mix.world.blend import PRETRAINING_KINDS
 from data_mix.world.generate import DOMAINS, SPLITS
 from data_mix.world.house import ACTIONS
@@ -213,6 +214,29 @@ class HubSource(ColumnsConfig):
         return self
 
 
+class ShardsSource(ColumnsConfig):
+    """The rows of a data stage (curate, dedup, synthesize) of this recipe."""
+
+    type: Literal["shards"]
+    stage: Annotated[str, Reads("stage")]
+    """The stage, which must be in `needs`."""
+    where: dict[str, Condition] = Field(default_factory=dict)
+    """Column -> what its value must be: a value, a list of values, or a comparison such as ">=4"."""
+    form: FormName = "text"
+    """What a row is: text for pretraining; conversation where the stage made conversations; or any other
+    form of docs/recipes.md."""
+    column: str = "text"
+    """With messages and text: the column read."""
+
+    @field_validator("where")
+    @classmethod
+    def _can_be_meant(cls, where: dict[str, Condition]) -> dict[str, Condition]:
+        for column, condition in where.items():
+            if problem := problem_of(condition):
+                raise ValueError(f"where.{column}: {condition!r} {problem}")
+        return where
+
+
 SourceConfig = Annotated[
     WorldSource
     | PretrainingSource
@@ -222,7 +246,8 @@ SourceConfig = Annotated[
     | ReasoningSource
     | JsonlSource
     | ParquetSource
-    | HubSource,
+    | HubSource
+    | ShardsSource,
     Field(discriminator="type"),
 ]
 

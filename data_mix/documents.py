@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from data_mix.columns import ColumnsConfig, fields_of
-from data_mix.config import HubSource, ParquetSource
+from data_mix.config import HubSource, ParquetSource, ShardsSource
 from data_mix.forms import READERS, from_json, normal_messages
 from data_mix.messages import without_padding
 from data_mix.preferences import Labelled, Preference
@@ -45,7 +45,7 @@ def text_of(document: Document) -> str:
 
 def document_of(row: Mapping[str, Any], columns: ColumnsConfig, *, where: str) -> Document:
     """Read one row. Raises UserError naming source, row and column where it cannot be read."""
-    if isinstance(columns, ParquetSource | HubSource):
+    if isinstance(columns, ParquetSource | HubSource | ShardsSource):
         row = {key: without_padding(value) for key, value in row.items()}
     if columns.form == "conversation":
         return _conversation_of(row, columns, where)
@@ -70,7 +70,8 @@ def _conversation_of(row: Mapping[str, Any], columns: ColumnsConfig, where: str)
         row = fields_of(row, columns, where=where)
     try:
         _must_be_messages(row["messages"])
-        read = Conversation.from_row({**row, "tools": from_json(row.get("tools"))}, where=where)
+        nested = {key: from_json(row.get(key)) for key in ("tools", "check")}
+        read = Conversation.from_row({**row, **nested}, where=where)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where} is no conversation row ({_named(row)}{type(error).__name__}: {error}); it "

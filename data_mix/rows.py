@@ -1,6 +1,6 @@
 """Random access to the rows of local JSONL and Parquet files, without reading them into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -9,7 +9,32 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_mix.files import json_object, lines_of
+from data_mix.where import Condition, all_met
 from workbench.errors import UserError
+
+
+def rows_where(
+    files: Sequence[Path], where: Mapping[str, Condition], *, name: str
+) -> Iterator[int]:
+    """Numbers of the Parquet rows that meet every condition; reads only the columns named.
+
+    Raises: UserError where a file has no such column.
+    """
+    first = 0
+    for path in files:
+        opened = pq.ParquetFile(path)
+        missing = [column for column in where if column not in opened.schema_arrow.names]
+        if missing:
+            raise UserError(
+                f"source {name!r}: where names column {missing[0]!r}, which {path} has not; its "
+                f"columns are: {', '.join(opened.schema_arrow.names)}"
+            )
+        if where:
+            rows = opened.read(columns=[*where]).to_pylist()
+            yield from (first + n for n, row in enumerate(rows) if all_met(row, where))
+        else:
+            yield from range(first, first + opened.metadata.num_rows)
+        first += opened.metadata.num_rows
 
 
 class RowFile(Protocol):

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from data_mix.config import (
     ParquetSource,
     PretrainingSource,
     ReasoningSource,
+    ShardsSource,
     SourceConfig,
     WorldSource,
 )
@@ -26,7 +28,8 @@ from data_mix.documents import Document, document_of, text_of
 from data_mix.files import matching_files
 from data_mix.filters import predicate_of
 from data_mix.reasoning import reasoning_conversations
-from data_mix.rows import JsonlRows, ParquetRows, RowFile
+from data_mix.rows import JsonlRows, ParquetRows, RowFile, rows_where
+from data_mix.shards import shard_files
 from data_mix.world import (
     PROPORTIONS,
     conversation_at,
@@ -172,31 +175,50 @@ class _Listed(Source):
 
 
 class _LocalFile(Source):
-    """JSONL or Parquet, shuffled anew in every pass; cleaned once, when opened.
+    """JSONL, Parquet or shards, shuffled anew in every pass; cleaned once, when opened.
 
     lenient: rows that cannot be read are kept, for `look` to say what is wrong with them.
     """
 
     def __init__(
-        self, name: str, config: JsonlSource | ParquetSource, seed: int, *, lenient: bool = False
+        self,
+        name: str,
+        config: JsonlSource | ParquetSource | ShardsSource,
+        seed: int,
+        *,
+        lenient: bool = False,
     ) -> None:
         super().__init__(name)
-        files = matching_files(config.path, name=name)
+        if isinstance(config, ShardsSource):
+            self._place, files = config.stage, shard_files(Path(config.stage))
+        else:
+            self._place, files = config.path, matching_files(config.path, name=name)
         jsonl = isinstance(config, JsonlSource)
         self._rows: RowFile = JsonlRows(files) if jsonl else ParquetRows(files, name=name)
         self._config, self._seed, self._lenient = config, seed, lenient
         self._removed: dict[str, int] = {}
-        self._kept = self._clean(config.clean)
+        if isinstance(config, ShardsSource):
+            self._kept = self._select(config, files)
+        else:
+            self._kept = self._clean(config.clean)
         if not self._kept:
             raise UserError(
                 f"source {name!r}: none of its {len(self._rows)} rows is left after cleaning "
-                f"({self._removed}); loosen `clean` or check {config.path!r}"
+                f"({self._removed}); loosen `clean` or `where`, or check {self._place!r}"
             )
         self._pass, self._order = -1, [0]
 
     def _document(self, number: int) -> Document:
         row, where = self._rows.row(number)
         return document_of(row, self._config, where=f"source {self.name!r}: {where}")
+
+    def _select(self, config: ShardsSource, files: Sequence[Path]) -> set[int]:
+        if self._rows and not self._lenient:
+            self._document(0)
+        kept = set(rows_where(files, config.where, name=self.name))
+        if config.where:
+            self._removed["where"] = len(self._rows) - len(kept)
+        return kept
 
     def _clean(self, clean: CleanConfig) -> set[int]:
         numbers = list(range(len(self._rows)))

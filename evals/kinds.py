@@ -14,6 +14,7 @@ KINDS = {
         engine=True,
         on_card=False,
         reads="evals.plan:reads",
+        questions="evals.questions",
     ),
     "ablation": Kind(
         config="evals.ablation.config:AblationConfig",

@@ -9,13 +9,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
@@ -38,10 +38,11 @@ class Reads:
     files: a path, glob or URL. checkpoint: a folder, or a hub id. tokenizer: the same, without weights.
     dataset: a hub id. package: the version of the distribution `name`, whatever the field's value.
     function: FILE.py:NAME or package.module:NAME, of which the file counts, and what it imports beside it.
+    stage: a stage of `needs`, or a list; the running stage finds its folder there (`bound`).
     A section with a hub id has a field `revision`.
     """
 
-    what: Literal["files", "checkpoint", "tokenizer", "dataset", "package", "function"]
+    what: Literal["files", "checkpoint", "tokenizer", "dataset", "package", "function", "stage"]
     name: str = ""
 
     def on_hub(self, value: Any) -> bool:
@@ -70,6 +71,11 @@ def _is_place(mark: Reads, value: Any) -> bool:
     return mark.what != "function" or is_own(str(value))
 
 
+def stages_named(value: str | list[str]) -> list[str]:
+    """The stages in a field that is marked as `stage`: one, or a list of them."""
+    return value if isinstance(value, list) else [value]
+
+
 def _below(value: Any) -> Iterator[Mark]:
     if isinstance(value, BaseModel):
         yield from places_read(value)
@@ -83,26 +89,44 @@ def _below(value: Any) -> Iterator[Mark]:
 
 def pinned(config: BaseModel, commit: Callable[[Reads, str], str | None]) -> BaseModel:
     """The configuration with a commit at every hub id that has none; null where it stays unknown."""
-    updates: dict[str, Any] = {}
-    for key, field in type(config).model_fields.items():
-        value = getattr(config, key)
-        marks = [m for m in field.metadata if isinstance(m, Reads) and value is not None]
-        for mark in marks:
-            if mark.on_hub(value) and getattr(config, "revision", "") is None:
-                updates["revision"] = commit(mark, str(value))
-        if (inner := _pinned(value, commit)) is not value:
-            updates[key] = inner
-    return config.model_copy(update=updates) if updates else config
+
+    def change(section: BaseModel, _: str, mark: Reads, value: Any) -> dict[str, Any]:
+        if mark.on_hub(value) and getattr(section, "revision", "") is None:
+            return {"revision": commit(mark, str(value))}
+        return {}
+
+    return cast(BaseModel, _changed(config, change))
 
 
-def _pinned(value: Any, commit: Callable[[Reads, str], str | None]) -> Any:
+def bound(config: BaseModel, folders: Mapping[str, Path]) -> BaseModel:
+    """The configuration with the folder of each stage in place of its name."""
+
+    def change(_: BaseModel, key: str, mark: Reads, value: Any) -> dict[str, Any]:
+        if mark.what != "stage":
+            return {}
+        found = [str(folders.get(name, name)) for name in stages_named(value)]
+        return {key: found if isinstance(value, list) else found[0]}
+
+    return cast(BaseModel, _changed(config, change))
+
+
+def _changed(value: Any, change: Callable[[BaseModel, str, Reads, Any], dict[str, Any]]) -> Any:
+    """The value with what `change` says of every marked field; itself where nothing changes."""
     if isinstance(value, BaseModel):
-        return pinned(value, commit)
+        updates: dict[str, Any] = {}
+        for key, field in type(value).model_fields.items():
+            found = getattr(value, key)
+            marks = [m for m in field.metadata if isinstance(m, Reads) and found is not None]
+            for mark in marks:
+                updates |= change(value, key, mark, found)
+            if (inner := _changed(found, change)) is not found:
+                updates[key] = inner
+        return value.model_copy(update=updates) if updates else value
     if isinstance(value, dict):
-        made: Any = {key: _pinned(inner, commit) for key, inner in value.items()}
+        made: Any = {key: _changed(inner, change) for key, inner in value.items()}
         return made if any(made[key] is not value[key] for key in made) else value
     if isinstance(value, list | tuple):
-        made = type(value)(_pinned(inner, commit) for inner in value)
+        made = type(value)(_changed(inner, change) for inner in value)
         return made if any(a is not b for a, b in zip(made, value, strict=True)) else value
     return value
 

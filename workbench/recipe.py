@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
 
 from workbench import recipe_yaml, registry
+from workbench.content import places_read, stages_named
 from workbench.errors import UserError, name_problem
 from workbench.inherit import extended, with_likes
 from workbench.schema import Section
@@ -48,6 +49,9 @@ class ClusterSection(Section):
 
 class StageConfig(Section):
     """What every stage has; kinds add their own fields."""
+
+    SAME_RESULT: ClassVar[frozenset[str]] = frozenset({"cpus", "gpus"})
+    """Fields that do not change what a stage makes: resources, and when it gives up."""
 
     kind: str
     """What the stage does: one of the installed kinds."""
@@ -95,6 +99,13 @@ class Recipe(Section):
                     raise ValueError(
                         f"stage {name!r} needs {need!r}, which is not a stage of this recipe; "
                         f"stages: {', '.join(self.stages)}"
+                    )
+            marked = (v for mark, v in places_read(stage) if mark.what == "stage")
+            for read in (one for value in marked for one in stages_named(value)):
+                if read not in stage.needs:
+                    raise ValueError(
+                        f"stage {name!r} reads stage {read!r}, which is not in its needs; "
+                        f"add it: needs: [{', '.join([*stage.needs, str(read)])}]"
                     )
         return self
 

@@ -58,6 +58,10 @@ class Kind:
     uses: tuple[str, ...] = ()
     on_card: bool = True
     expand: str | None = None
+    questions: str | None = None
+    """"package.module" that names the benchmarks it evaluates and gives their questions as texts, for data
+    stages to keep them out: `names()`, `must_exist(name)`, `is_here(name, data)` and `questions_of(name,
+    data)` -> (id, texts) of each."""
     measures: bool = False
     """It leaves `differences` in its outputs: the report says so where they are missing."""
     panels: tuple[MetricPanel, ...] = ()
@@ -130,3 +134,8 @@ def resolve(target: str) -> Any:
     if module.endswith(".py"):
         return load_own(target, what="part of a kind")
     return getattr(import_module(module), attribute)
+
+
+def resolve_module(name: str) -> Any:
+    """Import "package.module"."""
+    return import_module(name)

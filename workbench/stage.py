@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.content import bound
 from workbench.errors import StopRequested, UserError
 from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe, StageConfig
@@ -38,7 +39,7 @@ class StageContext:
 
     name: str
     config: Any
-    """The stage's resolved configuration, of its kind's class."""
+    """The stage's resolved configuration, of its kind's class; folders stand where it names stages to read."""
     recipe: Recipe
     run: RunDir
     inputs: dict[str, Path]
@@ -51,6 +52,10 @@ class StageContext:
     _stop_seen: float = 0.0
     _progress: "ProgressFile | None" = None
     _metrics: "MetricsWriter | None" = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.config, StageConfig):
+            self.config = bound(self.config, self.inputs)
 
     @property
     def stage_dir(self) -> Path:

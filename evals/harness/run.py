@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,19 @@ def _row(task: str, doc: Mapping[str, Any], metric: str, failed: Mapping[str, st
     }
 
 
+def documents_of(harness: Harness, name: str, data: Path) -> Iterator[tuple[str, list[str]]]:
+    """(id, texts) of every question of the tasks: as they are asked, without worked examples, and answered.
+
+    Raises: UserError where their data is not here.
+    """
+    _, loaded = _loaded(harness, name, data)
+    for task_name, task in loaded["tasks"].items():
+        for number, doc in enumerate(task.eval_docs):
+            answer = task.doc_to_target(doc)
+            asked = str(task.doc_to_text(doc))
+            yield f"{task_name}-{number}", [asked, *([answer] if isinstance(answer, str) else [])]
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) or type(value).__module__ == "numpy"
 
@@ -157,6 +170,14 @@ def _plain(value: Any) -> Any:
 
 def _tasks(harness: Harness, name: str, data: Path) -> tuple[Any, list[Any]]:
     """The harness' manager, and the tasks and groups with their data."""
+    manager, loaded = _loaded(harness, name, data)
+    groups = loaded.get("groups", {})
+    top = [name for name in harness.tasks if name in groups]
+    return manager, [groups[name] for name in top] or list(loaded["tasks"].values())
+
+
+def _loaded(harness: Harness, name: str, data: Path) -> tuple[Any, Any]:
+    """The harness' manager, and what it loads: {tasks, groups}."""
     from lm_eval.tasks import TaskManager  # noqa: PLC0415 - seconds of imports
 
     root = package_folder("lm_eval", name) / "tasks"
@@ -179,9 +200,7 @@ def _tasks(harness: Harness, name: str, data: Path) -> tuple[Any, list[Any]]:
         raise UserError(
             f"benchmark {name!r}: {sets or 'its data'} cannot be loaded ({why}); {_instead(name, harness, data)}"
         ) from None
-    groups = loaded.get("groups", {})
-    top = [name for name in harness.tasks if name in groups]
-    return manager, [groups[name] for name in top] or list(loaded["tasks"].values())
+    return manager, loaded
 
 
 def _on_file(manager: Any, harness: Harness, path: Path) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def config_digest(recipe: Recipe, stage: str) -> str:
     Resources do not count: the same stage on other hardware is the same stage. The order of `needs`
     does: the first one with a model is the parent, and a merge goes from the first to the second.
     """
-    own = digested(recipe.stages[stage].model_dump(mode="json"))
+    config = recipe.stages[stage]
+    own = digested(config.model_dump(mode="json", exclude=set(config.SAME_RESULT)))
     return digest(
         {"stage": own, "model": recipe.model.model_dump(), "seed": stage_seed(recipe, stage)}
     )
@@ -91,7 +92,8 @@ def data_digests(recipe: Recipe, run: RunDir, stage: str) -> dict[str, str]:
     marks = [*places_read(config), *(registry.resolve(reads)(config) if reads else ())]
     if is_own(config.kind):
         marks.append((Reads("function"), config.kind))
-    return dict(run.contents.of(mark, v) for mark, v in marks if not mark.on_hub(v))
+    outside = ((mark, v) for mark, v in marks if mark.what != "stage" and not mark.on_hub(v))
+    return dict(run.contents.of(mark, v) for mark, v in outside)
 
 
 def decide(recipe: Recipe, run: RunDir, stage: str, rerun: set[str]) -> Decision:

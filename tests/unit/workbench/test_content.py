@@ -270,7 +270,7 @@ def test_the_order_of_needs_counts(tmp_path: Path) -> None:
 
 # Text fields of stages that name nothing to read: names of ours, of servers, of parts of a file.
 NO_PLACE = {
-    "kind", "needs", "model", "models", "metric", "benchmarks", "teacher", "thinking", "name", "type",
+    "kind", "where", "against", "needs", "model", "models", "metric", "benchmarks", "teacher", "thinking", "name", "type",
     "domain", "split", "category", "categories", "column", "columns", "check", "answer_after", "tools_column", "form", "config", "id",
     "revision", "system", "half", "domains", "tools", "endpoint", "api_key_env", "logits_processors",
     "forced", "package", "data", "principle", "base",

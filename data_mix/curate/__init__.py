@@ -1,0 +1,1 @@
+"""Stage kind `curate`: rows in, rows out by named steps."""

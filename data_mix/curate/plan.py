@@ -1,0 +1,63 @@
+"""The plan of `curate`, and whether what its steps need is on this machine. Imports no torch."""
+
+import shutil
+
+from data_mix.curate.config import (
+    CurateConfig,
+    DecontaminateStep,
+    EquationsStep,
+    FilesSource,
+    HtmlStep,
+    WarcSource,
+    columns_after,
+    input_columns,
+)
+from data_mix.curate.questions import names_of
+from data_mix.files import files_of
+from data_mix.inputs import check_data, check_package, must_be_readable
+from workbench.errors import UserError
+from workbench.recipe import Recipe
+from workbench.stage import StagePlan
+
+
+def plan_curate(config: CurateConfig, recipe: Recipe) -> StagePlan:
+    """What is read and done. Raises: UserError where a step has not the columns that it needs."""
+    before = input_columns(config.input)
+    if before is not None:
+        try:
+            columns_after(config, before)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    return StagePlan(
+        lines=(
+            f"{config.input.type} -> {' -> '.join(config.names())}",
+            f"shards of {config.rows_per_shard:,} rows, each exact after a kill",
+        )
+    )
+
+
+def check_inputs(config: CurateConfig) -> None:
+    """Look for files, programs and packages. Raises: UserError naming what is missing."""
+    check_data(config)
+    if isinstance(config.input, WarcSource):
+        check_package("fastwarc", "`make setup`", what="input of type warc")
+    if isinstance(config.input, WarcSource | FilesSource):
+        found = files_of(config.input.path)
+        if not found:
+            raise UserError(f"input: no file matches {config.input.path!r}; check the path")
+        must_be_readable(found[0], what="input")
+    for step in config.steps:
+        if isinstance(step, DecontaminateStep):
+            names_of(step.against, step.data)
+        if isinstance(step, HtmlStep) and step.by == "lynx":
+            _check_program("lynx", "step html", "write {type: html, by: resiliparse}")
+        if isinstance(step, EquationsStep) and step.bare == "pandoc":
+            _check_program("pandoc", "step equations", "write {type: equations, bare: leave}")
+
+
+def _check_program(name: str, what: str, instead: str) -> None:
+    if shutil.which(name) is None:
+        raise UserError(
+            f"{what} needs the program {name}, which is not installed; install it "
+            f"(Debian: apt-get install {name}), or {instead}"
+        )

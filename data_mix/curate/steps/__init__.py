@@ -1,0 +1,1 @@
+"""The steps of `curate`, a module an idea."""

@@ -1,0 +1,1 @@
+"""Stage kind `dedup`: exact and near duplicates, on disk, across stages."""

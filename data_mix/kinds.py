@@ -1,0 +1,23 @@
+"""The stage kinds that make data. Imports no torch."""
+
+from workbench.registry import Kind
+
+KINDS = {
+    "curate": Kind(
+        config="data_mix.curate.config:CurateConfig",
+        run="data_mix.curate.stage:run",
+        plan="data_mix.curate.plan:plan_curate",
+        about="rows in, rows out by named steps, shard by shard",
+        version=1,
+        on_card=False,
+        inputs="data_mix.curate.plan:check_inputs",
+    ),
+    "dedup": Kind(
+        config="data_mix.duplicates.config:DedupConfig",
+        run="data_mix.duplicates.stage:run",
+        plan="data_mix.duplicates.plan:plan_dedup",
+        about="rows without exact and near duplicates, on disk, across stages",
+        version=1,
+        on_card=False,
+    ),
+}

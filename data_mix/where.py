@@ -1,0 +1,66 @@
+"""Conditions on the columns of a row: `where` of a source, `keep` of a step. Imports nothing heavy.
+
+A condition is a value (`en`), a list of values (`[en, de]`), or a comparison in quotes (`">=4"`,
+`"!=spam"`). A row whose column is null meets no condition but `"!=..."`.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Condition = str | int | float | bool | list[str | int | float]
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    **{">=": operator.ge, "<=": operator.le, "!=": operator.ne},
+    **{">": operator.gt, "<": operator.lt, "=": operator.eq},
+}
+
+
+def meets(value: Any, condition: Condition) -> bool:
+    """Whether one value meets a condition.
+
+    >>> meets(4.5, ">=4"), meets("en", ["de", "en"]), meets(None, "<3")
+    (True, True, False)
+    """
+    if isinstance(condition, list):
+        return value in condition
+    if isinstance(condition, str):
+        for sign, holds in _COMPARISONS.items():
+            if condition.startswith(sign):
+                return _holds(holds, value, condition[len(sign) :].strip(), sign)
+    return bool(value == condition)
+
+
+def _holds(holds: Callable[[Any, Any], bool], value: Any, wanted: str, sign: str) -> bool:
+    if value is None:
+        return sign == "!="
+    if isinstance(value, int | float):
+        return holds(float(value), float(wanted))
+    return holds(str(value), wanted)
+
+
+def all_met(row: Mapping[str, Any], where: Mapping[str, Condition]) -> bool:
+    """Whether a row meets every condition. A column that it lacks is null."""
+    return all(meets(row.get(column), condition) for column, condition in where.items())
+
+
+def problem_of(condition: Condition) -> str | None:
+    """Why a condition cannot be meant, or None.
+
+    >>> problem_of(">=")
+    "compares with nothing; write for example '>=4'"
+    """
+    if not isinstance(condition, str):
+        return None
+    sign = next((s for s in _COMPARISONS if condition.startswith(s)), None)
+    if sign is None:
+        return None
+    wanted = condition[len(sign) :].strip()
+    if not wanted:
+        return f"compares with nothing; write for example '{sign}4'"
+    if sign in ("=", "!="):
+        return None
+    try:
+        float(wanted)
+    except ValueError:
+        return f"compares with {wanted!r}, which is no number"
+    return None
