@@ -116,6 +116,9 @@ def _state_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int, int, int
     12P. zero2 divides gradients and optimizer by N, zero3 the weights too, and then holds the
     gathered layers (at most GATHER_PARAMETERS). Both hold one bucket of gradients.
     fp32: 4 for 2, throughout. LoRA: gradients and optimizer of the adapters alone.
+    fsdp: fp32 weights, gradients and moments over N / replicate processes; in the buffers two gathered
+    layers and a gradient of one (bf16: matrices travel so, gradients are added in fp32), and the
+    embedding and unembedding, whole in fp32.
     """
     total = parameters(s)
     trained = lora_parameters(s, load.lora_rank) if load.lora_rank else total
@@ -123,6 +126,11 @@ def _state_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int, int, int
     if load.strategy in ("none", "ddp"):
         cast = 2 * held if load.precision == "bf16" else 0
         return 4 * held, 4 * trained, 8 * trained, cast
+    if load.strategy == "fsdp":
+        shards = load.workers // load.replicate
+        b = 2 if load.precision == "bf16" else 4
+        gathered = (2 * b + b + 4) * max(_layer_parameters(s)) + 4 * parameters_by_kind(s).output
+        return 4 * total // shards, 4 * total // shards, 8 * total // shards, gathered
     size, workers = (2 if load.precision == "bf16" else 4), load.workers
     bucket = size * min(BUCKET_VALUES, trained)
     gradients, optimizer = size * trained // workers, 12 * trained // workers
@@ -132,13 +140,20 @@ def _state_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int, int, int
     return size * held // workers, gradients, optimizer, bucket + gathered
 
 
+def _layer_parameters(s: HybridShape) -> list[int]:
+    """Parameters of one layer of each kind that the model has."""
+    counted = {"M": mamba_parameters(s), "-": mlp_parameters(s), "*": attention_parameters(s)}
+    return [counted[kind] for kind in sorted(set(s.pattern))]
+
+
 def _activation_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int]:
     """(on the device, on the host).
 
     keep: what every layer keeps for its backward pass. checkpoint: each layer's input, and one
-    layer at a time in full. offload: the same with the inputs on the host, two at a time here.
+    layer at a time in full. offload: the same with the inputs on the host, two at a time here. Each
+    process has its slice of a row that several share.
     """
-    tokens = load.row_tokens * load.microbatch_rows
+    tokens = load.row_tokens * load.microbatch_rows // load.context
     per_layer = {kind: tokens * layer_activation_bytes(s, kind, load) for kind in "M-*"}
     if load.activations == "keep":
         return sum(per_layer[kind] for kind in s.pattern), 0
@@ -179,6 +194,6 @@ def _output_bytes(s: HybridShape, load: TrainingLoad) -> int:
     """The unembedding and its loss, a slice of tokens at a time: hidden states, their gradient,
     the fp32 gradient of the unembedding, and 2^20 logits twice."""
     b = 2 if load.precision == "bf16" else 4
-    tokens = load.row_tokens * load.microbatch_rows
+    tokens = load.row_tokens * load.microbatch_rows // load.context
     grad = 0 if load.lora_rank else 4 * s.vocab_size * s.hidden_size
     return 2 * tokens * s.hidden_size * b + grad + 2 * 4 * 2**20

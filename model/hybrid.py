@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +93,12 @@ def _read_model(path: str | Path) -> PreTrainedModel:
             path, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )  # fmt: skip
-        _make_savable(model)
+        make_savable(model)
     check_loading(path, report)
     return model
 
 
-def _make_savable(model: PreTrainedModel) -> None:
+def make_savable(model: PreTrainedModel) -> None:
     """Released checkpoints may give a temperature without `do_sample`, which transformers reads and
     then refuses to write, after the training. Raises: what is wrong with other settings."""
     config = model.generation_config
@@ -123,15 +125,22 @@ def save_model(
     It loads with AutoModelForCausalLM and vLLM without this code. An existing directory of that
     name is replaced. `weights` are the model's tensors where it holds only a share of them (ZeRO-3).
     """
-    target = Path(path)
+    with appearing(Path(path)) as fresh:
+        model.save_pretrained(fresh, state_dict=weights)
+        portable(fresh / "config.json")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(fresh)
+    return Path(path)
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the name `target` once it is full and is gone where it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.writing-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        model.save_pretrained(fresh, state_dict=weights)
-        _portable(fresh / "config.json")
-        if tokenizer is not None:
-            tokenizer.save_pretrained(fresh)
+        yield fresh
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)  # on a full disk the half would stay in the way
         raise
@@ -140,10 +149,9 @@ def save_model(
         target.rename(old)
     fresh.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
-def _portable(config_path: Path) -> None:
+def portable(config_path: Path) -> None:
     """Take our attention's name out of a saved configuration."""
     config = json.loads(config_path.read_text())
     config.pop("_attn_implementation", None)

@@ -88,6 +88,33 @@ class TrainingConfig(StageConfig):
     """A resumable checkpoint every so many steps."""
     log_every_steps: int = Field(1, ge=1)
     """A metrics line every so many steps."""
+    activations: Activations = "keep"
+    """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
+    again. offload: checkpoint, and the inputs wait in the CPU's memory."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Several processes, which share weights, optimizer and every step's rows (strategy fsdp)."""
+
+    @model_validator(mode="after")
+    def _shares_out(self) -> "TrainingConfig":
+        spread = self.distributed
+        if spread.strategy not in ("none", "fsdp"):
+            raise ValueError(
+                f"distributed.strategy {spread.strategy!r} is for sft alone; use fsdp (or none)"
+            )
+        if spread.on:
+            spread.check_rows(self.rows_per_step, self.microbatch_rows)
+            spread.check_row_tokens(self.row_tokens)
+        return self
+
+    @property
+    def reserved(self) -> tuple[float, float | None]:
+        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
+        return (0.0, 0.0) if self.distributed.on else super().reserved
+
+    @property
+    def layout_free(self) -> bool:
+        """One process and many continue from each other's checkpoints."""
+        return self.distributed.strategy in ("none", "fsdp")
 
     @property
     def step_tokens(self) -> int:
@@ -107,18 +134,8 @@ class PretrainConfig(TrainingConfig):
     initial: Literal["new", "parent"] = "new"
     """new: initialise the recipe's model. parent: continue from the model of a needed stage (the
     long-context phase)."""
-    activations: Activations = "keep"
-    """keep: all of a layer's for its backward pass. The others (see `sft`) are priced by the plan and
-    refused by the run: not built for pretraining."""
-    distributed: DistributedConfig = DistributedConfig()
-    """Several processes: priced by the plan and refused by the run, not built for pretraining."""
 
     @model_validator(mode="after")
     def _divides(self) -> "PretrainConfig":
         self.distributed.check_rows(self.rows_per_step, self.microbatch_rows)
         return self
-
-    @property
-    def reserved(self) -> tuple[float, float | None]:
-        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
-        return (0.0, 0.0) if self.distributed.on else super().reserved

@@ -47,6 +47,8 @@ def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
                 workers=spread.workers,
                 gpus=spread.gpus_per_worker if spread.on else config.gpus,
                 strategy=spread.strategy,
+                context=spread.context,
+                replicate=spread.replicate,
                 precision=config.precision,
                 activations=config.activations,
             ),

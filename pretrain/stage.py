@@ -1,71 +1,153 @@
 """Stage kind `pretrain`: a blend in, the hybrid base model out as a plain checkpoint."""
 
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.hybrid import Hybrid, build_config, load_model, save_model
 from model.layers.isolation import check_isolation
+from model.sharding.check import check_shards
+from model.sharding.files import read_sharded, write_sharded
+from model.sharding.shard import set_activations
 from model.tokenizer import read_tokenizer
 from pretrain.config import PretrainConfig, TrainingConfig
 from pretrain.documents import BlendDocuments
+from pretrain.feed import SharedRows
 from pretrain.rows import RowStream
 from pretrain.train import Hooks, Objective, Trainer
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.distributed import group
+from workbench.distributed.launch import run_workers
+from workbench.distributed.mesh import Mesh, make_mesh
+from workbench.distributed.state import ShardedCheckpoints, load_latest
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext
+
+_INITIAL = "initial"
 
 
 def run(context: StageContext) -> None:
     """Build the model and train it on the blend."""
     config: PretrainConfig = context.config
-    if config.distributed.on or config.activations != "keep":
-        raise UserError(
-            "pretraining runs in one process and keeps its activations so far; set distributed: "
-            "{workers: 1, strategy: none} and activations: keep (sft has both)"
-        )
-    keep_freed_memory()
-    torch.set_num_threads(config.threads)
-    seed_everything(context.seed)
+    prepare(context)
     tokenizer = load_tokenizer(context)
-    model = initial_model(context, len(tokenizer), str(group.place(config)))
+    if config.distributed.on:
+        # Written once, here; each worker reads its share.
+        if config.initial == "new":
+            context.progress(message="making the model")
+            model = new_model(context, len(tokenizer), "cpu")
+            save_model(model, context.stage_dir / _INITIAL, tokenizer)
+            del model
+        context.progress(message="starting workers")
+        run_workers(context, config.distributed, "pretrain.stage:train_worker")
+        shutil.rmtree(context.stage_dir / _INITIAL, ignore_errors=True)
+        return
+    place = str(group.place(config))
+    if config.initial == "parent":
+        model = load_model(context.parent_model, device=place)
+    else:
+        model = new_model(context, len(tokenizer), place)
     train(context, model, tokenizer)
+
+
+def train_worker(context: StageContext) -> None:
+    """One worker of a distributed stage."""
+    config: PretrainConfig = context.config
+    prepare(context)
+    group.place(config)
+    own = context.stage_dir / _INITIAL
+    shards = Shards(
+        own if config.initial == "new" else context.parent_model, make_mesh(config.distributed)
+    )
+    train(context, shards.read(config.precision), load_tokenizer(context), shards=shards)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Where a sharded model comes from, and the layout that it is in."""
+
+    origin: Path
+    mesh: Mesh
+
+    def read(self, precision: str) -> PreTrainedModel:
+        """The model, each process its share, proved to isolate documents."""
+        model = read_sharded(self.origin, self.mesh, precision=precision)
+        check_shards(model)
+        return model
 
 
 def train(
     context: StageContext,
-    model: Hybrid,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     objective: Objective | None = None,
+    shards: Shards | None = None,
 ) -> None:
     """Train on the stage's blend and save; continues from the newest checkpoint.
 
-    objective: what is minimised; None: cross entropy of the next token.
+    objective: what is minimised; None: cross entropy of the next token. shards: where the model is
+    sharded; None: it is one process's.
     """
     config: TrainingConfig = context.config
-    check_isolation(model)
-    documents = BlendDocuments(config.blend, tokenizer, context.seed)
-    trainer = Trainer(model, RowStream(documents, config.row_tokens), config, objective)
-    checkpoints = Checkpoints(context.stage_dir / "checkpoints")
-    state = checkpoints.load_latest()
+    if shards is None:
+        check_isolation(model)
+    set_activations(model, config.activations)
+    documents: BlendDocuments | None = None
+    if group.is_first():
+        documents = BlendDocuments(config.blend, tokenizer, context.seed)
+    trainer = Trainer(
+        model,
+        _rows(documents, config.row_tokens, shards),
+        config,
+        objective,
+        mesh=shards.mesh if shards else None,
+    )
+    folder = context.stage_dir / "checkpoints"
+    state = load_latest(folder, model, trainer.optimizer)
     if state is not None:
         trainer.load_state_dict(state)
-        context.metrics.truncate_after(trainer.step)
-    context.note(parameters=sum(p.numel() for p in model.parameters()), phases=_phases(config))
+    if group.is_first():
+        if state is not None:
+            context.metrics.truncate_after(trainer.step)
+        context.note(parameters=sum(p.numel() for p in model.parameters()), phases=_phases(config))
+    checkpoints = ShardedCheckpoints(folder) if shards else Checkpoints(folder)
     finished = trainer.fit(_hooks(context, config), checkpoints)
-    context.outputs["data"] = documents.accounting()
+    if documents is not None:
+        context.outputs["data"] = documents.accounting()
     context.outputs["tokens"] = trainer.tokens
     if not finished:
         context.stop()
-    save_model(model, context.stage_dir / "model", tokenizer)
+    target = context.stage_dir / "model"
+    if shards:
+        write_sharded(model, target, like=shards.origin, tokenizer=tokenizer)
+    else:
+        save_model(model, target, tokenizer)
 
 
-def initial_model(context: StageContext, vocab_size: int, device: str) -> Hybrid:
-    """A new model of the recipe's shape, or the parent stage's, as `initial` says."""
-    config: PretrainConfig = context.config
-    if config.initial == "parent":
-        return load_model(context.parent_model, device=device)
+def _rows(
+    documents: BlendDocuments | None, row_tokens: int, shards: Shards | None
+) -> RowStream | SharedRows:
+    stream = RowStream(documents, row_tokens) if documents is not None else None
+    if shards is not None:
+        return SharedRows(stream)
+    assert stream is not None
+    return stream
+
+
+def prepare(context: StageContext) -> None:
+    """What every process of a training sets up first."""
+    config: TrainingConfig = context.config
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    seed_everything(context.seed)
+
+
+def new_model(context: StageContext, vocab_size: int, device: str) -> Hybrid:
+    """A new model of the recipe's shape."""
     overrides = {**context.recipe.model.overrides, "vocab_size": vocab_size}
     shape = build_config(context.recipe.model.preset, **overrides)
     return load_model(shape, device=device, seed=context.seed)
@@ -84,13 +166,18 @@ def load_tokenizer(context: StageContext) -> PreTrainedTokenizerBase:
 
 
 def _hooks(context: StageContext, config: TrainingConfig) -> Hooks:
-    return Hooks(
-        log=lambda step, metrics, tokens: context.log_metrics(step, metrics, tokens=tokens),
-        progress=lambda step, tokens: context.progress(
-            step=step, total=config.num_steps, tokens=tokens, message="train"
-        ),
-        should_stop=context.should_stop,
-    )
+    def log(step: int, metrics: dict[str, float], tokens: int) -> None:
+        if group.is_first():
+            context.log_metrics(step, metrics, tokens=tokens)
+
+    def progress(step: int, tokens: int) -> None:
+        if group.is_first():
+            context.progress(step=step, total=config.num_steps, tokens=tokens, message="train")
+
+    def should_stop() -> bool:
+        return group.from_first(context.should_stop)
+
+    return Hooks(log=log, progress=progress, should_stop=should_stop)
 
 
 def _phases(config: TrainingConfig) -> list[dict[str, int | str]]:

@@ -8,18 +8,19 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from model.checkpoint import check_state
+from model.layers import context
 from model.loss import IGNORED, linear_cross_entropy
-from model.parallel import GradientWorkers
+from model.sharding.core import Core
 from pretrain.config import TrainingConfig
 from pretrain.optimizer import adamw
-from pretrain.rows import Rows, RowStream
+from pretrain.rows import Rows
 from pretrain.schedule import WSD
-from workbench.checkpoint import Checkpoints, rng_state, set_rng_state
+from workbench.checkpoint import rng_state, set_rng_state
+from workbench.distributed.mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Objective(Protocol):
     """What a training minimises. Called from several threads at once."""
 
     def loss_sum(self, model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
-        """The loss summed over the rows' valid tokens (scalar)."""
+        """The loss summed over the rows' valid tokens (scalar), or this process's slice of them."""
         ...
 
     def take_metrics(self, num_valid: int) -> dict[str, float]:
@@ -55,15 +56,44 @@ class NextToken:
         return {}
 
 
+class Batches(Protocol):
+    """Where a step's rows come from, the same in every process: pretrain.rows, pretrain.feed."""
+
+    def batch(self, num_rows: int, progress: float) -> Rows:
+        """The next rows of the whole step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue exactly."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        ...
+
+
+class Saves(Protocol):
+    """Where a state is saved: workbench.checkpoint, workbench.distributed.state."""
+
+    def save(self, step: int, state: dict[str, Any]) -> Any:
+        """Save the state of a step, now or while the training goes on."""
+        ...
+
+    def finish(self) -> None:
+        """Wait for what is still being saved."""
+        ...
+
+
 class Trainer:
     """Model, optimizer, data and schedule of one training on rows, and their common state."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        stream: RowStream,
+        stream: Batches,
         config: TrainingConfig,
         objective: Objective | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         self.model, self.stream, self.config = model, stream, config
         self.objective = objective or NextToken()
@@ -77,13 +107,14 @@ class Trainer:
             total_tokens=total,
             shape=schedule.shape,
         )
-        self.optimizer = adamw(
+        optimizer = adamw(
             model.named_parameters(),
             lr=schedule.peak_lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
-        self.workers = GradientWorkers(list(model.parameters()), config.threads)
+        self.core = Core(model, optimizer, mesh=mesh, threads=config.threads)
+        self.optimizer = optimizer
         self.step = 0
 
     @property
@@ -91,10 +122,11 @@ class Trainer:
         """Tokens trained on so far."""
         return self.step * self.config.step_tokens
 
-    def fit(self, hooks: Hooks, checkpoints: Checkpoints) -> bool:
+    def fit(self, hooks: Hooks, checkpoints: Saves) -> bool:
         """Train to the end. Returns False where it was asked to stop (state is saved)."""
         self.model.train()
-        while self.step < self.config.num_steps:
+        stop = False
+        while self.step < self.config.num_steps and not stop:
             started = time.perf_counter()
             batch = self.stream.batch(self.config.rows_per_step, self.step / self.config.num_steps)
             metrics = self.train_step(batch)
@@ -106,31 +138,33 @@ class Trainer:
             stop = hooks.should_stop()
             if stop or self.step % self.config.checkpoint_every_steps == 0:
                 checkpoints.save(self.step, self.state_dict())
-            if stop:
-                return False
-        return True
+        checkpoints.finish()
+        return not stop
 
     def train_step(self, batch: Rows) -> dict[str, float]:
-        """One optimizer step; the loss is the mean over the step's valid tokens, however split."""
+        """One optimizer step on the rows of the whole step, of which this process takes its share.
+
+        The loss is the mean over the step's valid tokens, however split.
+        """
         lr = self.schedule.lr(self.tokens)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         num_valid = batch.num_valid
+        mine = Rows(*map(self.core.share, batch))
         losses = [
             partial(self._share, part, num_valid)
-            for part in _microbatches(batch, self.config.microbatch_rows)
+            for part in _microbatches(mine, self.config.microbatch_rows)
         ]
-        loss_value = self.workers.run(losses)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        loss_value = self.core.backward(losses)
+        norm = self.core.clip(self.config.grad_clip)
         # Before the optimizer step, so that a bad batch cannot reach the weights.
-        if not math.isfinite(loss_value) or not math.isfinite(float(norm)):
+        if not math.isfinite(loss_value) or not math.isfinite(norm):
             raise FloatingPointError(
-                f"loss {loss_value} or gradient norm {float(norm)} is not finite at step "
+                f"loss {loss_value} or gradient norm {norm} is not finite at step "
                 f"{self.step + 1}; lower the learning rate or look at the data of this step"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        metrics = {"loss": loss_value, "lr": lr, "grad_norm": float(norm)}
+        self.core.update()
+        metrics = {"loss": loss_value, "lr": lr, "grad_norm": norm}
         return metrics | {"valid_tokens": num_valid} | self.objective.take_metrics(num_valid)
 
     def _share(self, part: Rows, num_valid: int) -> torch.Tensor:
@@ -162,12 +196,15 @@ def token_loss_sum(model: PreTrainedModel, rows: Rows, precision: str) -> torch.
     device = next(model.parameters()).device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         hidden = last_hidden(model, rows)
-        targets = shifted_labels(rows).to(device)
+        targets = context.local(model, shifted_labels(rows).to(device))
         return linear_cross_entropy(hidden, model.get_output_embeddings().weight, targets)
 
 
 def last_hidden(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
-    """What the output layer reads [B, T, hidden], with documents isolated."""
+    """What the output layer reads [B, T, hidden], with documents isolated.
+
+    Where processes share each row it is this one's slice of it (model.layers.context).
+    """
     device = next(model.parameters()).device
     out: torch.Tensor = model.base_model(
         input_ids=rows.input_ids.to(device), seq_idx=rows.seq_idx.to(device), use_cache=False

@@ -5,6 +5,7 @@ State is tensors and plain values, and only such a file is opened: a pickle can 
 
 import pkgutil
 import random
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from pickle import UnpicklingError
@@ -34,9 +35,12 @@ class Checkpoints:
         save_whole(state, path)
         odd = get_unsafe_globals_in_checkpoint(path)
         assert not odd, f"the state holds {', '.join(odd)}: it could never be continued from"
-        for old in self.paths()[: -self.keep]:
-            old.unlink()
+        for old in older_states(self.folder, self.keep):
+            old.unlink() if old.is_file() else shutil.rmtree(old)
         return path
+
+    def finish(self) -> None:
+        """Nothing: `save` returns when the file is there."""
 
     def paths(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
@@ -48,11 +52,24 @@ class Checkpoints:
         return load_state(paths[-1]) if paths else None
 
 
-def load_state(path: Path) -> dict[str, Any]:
-    """The mapping of tensors and plain values in a file. Raises: UserError where it is not that."""
-    state = _load(path)
+def states(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first: files of one process, folders of many."""
+    return sorted(folder.glob("step-*"), key=lambda path: path.name.partition(".")[0])
+
+
+def older_states(folder: Path, keep: int) -> list[Path]:
+    """All but the newest `keep`."""
+    return states(folder)[:-keep]
+
+
+def load_state(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """The mapping of tensors and plain values in a file. Raises: UserError where it is not that.
+
+    mmap: tensors are read from the file when they are used.
+    """
+    state = _load(path, mmap=mmap)
     if not isinstance(state, dict):
-        raise _damaged(path, f"it holds a {type(state).__name__}")
+        raise damaged(path, f"it holds a {type(state).__name__}")
     return state
 
 
@@ -75,7 +92,7 @@ def _load(path: Path, *, allowed: Collection[str] = (), mmap: bool = False) -> A
         with safe_globals(classes):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except _DAMAGED as error:
-        raise _damaged(path, one_line(error)) from None
+        raise damaged(path, one_line(error)) from None
 
 
 # What torch raises for files that are cut short, of another form, or made to break it.
@@ -85,7 +102,8 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-def _damaged(path: Path, why: str) -> UserError:
+def damaged(path: Path, why: str) -> UserError:
+    """One line for a checkpoint that cannot be read."""
     return UserError(
         f"checkpoint {path} is damaged ({why[:200]}); delete it to continue from the one before, or "
         "rerun --fresh"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Strategy = Literal["none", "ddp", "zero2", "zero3"]
+Strategy = Literal["none", "fsdp", "ddp", "zero2", "zero3"]
 Activations = Literal["keep", "checkpoint", "offload"]
 
 
@@ -23,6 +23,8 @@ class TrainingLoad:
     workers: int = 1
     gpus: float | None = 0.0
     strategy: Strategy = "none"
+    context: int = 1
+    replicate: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     activations: Activations = "keep"
     lora_rank: int | None = None

@@ -70,6 +70,11 @@ class StageConfig(Section):
         """CPUs and GPUs that the stage's Ray task reserves; None where that is still to be chosen."""
         return self.cpus, self.gpus
 
+    @property
+    def layout_free(self) -> bool:
+        """Whether what it saves continues in another number of processes: it stays the same stage."""
+        return False
+
 
 class Recipe(Section):
     """A whole recipe."""

@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from model.layers import kernels
+from model.layers import context, kernels
 from model.layers.layout import DocumentLayout, Gather
 
 NAME = "document_sdpa"
@@ -53,9 +53,26 @@ def document_sdpa(
         )
     if key.shape[2] != query.shape[2]:
         raise ValueError("seq_idx cannot be combined with a key-value cache: nothing isolates it")
+    group = context.group_of(module)
+    if group is None:
+        return _attend(query, key, value, document_layout, dropout, scaling), None
+    query, key, value = context.heads_of_whole_rows(query, key, value, group)
+    out = _attend(query, key, value, document_layout, dropout, scaling)
+    return context.slices_of_all_heads(out, group), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    document_layout: DocumentLayout,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """[B, H, T, D] -> [B, T, H, D] over whole rows."""
     if kernels.varlen_attention_serves(query, dropout):
-        return kernels.varlen_attention(query, key, value, document_layout, scaling), None
-    return _by_documents(query, key, value, document_layout, dropout, scaling), None
+        return kernels.varlen_attention(query, key, value, document_layout, scaling)
+    return _by_documents(query, key, value, document_layout, dropout, scaling)
 
 
 def _by_documents(

@@ -10,7 +10,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
     NemotronHRMSNorm,
 )
 
-from model.layers import attention
+from model.layers import attention, context
 from model.layers.feed_forward import FusedFeedForward
 from model.layers.layout import DocumentLayout
 from model.layers.mixer import DocumentMamba2Mixer
@@ -112,6 +112,8 @@ class _Entry:
         if seq_idx is None:
             seq_idx = _from_positions(kwargs) if cache is None else None
         if seq_idx is None:
+            if context.group_of(backbone) is not None:
+                raise ValueError("rows that processes share need seq_idx, and no cache")
             if backbone.training and cache is None and kwargs.get("use_cache") is None:
                 kwargs["use_cache"] = False  # transformers would fill a cache that no one reads
             return args, kwargs
@@ -128,9 +130,15 @@ class _Entry:
         if tokens is None:
             tokens = kwargs["inputs_embeds"]
         layout = DocumentLayout(_checked(seq_idx, tokens, kwargs.get("attention_mask")))
+        if context.group_of(backbone) is not None:
+            args, name = (
+                (),
+                "inputs_embeds" if kwargs.get("inputs_embeds") is not None else "input_ids",
+            )
+            kwargs[name] = context.local(backbone, tokens)
         kwargs |= {
             "document_layout": layout,
-            "position_ids": layout.position_ids,
+            "position_ids": context.local(backbone, layout.position_ids),
             "use_cache": False,
             # Four dimensions tell transformers to build no mask; attention does not read it.
             "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=layout.device),

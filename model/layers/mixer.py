@@ -3,7 +3,7 @@
 Installed by swapping the class of transformers' layer: same modules, same state dict.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,23 @@ from model.layers.conv import causal_conv_silu
 from model.layers.gated_norm import gated_norm
 from model.layers.layout import DocumentLayout
 from model.layers.scan import Sizes, chunk_scan
+
+
+class Parts(NamedTuple):
+    """Parameters of a layer's heads, all of them or a share: [heads] where not said otherwise.
+
+    conv_weight [channels of x, B and C, taps], conv_bias the same channels; decay: A_log; skip: D;
+    norm [heads * head_dim].
+    """
+
+    conv_weight: torch.Tensor
+    conv_bias: torch.Tensor | None
+    dt_bias: torch.Tensor
+    decay: torch.Tensor
+    skip: torch.Tensor
+    norm: torch.Tensor
+    heads: int
+    groups: int
 
 
 class DocumentMamba2Mixer(NemotronHMamba2Mixer):
@@ -45,58 +62,88 @@ class DocumentMamba2Mixer(NemotronHMamba2Mixer):
         if document_layout is not None:
             attention_mask = None  # padding is documents of its own in the layout
         hidden_states = apply_mask_to_padding_states(hidden_states, attention_mask)
-        inner = self.intermediate_size
-        gate, xbc, dt = self.in_proj(hidden_states).split(
-            [inner, self.conv_dim, self.num_heads], -1
-        )
-        low, high = self.time_step_limit
-        dt = F.softplus(dt.float() + self.dt_bias.float()).clamp(low, high)
-        a = -torch.exp(self.A_log.float())
-        serve = kernels.mamba_kernels_serve(xbc, document_layout)
-        path = self._kernels if serve else self._torch
-        y = path(xbc, dt, a, attention_mask, document_layout)
-        y = gated_norm(
-            y,
-            gate,
-            self.norm.weight,
-            groups=inner // self.norm.group_size,
-            eps=self.norm.variance_epsilon,
-        )
+        gate, xbc, dt = self.cut(self.in_proj(hidden_states), self.widths())
+        y = self.mix(gate, xbc, dt, self.parts(), attention_mask, document_layout)
         return self.out_proj(y.to(hidden_states.dtype))
+
+    def widths(self) -> list[int]:
+        """Channels of the gate, x, B, C and dt, as in_proj makes them."""
+        state = self.n_groups * self.ssm_state_size
+        return [self.intermediate_size, self.intermediate_size, state, state, self.num_heads]
+
+    def cut(
+        self, projected: torch.Tensor, widths: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The gate, x with B and C, and dt."""
+        gate, xbc, dt = projected.split([widths[0], sum(widths[1:4]), widths[4]], -1)
+        return gate, xbc, dt
+
+    def parts(self) -> Parts:
+        """The layer's own parameters."""
+        return Parts(
+            conv_weight=self.conv1d.weight.squeeze(1),
+            conv_bias=self.conv1d.bias,
+            dt_bias=self.dt_bias,
+            decay=self.A_log,
+            skip=self.D,
+            norm=self.norm.weight,
+            heads=self.num_heads,
+            groups=self.n_groups,
+        )
+
+    def mix(
+        self,
+        gate: torch.Tensor,
+        xbc: torch.Tensor,
+        dt: torch.Tensor,
+        parts: Parts,
+        padding: torch.Tensor | None,
+        layout: DocumentLayout | None,
+    ) -> torch.Tensor:
+        """Convolution, scan and gated norm over whole rows -> [B, T, heads * head_dim], fp32."""
+        low, high = self.time_step_limit
+        dt = F.softplus(dt.float() + parts.dt_bias.float()).clamp(low, high)
+        a = -torch.exp(parts.decay.float())
+        serve = kernels.mamba_kernels_serve(xbc, layout)
+        path = self._kernels if serve else self._torch
+        y = path(xbc, dt, a, parts, padding, layout)
+        groups = parts.heads * self.head_dim // self.norm.group_size
+        return gated_norm(y, gate, parts.norm, groups=groups, eps=self.norm.variance_epsilon)
 
     def _torch(
         self,
         xbc: torch.Tensor,
         dt: torch.Tensor,
         a: torch.Tensor,
+        parts: Parts,
         padding: torch.Tensor | None,
         layout: DocumentLayout | None,
     ) -> torch.Tensor:
         """Convolution and scan in torch operations -> [B, T, heads * head_dim], fp32."""
-        xbc = causal_conv_silu(xbc, self.conv1d.weight.squeeze(1), self.conv1d.bias, layout)
+        xbc = causal_conv_silu(xbc, parts.conv_weight, parts.conv_bias, layout)
         xbc = apply_mask_to_padding_states(xbc, padding)
-        sizes = Sizes(self.num_heads, self.head_dim, self.n_groups, self.ssm_state_size)
-        return chunk_scan(xbc, dt, a, self.D, sizes, layout=layout)
+        sizes = Sizes(parts.heads, self.head_dim, parts.groups, self.ssm_state_size)
+        return chunk_scan(xbc, dt, a, parts.skip, sizes, layout=layout)
 
     def _kernels(
         self,
         xbc: torch.Tensor,
         dt: torch.Tensor,
         a: torch.Tensor,
+        parts: Parts,
         padding: torch.Tensor | None,
         layout: DocumentLayout | None,
     ) -> torch.Tensor:
         """The same through mamba-ssm and causal-conv1d on CUDA."""
         rows, length, _ = xbc.shape
         seq_idx = None if layout is None else layout.document.int()
-        weight = self.conv1d.weight.squeeze(1)
-        xbc = kernels.conv_silu(xbc, weight, self.conv1d.bias, seq_idx)
+        xbc = kernels.conv_silu(xbc, parts.conv_weight, parts.conv_bias, seq_idx)
         xbc = apply_mask_to_padding_states(xbc, padding)
-        state = self.n_groups * self.ssm_state_size
-        x, b, c = xbc.split([self.intermediate_size, state, state], dim=-1)
-        b, c = (v.reshape(rows, length, self.n_groups, -1) for v in (b, c))
-        x = x.reshape(rows, length, self.num_heads, self.head_dim)
+        state = parts.groups * self.ssm_state_size
+        x, b, c = xbc.split([parts.heads * self.head_dim, state, state], dim=-1)
+        b, c = (v.reshape(rows, length, parts.groups, -1) for v in (b, c))
+        x = x.reshape(rows, length, parts.heads, self.head_dim)
         y = kernels.chunk_scan(
-            x, dt, a, b, c, d=self.D.float(), chunk=self.chunk_size, seq_idx=seq_idx
+            x, dt, a, b, c, d=parts.skip.float(), chunk=self.chunk_size, seq_idx=seq_idx
         )
         return y.reshape(rows, length, -1).float()

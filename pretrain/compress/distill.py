@@ -7,20 +7,24 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from model.hybrid import Hybrid, load_model
+from model.hybrid import load_model
+from model.layers.context import local
 from model.layers.isolation import check_isolation
+from model.sharding.check import check_shards
+from model.sharding.files import read_sharded
+from model.sharding.shard import inside, whole
 from model.tokenizer import read_tokenizer
 from pretrain.compress.config import DistillConfig
 from pretrain.compress.held_out import compare, summary
 from pretrain.compress.kl import linear_kl
 from pretrain.documents import BlendDocuments
 from pretrain.rows import Rows, RowStream
-from pretrain.stage import train
+from pretrain.stage import Shards, prepare, train
 from pretrain.train import last_hidden, shifted_labels
-from workbench.checkpoint import seed_everything
 from workbench.distributed import group
+from workbench.distributed.launch import run_workers
+from workbench.distributed.mesh import make_mesh
 from workbench.errors import UserError
-from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext
 
 
@@ -37,13 +41,14 @@ class Distillation:
         device = next(model.parameters()).device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             with torch.no_grad():
-                goal = last_hidden(self.teacher, rows).to(device)
+                goal = inside(self.teacher, lambda teacher: last_hidden(teacher, rows)).to(device)
+                goal_weight = whole(self.teacher.get_output_embeddings().weight)
             found = linear_kl(
                 last_hidden(model, rows),
                 model.get_output_embeddings().weight,
                 goal,
-                self.teacher.get_output_embeddings().weight,
-                shifted_labels(rows).to(device),
+                goal_weight,
+                local(model, shifted_labels(rows).to(device)),
             )
         with self._lock:
             self._parts.append((float(found.kl.detach()), float(found.next_token)))
@@ -53,35 +58,64 @@ class Distillation:
         """kd_loss and the student's cross entropy, per valid token."""
         parts, self._parts = self._parts, []
         # fsum: threads end in any order, and the sum must not depend on it.
-        kl, next_token = (math.fsum(values) / num_valid for values in zip(*parts, strict=True))
+        kl, next_token = (
+            group.total(math.fsum(values)) / num_valid for values in zip(*parts, strict=True)
+        )
         return {"kd_loss": kl, "next_token_loss": next_token}
 
 
 def run(context: StageContext) -> None:
     """Load student and teacher, train the student, save it; compare them on held-out rows."""
     config: DistillConfig = context.config
-    keep_freed_memory()
-    torch.set_num_threads(config.threads)
-    seed_everything(context.seed)
+    prepare(context)
     student_folder, teacher_folder = context.parent_model, _teacher_folder(context)
     if student_folder == teacher_folder:
         raise UserError(
             f"stage {context.name!r}: the first of needs with a model is the teacher "
             f"{config.teacher!r}; put the student's stage first"
         )
-    tokenizer = read_tokenizer(student_folder)
+    if config.distributed.on:
+        context.progress(message="starting workers")
+        run_workers(context, config.distributed, "pretrain.compress.distill:train_worker")
+        return
     place = str(group.place(config))
     student = load_model(student_folder, device=place)
-    # Under bf16 autocast its products are in bf16 anyway, and it needs no master weights.
-    dtype = "bfloat16" if config.precision == "bf16" else "float32"
-    teacher = load_model(teacher_folder, dtype=dtype, device=place)
-    check_pair(student, tokenizer, teacher, read_tokenizer(teacher_folder))
+    teacher = load_model(teacher_folder, dtype=_teacher_dtype(config), device=place)
     check_isolation(teacher)
-    rows = _held_out(config, tokenizer, context.seed)
+    _distill(context, student, teacher, None)
+
+
+def train_worker(context: StageContext) -> None:
+    """One worker of a distributed stage: its shares of student and teacher."""
+    config: DistillConfig = context.config
+    prepare(context)
+    group.place(config)
+    shards = Shards(context.parent_model, make_mesh(config.distributed))
+    dtype = getattr(torch, _teacher_dtype(config))
+    teacher = read_sharded(_teacher_folder(context), shards.mesh, dtype=dtype)
+    check_shards(teacher)
+    _distill(context, shards.read(config.precision), teacher, shards)
+
+
+def _teacher_dtype(config: DistillConfig) -> str:
+    # Under bf16 autocast its products are in bf16 anyway, and it needs no master weights.
+    return "bfloat16" if config.precision == "bf16" else "float32"
+
+
+def _distill(
+    context: StageContext, student: PreTrainedModel, teacher: PreTrainedModel, shards: Shards | None
+) -> None:
+    config: DistillConfig = context.config
+    tokenizer = read_tokenizer(context.parent_model)
+    check_pair(student, tokenizer, teacher, read_tokenizer(_teacher_folder(context)))
+    rows = group.from_first(lambda: _held_out(config, tokenizer, context.seed))
     if rows and "held_out_before" not in context.outputs:
         context.progress(message="comparing with the teacher")
-        context.note(held_out_before=compare(student, teacher, rows))
-    train(context, student, tokenizer, Distillation(teacher))
+        before = compare(student, teacher, rows)
+        if group.is_first():
+            context.note(held_out_before=before)
+        context.outputs["held_out_before"] = before
+    train(context, student, tokenizer, Distillation(teacher), shards)
     if rows:
         before = context.outputs.pop("held_out_before")
         context.outputs |= summary(before, compare(student, teacher, rows), config.teacher)
@@ -105,13 +139,13 @@ def _teacher_folder(context: StageContext) -> Path:
 
 
 def check_pair(
-    student: Hybrid,
+    student: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    teacher: Hybrid,
+    teacher: PreTrainedModel,
     teacher_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Raises: UserError unless both predict the same tokens."""
-    sizes = [len(model.get_output_embeddings().weight) for model in (student, teacher)]
+    sizes = [model.get_output_embeddings().weight.shape[0] for model in (student, teacher)]
     if sizes[0] != sizes[1] or tokenizer.get_vocab() != teacher_tokenizer.get_vocab():
         raise UserError(
             f"student and teacher have other vocabularies ({sizes[0]:,} and {sizes[1]:,} tokens); "

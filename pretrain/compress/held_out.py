@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from model.layers import context
 from model.loss import IGNORED, logit_slices
+from model.sharding.shard import inside, whole
 from pretrain.rows import Rows
 from pretrain.train import last_hidden, shifted_labels
 from workbench.records import to_json
@@ -30,12 +33,15 @@ def compare(
 
 
 def _of_rows(student: PreTrainedModel, teacher: PreTrainedModel, rows: Rows) -> list[float]:
-    targets = shifted_labels(rows).flatten()
+    targets = context.local(student, shifted_labels(rows)).flatten()
     keep = targets != IGNORED
     targets = targets[keep]
     sums = torch.zeros(len(FIGURES), dtype=torch.float64)
     streams = [
-        (last_hidden(model, rows).flatten(0, 1).cpu()[keep], model.get_output_embeddings().weight)
+        (
+            inside(model, lambda m: last_hidden(m, rows)).flatten(0, 1).cpu()[keep],
+            whole(model.get_output_embeddings().weight),
+        )
         for model in (student, teacher)
     ]
     for part in logit_slices(len(targets), len(streams[0][1]), targets.device):
@@ -56,7 +62,11 @@ def _of_rows(student: PreTrainedModel, teacher: PreTrainedModel, rows: Rows) -> 
                 -theirs.gather(1, picked).sum(),
             ]
         )
-    return (sums / len(targets)).tolist()
+    count = torch.tensor([float(len(targets))], dtype=torch.float64)
+    if (shared := context.group_of(student)) is not None:  # each process has a slice of the row
+        for summed in (sums, count):
+            dist.all_reduce(summed, group=shared)
+    return (sums / count).tolist()
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:

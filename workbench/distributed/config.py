@@ -1,6 +1,6 @@
-"""Recipe section for data-parallel training. Imports no torch and no Ray."""
+"""Recipe section for training in several processes. Imports no torch and no Ray."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,8 +15,15 @@ class DistributedConfig(Reserving):
     workers: int = Field(1, ge=1)
     """Processes; with GPUs one a GPU. They share every step's rows."""
     strategy: Strategy = "none"
-    """none: one process, without Ray Train. ddp: every worker holds all (torch DDP). zero2: gradients
-    and optimizer are sharded; zero3: the weights as well (DeepSpeed)."""
+    """none: one process, without Ray Train. fsdp: weights, gradients and optimizer are sharded, and a
+    checkpoint continues in any number of processes (torch FSDP2). For `sft` also ddp: every worker
+    holds all (torch DDP); zero2: gradients and optimizer are sharded; zero3: the weights as well
+    (DeepSpeed)."""
+    context: Literal[1, 2, 4, 8] = 1
+    """Processes that split each row between them (fsdp alone). It must divide the model's Mamba groups
+    and its key-value heads."""
+    replicate: int = Field(1, ge=1)
+    """Copies of the sharded state (fsdp alone): above a few machines less is sent between them."""
     cpus_per_worker: float = Field(1.0, gt=0)
     """Logical CPUs each worker reserves; the stage's own `cpus` are then not reserved."""
     gpus_per_worker: float | None = Field(None, ge=0, le=1)
@@ -27,9 +34,20 @@ class DistributedConfig(Reserving):
     @model_validator(mode="after")
     def _fits(self) -> "DistributedConfig":
         if self.strategy == "none" and self.workers > 1:
-            raise ValueError(f"{self.workers} workers need a strategy: ddp, zero2 or zero3")
+            raise ValueError(
+                f"{self.workers} workers need a strategy: fsdp, and for sft ddp, zero2 or zero3"
+            )
         if self.gpus_per_worker not in (None, 0, 1):
             raise ValueError(f"gpus_per_worker is {self.gpus_per_worker}; it must be 0 or 1")
+        for name, value in (("context", self.context), ("replicate", self.replicate)):
+            if value > 1 and self.strategy != "fsdp":
+                raise ValueError(
+                    f"distributed.{name} {value} needs strategy fsdp, not {self.strategy}"
+                )
+            if self.workers % value:
+                raise ValueError(
+                    f"distributed.workers ({self.workers}) must be a multiple of {name} ({value})"
+                )
         return self
 
     def seat(self) -> Seat | None:
@@ -47,15 +65,33 @@ class DistributedConfig(Reserving):
         """Whether Ray Train workers do the training."""
         return self.strategy != "none"
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the trainer core shards the model (FSDP2)."""
+        return self.strategy == "fsdp"
+
+    @property
+    def data_workers(self) -> int:
+        """Shares that a step's rows are cut into: those that split a row have the same ones."""
+        return self.workers // self.context
+
     def check_rows(self, rows_per_step: int, microbatch_rows: int) -> int:
         """Microbatches a worker and step. Raises: ValueError where the rows do not share out."""
-        share, rest = divmod(rows_per_step, microbatch_rows * self.workers)
+        share, rest = divmod(rows_per_step, microbatch_rows * self.data_workers)
         if rest:
+            split = f" / context ({self.context})" if self.context > 1 else ""
             raise ValueError(
                 f"rows_per_step ({rows_per_step}) must be a multiple of microbatch_rows "
-                f"({microbatch_rows}) x distributed.workers ({self.workers})"
+                f"({microbatch_rows}) x distributed.workers ({self.workers}){split}"
             )
         return share
+
+    def check_row_tokens(self, row_tokens: int) -> None:
+        """Raises: ValueError where the processes that split a row would not get equal slices."""
+        if row_tokens % self.context:
+            raise ValueError(
+                f"row_tokens ({row_tokens}) must be a multiple of distributed.context ({self.context})"
+            )
 
 
 def why_not(config: DistributedConfig, recipe: Recipe) -> str | None:

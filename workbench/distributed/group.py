@@ -1,6 +1,8 @@
 """What the processes of one training agree on: who is first, sums, and when to stop."""
 
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -8,6 +10,8 @@ import torch.distributed as dist
 from workbench import placement
 from workbench.errors import UserError
 from workbench.recipe import StageConfig
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -65,6 +69,26 @@ def any_of(flag: bool) -> bool:
     """Whether the flag is set in any process. A stop that one sees a step earlier than another
     would leave the others waiting for it."""
     return total(float(flag)) > 0 if workers() > 1 else flag
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` returns in the first process, in every process (plain values and CPU tensors).
+
+    Raises: UserError in all of them where the first raises one: none then waits for the others.
+    """
+    if workers() == 1:
+        return make()
+    sent: list[Any] = [None, None]
+    if is_first():
+        try:
+            sent[0] = make()
+        except UserError as error:
+            sent[1] = str(error)
+    dist.broadcast_object_list(sent, src=0, device=_wire())
+    if sent[1] is not None:
+        raise UserError(sent[1])
+    value: T = sent[0]
+    return value
 
 
 def barrier() -> None:

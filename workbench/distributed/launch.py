@@ -48,9 +48,7 @@ def run_workers(context: StageContext, config: DistributedConfig, work: str) -> 
             "work": work,
             "on_gpu": on_gpu,
         },
-        torch_config=TorchConfig(
-            backend="nccl" if on_gpu else "gloo", timeout_s=int(config.timeout_s)
-        ),
+        torch_config=TorchConfig(backend=_backend(config, on_gpu), timeout_s=int(config.timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=config.workers,
             use_gpu=on_gpu,
@@ -73,6 +71,13 @@ def run_workers(context: StageContext, config: DistributedConfig, work: str) -> 
     if result["status"] == "user_error":
         raise UserError(result["message"])
     shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+def _backend(config: DistributedConfig, on_gpu: bool) -> str:
+    """Sharded trainings also exchange plain values and save from the CPU's memory, beside NCCL."""
+    if not on_gpu:
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if config.sharded else "nccl"
 
 
 def _check_room(resources: dict[str, float], config: DistributedConfig) -> None:

@@ -63,11 +63,14 @@ def order(recipe: Recipe, wanted: Sequence[str]) -> list[str]:
 def config_digest(recipe: Recipe, stage: str) -> str:
     """Digest of the stage's resolved configuration with the shared facts it builds on.
 
-    Resources do not count: the same stage on other hardware is the same stage. The order of `needs`
+    Resources do not count: the same stage on other hardware is the same stage, and so it is in any
+    number of processes whose state says nothing of their number. The order of `needs`
     does: the first one with a model is the parent, and a merge goes from the first to the second.
     """
     config = recipe.stages[stage]
     own = digested(config.model_dump(mode="json", exclude=set(config.SAME_RESULT)))
+    if config.layout_free:
+        own["distributed"] = "any"
     return digest(
         {"stage": own, "model": recipe.model.model_dump(), "seed": stage_seed(recipe, stage)}
     )

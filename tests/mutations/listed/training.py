@@ -113,8 +113,8 @@ MUTATIONS = (
     Mutation(
         "the newest checkpoints are deleted",
         "workbench/checkpoint.py",
-        "for old in self.paths()[: -self.keep]:",
-        "for old in self.paths()[self.keep :]:",
+        "return states(folder)[:-keep]",
+        "return states(folder)[keep:]",
         "only the oldest states are kept",
         _TRAIN,
     ),

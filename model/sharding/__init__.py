@@ -1,0 +1,1 @@
+"""One trainer core for packed rows, on one process or many: see model.sharding.core."""
