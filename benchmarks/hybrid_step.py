@@ -57,9 +57,9 @@ def training_step(options: argparse.Namespace, path: str) -> Callable[[], None]:
 
     from model.hybrid import build_config
     from model.layers.install import NO_TIME_STEP_CLAMP, install
+    from model.packed import Rows, token_loss_sum
     from model.parallel import GradientWorkers
-    from pretrain.rows import Rows, document_labels
-    from pretrain.train import token_loss_sum
+    from pretrain.rows import document_labels
     from workbench.memory import keep_freed_memory
 
     keep_freed_memory()

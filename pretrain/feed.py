@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from pretrain.rows import Rows, RowStream
+from model.packed import Rows
+from pretrain.rows import RowStream
 from workbench.distributed import group
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
+
+from model.packed import Rows
 
 
 class DocumentSource(Protocol):
@@ -21,20 +23,6 @@ class DocumentSource(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         ...
-
-
-class Rows(NamedTuple):
-    """A batch. input_ids [B, T] int64; labels [B, T], -100 where nothing is predicted;
-    seq_idx [B, T] int32, the number of the document each token belongs to, within its row."""
-
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    seq_idx: torch.Tensor
-
-    @property
-    def num_valid(self) -> int:
-        """Number of predicted tokens (labels after the shift)."""
-        return int((self.labels[:, 1:] != -100).sum())
 
 
 @dataclass

@@ -8,16 +8,13 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from model.checkpoint import check_state
-from model.layers import context
-from model.loss import IGNORED, linear_cross_entropy
+from model.packed import Rows, token_loss_sum
 from model.sharding.core import Core
 from pretrain.config import TrainingConfig
 from pretrain.optimizer import adamw
-from pretrain.rows import Rows
 from pretrain.schedule import WSD
 from workbench.checkpoint import rng_state, set_rng_state
 from workbench.distributed.mesh import Mesh
@@ -189,32 +186,6 @@ class Trainer:
         self.stream.load_state_dict(state["stream"])
         set_rng_state(state["rng"])
         self.step = int(state["step"])
-
-
-def token_loss_sum(model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
-    """Cross entropy summed over valid tokens (scalar, fp32)."""
-    device = next(model.parameters()).device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        hidden = last_hidden(model, rows)
-        targets = context.local(model, shifted_labels(rows).to(device))
-        return linear_cross_entropy(hidden, model.get_output_embeddings().weight, targets)
-
-
-def last_hidden(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
-    """What the output layer reads [B, T, hidden], with documents isolated.
-
-    Where processes share each row it is this one's slice of it (model.layers.context).
-    """
-    device = next(model.parameters()).device
-    out: torch.Tensor = model.base_model(
-        input_ids=rows.input_ids.to(device), seq_idx=rows.seq_idx.to(device), use_cache=False
-    ).last_hidden_state
-    return out
-
-
-def shifted_labels(rows: Rows) -> torch.Tensor:
-    """The token to predict at each position [B, T]; -100 for none."""
-    return functional.pad(rows.labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def _microbatches(batch: Rows, num_rows: int) -> list[Rows]:

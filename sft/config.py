@@ -94,7 +94,7 @@ class SftConfig(StageConfig):
     """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
     again. offload: checkpoint, and the inputs wait in the CPU's memory."""
     distributed: DistributedConfig = DistributedConfig()
-    """Several processes: data parallel, optionally sharded."""
+    """Several processes: data parallel, optionally sharded, rows shared too (fsdp)."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: autocast with fp32 master weights."""
     threads: int = Field(2, ge=1)
@@ -111,9 +111,19 @@ class SftConfig(StageConfig):
         self.distributed.check_rows(self.rows_per_step, self.microbatch_rows)
         if self.lora and self.distributed.strategy == "zero3":
             raise ValueError("lora with zero3: adapters are small; use ddp or zero2")
+        if self.distributed.sharded and (self.lora or self.trl):
+            raise ValueError(
+                f"{'lora' if self.lora else 'trl'} with fsdp: TRL trains adapters and has its own options; "
+                "use ddp or zero2"
+            )
         return self
 
     @property
     def reserved(self) -> tuple[float, float | None]:
         """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
         return (0.0, 0.0) if self.distributed.on else super().reserved
+
+    @property
+    def layout_free(self) -> bool:
+        """The core's checkpoints continue in any number of processes; TRL's in their own alone."""
+        return self.distributed.sharded

@@ -42,6 +42,8 @@ def _load(config: SftConfig, samples: int) -> TrainingLoad:
         workers=spread.workers,
         gpus=spread.gpus_per_worker if spread.on else config.gpus,
         strategy=spread.strategy,
+        context=spread.context,
+        replicate=spread.replicate,
         precision=config.precision,
         activations=config.activations,
         lora_rank=config.lora.rank if config.lora else None,

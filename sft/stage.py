@@ -26,6 +26,7 @@ from sft.examples import (
     worked_in_answer,
 )
 from sft.lora import target_modules
+from sft.sharded import train_sharded
 from sft.trainer import LOGGED, RowCollator, StrictSFTTrainer, trl_config
 from workbench.checkpoint import seed_everything
 from workbench.conversation import Conversation
@@ -60,7 +61,8 @@ def run(context: StageContext) -> None:
         _train(context, tokenizer, Dataset.from_list([asdict(row) for row in rows]))
         return
     # Built once, here; the workers map the file.
-    rows = whole_batches(rows, config.microbatch_rows * config.distributed.workers)
+    if not config.distributed.sharded:
+        rows = whole_batches(rows, config.microbatch_rows * config.distributed.workers)
     Dataset.from_list([asdict(row) for row in rows]).save_to_disk(context.stage_dir / _ROWS)
     context.progress(message="starting workers")
     run_workers(context, config.distributed, "sft.stage:train_worker")
@@ -74,7 +76,12 @@ def train_worker(context: StageContext) -> None:
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     tokenizer = read_tokenizer(context.parent_model)
-    _train(context, tokenizer, Dataset.load_from_disk(context.stage_dir / _ROWS))
+    rows = Dataset.load_from_disk(context.stage_dir / _ROWS)
+    if config.distributed.sharded:
+        group.place(config)
+        train_sharded(context, tokenizer, rows)
+    else:
+        _train(context, tokenizer, rows)
 
 
 def whole_batches(rows: list[Row], multiple: int) -> list[Row]:

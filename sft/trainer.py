@@ -17,13 +17,18 @@ from workbench.strict_trainer import StrictResume, trl_arguments
 
 @dataclass
 class RowCollator:
-    """Pads rows to the longest of the batch. input_ids, labels, seq_idx, position_ids: [B, T]."""
+    """Pads rows to the longest of the batch. input_ids, labels, seq_idx, position_ids: [B, T].
+
+    multiple: what T is a multiple of, where processes share a row.
+    """
 
     pad_token_id: int
+    multiple: int = 1
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Padding is a document of its own at the row's end, without loss: it reaches nobody."""
-        width = max(len(row["input_ids"]) for row in rows)
+        longest = max(len(row["input_ids"]) for row in rows)
+        width = longest + -longest % self.multiple
         ids = torch.full((len(rows), width), self.pad_token_id)
         labels = torch.full((len(rows), width), -100)
         seq_idx = torch.zeros((len(rows), width), dtype=torch.int32)

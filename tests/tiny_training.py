@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from model.hybrid import build_config, load_model, save_model
+from model.packed import Rows
 from model.sharding.core import Core
 from model.sharding.files import read_sharded
 from model.sharding.shard import set_activations, whole
 from pretrain.optimizer import adamw
-from pretrain.rows import Rows, document_labels
+from pretrain.rows import document_labels
 from workbench.distributed.config import DistributedConfig
 from workbench.distributed.mesh import Mesh, make_mesh
 

@@ -14,8 +14,7 @@ from torch import nn
 
 from model.hybrid import Hybrid
 from model.loss import logit_slices
-from pretrain.rows import Rows
-from pretrain.train import last_hidden
+from model.packed import Rows, last_hidden
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from model.hybrid import load_model
 from model.layers.context import local
 from model.layers.isolation import check_isolation
+from model.packed import Rows, last_hidden, shifted_labels
 from model.sharding.check import check_shards
 from model.sharding.files import read_sharded
 from model.sharding.shard import inside, whole
@@ -18,9 +19,8 @@ from pretrain.compress.config import DistillConfig
 from pretrain.compress.held_out import compare, summary
 from pretrain.compress.kl import linear_kl
 from pretrain.documents import BlendDocuments
-from pretrain.rows import Rows, RowStream
+from pretrain.rows import RowStream
 from pretrain.stage import Shards, prepare, train
-from pretrain.train import last_hidden, shifted_labels
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
 from workbench.distributed.mesh import make_mesh

@@ -9,9 +9,8 @@ from transformers import PreTrainedModel
 
 from model.layers import context
 from model.loss import IGNORED, logit_slices
+from model.packed import Rows, last_hidden, shifted_labels
 from model.sharding.shard import inside, whole
-from pretrain.rows import Rows
-from pretrain.train import last_hidden, shifted_labels
 from workbench.records import to_json
 from workbench.statistics import mean_interval_normal, paired_difference
 

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from model.hybrid import Hybrid
-from pretrain.rows import Rows
-from pretrain.train import last_hidden
+from model.packed import Rows, last_hidden
 
 FINAL = -1
 """Stands for the number of a layer where the norm behind all of them is meant."""

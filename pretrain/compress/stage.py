@@ -8,6 +8,7 @@ import torch
 
 from model.hybrid import Hybrid, load_model, save_model
 from model.layers.isolation import check_isolation
+from model.packed import Rows
 from model.tokenizer import read_tokenizer
 from pretrain.compress.config import PruneConfig
 from pretrain.compress.depth import Removal, remove_layers
@@ -15,7 +16,7 @@ from pretrain.compress.importance import width_scores
 from pretrain.compress.prune import Kept, choose, narrow, without_layers
 from pretrain.compress.target import WIDTHS, check_target, shape_of
 from pretrain.documents import BlendDocuments
-from pretrain.rows import Rows, RowStream
+from pretrain.rows import RowStream
 from workbench.checkpoint import seed_everything
 from workbench.distributed import group
 from workbench.memory import keep_freed_memory

@@ -48,7 +48,7 @@ class ShardedCheckpoints:
                 shutil.rmtree(left, ignore_errors=True)
             half.mkdir(parents=True)
             plain = _without_tensors(state)
-            save_whole(plain, half / _PLAIN, half=half / f".{_PLAIN}")
+            save_whole(plain, half / _PLAIN)
         group.barrier()
         future = dcp.async_save(
             dict(_tensors(state)),
@@ -200,20 +200,14 @@ class _PlainUnpickler(pickle.Unpickler):
     """Opens descriptions of tensors and nothing else: a pickle can run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        described = (
-            module
-            in (
-                "torch.distributed.checkpoint.metadata",
-                "torch.distributed.checkpoint.filesystem",
-            )
-            and name in _DESCRIPTIONS
-        )
-        known = (module, name) in _KNOWN
-        if not described and not known:
+        described = module in _MODULES and name in _DESCRIPTIONS
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not described and not dtype and (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return super().find_class(module, name)
 
 
+_MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 _DESCRIPTIONS = {
     "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata",
     "TensorProperties", "MetadataIndex", "StorageMeta", "_StorageInfo", "_MEM_FORMAT_ENCODING",

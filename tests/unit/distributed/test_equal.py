@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from model.packed import Rows, token_loss_sum
 from model.sharding.core import Core
-from pretrain.rows import Rows
-from pretrain.train import token_loss_sum
 from tests import tiny_training as tiny
 from tests.ranks import on_ranks
 from workbench.distributed.config import DistributedConfig

@@ -11,12 +11,13 @@ from torch.nn import functional
 
 from data_mix.config import BlendConfig
 from model.hybrid import Hybrid, build_config, load_model
+from model.packed import Rows
 from model.parallel import GradientWorkers
 from pretrain.compress.config import DistillConfig
 from pretrain.compress.distill import Distillation, check_pair, run
 from pretrain.compress.held_out import compare, summary
 from pretrain.compress.kl import linear_kl
-from pretrain.rows import Rows, RowStream, document_labels
+from pretrain.rows import RowStream, document_labels
 from pretrain.schedule import WSD
 from pretrain.train import Trainer
 from tests.unit.pretrain.test_train import SIZES, VOCAB, RandomDocuments, assert_same, hooks

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from model.hybrid import Hybrid, build_config, load_model, save_model
 from model.layers.layout import DocumentLayout
+from model.packed import Rows
 from model.presets import shape
 from model.sizes import parameters
 from pretrain.compress.config import PruneConfig, TargetConfig
@@ -17,7 +18,7 @@ from pretrain.compress.importance import width_scores
 from pretrain.compress.plan import plan_prune
 from pretrain.compress.prune import choose, choose_mamba, narrow, without_layers
 from pretrain.compress.target import check_target, shape_of
-from pretrain.rows import Rows, document_labels
+from pretrain.rows import document_labels
 from tests.hybrid_reference import logits as reference
 from workbench.errors import UserError
 from workbench.recipe import load

@@ -10,10 +10,11 @@ import torch
 from torch.nn import functional
 
 from model.hybrid import build_config, load_model
+from model.packed import Rows, token_loss_sum
 from model.parallel import GradientWorkers
 from pretrain.config import PretrainConfig, ScheduleConfig
-from pretrain.rows import Rows, RowStream, document_labels
-from pretrain.train import Hooks, Trainer, token_loss_sum
+from pretrain.rows import RowStream, document_labels
+from pretrain.train import Hooks, Trainer
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.errors import UserError
 

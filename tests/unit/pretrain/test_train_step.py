@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from model.packed import Rows
 from pretrain.config import ScheduleConfig
-from pretrain.rows import Rows, document_labels
+from pretrain.rows import document_labels
 from pretrain.train import Trainer
 from tests.unit.pretrain.test_train import VOCAB, trainer
 

@@ -1,0 +1,192 @@
+"""SFT on the trainer core: TRL's training of the same rows, in processes that share the model.
+
+Order of the rows, schedule, optimizer and loss are those of TRL's trainer, which is the oracle of the
+tests; state continues in any number of processes.
+"""
+
+import math
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
+
+from model.checkpoint import check_state
+from model.packed import Rows, token_loss_sum
+from model.sharding.check import check_shards
+from model.sharding.core import Core
+from model.sharding.files import read_sharded, write_sharded
+from model.sharding.shard import set_activations
+from sft.config import SftConfig
+from sft.trainer import RowCollator
+from workbench.checkpoint import rng_state, set_rng_state
+from workbench.distributed import group
+from workbench.distributed.mesh import Mesh, make_mesh
+from workbench.distributed.state import ShardedCheckpoints, load_latest
+from workbench.stage import StageContext
+
+# transformers' Trainer decays everything else.
+_NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+_EMPTY = {"input_ids": [0], "labels": [-100], "seq_idx": [0]}
+
+
+class RowTable(Protocol):
+    """Rows by number, read when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int) -> Any: ...
+
+
+class RowOrder:
+    """Which rows each step has: one order, whatever the number of processes.
+
+    Every epoch is a permutation of its own; a step never spans two. As transformers' Trainer has it.
+    """
+
+    def __init__(self, num_rows: int, rows_per_step: int, epochs: float, seed: int) -> None:
+        self.num_rows, self.rows_per_step, self.seed = num_rows, rows_per_step, seed
+        self.epoch_steps = -(-num_rows // rows_per_step)
+        self.num_steps = math.ceil(epochs * self.epoch_steps)
+
+    def step(self, number: int) -> list[int]:
+        """The rows of a step, counted from 0."""
+        epoch, place = divmod(number, self.epoch_steps)
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        order = torch.randperm(self.num_rows, generator=generator)
+        first = place * self.rows_per_step
+        return order[first : first + self.rows_per_step].tolist()
+
+
+class SftLoop:
+    """Model, optimizer, rows and schedule of one training, and their common state."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: RowTable,
+        config: SftConfig,
+        seed: int,
+        mesh: Mesh | None,
+    ) -> None:
+        self.config, self.rows = config, rows
+        self.order = RowOrder(len(rows), config.rows_per_step, config.epochs, seed)
+        self.core = Core(model, _adamw(model, config), mesh=mesh, threads=config.threads)
+        warmup = math.ceil(self.order.num_steps * config.warmup_share)
+        self._lr = get_scheduler(
+            config.lr_scheduler, _one_parameter(), warmup, self.order.num_steps
+        ).lr_lambdas[0]  # type: ignore[attr-defined]
+        self.step, self.tokens = 0, 0
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step: the mean over the step's tokens with loss, however split."""
+        numbers = self.order.step(self.step)
+        part = self.config.microbatch_rows
+        shares = 1 if self.core.mesh is None else self.core.mesh.data_size
+        spare = -len(numbers) % (part * shares)
+        table = [*numbers, *[None] * spare]  # rows without loss: all processes work as often
+        collate = RowCollator(0, self.config.distributed.context)
+        mine = [self._row(number) for number in self.core.share(table)]
+        batches = [_rows(collate(mine[i : i + part])) for i in range(0, len(mine), part)]
+        split = self.config.distributed.context  # those that split a row count it all
+        valid = round(group.total(sum(b.num_valid for b in batches)) / split)
+        lr = self.config.lr * self._lr(self.step)
+        for each in self.core.optimizer.param_groups:
+            each["lr"] = lr
+        model, precision = self.core.model, self.config.precision
+        loss = self.core.backward(
+            [lambda b=b: token_loss_sum(model, b, precision) / valid for b in batches]  # type: ignore[misc]
+        )
+        norm = self.core.clip(self.config.grad_clip)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise FloatingPointError(
+                f"loss {loss} or gradient norm {norm} is not finite at step {self.step + 1}; lower lr "
+                "or look at the rows of this step"
+            )
+        self.core.update()
+        self.step += 1
+        length = sum(len(row["input_ids"]) for row in mine if row is not _EMPTY)
+        self.tokens += round(group.total(length) / split)
+        return {"loss": loss, "lr": lr, "grad_norm": norm}
+
+    def _row(self, number: int | None) -> Any:
+        return _EMPTY if number is None else self.rows[number]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bitwise equal continuation needs."""
+        return {
+            "step": self.step,
+            "model": self.core.model.state_dict(),
+            "optimizer": self.core.optimizer.state_dict(),
+            "stream": {"tokens": self.tokens},
+            "rng": rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue. UserError where the state is not of this model and optimizer."""
+        check_state(self.core.model, self.core.optimizer, state)
+        self.core.model.load_state_dict(state["model"], strict=True)
+        self.core.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.tokens = int(state["step"]), int(state["stream"]["tokens"])
+        set_rng_state(state["rng"])
+
+
+def train_sharded(
+    context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: RowTable
+) -> None:
+    """Train in every worker, each with its share; continues from the newest checkpoint."""
+    config: SftConfig = context.config
+    mesh = make_mesh(config.distributed)
+    model = read_sharded(context.parent_model, mesh, precision=config.precision)
+    check_shards(model)
+    set_activations(model, config.activations)
+    loop = SftLoop(model.train(), rows, config, context.seed, mesh)
+    folder = context.stage_dir / "checkpoints"
+    state = load_latest(folder, model, loop.core.optimizer)
+    if state is not None:
+        loop.load_state_dict(state)
+    if group.is_first():
+        context.metrics.truncate_after(loop.step)
+    saves = ShardedCheckpoints(folder)
+    stop = False
+    while loop.step < loop.order.num_steps and not stop:
+        started = time.perf_counter()
+        before = loop.tokens
+        found = loop.train_step()
+        found["tokens_per_s"] = (loop.tokens - before) / (time.perf_counter() - started)
+        if group.is_first():
+            context.log_metrics(loop.step, found, tokens=loop.tokens)
+            context.progress(
+                step=loop.step, total=loop.order.num_steps, tokens=loop.tokens, message="train"
+            )
+        stop = group.from_first(context.should_stop)
+        if stop or loop.step % config.checkpoint_every_steps == 0:
+            saves.save(loop.step, loop.state_dict())
+    saves.finish()
+    if stop:
+        context.stop()
+    write_sharded(
+        model, context.stage_dir / "model", like=context.parent_model, tokenizer=tokenizer
+    )
+
+
+def _adamw(model: PreTrainedModel, config: SftConfig) -> torch.optim.AdamW:
+    """As transformers' Trainer makes it."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if not _NO_DECAY.search(name.lower())]
+    kept = [p for name, p in named if _NO_DECAY.search(name.lower())]
+    groups: Sequence[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=True)
+
+
+def _one_parameter() -> torch.optim.Optimizer:
+    """transformers' schedules are functions of a step that come with an optimizer."""
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+
+
+def _rows(batch: dict[str, torch.Tensor]) -> Rows:
+    return Rows(batch["input_ids"], batch["labels"], batch["seq_idx"])
