@@ -133,7 +133,7 @@ class Ours:
     def _update(self) -> None:
         from torch import nn
 
-        from rl.logprobs import Truncation
+        from model.logprobs import Truncation
         from rl.update import accumulate, pack, totals_of
 
         rows = pack(self.rollouts, 8192)

@@ -36,7 +36,7 @@ def parameters_by_kind(s: HybridShape) -> LayerParameters:
 
 
 def lora_parameters(s: HybridShape, rank: int) -> int:
-    """Adapters of sft.lora: rank x (inputs + outputs) of in_proj, up, down, q, k, v and o."""
+    """Adapters of model.lora: rank x (inputs + outputs) of in_proj, up, down, q, k, v and o."""
     heads, keys = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
     mamba = s.hidden_size + s.d_inner + s.conv_dim + s.mamba_num_heads
     mlp = 2 * (s.hidden_size + s.intermediate_size)

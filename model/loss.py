@@ -16,9 +16,12 @@ IGNORED = -100
 _CPU_LOGITS, _GPU_LOGITS = 1 << 20, 1 << 29
 
 
-def logit_slices(tokens: int, vocabulary: int, device: torch.device) -> Iterator[slice]:
-    """Slices over `tokens` whose logits [slice, vocabulary] are held at once."""
-    logits = _CPU_LOGITS if device.type == "cpu" else _GPU_LOGITS
+def logit_slices(
+    tokens: int, vocabulary: int, device: torch.device, *, on_cpu: int = _CPU_LOGITS
+) -> Iterator[slice]:
+    """Slices over `tokens` whose logits [slice, vocabulary] are held at once. on_cpu: how many a CPU
+    holds."""
+    logits = on_cpu if device.type == "cpu" else _GPU_LOGITS
     step = max(1, logits // vocabulary)
     for first in range(0, tokens, step):
         yield slice(first, min(first + step, tokens))

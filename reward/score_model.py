@@ -49,6 +49,10 @@ class ScoreModel(nn.Module):
         chosen = hidden[torch.arange(len(hidden), device=hidden.device), last]
         return SequenceClassifierOutput(logits=self.head(chosen.to(self.head.weight.dtype)))
 
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Of the language model; what a Trainer calls."""
+        self.causal.gradient_checkpointing_enable(**kwargs)
+
     def add_model_tags(self, tags: Any) -> None:
         """What TRL's trainer calls; tags are for the hub."""
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from data_mix.config import no_checks
 from engine.config import EngineConfig
 from environments.config import EnvironmentSource, PromptsConfig
+from model.lora_config import LoraConfig
 from reward.pairwise import PairwiseConfig
 from reward.plugin import FunctionConfig
 from workbench.content import Reads
@@ -216,7 +217,13 @@ class GrpoConfig(StageConfig):
     thinking_grace: int = Field(500, ge=0)
     """How many tokens over the budget a newline is waited for."""
     lr: float = Field(1e-4, gt=0)
-    """Learning rate (constant)."""
+    """Peak learning rate."""
+    lr_scheduler: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
+    """Schedule after the warm-up; cosine and linear end at 0 behind the last step."""
+    warmup_share: float = Field(0.0, ge=0, lt=1)
+    """Share of `num_steps` spent warming up; the first of them has a rate above 0."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit: moments in 8 bits, a quarter of their memory; needs the package bitsandbytes."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
     advantage: Annotated[str, Reads("function")] = "group"
@@ -238,6 +245,15 @@ class GrpoConfig(StageConfig):
     mask_truncated: bool = False
     """Replies cut at max_tokens count for the group's baseline, and as replies where the loss is a mean
     over replies, and carry no loss."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast with fp32 master weights. Old, reference and new log-probabilities are all of it; the
+    engine is compared with them by `mismatch_kl_limit`."""
+    activations: Literal["keep", "checkpoint"] = "keep"
+    """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
+    again."""
+    lora: LoraConfig | None = None
+    """Adapters; null: full fine-tuning. The reference of a KL is the model that
+    they start from; the engine gets merged weights."""
     microbatch_tokens: int = Field(8192, ge=64)
     """Tokens of a packed row; replies with their prompts are packed, never padded."""
     mismatch_kl_limit: float = Field(0.01, gt=0)
@@ -285,6 +301,11 @@ class GrpoConfig(StageConfig):
                 raise ValueError(
                     f"reward.model {source.model!r} is not in needs ({', '.join(self.needs)}); add it"
                 )
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError(
+                f"lora.dropout {self.lora.dropout}: the policy that samples drops nothing, so the trained "
+                "one may not; leave it out"
+            )
         if self.updates_per_step > self.prompts_per_step:
             raise ValueError(
                 f"updates_per_step {self.updates_per_step} is more than prompts_per_step "

@@ -102,7 +102,7 @@ class Grpo:
     def update(self, sampled: Sampled) -> dict[str, float]:
         """The optimizer's steps on a step's rollouts. Raises: MismatchError."""
         begun = time.perf_counter()
-        metrics = self.updater.update(
+        metrics = {"lr": self.updater.rate(self.step)} | self.updater.update(
             sampled.groups, version=self.step, check=lambda sums: self.check_mismatch(sums, sampled)
         )
         ended = time.perf_counter()

@@ -14,6 +14,7 @@ from environments.config import EnvironmentSource, PromptsConfig
 from environments.protocol import Task
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
+from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.advantage import Kind
@@ -49,8 +50,11 @@ def run(context: StageContext) -> None:
     must_be_checkable(q.check for q in (*pool, *held_out) if isinstance(q, Conversation))
     check_held_out(pool, held_out)
     context.progress(message="starting the engine")
-    model = load_model(context.parent_model, device=str(group.place(config)))
+    dtype = config.lora.base if config.lora else "float32"
+    model = load_model(context.parent_model, dtype=dtype, device=str(group.place(config)))
     check_isolation(model)
+    if config.lora:
+        add_adapters(model, config.lora)
     budgets = config.thinking_budget is not None
     engine = start_engine(
         context.parent_model, with_budgets(config.engine) if budgets else config.engine
@@ -96,6 +100,10 @@ def run(context: StageContext) -> None:
             differences.append(to_json(found))
     context.outputs["differences"] = differences
     context.outputs["engine"] = engine.describe()
+    if config.lora:
+        folder = context.stage_dir / "adapter"
+        save_adapters(model, config.lora, folder, str(context.parent_model))
+        merge_adapters(model)
     save_model(model, context.stage_dir / "model", tokenizer)
     engine.close()
 

@@ -5,22 +5,27 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, distributed, nn
 
 from engine.protocol import Completion
+from model.logprobs import Truncation, model_logprobs
+from model.lora import adapter_state, adapters_off, has_adapters, load_adapter_state
 from rl.config import GrpoConfig
-from rl.logprobs import Truncation, reply_logprobs
 from rl.loss import LossSettings, PolicyBatch, policy_loss
+from rl.optimizer import make_optimizer, rate_share
 from rl.own import own_loss
 from rl.sample import Rollout
 
 # A reference that cannot sample a token still says how unlikely it is: the mask of the policy, not the
 # reference's support, decides what counts.
 _LEAST_REFERENCE = -100.0
+
+
+Precision = Literal["fp32", "bf16"]
 
 
 class Segment(NamedTuple):
@@ -109,14 +114,28 @@ def totals_of(batches: Sequence[PolicyBatch], *, masked: int = 0) -> Totals:
     return Totals(sum(int(b.mask.sum()) for b in batches), sequences)
 
 
+def reply_logprobs(
+    model: nn.Module, batch: PolicyBatch, truncation: Truncation, precision: Precision = "fp32"
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Log-probability of each reply token under the truncated policy, and whether it can sample it."""
+    device = next(model.parameters()).device.type
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        return model_logprobs(
+            model, batch.input_ids, batch.document, batch.position, batch.target, truncation
+        )
+
+
 def frozen_logprobs(
-    model: nn.Module, batches: Sequence[PolicyBatch], truncation: Truncation
+    model: nn.Module,
+    batches: Sequence[PolicyBatch],
+    truncation: Truncation,
+    precision: Precision = "fp32",
 ) -> list[Float[Tensor, " _"]]:
     """[N] for each batch under the model as it is, -inf where it cannot sample the token."""
     found = []
     with torch.no_grad():
         for batch in batches:
-            values, supported = reply_logprobs(model, batch, truncation)
+            values, supported = reply_logprobs(model, batch, truncation, precision)
             found.append(torch.where(supported, values, -torch.inf))
     return found
 
@@ -129,6 +148,7 @@ def accumulate(
     *,
     totals: Totals,
     version: int,
+    precision: Precision = "fp32",
 ) -> dict[str, float]:
     """Add the gradient of these batches to the model's; returns the loss and the metrics' sums.
 
@@ -137,7 +157,7 @@ def accumulate(
     """
     sums: dict[str, float] = {}
     for packed in batches:
-        new, supported = reply_logprobs(model, packed, truncation)
+        new, supported = reply_logprobs(model, packed, truncation, precision)
         batch = packed.like(new)
         if batch.old is None:
             batch = replace(batch, old=torch.where(supported, new.detach(), -torch.inf))
@@ -185,15 +205,19 @@ def sum_gradients(model: nn.Module, sums: dict[str, float]) -> dict[str, float]:
 class Updater:
     """Policy, frozen reference and optimizer: the weights of a stage and what moves them."""
 
-    def __init__(self, model: nn.Module, config: GrpoConfig) -> None:
+    def __init__(self, model: Any, config: GrpoConfig) -> None:
         self.model, self.config = model, config
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
+        self.optimizer = make_optimizer(model, config)
+        if config.activations == "checkpoint":
+            how = {"use_reentrant": False}
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
         written = config.loss.model_dump(exclude={"variant", "function"})
         own = own_loss(config.loss.function) if config.loss.function else None
         self.settings = LossSettings(**written, max_tokens=config.max_tokens, function=own)
         self.truncation = Truncation(config.temperature, config.top_p, config.top_k, config.min_p)
         # Of the weights as they came: a resumed stage loads its own state afterwards.
-        self.reference = copy.deepcopy(model) if self.settings.kl_coefficient else None
+        keeps_none = config.lora is not None or not self.settings.kl_coefficient
+        self.reference = None if keeps_none else copy.deepcopy(model)
 
     def update(
         self,
@@ -215,10 +239,12 @@ class Updater:
             for share in shares
         ]
         self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(version)
         # Weights that move between the updates of a step must not move the policy that sampled.
         scored = [
             part
-            if len(parts) == 1 and self.reference is None
+            if len(parts) == 1 and not self.settings.kl_coefficient
             else self._scored(part, keep_old=len(parts) > 1)
             for part in parts
         ]
@@ -230,8 +256,9 @@ class Updater:
             masked = sum(r.masked for group in share for r in group)
             totals = totals_of(part, masked=masked)
             sums = accumulate(
-                self.model, part, self.settings, self.truncation, totals=totals, version=version
-            )
+                self.model, part, self.settings, self.truncation, totals=totals, version=version,
+                precision=self.config.precision,
+            )  # fmt: skip
             sums = sum_gradients(self.model, sums)
             check(sums)
             norms.append(self.step())
@@ -243,16 +270,23 @@ class Updater:
         olds: Sequence[Any] = [None] * len(batches)
         references: Sequence[Any] = [None] * len(batches)
         if keep_old:
-            olds = frozen_logprobs(self.model, batches, self.truncation)
-        if self.reference is not None:
-            references = [
-                values.clamp(min=_LEAST_REFERENCE)
-                for values in frozen_logprobs(self.reference, batches, self.truncation)
-            ]
+            olds = self._frozen(self.model, batches)
+        if self.settings.kl_coefficient:
+            references = [values.clamp(min=_LEAST_REFERENCE) for values in self._referred(batches)]
         return [
             replace(batch, old=old, reference=reference)
             for batch, old, reference in zip(batches, olds, references, strict=True)
         ]
+
+    def _referred(self, batches: list[PolicyBatch]) -> list[Float[Tensor, " _"]]:
+        """What the reference says: the model without its adapters, or the copy that was kept."""
+        if self.reference is not None:
+            return self._frozen(self.reference, batches)
+        with adapters_off(self.model):
+            return self._frozen(self.model, batches)
+
+    def _frozen(self, model: nn.Module, batches: list[PolicyBatch]) -> list[Float[Tensor, " _"]]:
+        return frozen_logprobs(model, batches, self.truncation, self.config.precision)
 
     def step(self) -> float:
         """Clip the gradients and move the weights; returns the norm before clipping."""
@@ -261,13 +295,24 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        config = self.config
+        share = rate_share(step, config.num_steps, config.warmup_share, config.lr_scheduler)
+        return config.lr * share
+
     def state_dict(self) -> dict[str, Any]:
-        """Weights and moments."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """What is trained of the weights, and the moments."""
+        adapted = has_adapters(self.model)
+        weights = adapter_state(self.model) if adapted else self.model.state_dict()
+        return {"model": weights, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.model.load_state_dict(state["model"], strict=True)
+        if has_adapters(self.model):
+            load_adapter_state(self.model, state["model"])
+        else:
+            self.model.load_state_dict(state["model"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
 
 

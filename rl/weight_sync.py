@@ -12,6 +12,8 @@ from engine.sync_check import (
     digests_of,
     probe_ids,
 )
+from model.logprobs import Truncation, model_logprobs
+from model.lora import has_adapters, merged_state
 
 
 def sync(
@@ -23,7 +25,7 @@ def sync(
     (`EngineConfig.prefix_caching`). Raises: SyncError where what
     the engine holds or computes afterwards is not the policy.
     """
-    state = without_shared(model.state_dict())
+    state = without_shared(merged_state(model) if has_adapters(model) else model.state_dict())
     proof = prove(model, state, version=version, longest=longest, cached=cached)
     tensors = [(name, tensor.detach().cpu()) for name, tensor in state.items()]
     return engine.update_weights(tensors, version=version, proof=proof)
@@ -59,16 +61,14 @@ def prove(
 
 def score(model: nn.Module, prompts: list[list[int]]) -> list[Probe]:
     """The prompts with the log-probability of each token but the first, in one packed row."""
-    device = next(model.parameters()).device
     numbers = [number for number, ids in enumerate(prompts) for _ in ids]
-    row = torch.tensor([i for ids in prompts for i in ids], device=device)
+    row = torch.tensor([i for ids in prompts for i in ids])
+    document = torch.tensor(numbers, dtype=torch.int32)
     with torch.no_grad():
-        logits = model(
-            input_ids=row[None],
-            seq_idx=torch.tensor(numbers, dtype=torch.int32, device=device)[None],
-            use_cache=False,
-        ).logits[0]
-    values = logits[:-1].float().log_softmax(-1).gather(1, row[1:, None])[:, 0].tolist()
+        found, _ = model_logprobs(
+            model, row, document, torch.arange(len(row) - 1), row[1:], Truncation()
+        )
+    values = found.tolist()
     out, start = [], 0
     for ids in prompts:
         out.append(Probe(ids, values[start : start + len(ids) - 1]))

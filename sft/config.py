@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from data_mix.config import SourceConfig, no_conversations
+from model.lora_config import LoraConfig
 from workbench.distributed.config import DistributedConfig
 from workbench.load import Activations
 from workbench.recipe import StageConfig
@@ -41,17 +42,6 @@ class TruncationConfig(Section):
     """Shortest trace kept, in tokens [paper: 1-2k]."""
     max_tokens: int = Field(2048, ge=1)
     """Longest trace kept, in tokens."""
-
-
-class LoraConfig(Section):
-    """Low-rank adapters on every layer kind, merged into the checkpoint at the end."""
-
-    rank: int = Field(16, ge=1)
-    """Rank of the update."""
-    alpha: float = Field(32.0, gt=0)
-    """Scale: the update is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input."""
 
 
 class SftConfig(StageConfig):

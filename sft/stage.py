@@ -3,7 +3,6 @@
 import random
 import shutil
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -13,6 +12,7 @@ from budget.truncation import truncate_share
 from data_mix.supervised import take_conversations
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
+from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from sft.config import SftConfig
 from sft.examples import (
@@ -25,7 +25,6 @@ from sft.examples import (
     with_replies,
     worked_in_answer,
 )
-from sft.lora import target_modules
 from sft.sharded import train_sharded
 from sft.trainer import LOGGED, RowCollator, StrictSFTTrainer, trl_config
 from workbench.checkpoint import seed_everything
@@ -137,14 +136,16 @@ def collect(config: SftConfig, seed: int, accounting: Accounting) -> list[Conver
 def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
     """Train on the rows, merge adapters, save the model. In every worker, or in the one process."""
     config: SftConfig = context.config
-    model = load_model(context.parent_model, device=str(group.place(config)))
+    dtype = config.lora.base if config.lora else "float32"
+    model = load_model(context.parent_model, dtype=dtype, device=str(group.place(config)))
     if config.concatenate:
         check_isolation(model)
-    trained = _with_lora(model, config) if config.lora else model
+    if config.lora:
+        add_adapters(model, config.lora)
     checkpoints = context.stage_dir / "checkpoints"
     callback = MetricsCallback(context, LOGGED, about="train")
     trainer = StrictSFTTrainer(
-        model=trained,
+        model=model,
         args=trl_config(config, checkpoints, context.seed),
         data_collator=RowCollator(int(tokenizer.pad_token_id or 0)),
         train_dataset=rows,
@@ -161,22 +162,9 @@ def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Data
         context.stop()
     weights = trainer.whole_weights()
     if group.is_first():
-        final = trained.merge_and_unload() if config.lora else model
-        save_model(final, context.stage_dir / "model", tokenizer, weights=weights)
+        if config.lora:
+            folder = context.stage_dir / "adapter"
+            save_adapters(model, config.lora, folder, str(context.parent_model))
+            merge_adapters(model)
+        save_model(model, context.stage_dir / "model", tokenizer, weights=weights)
     group.barrier()
-
-
-def _with_lora(model: Any, config: SftConfig) -> Any:
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - only where adapters are asked for
-
-    assert config.lora is not None
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=config.lora.rank,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            target_modules=target_modules(model),
-            task_type="CAUSAL_LM",
-        ),
-    )

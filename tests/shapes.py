@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-CHECKED = ["rl.loss", "rl.logprobs", "rl.update"]
+CHECKED = ["model.logprobs", "rl.loss", "rl.update"]
 
 
 def check_shapes() -> None:

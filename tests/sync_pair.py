@@ -7,14 +7,17 @@ import torch
 
 from engine.config import EngineConfig
 from engine.sync_check import SyncReport
+from model.lora import add_adapters, has_adapters, merged_state
+from model.lora_config import LoraConfig
 
 MAX_LEN = 128
 
 
 class Pair:
-    """A trainer's model and an engine; `move` is what an optimizer's step does to the weights."""
+    """A trainer's model and an engine; `move` is what an optimizer's step does to the weights. lora: the
+    model has adapters, which move beside the rest."""
 
-    def __init__(self, folder: Path, dtype: Any = "float32") -> None:
+    def __init__(self, folder: Path, dtype: Any = "float32", *, lora: bool = False) -> None:
         from engine.vllm_engine import VllmEngine
         from model.hybrid import build_config, load_model, save_model
         from model.tokenizer import train_tokenizer
@@ -33,6 +36,9 @@ class Pair:
             kv_cache_mb=64,
         )  # fmt: skip
         self.engine = VllmEngine(str(folder / "model"), settings)
+        if lora:
+            add_adapters(self.model, LoraConfig(rank=4, alpha=8))
+            self.move(0.02)
 
     def move(self, size: float = 3e-4) -> None:
         with torch.no_grad():
@@ -51,4 +57,5 @@ class Pair:
         return report
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        own = merged_state(self.model) if has_adapters(self.model) else self.model.state_dict()
+        return {k: v.detach().clone() for k, v in own.items()}

@@ -86,6 +86,8 @@ def pair_arguments(kind: Any, config: Any, folder: Path, seed: int, own: Mapping
         "gradient_accumulation_steps": accumulate,
         "lr_scheduler_type": "constant_with_warmup",
         "weight_decay": 0.0,
+        "gradient_checkpointing": config.activations != "keep",
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
     }
     return trl_arguments(kind, config, folder, seed, {**shared, **own})
 

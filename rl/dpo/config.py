@@ -6,6 +6,7 @@ from pydantic import Field
 
 from engine.config import EngineConfig
 from environments.config import TasksConfig
+from model.lora_config import LoraConfig
 from workbench.recipe import StageConfig
 
 
@@ -65,6 +66,11 @@ class DpoConfig(StageConfig):
     """Largest gradient norm."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast with fp32 master weights."""
+    activations: Literal["keep", "checkpoint"] = "keep"
+    """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
+    again."""
+    lora: LoraConfig | None = None
+    """Adapters; null: full fine-tuning. The reference of each round is the model that its adapters start from."""
     threads: int = Field(1, ge=1)
     """CPU threads of the trainer."""
     checkpoint_every_steps: int = Field(20, ge=1)

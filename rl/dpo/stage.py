@@ -17,6 +17,7 @@ from environments.protocol import Task
 from environments.rollout import Player, Trajectory
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
+from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import make_pairs
@@ -226,8 +227,11 @@ def _train(
     number: int,
 ) -> Any:
     config: DpoConfig = context.config
-    model = load_model(policy, device=str(place(config)))
+    dtype = config.lora.base if config.lora else "float32"
+    model = load_model(policy, dtype=dtype, device=str(place(config)))
     check_isolation(model)
+    if config.lora:
+        add_adapters(model, config.lora)
     earlier = (_round_folder(context, n) / "steps.json" for n in range(number))
     offset = sum(int(read_json(path)) for path in earlier)
     callback = MetricsCallback(
@@ -250,4 +254,7 @@ def _train(
     if callback.stopped:
         context.stop()
     write_json(_round_folder(context, number) / "steps.json", trainer.state.global_step)
+    if config.lora:
+        save_adapters(model, config.lora, _round_folder(context, number) / "adapter", str(policy))
+        merge_adapters(model)
     return model

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from data_mix.columns import ColumnsConfig
 from data_mix.config import HubSource, JsonlSource, ParquetSource
+from model.lora_config import LoraConfig
 from workbench.recipe import StageConfig
 
 GivenSource = JsonlSource | ParquetSource | HubSource
@@ -54,6 +55,11 @@ class PreferenceConfig(StageConfig):
     """Largest gradient norm."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast with fp32 master weights."""
+    activations: Literal["keep", "checkpoint"] = "keep"
+    """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
+    again."""
+    lora: LoraConfig | None = None
+    """Adapters; null: full fine-tuning. The reference is the model that they start from."""
     threads: int = Field(1, ge=1)
     """CPU threads of the trainer."""
     checkpoint_every_steps: int = Field(50, ge=1)

@@ -11,6 +11,7 @@ from trl import DPOConfig, KTOConfig, KTOTrainer
 
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
+from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer
 from rl.held_out import check_held_out
@@ -51,13 +52,20 @@ def run(context: StageContext) -> None:
     pad = int(tokenizer.pad_token_id or 0)
     context.progress(message="reading data")
     train, held_out = _rows(context, tokenizer)
-    model = load_model(context.parent_model, device=str(group.device()))
+    dtype = config.lora.base if config.lora else "float32"
+    model = load_model(context.parent_model, dtype=dtype, device=str(group.device()))
     check_isolation(model)
+    if config.lora:
+        add_adapters(model, config.lora)
     context.progress(message="held-out preferences before")
     before = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
     _train(context, model, tokenizer, train)
     after = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
     context.outputs["differences"] = to_json(list(differences(held_out, before, after)))
+    if config.lora:
+        folder = context.stage_dir / "adapter"
+        save_adapters(model, config.lora, folder, str(context.parent_model))
+        merge_adapters(model)
     save_model(model, context.stage_dir / "model", tokenizer)
     shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from data_mix.columns import ColumnsConfig
 from data_mix.config import SourceConfig, no_checks
 from engine.config import EngineConfig
+from model.lora_config import LoraConfig
 from workbench.recipe import StageConfig
 
 
@@ -58,6 +59,11 @@ class RewardModelConfig(StageConfig):
     """Largest gradient norm."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast with fp32 master weights."""
+    activations: Literal["keep", "checkpoint"] = "keep"
+    """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
+    again."""
+    lora: LoraConfig | None = None
+    """Adapters; null: full fine-tuning. The head is trained in full."""
     threads: int = Field(1, ge=1)
     """CPU threads of the trainer."""
     checkpoint_every_steps: int = Field(50, ge=1)

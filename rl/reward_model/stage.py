@@ -15,6 +15,7 @@ from engine.actor import start_engine
 from engine.protocol import Sampling
 from model.hybrid import load_model
 from model.layers.isolation import check_isolation
+from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
@@ -60,13 +61,21 @@ def run(context: StageContext) -> None:
     )
     seed_everything(context.seed)  # the head starts from the same draws after a resume
     place = group.place(config)
-    model = ScoreModel(load_model(context.parent_model, device=str(place))).to(place)
+    dtype = config.lora.base if config.lora else "float32"
+    causal = load_model(context.parent_model, dtype=dtype, device=str(place))
+    model = ScoreModel(causal).to(place)
     check_isolation(model.causal)
+    if config.lora:
+        add_adapters(model.causal, config.lora)
     held_out = data["held_out"]["rows"]
     before = pair_values(model, held_out, tokenizer)
     _train(context, model, tokenizer, data["train"]["rows"])
     after = pair_values(model.eval(), held_out, tokenizer)
     context.outputs["differences"] = [to_json(pair_accuracy(held_out, before, after))]
+    if config.lora:
+        folder = context.stage_dir / "adapter"
+        save_adapters(model.causal, config.lora, folder, str(context.parent_model))
+        merge_adapters(model.causal)
     shutil.rmtree(context.stage_dir / "model", ignore_errors=True)
     save_score_model(model, context.stage_dir / "model", tokenizer)
     shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)

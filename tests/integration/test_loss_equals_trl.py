@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from engine.protocol import Completion
+from model.logprobs import Truncation
 from rl.advantage import advantages
 from rl.config import LossConfig
-from rl.logprobs import Truncation, reply_logprobs
 from rl.loss import LossSettings, PolicyBatch, policy_loss
 from rl.sample import Rollout
-from rl.update import pack
+from rl.update import pack, reply_logprobs
 
 pytestmark = [pytest.mark.integration, pytest.mark.golden]
 TEMPERATURE, MAX_TOKENS, GROUP = 0.8, 12, 4

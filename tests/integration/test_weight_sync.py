@@ -16,9 +16,11 @@ pytestmark = pytest.mark.integration
 CLEAN = 50
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    made = Pair(tmp_path_factory.mktemp("pair"))
+@pytest.fixture(scope="module", params=["all weights", "adapters"])
+def pair(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("pair"), lora=request.param == "adapters")
     yield made
     made.engine.close()
 

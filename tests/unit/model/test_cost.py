@@ -35,8 +35,8 @@ def test_parameters_by_kind_are_those_of_transformers_model() -> None:
 
 
 def test_lora_parameters_are_those_of_the_adapted_linears() -> None:
-    """[derived] rank x (in + out) of the linears that sft.lora names, on the real module tree."""
-    from sft.lora import target_modules
+    """[derived] rank x (in + out) of the linears that model.lora names, on the real module tree."""
+    from model.lora import target_modules
 
     model = _meta("nano2-9b")
     names = set(target_modules(model))

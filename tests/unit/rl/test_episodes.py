@@ -15,13 +15,13 @@ from environments.config import EnvironmentSource
 from environments.house import tasks
 from environments.rollout import Turn
 from model.hybrid import build_config, load_model
+from model.logprobs import Truncation
 from reward.verdict import Verdict, decided
 from rl.config import GrpoConfig
-from rl.logprobs import Truncation, reply_logprobs
 from rl.prefetch import StalenessError, check_versions
 from rl.rollout_log import RolloutLog
 from rl.sample import Rollout, Sampler
-from rl.update import pack, segments, totals_of
+from rl.update import pack, reply_logprobs, segments, totals_of
 from tests.unit.workbench.test_chat_foreign import CHATML, chatml
 from workbench.chat import stop_ids
 from workbench.conversation import CheckSpec, Conversation

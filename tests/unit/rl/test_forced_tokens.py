@@ -9,9 +9,9 @@ import torch
 from budget.control import BudgetRule, forced_mask
 from engine.protocol import Completion
 from model.hybrid import build_config, load_model
+from model.logprobs import Truncation
 from rl import update
 from rl.config import GrpoConfig, LossConfig
-from rl.logprobs import Truncation
 from rl.loss import LossSettings
 from rl.sample import Rollout
 from rl.update import pack

@@ -13,9 +13,9 @@ import rl.update
 from engine.protocol import Completion
 from engine.scripted import ScriptedEngine
 from model.hybrid import build_config, load_model
+from model.logprobs import Truncation
 from rl.advantage import advantages
 from rl.config import GrpoConfig
-from rl.logprobs import Truncation
 from rl.loop import Grpo, Hooks, MismatchError
 from rl.loss import PolicyBatch
 from rl.sample import Rollout

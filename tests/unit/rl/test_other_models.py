@@ -12,10 +12,10 @@ from engine.protocol import Completion
 from engine.sync_check import check_arrival
 from model.hybrid import build_config, load_model
 from model.layers.isolation import check_isolation
+from model.logprobs import Truncation
 from model.weights import check_tensors, checkpoint_specs, tied_names
-from rl.logprobs import Truncation, reply_logprobs
 from rl.sample import Rollout
-from rl.update import pack
+from rl.update import pack, reply_logprobs
 from rl.weight_sync import prove, sync
 
 # Prompt and reply lengths of one row; a document of two tokens among them.

@@ -42,11 +42,11 @@ def test_the_head_does_not_depend_on_what_was_drawn_before_it(
     monkeypatch.setattr(stage, "_train", train)
     monkeypatch.setattr(stage, "read_tokenizer", lambda path: SimpleNamespace(pad_token_id=0))
     monkeypatch.setattr(
-        stage, "load_model", lambda path, device: load_model(build_config(**SMALL), seed=1)
+        stage, "load_model", lambda path, dtype, device: load_model(build_config(**SMALL), seed=1)
     )
     for _ in range(2):
         context: Any = SimpleNamespace(
-            config=StageConfig(kind="reward_model").model_copy(update={"threads": 1}),
+            config=StageConfig(kind="reward_model").model_copy(update={"threads": 1, "lora": None}),
             seed=7, parent_model=tmp_path, outputs={},
             stage_dir=tmp_path, progress=lambda **words: None, note=lambda **found: None,
         )  # fmt: skip

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from model.logprobs import Truncation, kept_tokens, token_logprobs
 from rl.advantage import overlong_penalty
 from rl.config import GrpoConfig, LossConfig
-from rl.logprobs import Truncation, kept_tokens, token_logprobs
 from rl.loss import LossSettings, correction_weight, policy_loss
 from tests.unit.rl.batches import loss_batch
 from workbench.errors import UserError

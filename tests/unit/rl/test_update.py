@@ -12,10 +12,10 @@ import torch
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHRMSNorm
 
 from engine.protocol import Completion
-from rl.logprobs import Truncation, reply_logprobs
+from model.logprobs import Truncation
 from rl.loss import LossSettings
 from rl.sample import Rollout
-from rl.update import accumulate, frozen_logprobs, pack, sum_gradients, totals_of
+from rl.update import accumulate, frozen_logprobs, pack, reply_logprobs, sum_gradients, totals_of
 
 VOCABULARY = 300
 HOW = Truncation(temperature=0.9)
@@ -31,7 +31,8 @@ class Double(torch.nn.Module):
 
     def __init__(self, hybrid: Any) -> None:
         super().__init__()
-        self.hybrid = hybrid
+        self.hybrid, self.config = hybrid, hybrid.config
+        self.base_model, self.get_output_embeddings = hybrid.model, lambda: hybrid.lm_head
         for module in hybrid.modules():
             if isinstance(module, NemotronHRMSNorm):
                 module.forward = functools.partial(rms_norm, module)

@@ -1,12 +1,28 @@
 """LoRA reaches every projection of a Llama model, and merging it is exact."""
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from model.hybrid import build_config, load_model
-from sft.lora import target_modules
+from model.lora import (
+    adapter_parameters,
+    adapter_state,
+    adapters_off,
+    add_adapters,
+    has_adapters,
+    load_adapter_state,
+    merge_adapters,
+    merged_state,
+    save_adapters,
+    target_modules,
+)
+from model.lora_config import LoraConfig as OurConfig
 
 
 def llama() -> LlamaForCausalLM:
@@ -92,3 +108,60 @@ def test_a_hybrids_adapters_learn_and_merge_into_the_same_function() -> None:
     with torch.no_grad():
         after = merged(input_ids=ids, seq_idx=seq_idx, use_cache=False).logits
     torch.testing.assert_close(after, logits.detach(), atol=1e-6, rtol=1e-5)
+
+
+def adapted(base: str = "float32") -> tuple[Any, OurConfig]:
+    """A hybrid whose adapters all say something: B starts at 0, where none would be missed."""
+    how = OurConfig(rank=4, alpha=8, base=base)  # type: ignore[arg-type]
+    model = load_model(hybrid().config, seed=0, dtype=base)
+    torch.manual_seed(1)
+    add_adapters(model, how)
+    made = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model):
+            parameter.copy_(torch.randn(parameter.shape, generator=made) * 0.1)
+    return model, how
+
+
+def logits_of(model: nn.Module) -> torch.Tensor:
+    ids = torch.arange(30)[None] % 40
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits
+
+
+@pytest.mark.parametrize("base", ["float32", "bfloat16"])
+def test_a_merged_state_is_the_adapted_function_under_the_plain_names(base: str) -> None:
+    model, _ = adapted(base)
+    says, plain = logits_of(model), load_model(hybrid().config, seed=0)
+    state = merged_state(model)
+    assert state.keys() == plain.state_dict().keys()
+    plain.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
+    # bf16 activations have 8 bits; the merged weights themselves are exact.
+    assert float((logits_of(plain) - says).abs().max()) < (1e-5 if base == "float32" else 0.05)
+    assert float((logits_of(load_model(hybrid().config, seed=0)) - says).abs().max()) > 0.1
+    assert {p.dtype for p in adapter_parameters(model)} == {torch.float32}
+    with adapters_off(model):
+        base_says = logits_of(model)
+    assert torch.equal(base_says, logits_of(load_model(hybrid().config, seed=0, dtype=base)))
+    assert torch.equal(logits_of(model), says)
+    merge_adapters(model)
+    assert not has_adapters(model) and model.state_dict().keys() == plain.state_dict().keys()
+    assert float((logits_of(model) - says).abs().max()) < (1e-5 if base == "float32" else 0.05)
+
+
+def test_saved_adapters_are_what_peft_reads(tmp_path: Path) -> None:
+    model, how = adapted()
+    save_adapters(model, how, tmp_path / "adapter", "base")
+    read = PeftModel.from_pretrained(load_model(hybrid().config, seed=0), str(tmp_path / "adapter"))
+    assert torch.equal(logits_of(read), logits_of(model))
+
+
+def test_adapters_are_put_back_strictly() -> None:
+    model, how = adapted()
+    state = {name: tensor.clone() for name, tensor in adapter_state(model).items()}
+    other = add_adapters(load_model(hybrid().config, seed=0), how)
+    load_adapter_state(other, state)
+    assert torch.equal(logits_of(other), logits_of(model))
+    state.popitem()
+    with pytest.raises(ValueError, match="are not those of this model"):
+        load_adapter_state(other, state)

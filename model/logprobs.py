@@ -1,0 +1,227 @@
+"""Log-probabilities of tokens under the distribution that sampling draws from, in slices of the vocabulary's
+logits: memory is that of one slice, however many tokens and however large the vocabulary.
+
+Temperature first, then min-p, top-k and top-p, in that order, which is vLLM's. A policy that samples from a
+truncated distribution is trained as that policy; taking its samples for the whole distribution's would be
+biased without a sign. GRPO, DPO, their references and the probes of a weight sync all score by this.
+"""
+
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from model.loss import add_product, logit_slices
+
+# Logits in hand at once on a CPU. More than a loss takes: whoever fits in one slice keeps its probabilities
+# and recomputes nothing.
+CPU_LOGITS = 1 << 24
+
+
+class Truncation(NamedTuple):
+    """Temperature and cuts of sampling. Example: Truncation(temperature=0.8, top_p=0.95)"""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether some tokens can never be sampled."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+
+def kept_tokens(scaled: Float[Tensor, "N V"], truncation: Truncation) -> Bool[Tensor, "N V"]:
+    """Logits after temperature -> True on tokens that can be sampled."""
+    keep = torch.ones_like(scaled, dtype=torch.bool)
+    if truncation.min_p > 0:
+        highest = scaled.amax(-1, keepdim=True)
+        keep &= scaled >= highest + torch.tensor(truncation.min_p, dtype=scaled.dtype).log()
+    if 0 < truncation.top_k < scaled.shape[-1]:
+        left = scaled.masked_fill(~keep, -torch.inf)
+        keep &= left >= left.topk(truncation.top_k, dim=-1).values[:, -1:]
+    if truncation.top_p < 1:
+        ordered, places = scaled.masked_fill(~keep, -torch.inf).sort(dim=-1)
+        cut = ordered.softmax(-1).cumsum(-1) <= 1 - truncation.top_p
+        cut[:, -1] = False
+        keep &= ~torch.zeros_like(cut).scatter_(1, places, cut)
+    return keep
+
+
+def token_logprobs(
+    logits: Float[Tensor, "N V"], target: Int[Tensor, " N"], truncation: Truncation
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Log-probability of each token, and whether it can be sampled.
+
+    At least fp32. A token outside the support gets the (finite) log-probability it would have as one
+    more kept token, so that nothing becomes NaN; the caller leaves it out.
+    """
+    scaled, supported = _scaled(logits, target, truncation)
+    chosen = scaled.gather(1, target[:, None])[:, 0]
+    return chosen - scaled.logsumexp(-1), supported
+
+
+def _scaled(
+    logits: Float[Tensor, "N V"], target: Int[Tensor, " N"], truncation: Truncation
+) -> tuple[Float[Tensor, "N V"], Bool[Tensor, " N"]]:
+    """Logits after temperature, -inf on tokens that cannot be sampled and are not the target."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    scaled = wide / truncation.temperature
+    if not truncation.cuts:
+        return scaled, torch.ones_like(target, dtype=torch.bool)
+    index = target[:, None]
+    with torch.no_grad():
+        keep = kept_tokens(scaled.detach(), truncation)
+        supported = keep.gather(1, index)[:, 0]
+        keep.scatter_(1, index, True)
+    return scaled.masked_fill(~keep, -torch.inf), supported
+
+
+def linear_logprobs(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    target: Int[Tensor, " N"],
+    truncation: Truncation,
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """`token_logprobs` of the logits hidden @ weight.T, which are never all held at once.
+
+    Backward makes each slice's logits again, unless one slice is all there is. Under autocast the products
+    are in its type, and what follows is in fp32.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    with torch.autocast(device, enabled=False):
+        values, supported = _LinearLogprobs.apply(hidden, weight, target, truncation, dtype)
+    return values, supported
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        truncation: Truncation,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        flat, matrix = hidden.to(dtype), weight.to(dtype)
+        slices = list(logit_slices(len(flat), len(weight), flat.device, on_cpu=CPU_LOGITS))
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        values = torch.zeros(len(flat), dtype=wide, device=flat.device)
+        supported = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
+        kept = None
+        for rows in slices:
+            scaled, supported[rows] = _scaled(flat[rows] @ matrix.T, target[rows], truncation)
+            mass = scaled.logsumexp(-1)
+            values[rows] = scaled.gather(1, target[rows][:, None])[:, 0] - mass
+            if len(slices) == 1 and any(ctx.needs_input_grad):
+                kept = (scaled - mass[:, None]).exp_()
+        ctx.save_for_backward(hidden, weight, target, kept)
+        ctx.how = (truncation, dtype, slices)
+        ctx.mark_non_differentiable(supported)
+        return values, supported
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        hidden, weight, target, kept = ctx.saved_tensors
+        truncation, dtype, slices = ctx.how
+        want_hidden, want_weight = ctx.needs_input_grad[:2]
+        flat, matrix = hidden.to(dtype), weight.to(dtype)
+        grad_hidden = torch.zeros_like(flat) if want_hidden else None
+        # Of the transposed matrix: what autograd makes of hidden @ weight.T, to the bit.
+        grad_weight = torch.zeros(
+            weight.shape[::-1], dtype=torch.promote_types(weight.dtype, torch.float32),
+            device=weight.device,
+        ) if want_weight else None  # fmt: skip
+        for rows in slices:
+            index, by_token = target[rows][:, None], grads[0][rows][:, None]
+            probabilities = kept
+            if probabilities is None:
+                scaled, _ = _scaled(flat[rows] @ matrix.T, target[rows], truncation)
+                probabilities = (scaled - scaled.logsumexp(-1, keepdim=True)).exp_()
+            # d log p(target) / d logits = (one_hot(target) - p) / temperature
+            slope = probabilities.mul_(-by_token).scatter_add_(1, index, by_token)
+            slope = (slope / truncation.temperature).to(dtype)
+            if grad_hidden is not None:
+                torch.mm(slope, matrix, out=grad_hidden[rows])
+            if grad_weight is not None:
+                add_product(grad_weight, flat[rows].T, slope)
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.to(hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = grad_weight.T.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None
+
+
+_PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+# What transformers' configurations call a change of logits behind the output layer. A small model's cap may
+# be lost in rounding, so names count beside the look at a forward pass.
+_HEAD_SETTINGS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+
+
+def plain_head(model: Any) -> Tensor | None:
+    """The matrix [V, D] of an output layer that is a product of the last hidden states and nothing else;
+    None for any other one (a bias, a scale, a cap). Looked at once, in a forward pass of two tokens."""
+    layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    if type(layer) is not nn.Linear or layer.bias is not None:
+        return None
+    if model not in _PLAIN:
+        config = model.config.get_text_config()
+        named = any(getattr(config, name, None) not in (None, 1.0) for name in _HEAD_SETTINGS)
+        _PLAIN[model] = not named and _is_product(model, layer)
+    return layer.weight if _PLAIN[model] else None
+
+
+@torch.no_grad()
+def _is_product(model: Any, layer: nn.Linear) -> bool:
+    """Whether the layer reads the backbone's last hidden states and the model returns what it says."""
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        model.base_model.register_forward_hook(
+            lambda _, args, out: seen.update(hidden=out.last_hidden_state)
+        ),
+        layer.register_forward_hook(lambda _, args, out: seen.update(read=args[0], said=out)),
+    ]
+    try:
+        two = torch.tensor([[0, 1]], device=layer.weight.device)
+        logits = model(input_ids=two, use_cache=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if "hidden" not in seen or "read" not in seen:
+        return False
+    return torch.equal(seen["read"], seen["hidden"].to(seen["read"].dtype)) and torch.equal(
+        logits, seen["said"].to(logits.dtype)
+    )
+
+
+def model_logprobs(
+    model: Any,
+    input_ids: Int[Tensor, " T"],
+    document: Int[Tensor, " T"],
+    position: Int[Tensor, " N"],
+    target: Int[Tensor, " N"],
+    truncation: Truncation,
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Log-probability of each target under the truncated policy, and whether that policy can sample it.
+
+    input_ids: a packed row. document: the number of the document that each token is of. position: the
+    token that stands before each target; no other one reaches the output layer.
+    """
+    device = next(model.parameters()).device
+    inputs = {
+        "input_ids": input_ids[None].to(device),
+        "seq_idx": document[None].to(device),
+        "use_cache": False,
+    }
+    position, target = position.to(device), target.to(device)
+    weight = plain_head(model)
+    if weight is None:
+        logits = model(**inputs, logits_to_keep=position).logits[0]
+        return token_logprobs(logits, target, truncation)
+    hidden = model.base_model(**inputs).last_hidden_state[0, position]
+    return linear_logprobs(hidden, weight, target, truncation)

@@ -1,0 +1,174 @@
+"""LoRA that covers a hybrid whole: every layer kind, not only attention. One helper for every stage.
+
+PEFT's defaults adapt the attention layers of a NemotronH alone (2 of 14 in a small one), and
+`all-linear` raises on `out_proj`, which the fused Mamba kernel reads as a raw weight. Adapters are put into
+the model in place, so it keeps its class, its names of layers and its isolation of documents.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from model.lora_config import LoraConfig
+
+# Projections by layer kind. Mamba's out_proj is left to the base: its weight is handed to the
+# fused kernel directly, so an adapter around it would be ignored on a GPU.
+HYBRID_TARGETS: dict[str, tuple[str, ...]] = {
+    "linear_attention": ("in_proj",),
+    "mlp": ("up_proj", "down_proj"),
+    "full_attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+}
+TRANSFORMER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_NAME = "default"
+_INNER = ".base_layer"
+
+
+def target_modules(model: nn.Module) -> list[str]:
+    """Full names of the linear layers to adapt. Raises: ValueError where a layer has none."""
+    config = model.config  # type: ignore[union-attr]
+    hybrid = config.model_type == "nemotron_h"
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    wanted = (
+        {t for group in HYBRID_TARGETS.values() for t in group}
+        if hybrid
+        else set(TRANSFORMER_TARGETS)
+    )
+    chosen = [name for name in names if name.rsplit(".", 1)[-1] in wanted]
+    covered = {_layer(name) for name in chosen}
+    missing = set(range(config.num_hidden_layers)) - covered
+    if missing:
+        raise ValueError(f"LoRA reaches no projection of layers {sorted(missing)}")
+    return chosen
+
+
+def _layer(name: str) -> int:
+    parts = name.split(".")
+    return int(parts[parts.index("layers") + 1])
+
+
+def add_adapters(model: nn.Module, config: LoraConfig) -> nn.Module:
+    """Freeze the model and give it adapters in fp32, in place; they change nothing yet. Draws from torch's
+    global random state."""
+    from peft import inject_adapter_in_model  # noqa: PLC0415 - only where adapters are asked for
+
+    model.requires_grad_(False)
+    inject_adapter_in_model(_peft_config(config, target_modules(model)), model, adapter_name=_NAME)
+    for parameter in adapter_parameters(model):
+        parameter.data = parameter.data.float()
+    return model
+
+
+def _peft_config(config: LoraConfig, targets: list[str]) -> Any:
+    from peft import LoraConfig as PeftConfig  # noqa: PLC0415 - only where adapters are asked for
+
+    return PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+
+
+def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What is trained of an adapted model."""
+    return [p for layer in _adapted(model).values() for p in layer.parameters() if p.requires_grad]
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether `add_adapters` was called on it."""
+    return bool(_adapted(model))
+
+
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    """Full name of each adapted layer -> PEFT's layer around it."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer")
+    }
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The model that the adapters started from: the reference policy."""
+    layers = list(_adapted(model).values())
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def _delta(layer: Any) -> Float[Tensor, "out in"]:
+    """alpha / rank x B A, in fp32."""
+    a, b = layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
+    return (b.float() @ a.float()) * layer.scaling[_NAME]
+
+
+@torch.no_grad()
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the model with its adapters merged, under the names that it has without any; the
+    model itself stays as it is. Adapted layers are in fp32, so that nobody loses a small update in bf16 who
+    does not hold bf16."""
+    layers, out = _adapted(model), dict[str, Tensor]()
+    for name, tensor in model.state_dict().items():
+        owner, inner, rest = name.rpartition(f"{_INNER}.")
+        if ".lora_" in name:
+            continue
+        if not inner:
+            out[name] = tensor
+        elif rest == "weight":
+            out[f"{owner}.weight"] = tensor.float() + _delta(layers[owner])
+        else:
+            out[f"{owner}.{rest}"] = tensor
+    return out
+
+
+@torch.no_grad()
+def merge_adapters(model: nn.Module) -> nn.Module:
+    """Merge them into the weights, in their own type, and take them out, in place."""
+    for name, layer in _adapted(model).items():
+        base = layer.base_layer
+        base.weight.copy_(base.weight.float() + _delta(layer))
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, base)
+    model.requires_grad_(True)
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    return model
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters alone, by their names in the model."""
+    return {name: p for name, p in model.state_dict().items() if ".lora_" in name}
+
+
+def load_adapter_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put back `adapter_state`. Raises: ValueError where it is not of these adapters."""
+    if state.keys() != adapter_state(model).keys():
+        raise ValueError("the checkpoint's adapters are not those of this model")
+    model.load_state_dict(state, strict=False)
+
+
+def save_adapters(model: nn.Module, config: LoraConfig, folder: Path, base: str) -> Path:
+    """Write the adapters in PEFT's format: `PeftModel.from_pretrained(base model, folder)` reads them."""
+    from safetensors.torch import save_file  # noqa: PLC0415 - only where adapters are asked for
+
+    folder.mkdir(parents=True, exist_ok=True)
+    about = _peft_config(config, sorted(_adapted(model)))
+    about.base_model_name_or_path, about.inference_mode = base, True
+    about.save_pretrained(folder)
+    tensors = {
+        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": tensor.detach().cpu().contiguous()
+        for name, tensor in adapter_state(model).items()
+    }
+    save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+    return folder
