@@ -25,13 +25,15 @@ _CUT = ".\n</think>\n\n"
 @dataclass(frozen=True)
 class ServedReply:
     """text: the whole reply, the tag included. thinking_tokens, total_tokens: as the server counts.
-    cut: whether the trace was cut at the budget. finish_reason: the last call's."""
+    cut: whether the trace was cut at the budget. finish_reason: the last call's. prompt_tokens: of all
+    calls; None where the server does not count them."""
 
     text: str
     thinking_tokens: int
     total_tokens: int
     cut: bool
     finish_reason: str
+    prompt_tokens: int | None = None
 
 
 def extra_body(
@@ -159,7 +161,10 @@ class BudgetedChat:
         text, total = _heard(said), _counted(said)
         trace = said.trace or ("" if _is_answer(text, opens) else text.partition(CLOSE)[0])
         thinking = self._trace_tokens(said, trace, asked.budget + asked.grace)
-        return ServedReply(text, thinking, max(total, thinking), False, said.finish_reason)
+        whole = max(total, thinking)
+        return ServedReply(
+            text, thinking, whole, False, said.finish_reason, prompt_tokens=said.prompt_tokens
+        )
 
     def _trace_tokens(self, said: Said, trace: str, allowed: int) -> int:
         """Tokens of the trace. Raises: Unkept where they are more than allowed, or unknown."""
@@ -198,6 +203,8 @@ class BudgetedChat:
         opens: bool | None,
         settings: Mapping[str, Any],
     ) -> ServedReply:
+        prompts: list[int | None] = []
+
         def call(prefix: str, limit: int) -> tuple[str, str, int]:
             opened = prefix.lstrip().startswith(OPEN) or _is_answer(prefix, opens)
             opening = "" if opened else f"{OPEN}\n"
@@ -205,6 +212,7 @@ class BudgetedChat:
             going_on = _GOING_ON if prefix else dict[str, Any]()
             said = self._client.chat([*messages, *turn], max_tokens=limit, **settings, **going_on)
             text, used = _heard(said), _counted(said)
+            prompts.append(said.prompt_tokens)
             if used > limit:
                 raise Unkept(f"thinking budget not kept: {used:,} tokens of {limit:,} allowed")
             if prefix and (said.trace or (CLOSE in text)):
@@ -215,6 +223,9 @@ class BudgetedChat:
             return not _is_answer(text, opens)
 
         reply = _two_calls(call, budget=budget, max_tokens=max_tokens, thought=thought)
+        known = [count for count in prompts if count is not None]
+        asked = sum(known) if len(known) == len(prompts) else None
+        reply = replace(reply, prompt_tokens=asked)
         if reply.cut:
             return reply
         trace = "" if _is_answer(reply.text, opens) else reply.text.partition(CLOSE)[0]

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from engine.patience import Patience, Refused
 from workbench.chat import template as t
 from workbench.errors import UserError, one_line, reason_of
 
 HOW_TO_WRITE = "write it as http://host:port/v1#model, the name after the #"
+_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
 _NO_KEY = "none"  # local servers want a key and do not read it
 _LONGEST_QUOTE = 120
 # What servers call a reply that ended by itself, and one that the token limit cut.
@@ -41,7 +43,8 @@ class Said:
     answer, trace: texts; the trace is apart only where the server takes it out. calls: {name,
     arguments}; arguments are a mapping, or the text of what is none. refused: the answer is the text
     of a refusal. tokens, prompt_tokens, trace_tokens: as the server counts; None where it does not.
-    token_ids: of the reply, where they were asked for and the server names them (vLLM). status: of HTTP, where there was an answer at all.
+    token_ids: of the reply, where they were asked for and the server names them (vLLM). status: of HTTP,
+    where there was an answer at all. model: who answered, as the server names it.
     """
 
     finish_reason: Literal["stop", "length", "error"]
@@ -55,6 +58,7 @@ class Said:
     token_ids: tuple[int, ...] | None = None
     error: str = ""
     status: int | None = None
+    model: str = ""
 
     @property
     def text(self) -> str:
@@ -74,7 +78,8 @@ class ChatClient:
     """Asks one model of one server. Thread-safe.
 
     retries: how often a request is repeated after a lost connection, a timeout, or status 408, 409,
-    429 or 5xx; a Retry-After of the server is kept.
+    429 or 5xx; a Retry-After of the server is kept. patience_s: with it, status 429 costs no retry, and
+    all requests wait together, each at most this long. omit: keys that are never sent.
     """
 
     def __init__(
@@ -84,17 +89,23 @@ class ChatClient:
         api_key_env: str = "OPENAI_API_KEY",
         retries: int = 4,
         timeout_s: float = 1800.0,
+        headers: Mapping[str, str] | None = None,
+        omit: Sequence[str] = (),
+        token_limit: str = "auto",
+        patience: Patience | None = None,
     ) -> None:
         import openai  # noqa: PLC0415 - half a second, and few runs ask a server
 
         self.url, self.model = parts_of(address)
-        self._errors = openai
+        self._errors, self._retries, self._patience = openai, retries, patience or Patience()
+        self._omit, self._token_limit = frozenset(omit), token_limit
         try:
             self._client = openai.OpenAI(
                 base_url=self.url,
                 api_key=os.environ.get(api_key_env) or _NO_KEY,
-                max_retries=retries,
+                max_retries=0,
                 timeout=timeout_s,
+                default_headers=dict(headers or {}),
             )
         except Exception as error:  # noqa: BLE001 - of whichever HTTP package openai stands on
             raise UserError(f"endpoint {address!r}: {one_line(error)}; {HOW_TO_WRITE}") from None
@@ -111,27 +122,37 @@ class ChatClient:
         """One reply. Blocks; never raises for what the server does. settings: further keys of the
         request, the server's own included; None and empty ones are not sent. names: a function's own
         name by the one that was sent for it (`served_messages`)."""
-        sent = {name: value for name, value in settings.items() if value not in (None, [], {})}
-        client = self._with(retries, timeout_s)
+        sent = {
+            name: value
+            for name, value in settings.items()
+            if value not in (None, [], {}) and name not in self._omit
+        }
+        if self._token_limit == _NEW_LIMIT and _LIMIT in sent:
+            sent[_NEW_LIMIT] = sent.pop(_LIMIT)
+        client = self._with(0, timeout_s)
+        whole = [dict(message) for message in messages]
+
+        def request() -> bytes:
+            try:
+                done = client.chat.completions.with_raw_response.create(
+                    model=self.model, messages=whole, extra_body=sent
+                )
+            except self._errors.APIStatusError as error:
+                raise Refused(error, error.status_code, error.response.headers) from None
+            except self._errors.APIConnectionError as error:
+                raise Refused(error, None, {}) from None
+            return bytes(done.http_response.content)
+
         try:
-            done = client.chat.completions.with_raw_response.create(
-                model=self.model, messages=[dict(m) for m in messages], extra_body=sent
-            )
-            return _renamed(read_chat(done.http_response.content), names or {})
-        except self._errors.BadRequestError as error:
-            if "max_tokens" in sent and "max_completion_tokens" in str(error):
+            times = self._retries if retries is None else retries
+            return _renamed(read_chat(self._patience.ask(request, times)), names or {})
+        except Refused as refused:
+            if refused.status == 400 and _LIMIT in sent and _NEW_LIMIT in str(refused):
                 # Some models know the limit by its newer name alone, and say so.
-                sent["max_completion_tokens"] = sent.pop("max_tokens")
-                again: dict[str, Any] = {
-                    "retries": retries,
-                    "timeout_s": timeout_s,
-                    "names": names,
-                    **sent,
-                }
-                return self.chat(messages, **again)
-            return Said("error", error=one_line(error), status=error.status_code)
-        except self._errors.APIStatusError as error:
-            return Said("error", error=one_line(error), status=error.status_code)
+                self._token_limit = _NEW_LIMIT
+                again: dict[str, Any] = {"retries": retries, "timeout_s": timeout_s, "names": names}
+                return self.chat(messages, **again, **settings)
+            return Said("error", error=one_line(refused.error), status=refused.status)
         except self._errors.OpenAIError as error:
             return Said("error", error=one_line(error))
         except (ValueError, RecursionError) as error:  # a text that no request can carry
@@ -173,10 +194,11 @@ class ChatClient:
         tokens = self._tokenized(prompt=text, content=text, add_special_tokens=False).get("tokens")
         return tokens if isinstance(tokens, list) else None
 
-    def prompt_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[str] | None:
-        """The tokens of a prompt as the server spells them (vLLM); None where it does not tell."""
+    def prompt_tokens(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> list[str] | None:
+        """The tokens of a prompt as the server spells them (vLLM); None where it does not tell. more:
+        further keys of the request."""
         sent = [dict(message) for message in messages]
-        found = self._tokenized(messages=sent, return_token_strs=True).get("token_strs")
+        found = self._tokenized(messages=sent, return_token_strs=True, **more).get("token_strs")
         return [str(token) for token in found] if isinstance(found, list) and found else None
 
     def _tokenized(self, **body: Any) -> dict[str, Any]:
@@ -269,6 +291,7 @@ def _reply(value: Any) -> Said:
         trace_tokens=_count(details.get("reasoning_tokens")) if isinstance(details, dict) else None,
         token_ids=_ids(choice.get("token_ids")),
         status=200,
+        model=str(value.get("model") or ""),
     )
 
 
@@ -361,6 +384,7 @@ def _joined_chunks(text: str) -> dict[str, Any]:
         chunk = json.loads(data)
         if not isinstance(chunk, dict) or chunk.get("error"):
             return {"error": chunk.get("error") if isinstance(chunk, dict) else "no object"}
+        whole["model"] = chunk.get("model") or whole.get("model")
         whole["usage"] = chunk.get("usage") or whole.get("usage")
         for choice in (chunk.get("choices") or [])[:1]:
             ending = choice.get("finish_reason")

@@ -79,7 +79,8 @@ class Completion:
     prompt_logprobs [P - 1]: log-probability of each prompt token but the first, given those before it,
     under the model's own distribution (no temperature or the like), where they were asked for;
     prompt_ranks [P - 1]: its place among all tokens, 1 for the likeliest.
-    thinking_tokens: those of the trace, where a server that names no ids has counted them.
+    thinking_tokens: those of the trace, where a server that names no ids has counted them;
+    prompt_tokens: those of the prompt, likewise.
     finish_reason: "stop" | "length" | "error"; an "error" completion holds `error` and is never
     scored or trained on.
     """
@@ -94,6 +95,7 @@ class Completion:
     prompt_logprobs: list[float] = field(default_factory=list)
     prompt_ranks: list[int] = field(default_factory=list)
     thinking_tokens: int | None = None
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True)

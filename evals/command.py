@@ -16,7 +16,7 @@ from evals.registry import BENCHMARKS, FAMILIES
 from evals.run import Stopped
 from evals.tasks.ruler import ruler
 from workbench.errors import UserError
-from workbench.recipe import Recipe, apply_override, load
+from workbench.recipe import Recipe, apply_override, build, load
 from workbench.rundir import RunDir, utc_now
 from workbench.stage import stage_seed
 
@@ -50,7 +50,8 @@ class SweepCommand:
     def build(cls, args: argparse.Namespace) -> "SweepCommand":
         """Raises: UserError."""
         local = [o for o in args.overrides if o.startswith("evals.")]
-        recipe = load(args.recipe, [o for o in args.overrides if o not in local])
+        others = [o for o in args.overrides if o not in local]
+        recipe = load(args.recipe, others) if args.recipe else _bare(args, others)
         run, _ = RunDir.of(recipe.runs_dir, args.run or recipe.name)
         run.check_owner(recipe.resolved())
         owners = {n: s for n, s in recipe.stages.items() if isinstance(s, EvalsConfig)}
@@ -61,7 +62,8 @@ class SweepCommand:
         seed = config.seed
         if seed is None:
             seed = stage_seed(recipe, stage) if stage is not None else recipe.seed
-        models = resolve_models(_words(args.models, "models"), run, list(recipe.stages))
+        words = _words(args.models, "models")
+        models = resolve_models(words, run, list(recipe.stages), recipe.models)
         jobs = jobs_of(config, seed=seed)
         for own in owners.values():
             must_not_replace(own, config, models, jobs, run.root / "evals")
@@ -139,6 +141,16 @@ class SweepCommand:
             print("\n".join([*notes, *report(self.run_dir.root)]), file=out)
         undecided = [r for found in results.values() for r in found if r["n"] == 0]
         return 1 if undecided else 0
+
+
+def _bare(args: argparse.Namespace, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a sweep that has none."""
+    raw: dict[str, Any] = {"name": args.run or "sweep", "stages": {"evals": {"kind": "evals"}}}
+    raw["stages"]["evals"] |= {"benchmarks": _words(args.benchmarks, "benchmarks")}
+    raw["stages"]["evals"]["thinking"] = ["protocol"]
+    for override in overrides:
+        apply_override(raw, override)
+    return build(raw)
 
 
 def _config(stage: Any, args: argparse.Namespace, overrides: list[str]) -> EvalsConfig:

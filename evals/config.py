@@ -34,7 +34,7 @@ class EvalsConfig(StageConfig):
 
     kind: Literal["evals"]
     models: list[str] = Field(default_factory=list)
-    """Stages (which must be in `needs`) whose models are evaluated; empty: all of `needs`."""
+    """Stages (which must be in `needs`) and names of the recipe's `models`; empty: all of `needs`."""
     benchmarks: list[str] = Field(min_length=1)
     """Names that `python scripts/sweep.py --list` prints."""
     environments: dict[str, TasksConfig] = Field(default_factory=dict)
@@ -66,3 +66,8 @@ class EvalsConfig(StageConfig):
     """Folder with the data of benchmarks that no installed package has."""
     engine: EngineConfig = EngineConfig()
     """How vLLM is run; max_model_len grows to what the benchmarks ask for."""
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """See `StageConfig`."""
+        return tuple(name for name in self.models if name not in self.needs)

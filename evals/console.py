@@ -15,14 +15,14 @@ class Teller:
     """Prints a line every few seconds: samples done, tokens a second, time left."""
 
     def __init__(self, out: TextIO) -> None:
-        self._out, self._last = out, 0.0
+        self._out, self._last = out, dict[str, float]()
         self.stop = False
 
     def __call__(self, model: Model, progress: Progress) -> bool:
         """A sweep's `watch`; returns whether to stop."""
         now = time.monotonic()
-        if now - self._last >= _EVERY_S and progress.total:
-            self._last = now
+        if now - self._last.get(model.name, 0.0) >= _EVERY_S and progress.total:
+            self._last[model.name] = now
             print(f"  {model.name}: {_line(progress, now)}", file=self._out, flush=True)
         return self.stop
 
@@ -46,12 +46,24 @@ def _line(progress: Progress, now: float) -> str:
 def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """One line a result: the headline metric with its interval, and what went wrong."""
     head = ("model", "benchmark", "metric", "value", "95% interval", "n", "cut", "failed")
-    rows: list[tuple[str, ...]] = [head]
+    priced = any(result.get("cost") for found in results.values() for result in found)
+    rows: list[tuple[str, ...]] = [(*head, "cost") if priced else head]
     for model, found in results.items():
-        rows += [_row(model, result) for result in found]
+        for result in found:
+            rows.append((*_row(model, result), *([cost(result)] if priced else [])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def cost(result: Mapping[str, Any]) -> str:
+    """What the replies behind a result cost, with the currency; "-" where nothing tells.
+
+    >>> cost({"cost": {"sum": 0.01234, "currency": "USD"}})
+    '0.0123 USD'
+    """
+    found = result.get("cost")
+    return "-" if not found or found["sum"] is None else f"{found['sum']:.3g} {found['currency']}"
 
 
 def _row(model: str, result: Mapping[str, Any]) -> tuple[str, ...]:
@@ -117,6 +129,12 @@ def dated_lines(results: Mapping[str, Sequence[Mapping[str, Any]]], began: str) 
         served = next((r["served"] for r in found if r.get("served")), None)
         if served and not (served["entry"] or served["probe_replies"]):
             lines.append(f"{model}: known by {served['known_by']}")
+        names = (served or {}).get("answered_by")
+        if names:
+            shown = ", ".join(f"{name or 'no name'} {count:,}" for name, count in names.items())
+            lines.append(
+                f"{model}: more than one model answered ({shown}); the result is of all of them"
+            )
     return lines
 
 

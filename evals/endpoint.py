@@ -1,41 +1,73 @@
 """A served model: any OpenAI-compatible endpoint as a responder.
 
-`http://host:8000/v1#model-name`; the key, where the server wants one, is OPENAI_API_KEY's, as its
-clients have it. Many requests are open at once; the server batches them.
+`http://host:8000/v1#model-name`, or an entry of the recipe's `models` (workbench.served), which says how
+the model wants to be asked. Many requests are open at once; the server batches them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from functools import cached_property
 from threading import Lock
 from typing import Any
 
 from budget.client import NO_WAY, WAYS, BudgetedChat, Unkept, Way
 from budget.requests import BudgetRequest
-from engine.endpoint import HOW_TO_WRITE, ChatClient
+from engine.endpoint import HOW_TO_WRITE, ChatClient, Said
+from engine.patience import Patience
 from engine.protocol import Completion
 from engine.served_messages import named_in, sent_messages, sent_names, sent_tools
 from evals.responder import Ask
 from evals.served import Served, look_at, shown
+from evals.switches import find_switch, thought_anyway, with_word
 from workbench.chat import ReplyFormat
 from workbench.chat import template as t
 from workbench.conversation import Conversation
 from workbench.errors import UserError, reason_of
 from workbench.provenance import digest
+from workbench.served import ServedModel, SwitchName, Thinking
+
+# What an API may refuse to be told; a recipe says so by `omit`.
+_REFUSABLE = ("temperature", "top_p", "seed", "top_k", "min_p", "presence_penalty", "tools")
 
 
 class EndpointResponder:
-    """Implements `Responder` over HTTP. Reasoning on or off goes into the system message, unless
-    mode_words is off: then messages are sent as they are."""
+    """Implements `Responder` over HTTP. Without a `model` it is asked as the defaults say; mode_words off:
+    messages are then sent as they are."""
 
-    def __init__(self, address: str, *, open_requests: int = 64, mode_words: bool = True) -> None:
+    def __init__(
+        self,
+        address: str,
+        model: ServedModel | None = None,
+        *,
+        open_requests: int = 64,
+        mode_words: bool = True,
+    ) -> None:
+        if model is None:
+            given = {"endpoint": address, "parallel": open_requests}
+            more = {} if mode_words else {"thinking": "none"}
+            model = ServedModel.read({**given, **more}, where="models")
+        self.config = model
+        address = f"{model.url}#{model.served_name}"
         try:
-            self._client = ChatClient(address)
+            self._client = ChatClient(
+                address,
+                api_key_env=model.api_key_env,
+                retries=model.retries,
+                timeout_s=model.timeout_s,
+                headers=model.sent_headers(),
+                omit=model.omit,
+                token_limit=model.token_limit,
+                patience=Patience(
+                    patience_s=model.patience_s, per_minute=model.requests_per_minute
+                ),
+            )
         except ValueError:
             raise UserError(f"endpoint {address!r}: {HOW_TO_WRITE}") from None
         self.model, self.tokenizer = self._client.model, None
-        self._open_requests, self._mode_words = open_requests, mode_words
         self._budgeted = BudgetedChat(self._client)
+        self._answered: Counter[str] = Counter()
         self._way: Way | None = None
         self._looked_for_way, self._lock = False, Lock()
 
@@ -50,14 +82,22 @@ class EndpointResponder:
             )
 
     @cached_property
+    def _switch(self) -> SwitchName:
+        return find_switch(self._client) if self.config.thinking == "auto" else "none"
+
+    @cached_property
     def _served(self) -> Served:
-        return look_at(self._client)
+        return look_at(self._client, self.config.switch(True, self._switch))
 
     @property
     def identity(self) -> str:
-        """See protocol. What the server tells and says, not its address and name alone."""
+        """See protocol. What the server tells and says, not its address and name alone; and how it is
+        asked."""
         known = [self._served.entry, self._served.replies]
-        return digest({"endpoint": self._client.url, "model": self.model, "known": known})
+        asked = [self._switch, self.config.decides()]
+        return digest(
+            {"endpoint": self._client.url, "model": self.model, "known": known, "asked": asked}
+        )
 
     @property
     def format(self) -> ReplyFormat:
@@ -67,19 +107,19 @@ class EndpointResponder:
     @property
     def served(self) -> dict[str, Any]:
         """What is known of the model, for results.json."""
-        more = {"budgets": WAYS[self._way]} if self._way is not None else {}
+        more: dict[str, Any] = {"budgets": WAYS[self._way]} if self._way is not None else {}
+        thinking = self.config.thinking
+        whole = thinking.model_dump() if isinstance(thinking, Thinking) else thinking
+        more["thinking"] = f"auto: {self._switch}" if thinking == "auto" else whole
+        more |= {k: v for k, v in self.config.decides().items() if k != "thinking"}
+        if len(self._answered) > 1:
+            more["answered_by"] = dict(self._answered)
         return shown(self._served, self._client, more)
 
     def prepare(self, conversation: Conversation, *, thinking: bool) -> Any:
         """See protocol. Raises: UserError where a call in the conversation cannot be sent."""
-        messages = [dict(message) for message in conversation.prompt]
-        mode = t.KEYWORD_ON if thinking else t.KEYWORD_OFF
-        if not self._mode_words:
-            pass
-        elif messages and messages[0]["role"] == "system":
-            messages[0]["content"] = f"{messages[0].get('content') or ''}\n{mode}".strip()
-        else:
-            messages.insert(0, {"role": "system", "content": mode})
+        switch = self.config.switch(thinking, self._switch)
+        messages = with_word(conversation.prompt, switch.system)
         tools = conversation.tools or []
         names = sent_names(named_in(messages, tools))
         return {
@@ -87,6 +127,7 @@ class EndpointResponder:
             "tools": sent_tools(tools, names),
             "names": {sent: own for own, sent in names.items() if sent != own},
             "thinking": thinking,
+            **({"keys": keys} if (keys := switch.keys()) else {}),
         }
 
     def fits(self, prompts: Sequence[Any], max_tokens: int) -> list[str]:
@@ -95,7 +136,7 @@ class EndpointResponder:
 
     def stream(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Completion]]:
         """See protocol. A request that fails for good is an "error" completion."""
-        executor = ThreadPoolExecutor(self._open_requests, thread_name_prefix="endpoint")
+        executor = ThreadPoolExecutor(self.config.parallel, thread_name_prefix="endpoint")
         try:
             places = {executor.submit(self._one, ask): place for place, ask in enumerate(asks)}
             for done in as_completed(places):
@@ -117,24 +158,33 @@ class EndpointResponder:
 
     def _one(self, ask: Ask) -> Completion:
         sampling, prompt = ask.sampling, ask.prompt
+        own = self.config.sampling.model_dump(exclude_none=True)
         settings = {
             "tools": prompt["tools"],
             "names": prompt["names"],
+            **own,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": ask.seed % 2**31,
+            **self.config.body,
+            **prompt.get("keys", {}),
         }
         if sampling.thinking_budget is not None:
             return self._under_budget(ask, settings)
         said = self._client.chat(prompt["messages"], **settings)
         if said.finish_reason == "error":
-            return _failed(said.error)
+            return _failed(_with_hint(said, settings))
+        with self._lock:
+            self._answered[said.model] += 1
+        if not prompt["thinking"] and (why := thought_anyway(said)):
+            return _failed(why)
         text = said.text
         if prompt["thinking"] and said.finish_reason == "length":
             text = self._cut(text)
         total = self.num_tokens(text) if said.tokens is None else said.tokens
-        return _completion(text, said.finish_reason, total, said.trace_tokens or None)
+        done = _completion(text, said.finish_reason, total, said.trace_tokens or None)
+        return replace(done, prompt_tokens=said.prompt_tokens)
 
     def _cut(self, text: str) -> str:
         """A reply that the token limit cut. Where it may have been cut inside a trace that the prompt
@@ -156,13 +206,24 @@ class EndpointResponder:
         except Unkept as error:
             return _failed(str(error))
         text = self._cut(reply.text) if reply.finish_reason == "length" else reply.text
-        return _completion(text, reply.finish_reason, reply.total_tokens, reply.thinking_tokens)
+        done = _completion(text, reply.finish_reason, reply.total_tokens, reply.thinking_tokens)
+        return replace(done, prompt_tokens=reply.prompt_tokens)
 
     def _budget_way(self) -> Way | None:
         with self._lock:
             if not self._looked_for_way:
                 self._way, self._looked_for_way = self._budgeted.find_way(), True
             return self._way
+
+
+def _with_hint(said: Said, settings: Mapping[str, Any]) -> str:
+    """The error, and what a recipe can leave out where the API has refused a key by its name."""
+    if said.status not in (400, 422):
+        return said.error
+    named = [key for key in _REFUSABLE if key in said.error and settings.get(key) is not None]
+    if not named:
+        return said.error
+    return f"leave out what it refuses by models.NAME.omit: [{', '.join(named)}]; {said.error}"
 
 
 def _failed(why: str) -> Completion:

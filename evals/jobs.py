@@ -39,9 +39,16 @@ def jobs_of(config: EvalsConfig, *, seed: int) -> list[Job]:
     for name in config.by_benchmark:
         _named(config, name)
     jobs: dict[str, Job] = {}
+    asked: dict[str, str] = {}
+    for name in config.benchmarks:
+        folder = _named(config, name).name
+        if asked.setdefault(folder, name) != name:
+            raise UserError(
+                f"benchmarks {asked[folder]!r} and {name!r} would share the name {folder!r}; rename one"
+            )
     for mode in [*config.thinking, *config.budgets]:
         for name in config.benchmarks:
-            job = _job(config, _named(config, name), mode, seed)
+            job = _job(config, name, mode, seed)
             jobs.setdefault(job.folder, job)
     return list(jobs.values())
 
@@ -52,11 +59,12 @@ def _named(config: EvalsConfig, name: str) -> Benchmark:
     return benchmark(name) if tasks is None else of_environment(name, tasks)
 
 
-def _job(config: EvalsConfig, found: Benchmark, mode: str | int, seed: int) -> Job:
+def _job(config: EvalsConfig, name: str, mode: str | int, seed: int) -> Job:
+    found = _named(config, name)
     protocol = found.protocol
     if found.judged and config.judge is None:
         raise no_judge(found.name)
-    own = config.by_benchmark.get(found.name, OneBenchmark())
+    own = config.by_benchmark.get(name, OneBenchmark())
     if config.temperature is not None or own.temperature is not None:
         found = replace(found, temperature=None)
     off = mode in ("without", 0) or (mode == "protocol" and not protocol.thinking)

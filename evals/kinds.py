@@ -8,6 +8,7 @@ KINDS = {
         run="evals.stage:run",
         plan="evals.plan:plan_evals",
         about="evaluate models of the run on benchmarks",
+        makes=("results",),
         version=1,
         inputs="evals.inputs:check_evals",
         checks=True,

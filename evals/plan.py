@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
+from evals.tasks import own_questions
+from reward.plugin import is_plugin
 from workbench.content import Mark, Reads
 from workbench.load import GenerationLoad
 from workbench.recipe import Recipe
@@ -11,10 +13,16 @@ from workbench.stage import StagePlan
 
 
 def reads(config: EvalsConfig) -> Iterator[Mark]:
-    """The folder of the user's data, where a benchmark may take a file of it."""
+    """The folder of the user's data, where a benchmark may take a file of it, and the user's own
+    questions."""
     found = [job.benchmark for job in jobs_of(config, seed=0)]
     if any(b.harness or b.data.files or b.data.only or b.data.hub_only for b in found):
         yield Reads("files"), config.data
+    for name in config.benchmarks:
+        if name.startswith(own_questions.PREFIX):
+            yield Reads("files"), name.removeprefix(own_questions.PREFIX)
+        elif is_plugin(name):
+            yield Reads("function"), name
 
 
 def plan_evals(config: EvalsConfig, recipe: Recipe) -> StagePlan:

@@ -17,10 +17,12 @@ from evals.tasks import (
     judged,
     live_tools,
     maths,
+    own_questions,
     ruler,
     scicode,
     small_arithmetic,
 )
+from reward.plugin import is_plugin
 from workbench.conversation import Conversation
 from workbench.errors import unknown_name
 
@@ -71,6 +73,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 FAMILIES: dict[str, Callable[[str], Benchmark]] = {
     ruler.PREFIX: ruler.ruler,
     base.PREFIX: base.own_task,
+    own_questions.PREFIX: own_questions.own_questions,
 }
 
 
@@ -79,6 +82,8 @@ def benchmark(name: str) -> Benchmark:
     for prefix, make in FAMILIES.items():
         if name.startswith(prefix):
             return make(name)
+    if is_plugin(name):
+        return own_questions.python_questions(name)
     if name not in BENCHMARKS:
         raise unknown_name("benchmark", name, [*BENCHMARKS, *(f"{p}..." for p in FAMILIES)])
     return BENCHMARKS[name]

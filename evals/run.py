@@ -13,12 +13,11 @@ from engine.protocol import Completion
 from environments.rollout import Replies, waves
 from evals.endpoint import EndpointResponder
 from evals.jobs import Job, extended
-from evals.responder import LocalResponder, Responder
+from evals.responder import Responder
 from evals.samples import Row, Sample, checks_digest, judged, samples_of, take, unasked
 from evals.store import RESULT, SampleStore
-from evals.summary import summarise
+from evals.summary import cost_of, summarise
 from reward import must_be_checkable
-from workbench.errors import UserError
 from workbench.rundir import write_json
 
 # Checkers wait for worker processes and sandboxes; two at a time keep up with an engine here.
@@ -81,6 +80,8 @@ def evaluate(
         rows = [loop.rows[sample.key, sample.number] for sample in samples]
         store.finish(rows)
         result = summarise(job, rows, model=model, wall_s=time.monotonic() - loop.progress.started)
+        if isinstance(responder, EndpointResponder) and (price := responder.config.price):
+            result["cost"] = cost_of(rows, price)
         if job.benchmark.judged and judge is not None:
             result["judge"] = judge.endpoint.partition("#")[2]
         results.append(result | made_from)
@@ -98,12 +99,7 @@ def _harnessed(
     data: Path,
     earlier: Sequence[Path],
 ) -> dict[str, Any]:
-    """A benchmark that lm-eval's harness runs, on the same engine."""
-    if not isinstance(responder, LocalResponder):
-        raise UserError(
-            f"benchmark {job.benchmark.name!r} reads log-likelihoods of prompts: give a checkpoint, no "
-            "endpoint"
-        )
+    """A benchmark that lm-eval's harness runs, on the same engine or server."""
     from evals.harness.run import run_harness  # noqa: PLC0415 - few sweeps need it
 
     def watch(done: int, total: int) -> None:

@@ -17,6 +17,7 @@ from evals.responder import Ask, Responder
 from evals.sources import Loading, own_file
 from reward import Verdict
 from reward.dispatch import CHECKERS
+from reward.plugin import is_plugin, source_digest
 from reward.versions import CHECK_VERSIONS
 from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
@@ -134,6 +135,8 @@ def _key(sample: Sample, identity: str) -> str:
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
+        **({"top_k": sampling.top_k} if sampling.top_k > 0 else {}),
+        **({"min_p": sampling.min_p} if sampling.min_p else {}),
         "budget": [sampling.thinking_budget, sampling.thinking_grace, sampling.thinking_rule],
     }
     if sampling.thinking_budget is None:
@@ -170,7 +173,9 @@ def checks_digest(sample: Sample) -> str:
     """Digest of the checks and of the checkers' versions: an old verdict stands while it is the same."""
     checks = checks_of(sample)
     kinds = sorted({spec.kind for spec in checks.values() if spec.kind in CHECKERS})
-    code = {kind: [CHECK_VERSIONS[kind], _versions(kind)] for kind in kinds}
+    code: dict[str, Any] = {kind: [CHECK_VERSIONS[kind], _versions(kind)] for kind in kinds}
+    own = {spec.kind for spec in checks.values() if is_plugin(spec.kind)}
+    code |= {kind: source_digest(kind) for kind in own}
     return digest([{name: _decides(spec) for name, spec in checks.items()}, code])
 
 
@@ -310,7 +315,8 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
         "well_formed": in_order and done.finish_reason == "stop",
         "finish_reason": done.finish_reason,
         "sampled_at": utc_now(),
-        "tokens": {"thinking": thinking, "answer": max(len(done.token_ids) - thinking, 0)},
+        "tokens": {"thinking": thinking, "answer": max(len(done.token_ids) - thinking, 0)}
+        | ({} if done.prompt_tokens is None else {"prompt": done.prompt_tokens}),
         "adheres": responder.adheres(sample.ask(), done),
         "status": "unscored",
         "why": {},
@@ -323,7 +329,11 @@ def _joined(sample: Sample) -> Row:
     last = turns[-1]
     return {
         **last,
-        "tokens": {k: sum(t["tokens"][k] for t in turns) for k in ("thinking", "answer")},
+        "tokens": {
+            k: sum(t["tokens"][k] for t in turns)
+            for k in ("thinking", "answer", "prompt")
+            if all(k in t["tokens"] for t in turns)
+        },
         "well_formed": all(t["well_formed"] for t in turns),
         "finish_reason": "length"
         if any(t["finish_reason"] == "length" for t in turns)

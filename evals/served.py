@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.endpoint import ChatClient, Said
+from evals.switches import with_word
 from workbench.chat import template as t
+from workbench.served import Switch
 
 _FIELDS = ("id", "created", "root", "max_model_len", "owned_by")
 # Short, so that they cost nothing; of three kinds, so that a little more training shows in one.
@@ -43,11 +45,11 @@ class Served:
         return " and ".join(known) or "address and name alone: another checkpoint would not show"
 
 
-def look_at(client: ChatClient) -> Served:
+def look_at(client: ChatClient, on: Switch) -> Served:
     """Ask the server about its model. A few requests of a few tokens; nothing that it refuses is an
-    error."""
+    error. on: what switches reasoning on."""
     started, entry = time.monotonic(), client.entry()
-    said = [_asked(client, text) for text in _PROBES]
+    said = [_asked(client, text, on) for text in _PROBES]
     whole = all(one.finish_reason != "error" for one in said)
     if entry and entry.get("created"):
         # Some servers give the time of the request: no property of the model.
@@ -56,32 +58,35 @@ def look_at(client: ChatClient) -> Served:
         entry = {k: v for k, v in entry.items() if k != "created" or again.get(k) == v}
     shown = {k: entry[k] for k in _FIELDS if k in entry} if entry else None
     replies = tuple(one.text[:_LONGEST_REPLY] for one in said) if whole else None
-    return Served(shown, replies, _opens(client, said))
+    return Served(shown, replies, _opens(client, said, on))
 
 
-def _messages(text: str) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": t.KEYWORD_ON}, {"role": "user", "content": text}]
+def _messages(text: str, on: Switch) -> list[dict[str, Any]]:
+    return with_word([{"role": "user", "content": text}], on.system)
 
 
-def _asked(client: ChatClient, text: str) -> Said:
+def _asked(client: ChatClient, text: str, on: Switch) -> Said:
     return client.chat(
-        _messages(text),
+        _messages(text, on),
         retries=1,
         timeout_s=120.0,
         max_tokens=_PROBE_TOKENS,
         temperature=0.0,
         seed=0,
+        **on.keys(),
     )
 
 
-def _opens(client: ChatClient, said: list[Said]) -> bool | None:
+def _opens(client: ChatClient, said: list[Said], on: Switch) -> bool | None:
     """See Served. A trace that the server takes out is never part of the text."""
     if any(one.trace for one in said):
         return False
     for one in said:
         if t.OPEN in one.answer or t.CLOSE in one.answer:
             return not one.answer.lstrip().startswith(t.OPEN)
-    tokens = client.prompt_tokens(_messages(_PROBES[0]))
+    kwargs = on.keys().get("chat_template_kwargs") or {}
+    more = {"chat_template_kwargs": kwargs} if kwargs else {}
+    tokens = client.prompt_tokens(_messages(_PROBES[0], on), **more)
     if tokens is not None:
         return t.OPEN in "".join(tokens).rpartition(t.CLOSE)[2][-2 * len(t.OPEN) :]
     ended = any(one.finish_reason == "stop" for one in said)

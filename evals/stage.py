@@ -6,7 +6,7 @@ from evals.config import EvalsConfig
 from evals.jobs import jobs_of
 from evals.models import Model
 from evals.run import Progress, Stopped
-from evals.sweep import Results, sample_anew
+from evals.sweep import Results, must_answer, sample_anew
 from evals.sweep import sweep as sweep_models
 from workbench.errors import UserError
 from workbench.stage import StageContext
@@ -19,12 +19,17 @@ def run(context: StageContext) -> None:
     out = context.run.root / "evals"
     if context.fresh:
         sample_anew(out, [m.name for m in models], jobs_of(config, seed=context.seed))
-    place = {model.name: number for number, model in enumerate(models)}
+    for model in models:
+        if model.served:
+            must_answer(model)
+    done: dict[str, tuple[int, int]] = {}  # served models are asked side by side
 
     def watch(model: Model, progress: Progress) -> bool:
+        done[model.name] = (progress.done, progress.total)
         context.progress(
-            step=place[model.name] * max(progress.total, 1) + progress.done,
-            total=len(models) * max(progress.total, 1),
+            step=sum(made for made, _ in done.values()),
+            total=sum(total for _, total in done.values())
+            + (len(models) - len(done)) * max(progress.total, 1),
             message=f"evaluating {model.name}",
             tokens=progress.tokens,
         )
@@ -55,11 +60,15 @@ def sweep(models: dict[str, Path], config: EvalsConfig, *, out: Path, seed: int)
 
 
 def _models(context: StageContext, config: EvalsConfig) -> list[Model]:
-    models = []
+    models, served = [], context.recipe.models
     for name in config.models or list(context.inputs):
+        if name not in context.inputs and name in served:
+            models.append(Model.of(name, served[name]))
+            continue
         if name not in context.inputs:
             raise UserError(
-                f"evals: model {name!r} is not in `needs` ({', '.join(context.inputs)})"
+                f"evals: model {name!r} is neither in `needs` ({', '.join(context.inputs)}) nor in "
+                f"the recipe's `models` ({', '.join(served) or 'none'})"
             )
         folder = context.inputs[name] / "model"
         if folder.is_dir():

@@ -11,6 +11,7 @@ from evals.samples import Row, installed
 from evals.statistics import detectable, power_note, sampled_metrics
 from workbench.provenance import versions
 from workbench.records import UNKNOWN, Estimate, Result, Sample, from_json, questions_of, to_json
+from workbench.served import Price
 from workbench.statistics import mean_interval
 
 
@@ -61,12 +62,30 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
     return written
 
 
+def cost_of(rows: Sequence[Row], price: Price) -> dict[str, Any]:
+    """What the replies behind a result cost, those taken over included. sum: None where the server has
+    not counted the tokens of some prompt; failed requests are not known to cost anything."""
+    replied = [row["tokens"] for row in rows if row["finish_reason"] != "error"]
+    prompts = [tokens.get("prompt") for tokens in replied]
+    sent = None if None in prompts else sum(prompts)
+    made = sum(tokens["thinking"] + tokens["answer"] for tokens in replied)
+    total = None if sent is None else (sent * price.prompt + made * price.completion) / 1e6
+    return {
+        "sum": total,
+        "currency": price.currency,
+        "prompt_tokens": sent,
+        "completion_tokens": made,
+    }
+
+
 def _sampling(job: Job) -> dict[str, Any]:
     sampling = job.sampling
     return {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
+        **({"top_k": sampling.top_k} if sampling.top_k > 0 else {}),
+        **({"min_p": sampling.min_p} if sampling.min_p else {}),
         **({"grace": sampling.thinking_grace} if sampling.thinking_budget is not None else {}),
         "protocol": job.benchmark.protocol.source,
         "limit": job.limit,

@@ -2,25 +2,29 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from budget.curves import CONTRASTS, CURVES, Pair, budget_contrasts, budget_curves, unique
 from budget.engine import with_budgets
 from engine.config import EngineConfig
-from engine.protocol import Engine
+from engine.protocol import Engine, Sampling
 from evals.config import EvalsConfig
 from evals.endpoint import EndpointResponder
 from evals.jobs import Job, jobs_of
 from evals.models import Model
 from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
-from evals.run import Progress, evaluate
+from evals.run import Progress, Stopped, evaluate
 from evals.statistics import compare, holm
 from evals.store import SampleStore
 from reward.judging import client_of
+from workbench.hub import fetched
 from workbench.provenance import digest
 from workbench.records import Difference, ModelDifference, questions_of, read_samples, to_json
 from workbench.rundir import UNFINISHED, RunDir, new_folder, read_json, write_json
@@ -50,25 +54,44 @@ def sweep(
     if config.judge is not None and any(job.benchmark.judged for job in jobs):
         client_of(config.judge.model_dump()).must_answer()
     make = respond or responder_of
-    results: Results = {}
-    for model in models:
-        responder = make(model, config, jobs)
+    failed = Event()
+
+    def one(model: Model) -> list[dict[str, Any]]:
+        own = [asked_of(model, job) for job in jobs]
+        responder = make(model, config, own)
         try:
             if isinstance(responder, EndpointResponder):
-                _set_others_aside(out, model.name, jobs, responder.identity)
-            results[model.name] = evaluate(
+                _set_others_aside(out, model.name, own, responder.identity)
+            return evaluate(
                 responder,
-                jobs,
+                own,
                 model=model.name,
                 out=out / model.name,
                 data=Path(config.data),
                 earlier=_earlier(out, model.name),
                 judge=config.judge,
                 completion=_completion(model),
-                watch=lambda progress, model=model: watch(model, progress),  # type: ignore[misc]
+                watch=lambda progress: failed.is_set() or watch(model, progress),
             )
+        except BaseException:
+            failed.set()
+            raise
         finally:
             responder.close()
+
+    results: Results = {}
+    # What serves itself is only waited for: all such models at once, beside our own engine.
+    served = [model for model in models if model.served]
+    with ThreadPoolExecutor(max(len(served), 1), thread_name_prefix="model") as others:
+        asked = {model.name: others.submit(one, model) for model in served}
+        for model in models:
+            if not model.served:
+                results[model.name] = one(model)
+    _raise_first(asked.values())
+    results = {
+        model.name: asked[model.name].result() if model.served else results[model.name]
+        for model in models
+    }
     names = [model.name for model in models]
     write_json(out / CURVES, to_json(budget_curves(out)))
     write_json(out / CONTRASTS, to_json(budget_contrasts(out, names, _pairs(out / CONTRASTS))))
@@ -77,6 +100,27 @@ def sweep(
     ]
     write_json(out / COMPARISONS, to_json(comparisons(out, [*_pairs(out / COMPARISONS), *pairs])))
     return results
+
+
+def _raise_first(futures: Iterable[Future[Any]]) -> None:
+    """Raise what went wrong first: the others were told to stop by it."""
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    errors.sort(key=lambda error: isinstance(error, Stopped))
+    if errors:
+        raise errors[0]
+
+
+def asked_of(model: Model, job: Job) -> Job:
+    """The job as this model is asked it: with its own sampling, where the recipe gives it one."""
+    if model.how is None:
+        return job
+    own = model.how.sampling.model_dump(exclude_none=True)
+    names = {field.name for field in fields(Sampling)}
+    sampling = replace(job.sampling, **{k: v for k, v in own.items() if k in names})
+    benchmark = job.benchmark
+    if "temperature" in own:
+        benchmark = replace(benchmark, temperature=None)
+    return replace(job, benchmark=benchmark, sampling=sampling)
 
 
 def sample_anew(out: Path, names: Sequence[str], jobs: Sequence[Job]) -> None:
@@ -101,12 +145,14 @@ def _set_others_aside(out: Path, name: str, jobs: Sequence[Job], identity: str) 
 def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Responder:
     """A model's responder; an engine is started only when a reply is missing."""
     if model.served:
-        return EndpointResponder(model.place)
+        return EndpointResponder(model.place, model.how)
     from engine.actor import start_engine  # noqa: PLC0415 - heavy
     from model.checkpoint import check_files  # noqa: PLC0415 - heavy
     from model.tokenizer import read_tokenizer  # noqa: PLC0415 - heavy
 
     folder = Path(model.place)
+    if not folder.is_dir() and model.place.count("/") == 1:
+        folder = fetched(model.place)
     check_files(folder)
     context = context_of(folder)
     budgets = any(job.sampling.thinking_budget is not None for job in jobs)
@@ -125,7 +171,7 @@ def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Resp
 
 def must_answer(model: Model) -> None:
     """Raises: UserError where a served model cannot be reached."""
-    responder = EndpointResponder(model.place)
+    responder = EndpointResponder(model.place, model.how)
     try:
         responder.must_answer()
     finally:

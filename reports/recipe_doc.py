@@ -44,9 +44,9 @@ _EVERYWHERE = ("kind", *StageConfig.model_fields)
 def recipe_reference() -> str:
     """Everything of docs/recipes.md from MARK on."""
     kinds = {name: registry.resolve(kind.config) for name, kind in registry.kinds().items()}
-    groups = {title: _members(registry.resolve(at)) for title, at in _GROUPS.items()}
+    groups = {title: members_of(registry.resolve(at)) for title, at in _GROUPS.items()}
     grouped = [model for models in groups.values() for model in models]
-    others = [m for m in _reachable([Recipe, *kinds.values(), *grouped]) if m not in grouped]
+    others = [m for m in reachable([Recipe, *kinds.values(), *grouped]) if m not in grouped]
     nested = [m for m in others if m not in (Recipe, StageConfig, *kinds.values())]
     page = _Page(groups)
     lines = [MARK, "", "# Reference", "", _LEGEND, ""]
@@ -122,7 +122,7 @@ class _Page:
         if not shown:
             return ["It has no keys of its own."]
         return ["| key | type | default | meaning |", "| --- | --- | --- | --- |"] + [
-            f"| `{name}` | {self._bounded(field.annotation, field.metadata)} | {_default(field)} "
+            f"| `{name}` | {self._bounded(field.annotation, field.metadata)} | {default_of(field)} "
             f"| {_cell(field.description or '')} |"
             for name, field in shown.items()
         ]
@@ -161,7 +161,7 @@ class _Page:
         return _WORDS[annotation]
 
     def _union(self, annotation: Any) -> str:
-        members = _members(annotation)
+        members = members_of(annotation)
         for title, models in self._groups.items():
             if members and set(members) == set(models):
                 return f"one of [{title.lower()}](#{_slug(title)})"
@@ -176,13 +176,14 @@ def _checks() -> list[str]:
     for kind, at in registry.resolve(_CHECKERS).items():
         function = registry.resolve(at)
         parameters = inspect.signature(function).parameters.values()
-        options = [_option(p) for p in parameters if p.kind is p.KEYWORD_ONLY]
+        options = [option_of(p) for p in parameters if p.kind is p.KEYWORD_ONLY]
         lines += ["", f"### check {kind}", "", f"options: {', '.join(options) or 'none'}"]
         lines += ["", "~~~text", inspect.getdoc(function) or "", "~~~"]
     return [*lines, ""]
 
 
-def _option(parameter: inspect.Parameter) -> str:
+def option_of(parameter: inspect.Parameter) -> str:
+    """A checker's option with its default."""
     if parameter.default is parameter.empty:
         return f"`{parameter.name}` (required)"
     # A long list of words is the code's to show.
@@ -190,7 +191,7 @@ def _option(parameter: inspect.Parameter) -> str:
     return f"`{parameter.name}: {value}`" if len(value) < 40 else f"`{parameter.name}`"
 
 
-def _reachable(models: Iterable[type[Section]]) -> list[type[Section]]:
+def reachable(models: Iterable[type[Section]]) -> list[type[Section]]:
     """These sections and all that stand in their fields, each once, in order of first use."""
     found: dict[type[Section], None] = {}
     for model in models:
@@ -198,7 +199,7 @@ def _reachable(models: Iterable[type[Section]]) -> list[type[Section]]:
             continue
         found[model] = None
         inner = [m for field in model.model_fields.values() for m in _sections(field.annotation)]
-        for one in _reachable([m for m in inner if m not in found]):
+        for one in reachable([m for m in inner if m not in found]):
             found.setdefault(one)
     return list(found)
 
@@ -210,10 +211,18 @@ def _sections(annotation: Any) -> Iterator[type[Section]]:
         yield from _sections(part)
 
 
-def _members(annotation: Any) -> list[type[Section]]:
+def words_of(field: FieldInfo) -> str:
+    """A field's type in words, for a terminal."""
+    groups = {title: members_of(registry.resolve(at)) for title, at in _GROUPS.items()}
+    text = _Page(groups)._bounded(field.annotation, field.metadata)
+    text = re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", text)
+    return text.replace("\\|", "|").replace("&lt;", "<").replace("`", "")
+
+
+def members_of(annotation: Any) -> list[type[Section]]:
     """The sections of a union, empty where it is none."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        return members_of(get_args(annotation)[0])
     whole = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
     parts = [get_args(p)[0] if get_origin(p) is Annotated else p for p in whole]
     sections = all(isinstance(part, type) and issubclass(part, Section) for part in parts)
@@ -227,7 +236,8 @@ def _without_null(annotation: Any) -> tuple[Any, bool]:
     return Union[kept], True  # noqa: UP007 - made from a tuple
 
 
-def _default(field: FieldInfo) -> str:
+def default_of(field: FieldInfo) -> str:
+    """The default as a cell of a table shows it."""
     if field.is_required():
         return "**required**"
     value = field.get_default(call_default_factory=True)

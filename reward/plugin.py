@@ -30,7 +30,9 @@ from reward.verdict import Verdict, failed, timed_out
 from reward.workers import WorkerPool
 from workbench.content import Reads
 from workbench.errors import UserError, one_line, unknown_name
+from workbench.local_imports import imported_files
 from workbench.own_code import target_of
+from workbench.provenance import digest
 from workbench.schema import Section
 
 _WORKER = "reward.plugin_worker"
@@ -124,6 +126,36 @@ def score_items(config: FunctionConfig, items: Sequence[Item]) -> list[Verdict]:
         return call(items)
     with ThreadPoolExecutor(config.workers, thread_name_prefix="reward") as threads:
         return [verdict for (verdict,) in threads.map(call, [[item] for item in items])]
+
+
+def produced(path: str, *, timeout_s: float = LOAD_LIMIT_S) -> Any:
+    """What the function at `path` makes when it is called with nothing: plain values, made in a worker
+    with limits. A function among the values is named by its path, so that it can be a check.
+
+    Raises: UserError where it does not load, fails, hangs or gives what is no JSON.
+    """
+    pool = WorkerPool(1)
+    try:
+        done = pool.call(f"{_WORKER}:produce", [target_of(path), path], timeout_s=timeout_s)
+    finally:
+        pool.close()
+    if done.status != "ok":
+        raise UserError(f"function {path!r}: {done.reason}")
+    return done.value
+
+
+def source_digest(path: str) -> str:
+    """Digest of the function's file and of what it imports beside it; of a module: its name alone."""
+    target = target_of(path)
+    if not target[0].endswith(".py"):
+        return path
+    return _source_digest(target[0], Path(target[0]).stat().st_mtime_ns)
+
+
+@cache
+def _source_digest(file: str, stamp: int) -> str:
+    files = sorted({Path(file), *imported_files(Path(file))})
+    return digest([path.read_text(encoding="utf-8", errors="replace") for path in files])
 
 
 def check_plugin(path: str, reply: CheckedReply, reference: Any, **options: Any) -> Verdict:

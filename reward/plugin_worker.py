@@ -58,6 +58,21 @@ def describe(target: list[str]) -> dict[str, Any]:
     }
 
 
+def produce(target: list[str], path: str) -> Any:
+    """What the function makes without arguments, as plain values; generators become lists."""
+    made = load(*target)()
+    place = path.rpartition(":")[0]
+
+    def plain(value: Any) -> Any:
+        if inspect.isgenerator(value) or isinstance(value, set | frozenset):
+            return list(value)
+        if inspect.isfunction(value):
+            return f"{place}:{value.__name__}"
+        raise TypeError(f"{_shown(value)} is no plain value (text, number, list, mapping)")
+
+    return json.loads(json.dumps(made, default=plain, allow_nan=False))
+
+
 def score(
     target: list[str], items: list[dict[str, Any]], options: dict[str, Any]
 ) -> list[dict[str, Any]]:

@@ -7,7 +7,17 @@ anneal --print-completion bash > ~/.local/share/bash-completion/completions/anne
 import argparse
 import sys
 
-from scripts import doctor, plan, replicate, report, run_stage, search_widths, sweep
+from scripts import (
+    doctor,
+    list_kinds,
+    new,
+    plan,
+    replicate,
+    report,
+    run_stage,
+    search_widths,
+    sweep,
+)
 from workbench.command import finish
 
 _COMMANDS = {
@@ -17,6 +27,8 @@ _COMMANDS = {
     "replicate": replicate,
     "report": report,
     "doctor": doctor,
+    "kinds": list_kinds,
+    "new": new,
     "search-widths": search_widths,
 }
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Make .venv from the pinned requirements. A second run installs nothing.
-# CUDA is chosen where nvidia-smi answers; FLAVOUR=cpu or FLAVOUR=cuda overrides that.
+# CUDA is chosen where nvidia-smi answers; FLAVOUR=cpu or FLAVOUR=cuda overrides that. FLAVOUR=evals-only
+# makes a light one without torch: sweeps over served models.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 flavour=${FLAVOUR:-$(command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)}
 extras=("$@")                                   # further files of requirements/, such as real
 files=("requirements/$flavour.txt" requirements/dev.txt)
+[ "$flavour" != evals-only ] || files=(requirements/evals-only.txt)
 for extra in "${extras[@]}"; do files+=("requirements/$extra.txt"); done
 # Packages that must not lie among the others: generic names, or another Python declared.
 apart=(); for extra in "${extras[@]}"; do [ ! -e "requirements/$extra-apart.txt" ] || apart+=("requirements/$extra-apart.txt"); done
@@ -33,7 +35,7 @@ else
 fi
 
 echo "setup: installing ${files[*]} into .venv (a few minutes at most)"
-if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
+if [ "$flavour" != evals-only ] && ! .venv/bin/python -c 'import torch' 2>/dev/null; then
   torch=$(grep -h '^torch==' "requirements/$flavour.txt")
   # The plain index has a CPU build only on some mirrors; PyTorch's own index always has it.
   if [ "$flavour" = cuda ]; then                # with its nvidia-* libraries; never run by us
@@ -44,10 +46,12 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
 fi
 "${install[@]}" --no-deps setuptools==80.9.0 wheel==0.45.1
 # DeepSpeed ships as source; it builds no operator here (they are compiled on first use).
-DS_BUILD_OPS=0 "${install[@]}" --no-deps --no-build-isolation "$(grep -h '^deepspeed==' "requirements/$flavour.txt")"
+[ "$flavour" = evals-only ] || DS_BUILD_OPS=0 "${install[@]}" --no-deps --no-build-isolation "$(grep -h '^deepspeed==' "requirements/$flavour.txt")"
 args=(); for file in "${files[@]}"; do args+=(-r "$file"); done
 "${install[@]}" --no-deps "${args[@]}"
 for file in "${apart[@]}"; do "${pip[@]}" install -qq --no-deps --ignore-requires-python --upgrade --target .venv/evals-data -r "$file"; done
 "${install[@]}" --no-deps --no-build-isolation -e .
-.venv/bin/python -c 'import torch, transformers, vllm, trl, ray' 2>/dev/null || .venv/bin/python -c 'import torch, transformers, vllm, trl, ray'
+whole='import torch, transformers, vllm, trl, ray'
+[ "$flavour" != evals-only ] || whole='import openai, pydantic, math_verify'
+.venv/bin/python -c "$whole" 2>/dev/null || .venv/bin/python -c "$whole"
 touch "$stamp"

@@ -4,11 +4,12 @@
         --benchmarks mini-math,mini-science --budgets 0,8,32,none
     python scripts/sweep.py --recipe recipes/miniature.yaml --models http://host:8000/v1#name \\
         --benchmarks humaneval,gsm8k --samples 4 --limit 50
+    python scripts/sweep.py --models ours=Qwen/Qwen3-0.6B,theirs=http://host:8000/v1#name --benchmarks aime24
     python scripts/sweep.py --list
 
-A model is a stage of the run, a checkpoint folder, or a served model. The recipe's evals stage (or
---set evals.KEY=VALUE) overrides a benchmark's protocol; the options here override both. The same
-command continues after any kind of end. Exit codes: 0 done, 2 the user's mistake, 1 a failure.
+A model is a stage of the run, a name in the recipe's `models`, a checkpoint folder, a hub id, or a served
+model. The recipe's evals stage (or --set evals.KEY=VALUE) overrides a benchmark's protocol; the options
+here override both. The same command continues after any kind of end. Exit codes: 0 done, 2 the user's mistake, 1 a failure.
 """
 
 import argparse
@@ -27,7 +28,7 @@ except ModuleNotFoundError:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--recipe", metavar="FILE", help=RECIPE_HELP)
-    parser.add_argument("--models", metavar="STAGE_OR_PATH,...")
+    parser.add_argument("--models", metavar="[NAME=]PLACE,...")
     parser.add_argument("--benchmarks", metavar="NAME,...")
     parser.add_argument("--budgets", metavar="64,256,none", help="tokens; 0: reasoning off")
     parser.add_argument("--samples", type=int, metavar="N", help="samples a question")
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(benchmark_lines()))
         return 0
-    missing = [name for name in ("recipe", "models", "benchmarks") if getattr(args, name) is None]
+    missing = [name for name in ("models", "benchmarks") if getattr(args, name) is None]
     if missing:
         raise UserError(f"--{missing[0]} is missing (or use --list)")
     sweep = SweepCommand.build(args)
@@ -59,8 +60,9 @@ def run(args: argparse.Namespace) -> int:
     from workbench.installed import require
     from workbench.registry import kind
 
-    on_ray = sweep.recipe.cluster.backend == "ray" and not all(m.served for m in sweep.models)
-    require([kind("evals")], ["reports:write_pages"], ray=on_ray)
+    ours = not all(model.served for model in sweep.models)
+    on_ray = ours and sweep.recipe.cluster.backend == "ray"
+    require([kind("evals")], ["reports:write_pages"], ray=on_ray, engine=ours)
     if on_ray:
         check_address(sweep.recipe.cluster)
     return sweep.run(sys.stdout, _pages)

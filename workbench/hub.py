@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 
 _PATIENCE_S = 10.0
 
@@ -50,3 +50,33 @@ def newest_commit(kind: Literal["model", "dataset"], name: str) -> str | None:
     except Exception:  # noqa: BLE001 - of many kinds, by client and transport
         return None
     return str(found.sha) if found.sha else None
+
+
+# Weights in other forms that repositories hold beside those that we read.
+NOT_OURS = ["*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
+
+
+def cached(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a model of the hub in the local cache; None where it is not whole there."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for names on the hub
+
+    try:
+        found = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    whole = (found / "config.json").is_file() and any(found.glob("*.safetensors"))
+    return found if whole else None
+
+
+def fetched(name: str, revision: str | None = None) -> Path:
+    """The folder of a model of the hub, from the local cache or the hub. Raises: UserError."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for names on the hub
+
+    if (found := cached(name, revision)) is not None:
+        return found
+    what, instead = f"model {name!r}", "download it and give its folder"
+    must_answer(what, instead)
+    try:
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_OURS))
+    except (OSError, ValueError) as error:  # the hub's own errors are among them
+        raise UserError(f"{what} cannot be read ({one_line(error)[:200]}); {instead}") from None

@@ -41,15 +41,18 @@ def missing_line(what: str) -> str:
     return f"this needs another Python than {sys.executable}: {what}; {first} .venv/bin/python"
 
 
-def require(kinds: Sequence[Kind], targets: Iterable[str], *, ray: bool) -> None:
+def require(
+    kinds: Sequence[Kind], targets: Iterable[str], *, ray: bool, engine: bool = True
+) -> None:
     """Whether what stages of these kinds, and these "package.module:name", import can be imported.
 
-    vLLM counts where a kind generates: it is imported late. Looks for packages, and imports none.
+    vLLM counts where a kind generates: it is imported late. engine False: others generate. Looks for
+    packages, and imports none.
     Raises: UserError naming those that are missing.
     """
     needed = third_party([*(kind.run for kind in kinds), *targets, _AROUND])
     needed |= {"ray"} if ray else set()
-    needed |= {"vllm"} if any(kind.engine for kind in kinds) else set()
+    needed |= {"vllm"} if engine and any(kind.engine for kind in kinds) else set()
     missing = sorted(name for name in needed if find_spec(name) is None)
     if missing:
         raise UserError(missing_line(f"it lacks {', '.join(missing)}"))

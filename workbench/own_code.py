@@ -58,14 +58,20 @@ def load_own(path: str, *, what: str = "function") -> Any:
         raise UserError(f"{what} {path!r} cannot be loaded: {one_line(error)}") from None
 
 
-@cache
 def load(place: str, name: str, folder: str) -> Any:
     """What a user's file or module calls `name`. Raises: whatever its import raises."""
+    # A process outlives a change of the file: in a notebook, or between two stages of a run.
+    stamp = Path(place).stat().st_mtime_ns if place.endswith(".py") else 0
+    return _loaded(place, name, folder, stamp)
+
+
+@cache
+def _loaded(place: str, name: str, folder: str, stamp: int) -> Any:
     # Last on the path: a file of the user's must not take the place of an installed module.
     for more in (folder, str(Path(place).parent) if place.endswith(".py") else folder):
         if more not in sys.path:
             sys.path.append(more)
-    module = _module(place)
+    module = _module(place, stamp)
     found = getattr(module, name, None)
     if found is None:
         public = [n for n in vars(module) if not n.startswith("_") and callable(vars(module)[n])]
@@ -83,7 +89,7 @@ def must_be_callable(found: Any, place: str, name: str) -> Callable[..., Any]:
 
 
 @cache
-def _module(place: str) -> Any:
+def _module(place: str, stamp: int) -> Any:
     if not place.endswith(".py"):
         return importlib.import_module(place)
     own = f"plugin_{sha256(place.encode()).hexdigest()[:12]}"

@@ -17,6 +17,7 @@ from workbench.content import places_read, stages_named
 from workbench.errors import UserError, name_problem
 from workbench.inherit import extended, with_likes
 from workbench.schema import Section
+from workbench.served import ServedModel
 
 
 class ModelSection(Section):
@@ -66,6 +67,11 @@ class StageConfig(Section):
     """Overrides the recipe's seed for this stage."""
 
     @property
+    def served(self) -> tuple[str, ...]:
+        """Names that may be of the recipe's `models`, which then count as part of the stage."""
+        return ()
+
+    @property
     def reserved(self) -> tuple[float, float | None]:
         """CPUs and GPUs that the stage's Ray task reserves; None where that is still to be chosen."""
         return self.cpus, self.gpus
@@ -91,6 +97,8 @@ class Recipe(Section):
     """The hybrid to build."""
     cluster: ClusterSection = ClusterSection()
     """Where stages run."""
+    models: dict[str, ServedModel] = Field(default_factory=dict)
+    """Name -> a model that a server answers for; evals stages and sweeps take the names."""
     stages: dict[str, StageConfig]
     """Stage name -> {kind, needs, ...}."""
 
@@ -112,6 +120,13 @@ class Recipe(Section):
                         f"stage {name!r} reads stage {read!r}, which is not in its needs; "
                         f"add it: needs: [{', '.join([*stage.needs, str(read)])}]"
                     )
+        for name, model in self.models.items():
+            if problem := name_problem(name, self.stages):
+                raise ValueError(f"models.{name}: the name {problem}; give it another one")
+            if not model.served_name:
+                raise ValueError(
+                    f"models.{name}: give the model's name on the server, as `model: NAME`"
+                )
         return self
 
     def resolved(self) -> dict[str, Any]:
@@ -128,7 +143,7 @@ _TAKEN = ("recipe.json", "report.html")
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `--set` overrides. Raises: UserError with one line."""
-    raw = extended(Path(path), _read_yaml)
+    raw = extended(Path(path), read_yaml)
     _override(raw, overrides)
     return build(raw)
 
@@ -171,7 +186,8 @@ def _read_stage(name: str, body: Any, others: Iterable[str]) -> StageConfig:
     return config.read(body, where=where)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a recipe file, as it is written. Raises: UserError."""
     if path.is_dir():
         raise UserError(f"recipe file {str(path)!r} is a folder; name the YAML file in it")
     if not path.is_file():

@@ -60,10 +60,11 @@ UNKNOWN = Estimate(math.nan, math.nan, (math.nan, math.nan))
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens of one reply."""
+    """Tokens of one reply, and of its prompt where a server has counted them."""
 
     thinking: int = 0
     answer: int = 0
+    prompt: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,8 @@ class Result:
 
     budget None: no limit; 0: reasoning off. n: questions. completion: which result of its stage the
     model is. failed: samples without a verdict, in no metric. sampled_at: when the first and the last
-    reply was made. served: what is known of a model that another server holds.
+    reply was made. served: what is known of a model that another server holds. cost: what its replies
+    cost, where the recipe gives a price.
     """
 
     model: str
@@ -214,6 +216,7 @@ class Result:
     model_digest: str | None = None
     completion: str | None = None
     served: dict[str, Any] | None = None
+    cost: dict[str, Any] | None = None
 
 
 def to_json(record: Any) -> Any:

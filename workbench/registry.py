@@ -41,6 +41,8 @@ class Kind:
     checks: whether checkers decide its result, so that their versions count.
     engine: whether it generates, which needs vLLM.
     uses: kinds whose versions count too.
+    takes, makes: what it reads and writes, of data, tokenizer, checkpoint, adapter, results (that it reads
+    data is seen in its configuration too).
     on_card: whether its own process computes a model, so that a card is of use to it.
     expand: `(name, its mapping in the recipe) -> (mapping, {name: mapping of a further stage})`: a kind that
     is made of other stages. Asked again of a recipe that was expanded, it must give the same ones.
@@ -56,6 +58,8 @@ class Kind:
     checks: bool = False
     engine: bool = False
     uses: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ("checkpoint",)
+    makes: tuple[str, ...] = ("checkpoint",)
     on_card: bool = True
     expand: str | None = None
     questions: str | None = None

@@ -13,7 +13,7 @@ from workbench.errors import UserError
 from workbench.provenance import digest
 
 # What the harness generates where a task does not say.
-_MAX_GENERATED = 256
+MAX_GENERATED = 256
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,7 @@ class EngineLM(TemplateLM):
             stops.append([until] if isinstance(until, str) else list(until))
             sampling = Sampling(
                 # A short context leaves its first half to the prompt.
-                max_tokens=min(
-                    int(options.get("max_gen_toks", _MAX_GENERATED)), self._context // 2
-                ),
+                max_tokens=min(int(options.get("max_gen_toks", MAX_GENERATED)), self._context // 2),
                 temperature=float(options.get("temperature", 0.0))
                 if options.get("do_sample")
                 else 0.0,
@@ -155,7 +153,7 @@ class EngineLM(TemplateLM):
                 asks[key] = (context, 0, Request(ids[-room:], sampling, seed=0))
         self._ask(asks, lambda done, _: done.text)
         return [
-            _cut(str(self._answers.get(key) or ""), until)
+            cut_at(str(self._answers.get(key) or ""), until)
             for key, until in zip(keys, stops, strict=True)
         ]
 
@@ -193,6 +191,7 @@ def _likelihood(done: Completion, count: int) -> tuple[float, bool]:
     )
 
 
-def _cut(text: str, stops: Sequence[str]) -> str:
+def cut_at(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first stop text in it."""
     places = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text

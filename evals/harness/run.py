@@ -1,4 +1,4 @@
-"""Run one benchmark of lm-eval's harness on a local model; its results look as all others do."""
+"""Run one benchmark of lm-eval's harness on a model; its results look as all others do."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any
 from evals.benchmark import Harness
 from evals.harness.answers import Answers
 from evals.jobs import Job, extended
-from evals.responder import LocalResponder
+from evals.responder import LocalResponder, Responder
 from evals.samples import Row
 from evals.sources import package_folder
 from evals.store import RESULT, SampleStore
@@ -27,7 +27,7 @@ _SHOWN = 20_000  # characters of a prompt in a sample's row
 
 def run_harness(
     job: Job,
-    responder: LocalResponder,
+    responder: Responder,
     *,
     model: str,
     out: Path,
@@ -44,8 +44,6 @@ def run_harness(
     package_folder("sacrebleu", job.benchmark.name)  # the harness imports it
     from lm_eval import simple_evaluate  # noqa: PLC0415 - seconds of imports
 
-    from evals.harness.model import EngineLM  # noqa: PLC0415 - same
-
     harness, started = job.benchmark.harness, time.monotonic()
     assert harness is not None
     manager, tasks = _tasks(harness, job.benchmark.name, data)
@@ -56,14 +54,7 @@ def run_harness(
     else:
         (out / RESULT).unlink(missing_ok=True)
     answers = Answers(out, earlier)
-    lm = EngineLM(
-        responder.tokenizer,
-        responder.engine,
-        context=responder.context,
-        identity=responder.identity,
-        answers=answers,
-        watch=watch,
-    )
+    lm = _model(job, responder, answers, watch)
     # The harness takes seeds of 32 bits. Orders of few-shot examples are its own default for all.
     found = simple_evaluate(
         lm,
@@ -85,6 +76,26 @@ def run_harness(
         "asked": answers.num_asked,
     }
     return result
+
+
+def _model(
+    job: Job, responder: Responder, answers: Answers, watch: Callable[[int, int], None]
+) -> Any:
+    from evals.harness.endpoint_model import EndpointLM  # noqa: PLC0415 - seconds of imports
+    from evals.harness.model import EngineLM  # noqa: PLC0415 - same
+
+    if isinstance(responder, LocalResponder):
+        return EngineLM(
+            responder.tokenizer,
+            responder.engine,
+            context=responder.context,
+            identity=responder.identity,
+            answers=answers,
+            watch=watch,
+        )
+    longest = job.sampling.max_tokens
+    name = job.benchmark.name
+    return EndpointLM(responder, name=name, longest=longest, answers=answers, watch=watch)
 
 
 def sample_rows(

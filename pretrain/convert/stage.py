@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
@@ -18,8 +17,8 @@ from model.tokenizer import read_tokenizer
 from pretrain.convert.config import CheckpointSource, ConvertConfig, GgufSource
 from pretrain.convert.gguf_file import GgufFile, locate
 from pretrain.convert.llama import llama_config, state_dict
-from workbench.errors import UserError, one_line
-from workbench.hub import must_answer
+from workbench.errors import UserError
+from workbench.hub import fetched
 from workbench.stage import StageContext
 
 
@@ -49,20 +48,9 @@ def run(context: StageContext) -> None:
 
 def _downloaded(source: CheckpointSource) -> Path:
     """The folder of a checkpoint of the hub: weights and tokenizer of one commit."""
-    what, instead = f"checkpoint {source.path!r}", "download it and give its folder"
     if Path(source.path).exists() or source.path.count("/") != 1 or source.path[0] in "./~":
         raise UserError(f"no model at {source.path}: give a checkpoint folder or a hub id ORG/NAME")
-    must_answer(what, instead)
-    try:
-        return Path(
-            snapshot_download(source.path, revision=source.revision, ignore_patterns=_NOT_OURS)
-        )
-    except (OSError, ValueError) as error:  # the hub's own errors are among them
-        raise UserError(f"{what} cannot be read ({one_line(error, 200)}); {instead}") from None
-
-
-# Weights in other forms that repositories hold beside those that we read.
-_NOT_OURS = ["*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
+    return fetched(source.path, source.revision)
 
 
 def read_gguf(path: Path) -> tuple[LlamaForCausalLM, dict[str, Any]]:

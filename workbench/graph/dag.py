@@ -71,9 +71,15 @@ def config_digest(recipe: Recipe, stage: str) -> str:
     own = digested(config.model_dump(mode="json", exclude=set(config.SAME_RESULT)))
     if config.layout_free:
         own["distributed"] = "any"
-    return digest(
-        {"stage": own, "model": recipe.model.model_dump(), "seed": stage_seed(recipe, stage)}
-    )
+    facts = {"stage": own, "model": recipe.model.model_dump(), "seed": stage_seed(recipe, stage)}
+    asked = [name for name in recipe.stages[stage].served if name in recipe.models]
+    if asked:
+        facts["models"] = {
+            name: [model.url, model.served_name, model.decides()]
+            for name in asked
+            for model in [recipe.models[name]]
+        }
+    return digest(facts)
 
 
 def declared_versions(recipe: Recipe, stage: str) -> dict[str, int]:

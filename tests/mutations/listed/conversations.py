@@ -90,4 +90,28 @@ MUTATIONS = (
         "a question without an answer is scored against the word None",
         _OWN_FILES,
     ),
+    Mutation(
+        "a trace that nobody wanted is a result without one",
+        "evals/endpoint.py",
+        'if not prompt["thinking"] and (why := thought_anyway(said)):',
+        "if False:",
+        "a model that cannot be switched off is written as @0",
+        ("tests/unit/evals/test_models_section.py",),
+    ),
+    Mutation(
+        "a server that is asked too often uses up the retries",
+        "engine/patience.py",
+        "if often and self._patience_s:",
+        "if False:",
+        "a rate limit fails samples of a sweep",
+        ("tests/unit/engine/test_patience.py",),
+    ),
+    Mutation(
+        "a changed rule leaves old verdicts",
+        "evals/samples.py",
+        "code |= {kind: source_digest(kind) for kind in own}",
+        "code |= dict[str, Any]()",
+        "a check of the user's own that was mended does not judge anew",
+        ("tests/unit/evals/test_own_questions.py",),
+    ),
 )

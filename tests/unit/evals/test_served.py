@@ -272,11 +272,9 @@ def test_two_calls_close_the_trace_at_the_budget(tmp_path: Path) -> None:
     assert result["served"]["budgets"].startswith("two calls")
     assert result["tokens"] == {"thinking_mean": 8.0, "answer_mean": 3.0}
     asked = [
-        a
-        for a in server.asked
-        if "+1" in a["messages"][min(1, len(a["messages"]) - 1)]["content"] and a["max_tokens"] < 20
+        a for a in server.asked if "+1" in a["messages"][0]["content"] and a["max_tokens"] < 20
     ]
-    first, second = (a for a in asked if a["messages"][1]["content"] == "0+1")
+    first, second = (a for a in asked if a["messages"][0]["content"] == "0+1")
     assert (first["max_tokens"], second["max_tokens"]) == (8, 12)
     assert (second["add_generation_prompt"], second["continue_final_message"]) == (False, True)
     turn = second["messages"][-1]

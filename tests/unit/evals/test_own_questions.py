@@ -1,0 +1,196 @@
+"""Benchmarks of one's own: a file of questions with checks, and a function that makes them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.config import EvalsConfig
+from evals.jobs import jobs_of
+from evals.models import Model
+from evals.plan import reads
+from evals.registry import benchmark
+from evals.sources import Loading
+from evals.sweep import sweep
+from tests.judge_server import Said, judge_server
+from workbench.content import Contents, Reads
+from workbench.errors import UserError
+
+MINE = '''
+def bench():
+    """Doubles, and a word that a rule of our own counts."""
+    for n in (3, 4):
+        yield {"prompt": f"2 x {n}?", "answer": 2 * n, "problem": n}
+    yield {"prompt": "Three words, please.", "answer": 3, "check": count_words, "options": {"most": 9}}
+
+def count_words(prompt, reply, reference, *, most):
+    return 1.0 if len(reply.answer.split()) == reference <= most else 0.0
+
+def greedy():
+    return {"questions": list(bench()), "samples": 4, "max_tokens": 64, "temperature": 0.5, "about": "mine"}
+'''
+
+
+def _lines(path: Path, *rows: Any) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"own:{path}"
+
+
+def _loaded(name: str) -> list[Any]:
+    return benchmark(name).load(Loading(Path("nowhere")))
+
+
+def _swept(
+    name: str, out: Path, say: Callable[[dict[str, Any]], Said], **more: Any
+) -> dict[str, Any]:
+    with judge_server(say) as server:
+        config = EvalsConfig(kind="evals", benchmarks=[name], **more)
+        return sweep([Model("m", server.address)], config, out=out / "evals", seed=1)["m"][0]
+
+
+def _answers(asked: dict[str, Any]) -> Said:
+    text = str(asked["messages"][-1]["content"])
+    return Said(
+        {"2 x 3?": "6", "2 x 4?": "9", "Three words, please.": "one two three"}.get(text, "hm")
+    )
+
+
+def test_a_function_makes_questions_and_checks_them_itself(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    result = _swept(f"{tmp_path}/mine.py:bench", tmp_path, _answers)
+    assert (result["n"], result["failed"]) == (3, 0)
+    # 6 is right, 9 is not, three words are three.
+    assert result["metrics"]["accuracy"]["value"] == pytest.approx(2 / 3)
+
+
+def test_a_changed_check_judges_the_kept_replies_anew(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    name, asked = f"{tmp_path}/mine.py:bench", list[str]()
+
+    def say(one: dict[str, Any]) -> Said:
+        asked.append(one["messages"][-1]["content"])
+        return _answers(one)
+
+    config = EvalsConfig(kind="evals", benchmarks=[name])
+    with judge_server(say) as server:
+        for rule, accuracy in (("== reference", 2 / 3), ("== reference + 1", 1 / 3)):
+            (tmp_path / "mine.py").write_text(MINE.replace("== reference", rule))
+            result = sweep([Model("m", server.address)], config, out=tmp_path / "e", seed=1)["m"][0]
+            assert result["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
+    assert asked.count("Three words, please.") == 1  # the reply is the one that was kept
+
+
+def test_what_a_function_says_of_its_protocol(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    name = f"{tmp_path}/mine.py:greedy"
+    config = EvalsConfig(kind="evals", benchmarks=[name], limit=1)
+    (job,) = jobs_of(config, seed=1)
+    sampling = job.sampling
+    assert (sampling.n, sampling.max_tokens, sampling.temperature) == (4, 64, 0.5)
+    assert job.folder == f"own-{str(tmp_path).strip('/').replace('/', '-')}-mine-greedy"
+    result = _swept(name, tmp_path, _answers, limit=2)
+    assert (result["n"], result["num_samples"]) == (2, 4)
+    # One of two questions is always right: pass@k is one half for every k.
+    assert result["metrics"]["pass@4"]["value"] == 0.5
+
+
+def test_a_file_of_conversations_with_checks(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    name = _lines(
+        path,
+        {"prompt": "2 x 3?", "answer": 6},
+        {"id": "b", "system": "Be brief.", "prompt": "x", "answer": "y", "check": "contains"},
+        {
+            "messages": [{"role": "user", "content": "z"}],
+            "check": {"kind": "choice", "reference": "B"},
+        },
+    )
+    first, second, third = _loaded(name)
+    assert (first.id, first.domain, first.check.kind, first.check.reference) == (
+        "quiz-1", "quiz", "math", "6",
+    )  # fmt: skip
+    assert [m["role"] for m in second.messages] == ["system", "user"]
+    assert (second.id, second.check.kind, second.check.reference) == ("b", "contains", "y")
+    assert (third.id, third.check.kind, third.check.reference) == ("quiz-3", "choice", "B")
+    assert benchmark(name).name == "own-quiz"
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"prompt": "a", "answer": None}, "line 1 has no answer"),
+        ({"answer": "a"}, "give either prompt"),
+        ({"prompt": "a", "messages": [], "answer": "1"}, "give either prompt"),
+        ({"prompt": " ", "answer": "1"}, "prompt is ' '"),
+        ({"prompt": "a", "answr": "1"}, "did you mean 'answer'"),
+        ({"prompt": "a", "answer": "1", "check": 3}, "check is 3"),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}], "answer": "1"},
+            "ends with what is asked",
+        ),
+    ],
+)
+def test_a_bad_row_is_one_line_that_names_it(tmp_path: Path, row: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError) as refused:
+        _loaded(_lines(tmp_path / "quiz.jsonl", row))
+    assert why in str(refused.value) and "quiz.jsonl, line 1" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_check_is_said_before_anything_is_asked(tmp_path: Path) -> None:
+    name = _lines(tmp_path / "quiz.jsonl", {"prompt": "a", "answer": "1", "check": "mth"})
+    asked: list[Any] = []
+    with pytest.raises(UserError, match="unknown kind of check 'mth'"):
+        _swept(name, tmp_path, lambda a: asked.append(a) or Said("1"))  # type: ignore[func-returns-value]
+    assert all(a["messages"][-1]["content"] != "a" for a in asked)
+
+
+def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
+    row = {"id": "a", "prompt": "a", "answer": "1"}
+    with pytest.raises(UserError, match=r"line 2: id 'a' is that of .*line 1 too"):
+        _loaded(_lines(tmp_path / "quiz.jsonl", row, row))
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("def bench(): return []", "returned nothing"),
+        ("def bench(): return 'text'", "returned a str"),
+        ("def bench(): return {'questions': [1], 'smaples': 2}", "did you mean 'samples'"),
+        ("def bench(): 1/0", "division by zero"),
+        ("def bench(): return [{'prompt': object()}]", "no plain value"),
+        ("def bench(n): return []", "missing 1 required"),
+        ("import nowhere_to_be_found", "nowhere_to_be_found"),
+    ],
+)
+def test_a_function_that_makes_no_questions_is_one_line(
+    tmp_path: Path, source: str, why: str
+) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(UserError) as refused:
+        benchmark(f"{tmp_path}/mine.py:bench")
+    assert why in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    row = {"prompt": "a", "answer": "1"}
+    names = [_lines(tmp_path / "q.jsonl", row), _lines(tmp_path / "a" / "q.jsonl", row)]
+    with pytest.raises(UserError, match="would share the name 'own-q'"):
+        jobs_of(EvalsConfig(kind="evals", benchmarks=names), seed=1)
+
+
+def test_the_users_files_count_as_what_the_stage_reads(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    name = _lines(tmp_path / "q.jsonl", {"prompt": "a", "answer": "1"})
+    config = EvalsConfig(kind="evals", benchmarks=[name, f"{tmp_path}/mine.py:bench"])
+    marks = list(reads(config))
+    assert marks == [
+        (Reads("files"), str(tmp_path / "q.jsonl")), (Reads("function"), f"{tmp_path}/mine.py:bench"),
+    ]  # fmt: skip
+    then = [Contents(tmp_path).of(*mark)[1] for mark in marks]
+    (tmp_path / "mine.py").write_text(MINE + "\n# changed\n")
+    now = [Contents(tmp_path).of(*mark)[1] for mark in marks]
+    assert (then[0] == now[0], then[1] == now[1]) == (True, False)
