@@ -20,6 +20,8 @@ class Episode:
         self.messages: list[Message] = list(task.messages)
         self.tools: list[dict[str, Any]] = task.tools
         self.done = False
+        self.continues = True
+        """Whether what is asked next stands behind all that was said, with the same tools."""
         self.num_turns, self.num_calls = 0, 0
         self.rewards: list[float | None] = []
         """Of each reply, where the environment pays turn by turn."""
@@ -40,6 +42,7 @@ class Episode:
         step = self.world.step(reply)
         self.rewards.append(step.reward)
         self.messages = step.messages if step.anew else [*self.messages, *step.messages]
+        self.continues = not step.anew and step.tools is None
         self.tools = step.tools if step.tools is not None else self.tools
         self.done = step.done
 

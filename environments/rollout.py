@@ -17,7 +17,8 @@ tool world one of several. `Episode` is one of them being played; `Player` plays
 - Token-exact: a `Turn` keeps the ids that a reply was sampled from, and its own. Tool results, the
   user's words and older replies are prompt there, so they carry no loss. A chat format may show an older
   reply otherwise than it was sampled (without its trace): then the next turn's ids do not begin with
-  this one's, and whoever trains on them gives it a document of its own.
+  this one's, and whoever trains on them gives it a document of its own. With `keep_prefix` they do begin
+  with them, but where the environment begins its messages anew or changes its tools.
 
 Who plays: GRPO (rl.sample: groups, advantages), DPO (rl.dpo: a success against a failure), pairs of a
 reward model (rl.reward_model.pairs). Synthesis (synthesis.drive) asks by the same `waves`, several
@@ -40,7 +41,14 @@ from environments.episode import Episode
 from environments.protocol import Environment, EnvironmentFailed, Task
 from reward.pool import decide_all
 from reward.verdict import Verdict, decided, failed
-from workbench.chat import ReplyFormat, opens_trace, prompt_ids, reply_format, stop_ids
+from workbench.chat import (
+    ReplyFormat,
+    kept_prompt,
+    opens_trace,
+    prompt_ids,
+    reply_format,
+    stop_ids,
+)
 from workbench.conversation import Message
 from workbench.errors import UserError, one_line
 
@@ -139,6 +147,11 @@ class Player:
     max_tokens: int | None = None
     """Longest prompt with its reply (the engine's limit); an episode that outgrows it has failed."""
     make: Callable[[str], Environment] = make_environment
+    keep_prefix: bool = False
+    """The prompt of a turn begins with the very tokens of the turns before, traces included; else with the
+    chat template's rendering of them."""
+    episode_tokens: int | None = None
+    """Most tokens that an episode samples in all its replies; one that needs more has failed."""
     by_place: bool = False
     """Name a task in its seeds by its place in the call, and not by its id."""
     check_limit_s: float | None = None
@@ -184,16 +197,27 @@ class Player:
         for index, game in enumerate(games):
             prompt = first.get(game.place) if turn == 0 else None
             if prompt is None:
-                prompt = first[game.place] = game.ask(self.tokenizer)
+                prompt = first[game.place] = game.ask(self.tokenizer, keep=self.keep_prefix)
             game.prompt = prompt
             # The first prompt is left to the engine, which says what is wrong with it.
             if turn and self.max_tokens and len(prompt) + sampling.max_tokens > self.max_tokens:
                 game.verdict = decided(0.0, reason="over the context length")
                 continue
-            requests.append(Request(prompt, sampling, self._seed(game, turn, seed)))
+            own = self._within(sampling, game)
+            if own.max_tokens < 1:
+                game.verdict = decided(0.0, reason=f"over {self.episode_tokens} tokens")
+                continue
+            requests.append(Request(prompt, own, self._seed(game, turn, seed)))
             asked.append(index)
         for place, completion in self.engine.stream(requests):
             yield asked[place], completion
+
+    def _within(self, sampling: Sampling, game: "_Game") -> Sampling:
+        """The sampling with the tokens that are left to the episode."""
+        if self.episode_tokens is None:
+            return sampling
+        left = self.episode_tokens - sum(len(t.completion.token_ids) for t in game.turns)
+        return replace(sampling, max_tokens=min(sampling.max_tokens, left))
 
     def _take(self, game: "_Game", completion: Completion) -> bool:
         game.take(completion, self._format, self.tokenizer)
@@ -239,8 +263,17 @@ class _Game:
     def goes_on(self) -> bool:
         return self.verdict is None and self.episode.ask() is not None
 
-    def ask(self, tokenizer: Any) -> list[int]:
+    def ask(self, tokenizer: Any, *, keep: bool) -> list[int]:
+        """What to sample the next reply from."""
         e = self.episode
+        if keep and self.turns and e.continues:
+            last = self.turns[-1]
+            kept = kept_prompt(
+                last.prompt, last.completion.token_ids, e.messages,
+                tools=e.tools, thinking=self.thinking, tokenizer=tokenizer,
+            )  # fmt: skip
+            if kept is not None:
+                return kept
         return prompt_ids(e.messages, tools=e.tools, thinking=self.thinking, tokenizer=tokenizer)
 
     def take(self, completion: Completion, form: ReplyFormat, tokenizer: Any) -> None:

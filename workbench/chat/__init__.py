@@ -1,5 +1,6 @@
 """The chat format: render conversations to tokens with a loss mask, and parse replies."""
 
+from workbench.chat.continuing import kept_prompt
 from workbench.chat.parsing import Reply, parse, parse_conversation
 from workbench.chat.rendering import Rendered, as_text, opens_trace, prompt_ids, render
 from workbench.chat.reply_format import ReplyFormat, reply_format
@@ -14,6 +15,7 @@ __all__ = [
     "as_text",
     "chat_template",
     "format_of",
+    "kept_prompt",
     "opens_trace",
     "parse",
     "parse_conversation",

@@ -131,6 +131,25 @@ def prompt_ids(
     return layout.encode(layout.text(layout.messages, prompt=True))[0]
 
 
+def ids_since(
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None,
+    thinking: bool,
+    tokenizer: Any,
+) -> list[int] | None:
+    """Ids of a prompt from the end of the last reply on; None where the template hides that."""
+    layout = _lay_out(messages, tools, thinking, tokenizer)
+    if not layout.traits.ends:
+        return None
+    # Where the template knows no results these were put together, so places are others.
+    at = max(n for n, message in enumerate(layout.messages) if message["role"] == "assistant")
+    probe = {"role": "assistant", "content": _PLACE}
+    text = layout.text([*layout.messages[:at], probe, *layout.messages[at + 1 :]], prompt=True)
+    if text.count(_PLACE) != 1:
+        return None
+    return layout.encode(text.partition(_PLACE)[2])[0]
+
+
 def _older(layout: _Layout, text: str, starts: Sequence[int], ids: Sequence[int]) -> list[int]:
     """The mask of the older replies of `text`, those that stand there as they were generated."""
     mask = [0] * len(ids)
@@ -311,4 +330,4 @@ def _texts(messages: Sequence[Message]) -> Iterator[Message]:
             yield {**{k: v for k, v in message.items() if k != "tool_calls"}, "content": content}
 
 
-__all__ = ["prompt_ids", "rendered"]
+__all__ = ["ids_since", "prompt_ids", "rendered"]

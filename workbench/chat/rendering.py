@@ -78,6 +78,21 @@ def prompt_ids(
     return _encode(pieces, tokenizer).input_ids
 
 
+def ids_since(
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]] | None,
+    thinking: bool,
+    tokenizer: Any,
+) -> list[int]:
+    """Ids of a prompt from the token on that ends the last reply."""
+    place = max(n for n, message in enumerate(messages) if message["role"] == "assistant")
+    pieces = list(_turns(messages, tools, history=len(messages)))
+    before = len(list(_turns(messages[: place + 1], tools, history=place + 1)))
+    end = [_Piece(t.END, special=True), _Piece("\n")]
+    since = [*end, *pieces[before:], *_opening(messages, thinking)]
+    return _encode(since, tokenizer).input_ids
+
+
 def opens_trace(prompt: Sequence[int], tokenizer: Any) -> bool:
     """Whether a prompt's ids [T] end inside an open trace, so that a reply begins in it.
 
