@@ -30,6 +30,10 @@ class Description:
     tools: list[dict[str, Any]]
     options: tuple[str, ...] | None
     has_tasks: bool
+    has_call: bool
+    """Whether it carries out tools that are no methods of it."""
+    has_task_of: bool
+    """Whether it makes tasks of a file's rows."""
 
 
 def describe(path: str) -> Description:
@@ -62,8 +66,10 @@ def tasks(config: OwnTasks, n: int, seed: int, *, fewer: bool = False) -> list[T
     """`n` different tasks; with `fewer` all there are, where that is less. Raises: UserError where there
     are not enough, or one of them cannot be asked."""
     check_own(config)
-    tools = {tool["name"]: tool for tool in describe(config.type).tools}
+    described = describe(config.type)
     rows = _drawn(config, n, seed) if config.rows is None else _read(config, n, seed)
+    known = [*described.tools, *(_asked(config, "documents") if described.has_call else [])]
+    tools = {tool["name"]: tool for tool in known}
     own = config.model_dump(exclude={"rows", "split"}) | {"source": _digest(config.type)}
     made = [_task(config, row, tools, own, place) for place, row in rows]
     if len(made) < n and not (fewer and made):
@@ -75,15 +81,22 @@ def tasks(config: OwnTasks, n: int, seed: int, *, fewer: bool = False) -> list[T
 
 
 def _drawn(config: OwnTasks, n: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
+    drawn = _asked(config, "tasks", config.split, n, seed)
+    return [(f"{config.split}-{seed}-{number}", row) for number, row in enumerate(drawn)]
+
+
+def _asked(config: OwnTasks, function: str, *more: Any) -> list[dict[str, Any]]:
+    """What the class says, in a process of its own. Raises: UserError where it fails."""
     pool = WorkerPool(1, int(config.memory_gb * 2**30))
-    arguments = [target_of(config.type), config.options, config.split, n, seed]
+    arguments = [target_of(config.type), config.options, *more]
     try:
-        done = pool.call(f"{WORKER}:tasks", arguments, timeout_s=_DRAW_LIMIT_S)
+        done = pool.call(f"{WORKER}:{function}", arguments, timeout_s=_DRAW_LIMIT_S)
     finally:
         pool.close()
     if done.status != "ok":
-        raise UserError(f"environment {config.type!r}: tasks: {done.reason}")
-    return [(f"{config.split}-{seed}-{number}", row) for number, row in enumerate(done.value)]
+        raise UserError(f"environment {config.type!r}: {function}: {done.reason}")
+    found: list[dict[str, Any]] = done.value
+    return found
 
 
 def _read(config: OwnTasks, n: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
@@ -103,7 +116,10 @@ def _read(config: OwnTasks, n: int, seed: int) -> list[tuple[str, dict[str, Any]
             raise UserError(f"{place}: got {line[:_LONGEST_LINE]}; each line is one JSON mapping")
         found.append((place, row))
     Random(f"{seed}/{config.split}").shuffle(found)
-    return found[:n]
+    places, rows = [place for place, _ in found[:n]], [row for _, row in found[:n]]
+    if describe(config.type).has_task_of:
+        rows = _asked(config, "tasks_of", rows)
+    return list(zip(places, rows, strict=True))
 
 
 def _task(
@@ -114,6 +130,8 @@ def _task(
     place: str,
 ) -> Task:
     offered = row.get("tools", list(tools))
+    tools = {**tools, **{tool["name"]: tool for tool in offered if isinstance(tool, dict)}}
+    offered = [tool["name"] if isinstance(tool, dict) else tool for tool in offered]
     unknown = [name for name in offered if name not in tools]
     if unknown:
         raise unknown_name(f"tool of {config.type} ({place})", str(unknown[0]), tools)
@@ -164,4 +182,6 @@ def _describe(path: str, stamp: object) -> Description:
         tools=done.value["tools"],
         options=None if options is None else tuple(options),
         has_tasks=done.value["has_tasks"],
+        has_call=done.value["has_call"],
+        has_task_of=done.value["has_task_of"],
     )

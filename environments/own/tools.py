@@ -9,7 +9,9 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 # What a class has beside its tools.
-RESERVED = ("reset", "step", "verify", "reward", "tasks", "solve", "close")
+RESERVED = (
+    "reset", "step", "verify", "reward", "tasks", "task_of", "solve", "hear", "call", "documents", "close",
+)  # fmt: skip
 _PARAMETER = re.compile(r"^\s*(\w+)\s*(?:\([^)]*\))?\s*:\s*(.+)$")
 _HEADING = re.compile(
     r"^\s*(args|arguments|parameters|returns|raises|yields|example|examples):?\s*$", re.I
@@ -28,10 +30,8 @@ class Tool:
     document: dict[str, Any]
     arguments: type[BaseModel]
 
-    def read(self, arguments: Any) -> dict[str, Any]:
+    def read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the method takes them. Raises: ValueError that says what is wrong."""
-        if not isinstance(arguments, Mapping):
-            raise ValueError("arguments must be an object")
         try:
             made = self.arguments.model_validate(dict(arguments), strict=True)
         except ValidationError as error:

@@ -24,10 +24,10 @@ class EnvironmentBroke(Exception):
 
 
 class _Play:
-    """One episode: the user's object and its tools."""
+    """One episode: the user's object and its tools. others: names that its `call` carries out."""
 
-    def __init__(self, made: Any, tools: dict[str, Tool], longest: int) -> None:
-        self.made, self.tools, self.longest = made, tools, longest
+    def __init__(self, made: Any, tools: dict[str, Tool], others: set[str], longest: int) -> None:
+        self.made, self.tools, self.others, self.longest = made, tools, others, longest
         self.rewards: list[float] = []
 
 
@@ -50,7 +50,8 @@ def describe(target: _Target) -> dict[str, Any]:
         return {"problem": str(error)}
     if not callable(getattr(found, "reset", None)):
         return {"problem": "it has no method reset(self, task), which begins an episode"}
-    if not tools and not callable(getattr(found, "step", None)):
+    has_call = callable(getattr(found, "call", None))
+    if not tools and not has_call and not callable(getattr(found, "step", None)):
         return {"problem": "it has neither tools (typed methods) nor step(self, reply)"}
     judges = any(callable(getattr(found, name, None)) for name in ("verify", "reward"))
     if not judges and not callable(getattr(found, "step", None)):
@@ -62,8 +63,27 @@ def describe(target: _Target) -> dict[str, Any]:
         "tools": [tool.document for tool in tools.values()],
         "options": takes,
         "has_tasks": callable(getattr(found, "tasks", None)),
-        "has_solve": callable(getattr(found, "solve", None)),
+        "has_call": has_call,
+        "has_task_of": callable(getattr(found, "task_of", None)),
     }
+
+
+def documents(target: _Target, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tools that `call` carries out, by the class's `documents`; [] where the tasks name them."""
+    made = _class(target)(**options)
+    if not callable(getattr(made, "documents", None)):
+        return []
+    found: list[dict[str, Any]] = _json(list(_waited(made.documents())), "documents")
+    return found
+
+
+def tasks_of(
+    target: _Target, options: dict[str, Any], rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of a file as tasks, by the class's `task_of`."""
+    made = _class(target)(**options)
+    found: list[dict[str, Any]] = _json([made.task_of(row) for row in rows], "task_of")
+    return found
 
 
 def tasks(
@@ -103,7 +123,8 @@ def begin(
             f"reset returned {_shown(found)}; what is asked belongs into the task's prompt"
         )
     known = _tools(cls)
-    _play = _Play(made, {name: known[name] for name in offered if name in known}, longest)
+    own = {name: known[name] for name in offered if name in known}
+    _play = _Play(made, own, set(offered) - set(own), longest)
 
 
 def step(reply: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +132,9 @@ def step(reply: dict[str, Any]) -> dict[str, Any]:
     play = _playing()
     calls = reply["tool_calls"] or []
     own_step = getattr(play.made, "step", None)
-    if calls and (play.tools or own_step is None):
+    if callable(getattr(play.made, "hear", None)):
+        _waited(play.made.hear(as_reply(reply)))
+    if calls and (play.tools or play.others or own_step is None):
         messages = [_called(play, call) for call in calls]
         out: dict[str, Any] = {
             "messages": messages,
@@ -157,23 +180,28 @@ def solve() -> list[list[dict[str, Any]]]:
 def _called(play: _Play, call: Mapping[str, Any]) -> dict[str, Any]:
     """A tool's answer as a message. What is wrong with the model's call is told to the model."""
     name = call.get("name")
-    tool = play.tools.get(name) if isinstance(name, str) else None
-    if tool is None:
+    arguments = call.get("arguments")
+    if not isinstance(name, str) or (name not in play.tools and name not in play.others):
         return _result(play, {"error": f"there is no tool {str(name)[:60]!r}"})
+    if not isinstance(arguments, Mapping):
+        return _result(play, {"error": "arguments must be an object"})
+    tool = play.tools.get(name)
     try:
-        arguments = tool.read(call.get("arguments"))
+        given = dict(arguments) if tool is None else tool.read(arguments)
     except ValueError as error:
         return _result(play, {"error": str(error)})
     try:
-        found = _waited(getattr(play.made, tool.name)(**arguments))
+        found = _waited(
+            play.made.call(name, given) if tool is None else getattr(play.made, name)(**given)
+        )
     except ValueError as error:
         # Exactly that: its subclasses (what json or a codec raises) are faults of the tool.
         if type(error) is not ValueError:
-            raise EnvironmentBroke(f"tool {tool.name}: {one_line(error)}") from None
+            raise EnvironmentBroke(f"tool {name}: {one_line(error)}") from None
         return _result(play, {"error": str(error)[:300]})
     except Exception as error:  # noqa: BLE001 - the user's code: its failure is a status
-        raise EnvironmentBroke(f"tool {tool.name}: {one_line(error)}") from None
-    return _result(play, "ok" if found is None else _json(found, f"tool {tool.name}"))
+        raise EnvironmentBroke(f"tool {name}: {one_line(error)}") from None
+    return _result(play, "ok" if found is None else _json(found, f"tool {name}"))
 
 
 def _result(play: _Play, content: Any) -> dict[str, Any]:

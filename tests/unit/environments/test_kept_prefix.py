@@ -11,8 +11,8 @@ from engine.protocol import Sampling
 from engine.scripted import ScriptedEngine
 from environments.house import House, tasks
 from environments.rollout import Player, Trajectory
-from rl.logprobs import segments
-from rl.rollout import Rollout
+from rl.sample import Rollout
+from rl.update import segments
 from tests.unit.workbench.test_chat_foreign import CHATML, chatml
 from workbench.chat import kept_prompt, prompt_ids, stop_ids
 
