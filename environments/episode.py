@@ -1,5 +1,6 @@
 """An environment being played: what to ask next, and what a reply does to it."""
 
+import math
 from typing import Any
 
 from environments.protocol import Environment, Task
@@ -49,9 +50,13 @@ class Episode:
     def verdict(self) -> Verdict:
         """What the episode came to."""
         if not self.done and self.num_turns == self.max_turns:
-            return decided(0.0, reason=f"over {self.max_turns} turns")
+            return self.failure(f"over {self.max_turns} turns")
         self.begin()
         return self.world.verify()
+
+    def failure(self, reason: str) -> Verdict:
+        """The verdict on an episode that went over a limit: what its turns had earned, and no more."""
+        return decided(math.fsum(r for r in self.rewards if r is not None), reason=reason)
 
     def begin(self) -> None:
         """The world starts with the first reply: who only asks needs none, and one may not start."""

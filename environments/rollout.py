@@ -40,7 +40,7 @@ from environments.catalogue import make_environment
 from environments.episode import Episode
 from environments.protocol import Environment, EnvironmentFailed, Task
 from reward.pool import decide_all
-from reward.verdict import Verdict, decided, failed
+from reward.verdict import Verdict, failed
 from workbench.chat import (
     ReplyFormat,
     kept_prompt,
@@ -112,6 +112,8 @@ class Trajectory:
     verdict: Verdict | None = None
     num_calls: int = 0
     lost: Turn | None = None
+    rewards: list[float | None] = field(default_factory=list)
+    """What each reply earned, where the environment pays turn by turn; the verdict has the sum in it."""
 
     @property
     def success(self) -> bool | None:
@@ -201,11 +203,11 @@ class Player:
             game.prompt = prompt
             # The first prompt is left to the engine, which says what is wrong with it.
             if turn and self.max_tokens and len(prompt) + sampling.max_tokens > self.max_tokens:
-                game.verdict = decided(0.0, reason="over the context length")
+                game.verdict = game.episode.failure("over the context length")
                 continue
             own = self._within(sampling, game)
             if own.max_tokens < 1:
-                game.verdict = decided(0.0, reason=f"over {self.episode_tokens} tokens")
+                game.verdict = game.episode.failure(f"over {self.episode_tokens} tokens")
                 continue
             requests.append(Request(prompt, own, self._seed(game, turn, seed)))
             asked.append(index)
@@ -294,5 +296,5 @@ class _Game:
     def trajectory(self) -> Trajectory:
         e = self.episode
         return Trajectory(
-            e.task, e.messages, e.tools, self.turns, self.verdict, e.num_calls, self.lost
+            e.task, e.messages, e.tools, self.turns, self.verdict, e.num_calls, self.lost, e.rewards
         )

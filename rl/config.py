@@ -201,6 +201,16 @@ class GrpoConfig(StageConfig):
     """Longest reply, thinking included, in tokens. With the prompt it must fit engine.max_model_len."""
     max_turns: int = Field(6, ge=1)
     """Most replies of an environment's episode; one that needs more has failed."""
+    max_episode_tokens: int | None = Field(None, ge=1)
+    """Most tokens that an episode samples in all its replies; one that needs more has failed."""
+    history: Literal["template", "kept"] = "template"
+    """How an episode's older replies stand before the next one. template: as the chat template writes them
+    (Nemotron's drops their traces), so each reply is trained on behind a prompt of its own. kept: the very
+    tokens that were sampled, traces included, so an episode is one document and no token stands in it twice."""
+    credit: Literal["episode", "to_go"] = "episode"
+    """What a reply of an episode is trained on, where its environment pays turn by turn. episode: on the
+    whole episode's value. to_go: on what was earned from that reply on, the verdict with it, against the
+    other episodes of its group at the same turn."""
     thinking: bool | Literal["both"] = True
     """Roll out with a trace; both: half of the prompts with one and half without, as in RLHF."""
     reward: RewardConfig = RewardConfig()

@@ -45,11 +45,20 @@ class Rollout:
     """Cut at max_tokens, so without loss (`mask_truncated`); it still counts as one of the replies."""
     later: tuple[Turn, ...] = ()
     """The further turns of an episode; reward and advantage are the whole episode's."""
+    by_turn: tuple[float | None, ...] = ()
+    """The advantage of each turn, where turns are credited apart; None carries no loss. (): all the
+    episode's."""
 
     @property
     def turns(self) -> tuple[Turn, ...]:
         """Every reply behind the ids that it was sampled from."""
         return (Turn(self.prompt, self.completion), *self.later)
+
+    @property
+    def turn_advantages(self) -> tuple[float | None, ...]:
+        """Of each turn what it is trained on."""
+        whole = (self.advantage,) * len(self.turns)
+        return self.by_turn if self.by_turn and self.advantage is not None else whole
 
     @property
     def num_tokens(self) -> int:
@@ -131,6 +140,12 @@ class Sampler:
     """Longest prompt with its reply; an episode that outgrows it has failed."""
     of_parts: Mapping[str, float] = field(default_factory=dict)
     """Weights of the reward's parts, where advantages are taken of each (GDPO)."""
+    keep_prefix: bool = False
+    """See environments.rollout.Player."""
+    episode_tokens: int | None = None
+    """Most sampled tokens of an episode."""
+    credit: Literal["episode", "to_go"] = "episode"
+    """See rl.config."""
 
     def roll_out(
         self, questions: Sequence[Conversation | Task], *, seed: int
@@ -146,9 +161,10 @@ class Sampler:
             for group in played
         ]
         values = self._advantages(played, decided)
+        turns = [self._to_go(*parts) for parts in zip(played, decided, strict=True)]
         return [
             [self._rollout(*parts) for parts in zip(*group, strict=True)]
-            for group in zip(played, decided, values, watched, strict=True)
+            for group in zip(played, decided, values, watched, turns, strict=True)
         ]
 
     def _advantages(
@@ -164,6 +180,23 @@ class Sampler:
             for group, own in zip(played, decided, strict=True)
         ]
 
+    def _to_go(
+        self, group: Sequence[Trajectory], decided: Sequence[Verdict]
+    ) -> list[tuple[float | None, ...]]:
+        """Of each episode the advantage of each turn, from what was still to be earned there; () where
+        turns are not credited apart."""
+        if self.credit == "episode":
+            return [()] * len(group)
+        values = [self._shape(t, mark.value) for t, mark in zip(group, decided, strict=True)]
+        left = [_still_earned(t, value) for t, value in zip(group, values, strict=True)]
+        out: list[list[float | None]] = [[] for _ in group]
+        for turn in range(max(map(len, left))):
+            there = [n for n, of_one in enumerate(left) if turn < len(of_one)]
+            found = advantages([left[n][turn] for n in there], self.kind)
+            for n, value in zip(there, found, strict=True):
+                out[n].append(value)
+        return [tuple(of_one) for of_one in out]
+
     def _play(self, questions: Sequence[Conversation | Task], seed: int) -> list[list[Trajectory]]:
         for question in questions:
             no_check = isinstance(question, Conversation) and question.check is None
@@ -172,6 +205,7 @@ class Sampler:
         player = Player(
             self.engine, self.tokenizer, self.sampling, bool(self.thinking), self.max_turns,
             self.max_context, by_place=True, check_limit_s=self.check_limit_s,
+            keep_prefix=self.keep_prefix, episode_tokens=self.episode_tokens,
         )  # fmt: skip
         tasks = [
             q if isinstance(q, Task) else question_task(q, self.reward_options) for q in questions
@@ -193,7 +227,12 @@ class Sampler:
         return self.score(asked, groups, opened, checks)
 
     def _rollout(
-        self, t: Trajectory, mark: Verdict, advantage: float | None, checked: float | None
+        self,
+        t: Trajectory,
+        mark: Verdict,
+        advantage: float | None,
+        checked: float | None,
+        by_turn: tuple[float | None, ...],
     ) -> Rollout:
         first, *later = _turns(t)
         masked = self.mask_truncated and _is_cut((first, *later))
@@ -207,6 +246,7 @@ class Sampler:
             checked=checked,
             parts=mark.parts,
             later=tuple(later),
+            by_turn=by_turn,
         )
 
     def _shape(self, t: Trajectory, reward: float | None) -> float | None:
@@ -244,6 +284,15 @@ def collect(
 def is_mixed(group: Sequence[Rollout]) -> bool:
     """Whether the rewards of a group differ: only then does it teach anything."""
     return len({r.reward for r in group if r.reward is not None}) > 1
+
+
+def _still_earned(t: Trajectory, value: float | None) -> list[float | None]:
+    """Before each turn the part of the episode's value that is not earned yet."""
+    out, gone = list[float | None](), 0.0
+    for place in range(len(_turns(t))):
+        out.append(None if value is None else value - gone)
+        gone += (t.rewards[place] if place < len(t.rewards) else None) or 0.0
+    return out
 
 
 def _turns(t: Trajectory) -> list[Turn]:

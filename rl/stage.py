@@ -71,6 +71,8 @@ def run(context: StageContext) -> None:
         engine, tokenizer, sampling, config.thinking, _advantage(config), config.overlong,
         config.mask_truncated, config.reward_options, reward_source(context, tokenizer, anchors),
         config.check_limit_s, config.max_turns, config.engine.max_model_len, config.reward.of_parts,
+        keep_prefix=config.history == "kept", episode_tokens=config.max_episode_tokens,
+        credit=config.credit,
     )  # fmt: skip
     grpo = Grpo(model, sampler, pool, config, context.seed)
     checkpoints = Checkpoints(context.stage_dir / "checkpoints")

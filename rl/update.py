@@ -70,7 +70,9 @@ def _packed(rollouts: Sequence[Rollout]) -> PolicyBatch:
     engine, advantage = list[float](), list[float]()
     documents = 0
     for number, rollout in enumerate(rollouts):
-        for before, done, begins in segments(rollout):
+        for (before, done, begins), value in zip(
+            segments(rollout), rollout.turn_advantages, strict=True
+        ):
             size = len(done.token_ids)
             if not len(done.logprobs) == len(done.forced) == len(done.versions) == size:
                 raise ValueError(
@@ -82,8 +84,8 @@ def _packed(rollouts: Sequence[Rollout]) -> PolicyBatch:
             target += done.token_ids
             sequence += [number] * size
             engine += done.logprobs
-            advantage += [rollout.advantage or 0.0] * size
-            mask += [rollout.advantage is not None and not forced for forced in done.forced]
+            advantage += [value or 0.0] * size
+            mask += [value is not None and not forced for forced in done.forced]
             version += done.versions
             ids += [*before, *done.token_ids]
             document += [documents - 1] * (len(before) + size)

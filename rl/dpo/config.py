@@ -39,6 +39,11 @@ class DpoConfig(StageConfig):
     """Most pairs of a success and a failure from one task in a round."""
     max_turns: int = Field(6, ge=1)
     """Most replies of an episode."""
+    max_episode_tokens: int | None = Field(None, ge=1)
+    """Most tokens that an episode samples in all its replies; one that needs more has failed."""
+    history: Literal["template", "kept"] = "template"
+    """How an episode's older replies stand before the next one: as the chat template writes them, or the
+    very tokens that were sampled, traces included."""
     max_tokens: int = Field(128, ge=1)
     """Longest reply."""
     temperature: float = Field(1.0, gt=0)

@@ -114,6 +114,8 @@ def _player(context: StageContext, config: DpoConfig, tokenizer: PreTrainedToken
         config.thinking,
         config.max_turns,
         config.engine.max_model_len,
+        keep_prefix=config.history == "kept",
+        episode_tokens=config.max_episode_tokens,
     )
 
 

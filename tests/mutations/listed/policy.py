@@ -173,8 +173,8 @@ MUTATIONS = (
     Mutation(
         "forced tokens are trained on",
         "rl/update.py",
-        "mask += [rollout.advantage is not None and not forced for forced in done.forced]",
-        "mask += [rollout.advantage is not None for forced in done.forced]",
+        "mask += [value is not None and not forced for forced in done.forced]",
+        "mask += [value is not None for forced in done.forced]",
         "the policy learns what the budget's rule wrote",
         ("tests/unit/rl/test_forced_tokens.py",),
         _FORCED,
