@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from data_mix.config import SourceConfig, no_conversations
+from data_mix.config import no_conversations
+from environments.config import EnvironmentSource, PromptsConfig
 from model.lora_config import LoraConfig
 from workbench.distributed.config import DistributedConfig
 from workbench.load import Activations
@@ -15,8 +16,8 @@ from workbench.schema import Section
 class PartConfig(Section):
     """One part of the training set."""
 
-    source: SourceConfig
-    """Where its conversations come from."""
+    source: PromptsConfig
+    """Where its conversations come from; of an environment, its own solutions (with reasoning off)."""
     samples: int = Field(ge=1)
     """How many to take, each another one; a source that holds fewer is an error."""
     reasoning: Literal["trace", "answer"] = "trace"
@@ -28,6 +29,8 @@ class PartConfig(Section):
 
     @model_validator(mode="after")
     def _gives_conversations(self) -> "PartConfig":
+        if isinstance(self.source, EnvironmentSource):
+            return self
         if problem := no_conversations(self.source):
             raise ValueError(problem)
         return self

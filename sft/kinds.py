@@ -10,7 +10,7 @@ KINDS = {
         plan="sft.plan:plan_sft",
         about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
         version=1,
-        inputs="data_mix.inputs:check_rows",
+        inputs="sft.inputs:check_sft",
         panels=(MetricPanel("loss", "Loss", x="step"),),
     ),
 }

@@ -1,6 +1,7 @@
 """What an SFT stage will cost. Imports no torch."""
 
 from data_mix.sizes import most_tokens
+from environments.config import EnvironmentSource
 from sft.config import SftConfig
 from workbench.distributed.config import why_not
 from workbench.errors import UserError
@@ -55,7 +56,9 @@ def _longest_mean(config: SftConfig) -> float:
     """The longest that samples can be on average, in tokens: a byte each, or a whole row."""
     total = 0.0
     for part in config.parts.values():
-        known = most_tokens(part.source, part.samples)
+        source = part.source
+        # An environment's are played to be known.
+        known = None if isinstance(source, EnvironmentSource) else most_tokens(source, part.samples)
         rows = float(part.samples * config.row_tokens)
         total += rows if known is None else min(known, rows)
     return total / sum(part.samples for part in config.parts.values())

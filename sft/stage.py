@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from budget.truncation import truncate_share
 from data_mix.supervised import take_conversations
+from environments.config import EnvironmentSource
+from environments.solutions import solutions
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, merge_adapters, save_adapters
@@ -124,7 +126,10 @@ def collect(config: SftConfig, seed: int, accounting: Accounting) -> list[Conver
     """The parts' conversations, in the recipe's order; those without a reply are left out."""
     out: list[Conversation] = []
     for name, part in config.parts.items():
-        taken = take_conversations(part.source, part.samples, name=name, seed=seed)
+        if isinstance(part.source, EnvironmentSource):
+            taken = solutions(part.source, part.samples, seed)
+        else:
+            taken = take_conversations(part.source, part.samples, name=name, seed=seed)
         if part.loss == "all":
             taken = [reply for conversation in taken for reply in unrolled(conversation)]
         taken = with_replies(taken, part=name, accounting=accounting)

@@ -1,0 +1,54 @@
+"""An environment's own solutions as training samples: its calls are seen before any is reinforced."""
+
+from collections.abc import Iterator
+
+from environments.catalogue import make_environment, take_tasks
+from environments.config import EnvironmentSource
+from environments.episode import Episode
+from environments.protocol import Task, calling
+from workbench.chat import Reply
+from workbench.conversation import Conversation
+from workbench.errors import UserError
+
+_END = Reply("", "Done.", None, True)
+
+
+def solutions(source: EnvironmentSource, count: int, seed: int) -> list[Conversation]:
+    """`count` samples: each reply of solved tasks behind what stands before it, the tools' own answers among
+    it. There is no trace: the samples are of reasoning off.
+
+    A user's request is solved by one reply with all its calls, then one without. Raises: UserError where
+    there are too few tasks, or a task's own solution does not solve it.
+    """
+    out: list[Conversation] = []
+    for task in take_tasks(source.tasks, -(-count // 2), seed):  # two replies or more each
+        out += solved(task)
+        if len(out) >= count:
+            break
+    if len(out) < count:
+        raise UserError(
+            f"environment {source.tasks.type!r} gives {len(out)} samples of solutions, {count} were asked "
+            "for; ask for fewer"
+        )
+    return out[:count]
+
+
+def solved(task: Task) -> Iterator[Conversation]:
+    """The replies of the task's own solution, each as a sample that ends with it."""
+    world = make_environment(task.environment)
+    episode = Episode(world, task)
+    episode.begin()
+    for calls in world.gold():
+        for reply in (calling(*calls), _END) if calls else (_END,):
+            tools, place = episode.tools, len(episode.messages)
+            episode.answer(reply)
+            yield Conversation(
+                id=f"{task.id}-{episode.num_turns}",
+                domain=task.environment,
+                messages=episode.messages[: place + 1],
+                tools=tools,
+                thinking=False,
+            )
+    found = episode.verdict()
+    if found.value != 1.0:
+        raise UserError(f"task {task.id!r}: its own solution does not solve it: {found.parts}")

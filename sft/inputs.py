@@ -1,0 +1,14 @@
+"""Whether what an SFT stage reads is there. Imports no torch."""
+
+from data_mix.inputs import check_rows
+from environments.config import EnvironmentSource
+from environments.inputs import check_environment
+from sft.config import SftConfig
+
+
+def check_sft(config: SftConfig) -> list[str]:
+    """As data_mix.inputs.check_rows, and whether environments can be played."""
+    for part in config.parts.values():
+        if isinstance(part.source, EnvironmentSource):
+            check_environment(part.source.tasks)
+    return check_rows(config)

@@ -1,0 +1,63 @@
+"""An environment's own solutions as training samples: every reply behind what the tools really answered."""
+
+from pathlib import Path
+
+import pytest
+
+from environments.config import EnvironmentSource, HouseTasks, OwnTasks
+from environments.house import tasks
+from environments.solutions import solutions
+from sft.config import SftConfig
+from sft.examples import Accounting
+from sft.inputs import check_sft
+from sft.stage import collect
+from workbench.errors import UserError
+
+SOLVED = """
+class Counter:
+    def __init__(self, *, wrong=False): self.wrong = wrong
+    def tasks(self): yield from ({"prompt": f"Count to {n}.", "n": n} for n in range(1, 4))
+    def reset(self, n): self.count, self.n = 0, n
+    def add(self, by: int) -> str:
+        self.count += by
+        return f"now {self.count}"
+    def verify(self): return self.count == self.n
+    def solve(self): return [[{"name": "add", "arguments": {"by": self.n + self.wrong}}]]
+"""
+
+
+def _source(folder: Path, **options: object) -> EnvironmentSource:
+    (folder / "counter.py").write_text(SOLVED)
+    tasks = OwnTasks(type=f"{folder}/counter.py:Counter", options=options)
+    return EnvironmentSource(type="environment", tasks=tasks)
+
+
+def test_each_reply_stands_behind_the_tools_own_answers(tmp_path: Path) -> None:
+    samples = solutions(_source(tmp_path), 4, 1)
+    assert [s.messages[-1]["content"] for s in samples] == ["", "Done.", "", "Done."]
+    calls = [s.messages[-1]["tool_calls"][0]["function"] for s in samples[::2]]
+    assert calls == [{"name": "add", "arguments": {"by": n}} for n in (1, 2)]
+    assert samples[3].messages[2] == {"role": "tool", "content": "now 2"}
+    assert not samples[0].thinking and samples[0].tools[0]["name"] == "add"  # type: ignore[index]
+    with pytest.raises(UserError, match="its own solution does not solve it"):
+        solutions(_source(tmp_path, wrong=True), 2, 1)
+    with pytest.raises(UserError, match="has 3 tasks"):
+        solutions(_source(tmp_path), 8, 1)
+
+
+def test_sft_takes_them_as_a_part() -> None:
+    house = HouseTasks(type="house", split="train", requests=(2, 2), offered=3)
+    part = {"source": {"type": "environment", "tasks": house.model_dump()}, "samples": 6}
+    config = SftConfig.read({"kind": "sft", "needs": ["a"], "parts": {"calls": part}}, where="sft")
+    assert check_sft(config) == []
+    taken = collect(config, 17, Accounting())
+    first = tasks("train", 3, 17, requests=(2, 2), offered=3)[0]
+    # Both requests in one reply, and its end.
+    assert [c["function"] for c in taken[0].messages[-1]["tool_calls"]] == first.data["calls"]
+    assert [m["role"] for m in taken[1].messages] == [
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+        "assistant",
+    ]
