@@ -89,6 +89,26 @@ def test_state_of_12b_by_strategy() -> None:
     assert states(workers=64, strategy="zero3") == zero3
 
 
+def test_fsdp_shards_fp32_state_and_a_shared_row_is_a_slice() -> None:
+    """[derived] 64 processes in 2 copies: 4 + 4 + 8 bytes a parameter over 32. Gathered in bf16: two
+    feed-forward layers of 209,720,320 at 2 bytes, the gradient of one at 2 + 4, and embedding and
+    unembedding whole at 4. Context 8: an eighth of the row's layer inputs, in fp32."""
+    s = shape("nano2-12b")
+    p = parameters(s)
+    layout = {"workers": 64, "replicate": 2, "strategy": "fsdp", "precision": "bf16"}
+
+    def memory(context: int) -> cost.TrainingMemory:
+        load = TrainingLoad(tokens=1, row_tokens=131072, activations="offload", context=context,
+                            **layout)  # type: ignore[arg-type]  # fmt: skip
+        return cost.training_memory(s, load)
+
+    found = memory(8)
+    assert found.weights + found.gradients + found.optimizer == 2 * (4 * p // 32) + 8 * p // 32
+    largest = 2 * 5120 * 20480 + 5120
+    assert found.buffers == 10 * largest + 4 * (2 * 131072 * 5120 + 5120)
+    assert found.host == 62 * 131072 // 8 * 5120 * 4 == memory(1).host // 8
+
+
 def test_checkpoints_keep_one_input_a_layer_and_offload_moves_them() -> None:
     """[derived] 62 layers x 131,072 tokens x 5,120 x 2 bytes = 77.5 GiB of checkpoints."""
     s = shape("nano2-12b")

@@ -34,7 +34,7 @@ def test_every_recipe_has_a_plan(path: Path) -> None:
 
 def test_the_12b_in_json() -> None:
     """[paper] 12.31B parameters, 28/28/6 layers, 20T tokens in steps of 736 x 8,192, rounded up.
-    [derived] zero3 over 184 workers in bf16: 12 P / 184 bytes of optimizer."""
+    [derived] fsdp over 184 workers: 8 P / 184 bytes of optimizer, 4 P / 184 of fp32 weights."""
     done = _plan(
         "--recipe", "recipes/nano2-12b.yaml", "--json", "--hardware", "h200", "--mfu", "0.5"
     )
@@ -44,11 +44,12 @@ def test_the_12b_in_json() -> None:
     (pretrain,) = plan["stages"]["pretrain"]["loads"]
     step = 736 * 8192
     assert pretrain["tokens"] == -(-20 * 10**12 // step) * step
-    assert pretrain["memory"]["optimizer"] == 12 * 12_310_001_152 // 184
+    assert pretrain["memory"]["optimizer"] == 8 * 12_310_001_152 // 184
+    assert pretrain["memory"]["weights"] == 4 * 12_310_001_152 // 184
     assert pretrain["seconds"] == pytest.approx(pretrain["flops"] / (989e12 * 0.5 * 184))
+    for stage in ("pretrain", "long-context", "sft1", "sft2", "sft3"):
+        assert plan["stages"][stage]["loads"][0]["fits"] is True
     # What cannot run as it stands must say so.
-    assert plan["stages"]["long-context"]["loads"][0]["fits"] is False
-    assert plan["stages"]["sft1"]["loads"][0]["fits"] is True
     assert plan["stages"]["grpo"]["loads"][1]["fits"] is False
 
 
@@ -75,7 +76,7 @@ def test_bad_hardware_and_shares_are_one_line() -> None:
     for words, expected in (
         (("--hardware", "h10"), "unknown hardware 'h10'; did you mean 'h100'?"),
         (("--mfu", "40"), "--mfu 40.0: it is a share of the peak"),
-        (("--set", "stages.sft1.distributed.workers=3"), "must be a multiple of microbatch_rows"),
+        (("--set", "stages.sft1.distributed.workers=24"), "must be a multiple of microbatch_rows"),
         (("--set", "cluster.backend=local"), "needs Ray, and cluster.backend is 'local'"),
     ):
         done = _plan("--recipe", "recipes/nano2-12b.yaml", *words)
