@@ -22,6 +22,11 @@ real:           ## LoRA on real tool calls, and GRPO, on a real model -> runs/sm
 	@scripts/setup.sh real
 	@$(PY) scripts/run_stage.py all --recipe recipes/smollm2.yaml
 
+data: setup     ## real pages through the mathematics funnel -> runs/miniature-data/report.html
+	@scripts/setup.sh evals
+	@[ -e data/pages.warc.gz ] || $(PY) scripts/debian_warc.py data/pages.warc.gz
+	@$(PY) scripts/run_stage.py all --recipe recipes/miniature-data.yaml
+
 # SHARD=2/3 takes every third file, the second first: for CI in several jobs.
 SHARD ?= 1/1
 shard = awk -v s=$(SHARD) 'BEGIN {split(s, a, "/")} NR % a[2] == a[1] % a[2]'
@@ -55,4 +60,4 @@ mutate: setup   ## break important lines one at a time: a test must notice each 
 bench: setup    ## speed and memory, as ratios, interleaved
 	@for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
 
-.PHONY: help setup demo smoke paper real test unit integration check stress mutate bench
+.PHONY: help setup demo smoke paper real data test unit integration check stress mutate bench

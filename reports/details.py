@@ -164,6 +164,8 @@ def _grids(data: Any) -> list[Grid]:
     """Tables of the data accounting: that of a blend by phase, or that of a training set."""
     if not isinstance(data, dict):
         return []
+    if data.get("funnel"):  # of a stage that makes data; shown in a section of its own
+        return []
     if isinstance(data.get("phases"), list):
         return [_blend_grid(data["phases"])]
     samples, tokens = data.get("samples"), data.get("tokens")

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from reports.budgets import budget_rows, contrast_grids
 from reports.charts import accuracy_panels, loss_panel, stage_panels
+from reports.data import data_views
 from reports.details import hardware_line, stage_views, trained_tokens
 from reports.differences import (
     Table,
@@ -75,6 +76,7 @@ def page_of(facts: RunFacts) -> dict[str, Any]:
         "policies": {name: panels for name, panels in policies.items() if panels},
         "paper": _paper_rows(current),
         "samples": sample_groups(facts),
+        "data": data_views(facts),
         "rule": RULE,
         "samples_page": INDEX if facts.results else "",
         "commands": _commands(facts),

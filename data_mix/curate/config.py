@@ -2,13 +2,14 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_mix.config import HubSource, JsonlSource, ParquetSource, ShardsSource
 from data_mix.data_stage import DataStageConfig
 from data_mix.shard_columns import CONVERSATION, Columns, needs_text
 from engine.judge_client import JudgeConfig
 from workbench.content import Reads
+from workbench.errors import unknown_name
 from workbench.schema import Section
 
 
@@ -20,6 +21,9 @@ class WarcSource(Section):
     """A file, or a glob such as crawl/*.warc.gz; relative to the folder the command is run in."""
     most_bytes: int = Field(10 * 2**20, ge=1)
     """Longer pages are removed, and counted."""
+    from_debian: bool = False
+    """Make the file, where there is none, of 300 pages of Debian's documentation packages
+    (scripts/debian_warc.py)."""
 
 
 class FilesSource(Section):
@@ -112,6 +116,34 @@ class FixTextStep(StepConfig):
         return before
 
 
+LANGUAGES = (
+    "ar", "da", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "zh",
+)  # fmt: skip
+"""English and the paper's fifteen."""
+
+
+class LanguageStep(StepConfig):
+    """Says in which language a text is (column `language`), and keeps some, by py3langid."""
+
+    open: ClassVar[str] = "data_mix.curate.steps.language:Language"
+    type: Annotated[Literal["language"], Reads("package", "py3langid")]
+    among: tuple[str, ...] = LANGUAGES
+    """The languages to choose from, by their two letters; fewer are told apart better."""
+    keep: tuple[str, ...] = ()
+    """Texts in other languages are removed; empty: none is."""
+
+    @model_validator(mode="after")
+    def _chosen_from(self) -> "LanguageStep":
+        if wrong := [name for name in self.keep if name not in self.among]:
+            raise ValueError(str(unknown_name("language to keep", wrong[0], self.among)))
+        return self
+
+    def columns(self, before: Columns) -> Columns:
+        """See StepConfig."""
+        needs_text(before)
+        return {**before, "language": "text"}
+
+
 class DecontaminateStep(StepConfig):
     """Removes texts that hold a question of a benchmark, or its answer."""
 
@@ -135,7 +167,7 @@ class DecontaminateStep(StepConfig):
 
 
 Step = Annotated[
-    LengthStep | EquationsStep | HtmlStep | FixTextStep | DecontaminateStep,
+    LengthStep | EquationsStep | HtmlStep | FixTextStep | LanguageStep | DecontaminateStep,
     Field(discriminator="type"),
 ]
 

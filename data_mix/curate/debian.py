@@ -96,6 +96,14 @@ def unpack(names: Mapping[str, int], folder: Path, *, any_version: bool = False)
         done.touch()
 
 
+def make_where_missing(target: Path) -> None:
+    """The miniature's WARC, where it is not there yet. Raises: UserError as `unpack` does."""
+    if not target.exists():
+        folder = target.parent / "debian"
+        unpack(MINIATURE, folder)
+        write_warc(target, folder, MINIATURE)
+
+
 def _downloaded(name: str, place: Path, *, any_version: bool) -> Path:
     _run(["apt-get", "-q", "download", name], f"{name} cannot be downloaded", cwd=place)
     deb = next(place.glob("*.deb"), None)

@@ -36,28 +36,45 @@ def plan_curate(config: CurateConfig, recipe: Recipe) -> StagePlan:
     )
 
 
-def check_inputs(config: CurateConfig) -> None:
-    """Look for files, programs and packages. Raises: UserError naming what is missing."""
+def check_inputs(config: CurateConfig) -> list[str]:
+    """Look for files, programs and packages; a line for each program that is to be installed first.
+
+    Raises: UserError naming what is missing.
+    """
     check_data(config)
     if isinstance(config.input, WarcSource):
         check_package("fastwarc", "`make setup`", what="input of type warc")
+    lines = missing_programs(config)
     if isinstance(config.input, WarcSource | FilesSource):
         found = files_of(config.input.path)
+        if not found and isinstance(config.input, WarcSource) and config.input.from_debian:
+            return [*lines, f"makes {config.input.path} of Debian's packages (45 MB to download)"]
         if not found:
             raise UserError(f"input: no file matches {config.input.path!r}; check the path")
         must_be_readable(found[0], what="input")
     for step in config.steps:
         if isinstance(step, DecontaminateStep):
             names_of(step.against, step.data)
+    return lines
+
+
+def missing_programs(config: CurateConfig) -> list[str]:
+    """What is wrong where a step needs a program that is not installed. The run ends with the first."""
+    lines = []
+    for step in config.steps:
         if isinstance(step, HtmlStep) and step.by == "lynx":
-            _check_program("lynx", "step html", "write {type: html, by: resiliparse}")
+            lines.append(_missing("lynx", "step html", "write {type: html, by: resiliparse}"))
         if isinstance(step, EquationsStep) and step.bare == "pandoc":
-            _check_program("pandoc", "step equations", "write {type: equations, bare: leave}")
+            lines.append(
+                _missing("pandoc", "step equations", "write {type: equations, bare: leave}")
+            )
+    return [line for line in lines if line]
 
 
-def _check_program(name: str, what: str, instead: str) -> None:
-    if shutil.which(name) is None:
-        raise UserError(
-            f"{what} needs the program {name}, which is not installed; install it "
-            f"(Debian: apt-get install {name}), or {instead}"
-        )
+def _missing(name: str, what: str, instead: str) -> str:
+    if shutil.which(name) is not None:
+        return ""
+    return (
+        f"{what} needs the program {name}, which is not installed; install it "
+        f"(Debian: apt-get install {name}), or {instead}"
+    )

@@ -1,8 +1,12 @@
 """Run the stage kind `curate`."""
 
+from pathlib import Path
+
 from data_mix.card import finish
-from data_mix.curate.config import CurateConfig, columns_after
+from data_mix.curate.config import CurateConfig, WarcSource, columns_after
+from data_mix.curate.debian import make_where_missing
 from data_mix.curate.inputs import open_input
+from data_mix.curate.plan import missing_programs
 from data_mix.curate.worker import INPUT
 from data_mix.scatter import Job, make_shards
 from workbench.errors import UserError
@@ -13,6 +17,10 @@ from workbench.stage import StageContext
 def run(context: StageContext) -> None:
     """Make the shards, and say what became of the rows."""
     config: CurateConfig = context.config
+    if missing := missing_programs(config):
+        raise UserError(missing[0])
+    if isinstance(config.input, WarcSource) and config.input.from_debian:
+        make_where_missing(Path(config.input.path))
     opened = open_input(config.input)
     try:
         columns = columns_after(config, opened.columns)
