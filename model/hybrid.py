@@ -1,5 +1,6 @@
 """Hybrid models: from a preset, a pattern or a checkpoint to a model that isolates documents."""
 
+import copy
 import json
 import os
 import shutil
@@ -78,6 +79,9 @@ def load_model(
 
 
 def _new_model(config: PreTrainedConfig, seed: int | None) -> PreTrainedModel:
+    config = copy.deepcopy(
+        config
+    )  # `install` changes the model's: another of the same would differ
     if seed is None:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):

@@ -166,4 +166,12 @@ MUTATIONS = (
         "weeks of training on the cores beside a reserved, idle card",
         ("tests/unit/workbench/test_placement.py",),
     ),
+    Mutation(
+        "a second model of one configuration differs",
+        "model/hybrid.py",
+        "    config = copy.deepcopy(config)",
+        "    config = config",
+        "two models from one configuration start from other weights",
+        ("tests/unit/scripts/test_gpu_check.py", "tests/unit/model/test_hybrid.py"),
+    ),
 )

@@ -208,3 +208,9 @@ def test_attention_only_model_isolates_documents(tmp_path: Path) -> None:
         packed = model(ids, seq_idx=seq_idx).logits
         alone = torch.cat([plain(part).logits for part in ids.split(lengths, dim=1)], dim=1)
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_configuration_makes_the_same_model_twice() -> None:
+    config = build_config(**TINY)
+    first, again = (load_model(config, seed=3).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)

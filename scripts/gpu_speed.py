@@ -1,0 +1,171 @@
+"""Sections of scripts/gpu_check.py about speed and memory."""
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from gpu_bench import TINY, Bench, Found, Training
+
+from model import cost
+from model.hybrid import build_config
+from model.loss import linear_cross_entropy
+from model.presets import HybridShape, shape
+from workbench.load import TrainingLoad
+
+
+def gemm_peak(bench: Bench) -> float:
+    """FLOP/s of a large product in this process, bf16 on a card and fp32 on a CPU."""
+    n = bench.pick(8192, 256)
+    a, b = (
+        torch.randn(n, n, device=bench.device, dtype=bench.pick(torch.bfloat16, torch.float32))
+        for _ in range(2)
+    )
+    return 2 * n**3 / bench.seconds(lambda: a @ b, 10)
+
+
+def _step_models(bench: Bench) -> Iterator[tuple[str, HybridShape, int]]:
+    if not bench.on_card:
+        yield "tiny", HybridShape(**TINY), 256  # type: ignore[arg-type]
+        return
+    yield "12B's widths, 6 layers", shape("nano2-12b", pattern="M-M*M-"), 8192
+    small = shape(
+        "miniature",
+        pattern="M-M-M*-M-M-",
+        hidden_size=1024,
+        intermediate_size=4096,
+        vocab_size=32000,
+    )
+    yield "small", small, 8192
+    yield "small, long rows", small, 65536
+
+
+def step(bench: Bench) -> Found:
+    """Training steps under bf16 autocast: speed, share of the GEMM peak, memory against the plan."""
+    peak, rows, failures = gemm_peak(bench), list[Found](), list[str]()
+    for name, s, tokens in _step_models(bench):
+        load = TrainingLoad(
+            tokens=tokens, row_tokens=tokens, document_tokens=tokens // 4, precision="bf16"
+        )
+        planned = cost.training_memory(s, load).device_bytes
+        if bench.on_card and planned > 0.9 * bench.memory:
+            rows.append(
+                {
+                    "model": name,
+                    "tokens": tokens,
+                    "planned_gib": planned / 2**30,
+                    "left_out": "memory",
+                }
+            )
+            continue
+        bench.clear()
+        training = Training(build_config(s), bench.device)
+        seconds = bench.seconds(
+            partial(training.step, 1, 1, tokens, autocast=True), bench.pick(3, 1)
+        )
+        used = bench.peak()
+        flops = 3 * tokens * cost.forward_flops(s, tokens // 4)
+        rows.append({
+            "model": name, "tokens": tokens, "tokens_per_s": tokens / seconds,
+            "of_gemm_peak": flops / seconds / peak, "peak_gib": used / 2**30, "planned_gib": planned / 2**30,
+        })  # fmt: skip
+        if bench.on_card and abs(used / planned - 1) > 0.1:
+            failures.append(f"{name}: {used / 2**30:.1f} GiB used, {planned / 2**30:.1f} planned")
+        del training
+    return {"gemm_tflops": peak / 1e12, "steps": rows, "failures": failures}
+
+
+def loss(bench: Bench) -> Found:
+    """The loss of an output layer of 131,072 words against its three products alone."""
+    tokens, width, vocabulary = bench.pick((8192, 5120, 131072), (512, 64, 4096))
+    dtype = bench.pick(torch.bfloat16, torch.float32)
+    hidden = torch.randn(tokens, width, device=bench.device, dtype=dtype, requires_grad=True)
+    head = (torch.randn(vocabulary, width, device=bench.device, dtype=dtype) / 64).requires_grad_()
+    labels = torch.randint(vocabulary, (tokens,), device=bench.device)
+    whole = bench.seconds(lambda: linear_cross_entropy(hidden, head, labels).backward(), 3)
+    logits = torch.empty(
+        min(tokens, 2**29 // vocabulary), vocabulary, device=bench.device, dtype=dtype
+    )
+    part, share = hidden.detach()[: len(logits)], tokens / len(logits)
+
+    def products() -> None:
+        torch.mm(part, head.detach().T, out=logits)
+        torch.mm(logits, head.detach())
+        torch.mm(logits.T, part)
+
+    three = bench.seconds(products, 3) * share
+    ratio = whole / three
+    failures = (
+        [f"{ratio:.2f} times its products; allowed 1.3"] if bench.on_card and ratio > 1.3 else []
+    )
+    return {
+        "ms": 1e3 * whole,
+        "of_products": ratio,
+        "peak_gib": bench.peak() / 2**30,
+        "failures": failures,
+    }
+
+
+def fp8(bench: Bench) -> Found:
+    """Products of E4M3 blocks: the card's own against the emulation, and the emulation against fp64."""
+    draw = torch.Generator().manual_seed(5)
+    x, w = (torch.randn(256, 256, generator=draw) for _ in range(2))
+    (qx, sx), (qw, sw) = blocks_of(x, 1), blocks_of(w, 128)
+    emulated = (expanded(qx, sx) @ expanded(qw, sw).T).to(bench.device)
+    exact = x.double() @ w.double().T
+    error = float((emulated.cpu().double() - exact).norm() / exact.norm())
+    failures = [f"emulation is off by {error:.1%}"] if not error < 0.06 else []
+    found: Found = {"emulation_error": error}
+    major = torch.cuda.get_device_capability(bench.device)[0] if bench.on_card else 0
+    if major < 9:
+        return found | {"card": "no block-scaled product here (SM90 has one)", "failures": failures}
+    from torch.nn.functional import ScalingType, scaled_mm
+
+    theirs = scaled_mm(
+        qx.to(bench.device), qw.to(bench.device).T, sx.to(bench.device), ScalingType.BlockWise1x128,
+        sw.to(bench.device).T, ScalingType.BlockWise128x128, output_dtype=torch.bfloat16,
+    )  # fmt: skip
+    gap = float((theirs.float() - emulated).norm() / emulated.norm())
+    if not gap < 4e-3:  # bf16 outputs
+        failures.append(f"scaled_mm differs from the emulation by {gap:.1e}")
+    return found | {"card_gap": gap, "failures": failures}
+
+
+def blocks_of(x: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """E4M3 values and power-of-two scales of blocks of `rows` x 128."""
+    tiles = x.view(x.shape[0] // rows, rows, x.shape[1] // 128, 128)
+    scale = torch.exp2((tiles.abs().amax((1, 3)) / 448).clamp(min=1e-30).log2().ceil())
+    values = (tiles / scale[:, None, :, None]).clamp(-448, 448).view_as(x).to(torch.float8_e4m3fn)
+    return values, scale
+
+
+def expanded(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Back to fp32."""
+    rows = values.shape[0] // scale.shape[0]
+    return values.float() * scale.repeat_interleave(rows, 0).repeat_interleave(128, 1)
+
+
+def profile(bench: Bench) -> Found:
+    """The fifteen costliest kernels of a step, and how many there are."""
+    from torch.profiler import ProfilerActivity
+
+    _, s, tokens = next(iter(_step_models(bench)))
+    small = (
+        copy.deepcopy(s)
+        if not bench.on_card
+        else shape("nano2-12b", pattern="M-*", vocab_size=32768)
+    )
+    training = Training(build_config(small), bench.device)
+    training.step(0, 1, tokens, autocast=True)
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_card else [])]
+    with torch.profiler.profile(activities=kinds) as seen:
+        training.step(1, 1, tokens, autocast=True)
+        bench.wait()
+    key = "self_device_time_total" if bench.on_card else "self_cpu_time_total"
+    events = sorted(seen.key_averages(), key=lambda e: -getattr(e, key))
+    top = [{"name": e.key[:80], "ms": getattr(e, key) / 1e3, "calls": e.count} for e in events[:15]]
+    return {
+        "top": top,
+        "calls": sum(e.count for e in events),
+        "failures": [] if top else ["nothing seen"],
+    }
