@@ -8,8 +8,15 @@ kernels' scratch space.
 
 from typing import NamedTuple
 
+from model.decoder import DecoderShape
 from model.presets import HybridShape
-from model.sizes import attention_parameters, mamba_parameters, mlp_parameters, parameters
+from model.sizes import (
+    Shape,
+    attention_parameters,
+    mamba_parameters,
+    mlp_parameters,
+    parameters,
+)
 from workbench.distributed.zero import BUCKET_VALUES, GATHER_PARAMETERS
 from workbench.load import TrainingLoad
 
@@ -25,8 +32,15 @@ class LayerParameters(NamedTuple):
     output: int
 
 
-def parameters_by_kind(s: HybridShape) -> LayerParameters:
-    """All parameters, by the kind of layer they are in; they sum to `sizes.parameters`."""
+def parameters_by_kind(s: Shape) -> LayerParameters:
+    """All parameters, by the kind of layer they are in; they sum to `sizes.parameters`.
+
+    The norms of a Transformer's layer count with its attention.
+    """
+    if isinstance(s, DecoderShape):
+        mlp = s.layers * s.mlp_parameters
+        output = (2 - s.tied) * s.vocab_size * s.hidden_size + s.hidden_size
+        return LayerParameters(0, mlp, s.parameters - mlp - output, output)
     return LayerParameters(
         mamba=s.pattern.count("M") * mamba_parameters(s),
         mlp=s.pattern.count("-") * mlp_parameters(s),
@@ -35,8 +49,10 @@ def parameters_by_kind(s: HybridShape) -> LayerParameters:
     )
 
 
-def lora_parameters(s: HybridShape, rank: int) -> int:
+def lora_parameters(s: Shape, rank: int) -> int:
     """Adapters of model.lora: rank x (inputs + outputs) of in_proj, up, down, q, k, v and o."""
+    if isinstance(s, DecoderShape):
+        return s.lora_parameters(rank)
     heads, keys = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
     mamba = s.hidden_size + s.d_inner + s.conv_dim + s.mamba_num_heads
     mlp = 2 * (s.hidden_size + s.intermediate_size)
@@ -45,7 +61,7 @@ def lora_parameters(s: HybridShape, rank: int) -> int:
     return rank * (count("M") * mamba + count("-") * mlp + count("*") * attention)
 
 
-def forward_flops(s: HybridShape, document_tokens: float) -> float:
+def forward_flops(s: Shape, document_tokens: float) -> float:
     """FLOPs of one token's forward pass, mean over a document (a multiply-add is 2).
 
     Matrix products: 2 x parameters of every projection and of the unembedding (an embedding is a
@@ -53,6 +69,8 @@ def forward_flops(s: HybridShape, document_tokens: float) -> float:
     average. Scan: chunks of Q tokens, 2Q(GS + D) inside a chunk and 4DS for the states. Conv: 2K
     a channel. Norms, activations and softmax are not counted.
     """
+    if isinstance(s, DecoderShape):
+        return s.forward_flops(document_tokens)
     mamba = s.hidden_size * (s.d_inner + s.conv_dim + s.mamba_num_heads) + s.d_inner * s.hidden_size
     chunk = min(SCAN_CHUNK, document_tokens)
     scan = (
@@ -70,7 +88,7 @@ def forward_flops(s: HybridShape, document_tokens: float) -> float:
     )
 
 
-def training_flops(s: HybridShape, load: TrainingLoad) -> float:
+def training_flops(s: Shape, load: TrainingLoad) -> float:
     """FLOPs of all the stage's tokens: backward is twice forward, checkpointing one forward more.
 
     This counts what the hardware does; the share that is not recomputation is 3/4 of it with
@@ -98,7 +116,7 @@ class TrainingMemory(NamedTuple):
         return sum(self) - self.host
 
 
-def training_memory(s: HybridShape, load: TrainingLoad) -> TrainingMemory:
+def training_memory(s: Shape, load: TrainingLoad) -> TrainingMemory:
     """Peak bytes of one process while it trains, at whole rows."""
     weights, gradients, optimizer, buffers = _state_bytes(s, load)
     activations, host = _activation_bytes(s, load)
@@ -107,7 +125,7 @@ def training_memory(s: HybridShape, load: TrainingLoad) -> TrainingMemory:
     )
 
 
-def _state_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int, int, int]:
+def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     """Weights, gradients, optimizer, buffers.
 
     none and ddp: fp32 weights 4P, gradients 4P, Adam's moments 8P; under bf16 autocast the cast
@@ -140,13 +158,15 @@ def _state_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int, int, int
     return size * held // workers, gradients, optimizer, bucket + gathered
 
 
-def _layer_parameters(s: HybridShape) -> list[int]:
+def _layer_parameters(s: Shape) -> list[int]:
     """Parameters of one layer of each kind that the model has."""
+    if isinstance(s, DecoderShape):
+        return [s.parameters_of_a_layer]
     counted = {"M": mamba_parameters(s), "-": mlp_parameters(s), "*": attention_parameters(s)}
     return [counted[kind] for kind in sorted(set(s.pattern))]
 
 
-def _activation_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int]:
+def _activation_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int]:
     """(on the device, on the host).
 
     keep: what every layer keeps for its backward pass. checkpoint: each layer's input, and one
@@ -154,14 +174,22 @@ def _activation_bytes(s: HybridShape, load: TrainingLoad) -> tuple[int, int]:
     process has its slice of a row that several share.
     """
     tokens = load.row_tokens * load.microbatch_rows // load.context
-    per_layer = {kind: tokens * layer_activation_bytes(s, kind, load) for kind in "M-*"}
+    kept = [tokens * size for size in _layers_bytes(s, load)]
     if load.activations == "keep":
-        return sum(per_layer[kind] for kind in s.pattern), 0
+        return sum(kept), 0
     inputs = tokens * s.hidden_size * _stream_bytes(load)
-    working = max(per_layer[kind] for kind in set(s.pattern))
     if load.activations == "checkpoint":
-        return len(s.pattern) * inputs + working, 0
-    return 2 * inputs + working, len(s.pattern) * inputs
+        return len(kept) * inputs + max(kept), 0
+    return 2 * inputs + max(kept), len(kept) * inputs
+
+
+def _layers_bytes(s: Shape, load: TrainingLoad) -> list[int]:
+    """Bytes a token that each layer keeps."""
+    if isinstance(s, DecoderShape):
+        computed = 2 if load.precision == "bf16" else 4
+        return [s.layer_activation_bytes(computed, _stream_bytes(load))] * s.layers
+    per_layer = {kind: layer_activation_bytes(s, kind, load) for kind in "M-*"}
+    return [per_layer[kind] for kind in s.pattern]
 
 
 def _stream_bytes(load: TrainingLoad) -> int:
@@ -190,7 +218,7 @@ def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int
     return common + heads * s.head_dim * b + 4 * s.num_attention_heads
 
 
-def _output_bytes(s: HybridShape, load: TrainingLoad) -> int:
+def _output_bytes(s: Shape, load: TrainingLoad) -> int:
     """The unembedding and its loss, a slice of tokens at a time: hidden states, their gradient,
     the fp32 gradient of the unembedding, and 2^20 logits twice."""
     b = 2 if load.precision == "bf16" else 4

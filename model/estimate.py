@@ -4,8 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from model import cost
-from model.presets import HybridShape
-from model.sizes import GIB, kv_cache_bytes, parameters, state_bytes
+from model.sizes import GIB, Shape, kv_cache_bytes, parameters, state_bytes
 from workbench.load import GenerationLoad, TrainingLoad
 
 
@@ -41,16 +40,14 @@ HARDWARE = {
 }
 
 
-def price(
-    s: HybridShape, load: TrainingLoad | GenerationLoad, hardware: Hardware
-) -> dict[str, Any]:
+def price(s: Shape, load: TrainingLoad | GenerationLoad, hardware: Hardware) -> dict[str, Any]:
     """Everything about one load as JSON-able figures; seconds are None where nothing is known."""
     if isinstance(load, TrainingLoad):
         return _training(s, load, hardware)
     return _generation(s, load, hardware)
 
 
-def _training(s: HybridShape, load: TrainingLoad, hardware: Hardware) -> dict[str, Any]:
+def _training(s: Shape, load: TrainingLoad, hardware: Hardware) -> dict[str, Any]:
     memory = cost.training_memory(s, load)
     flops = cost.training_flops(s, load)
     return {
@@ -67,7 +64,7 @@ def _training(s: HybridShape, load: TrainingLoad, hardware: Hardware) -> dict[st
     }
 
 
-def _generation(s: HybridShape, load: GenerationLoad, hardware: Hardware) -> dict[str, Any]:
+def _generation(s: Shape, load: GenerationLoad, hardware: Hardware) -> dict[str, Any]:
     """Decoding reads all weights, and each sequence's cache, once a token (memory bound), or does
     its FLOPs (compute bound): the slower counts. Prefill is not counted."""
     size = 2 if load.dtype == "bfloat16" else 4

@@ -79,9 +79,8 @@ def load_model(
 
 
 def _new_model(config: PreTrainedConfig, seed: int | None) -> PreTrainedModel:
-    config = copy.deepcopy(
-        config
-    )  # `install` changes the model's: another of the same would differ
+    # `install` changes the model's configuration: another model of the same would differ.
+    config = copy.deepcopy(config)
     if seed is None:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):

@@ -5,9 +5,11 @@ The counts are checked against transformers' own model (meta device) in the test
 
 from typing import NamedTuple
 
+from model.decoder import DecoderShape
 from model.presets import HybridShape
 
 GIB = 2**30
+Shape = HybridShape | DecoderShape
 
 
 class Memory(NamedTuple):
@@ -41,13 +43,15 @@ def attention_parameters(s: HybridShape) -> int:
     return s.hidden_size * heads * s.head_dim + s.hidden_size
 
 
-def parameters(s: HybridShape) -> int:
-    """All parameters: layers, untied embedding and output, final norm.
+def parameters(s: Shape) -> int:
+    """All parameters: layers, embedding and output, final norm.
 
     >>> from model.presets import shape
     >>> round(parameters(shape("nano2-9b")) / 1e9, 3)
     8.888
     """
+    if isinstance(s, DecoderShape):
+        return s.parameters
     layers = (
         s.pattern.count("M") * mamba_parameters(s)
         + s.pattern.count("-") * mlp_parameters(s)
@@ -56,17 +60,21 @@ def parameters(s: HybridShape) -> int:
     return layers + 2 * s.vocab_size * s.hidden_size + s.hidden_size
 
 
-def kv_cache_bytes(s: HybridShape, tokens: int, *, bytes_per_value: int = 2) -> int:
+def kv_cache_bytes(s: Shape, tokens: int, *, bytes_per_value: int = 2) -> int:
     """Keys and values of the attention layers for `tokens` tokens of one sequence."""
+    if isinstance(s, DecoderShape):
+        return s.kv_cache_bytes(tokens, bytes_per_value)
     per_token = 2 * s.num_key_value_heads * s.head_dim * bytes_per_value
     return s.pattern.count("*") * per_token * tokens
 
 
-def state_bytes(s: HybridShape, *, ssm_bytes: int = 4, conv_bytes: int = 2) -> int:
+def state_bytes(s: Shape, *, ssm_bytes: int = 4, conv_bytes: int = 2) -> int:
     """Recurrent state of one sequence, whatever its length: SSM state and convolution window.
 
     The SSM state is fp32 as the model card asks of servers (``mamba_ssm_cache_dtype float32``).
     """
+    if isinstance(s, DecoderShape):
+        return 0
     ssm = s.d_inner * s.ssm_state_size * ssm_bytes
     conv = s.conv_dim * (s.conv_kernel - 1) * conv_bytes
     return s.pattern.count("M") * (ssm + conv)
