@@ -258,7 +258,7 @@ def curve(bench: Bench) -> Found:
 def grpo(bench: Bench) -> Found:
     """The gradient of one policy update on scripted rollouts: the device's against the CPU's."""
     from engine.protocol import Completion
-    from rl.logprobs import Truncation
+    from model.logprobs import Truncation
     from rl.loss import LossSettings
     from rl.sample import Rollout
     from rl.update import accumulate, pack, totals_of
