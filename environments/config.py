@@ -38,9 +38,10 @@ class WorkplaceTasks(Section):
         "email", "calendar", "analytics", "projects", "customers", "several",
     )  # fmt: skip
     """Kinds of request; several: two tables in one request."""
-    tools: Literal["all", "needed"] = "all"
+    tools: Literal["all", "needed", "called"] = "all"
     """all: the 27 tools, some 16,000 characters. needed: those of the tables that the task is about,
-    and the directory."""
+    and the directory. called: those that its solution calls; then nothing can be looked up, so choose
+    domains whose requests name all that is to be written (analytics)."""
 
 
 class OwnTasks(Section):

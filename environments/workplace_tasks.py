@@ -330,7 +330,14 @@ def _tasks(config: WorkplaceTasks, seed: int) -> Iterator[Task]:
         text, calls = made
         seen.add(text)
         kits = {"company_directory", *(_kit(call["name"]) for call in calls)}
-        offered = [t for t in documents() if config.tools == "all" or _kit(t["name"]) in kits]
+        called = {call["name"] for call in calls}
+        offered = [
+            tool
+            for tool in documents()
+            if config.tools == "all"
+            or (config.tools == "needed" and _kit(tool["name"]) in kits)
+            or tool["name"] in called
+        ]
         yield Task(
             id=f"workplace-{config.half}-{seed}-{len(seen) - 1}",
             environment="workplace",

@@ -226,3 +226,9 @@ def test_only_tools_on_offer_work() -> None:
         calling({"name": "email_search_emails", "arguments": {"query": "x"}})
     ).messages
     assert "there is no tool" in str(answer["content"])
+
+
+def test_a_task_may_offer_what_its_solution_calls_alone() -> None:
+    for task in _tasks("train", 12, tools="called", domains=("analytics", "several")):
+        called = {call["name"] for call in task.data["calls"]}
+        assert {tool["name"] for tool in task.tools} == called
