@@ -22,6 +22,7 @@ from workbench.inherit import extended, with_likes
 from workbench.provenance import ROOT
 from workbench.recipe import StageConfig, build, read_yaml
 from workbench.schema import Section
+from workbench.trackers import TOOLS, TrackerConfig
 
 _SOURCES = "data_mix.config:SourceConfig"
 _ENVIRONMENTS = "environments.config:TasksConfig"
@@ -214,7 +215,10 @@ def _benchmarks() -> Iterator[Named]:
 
 
 def _trackers() -> Iterator[Named]:
-    return iter(())
+    for name, about in TOOLS.items():
+        told = ["writes: metrics and a table of rollouts", *_keys(TrackerConfig, without=("tool",))]
+        lines = [*told, "", "in a recipe:", f"  tracking: [{{tool: {name}}}]"]
+        yield Named("trackers", name, about, lambda lines=lines: lines)  # type: ignore[misc]
 
 
 def _first(text: str) -> str:

@@ -18,6 +18,7 @@ from workbench.errors import UserError, name_problem
 from workbench.inherit import extended, with_likes
 from workbench.schema import Section
 from workbench.served import ServedModel
+from workbench.trackers import TrackerConfig
 
 
 class ModelSection(Section):
@@ -99,6 +100,8 @@ class Recipe(Section):
     """Where stages run."""
     models: dict[str, ServedModel] = Field(default_factory=dict)
     """Name -> a model that a server answers for; evals stages and sweeps take the names."""
+    tracking: list[TrackerConfig] = Field(default_factory=list)
+    """Trackers beside metrics.jsonl and TensorBoard."""
     stages: dict[str, StageConfig]
     """Stage name -> {kind, needs, ...}."""
 

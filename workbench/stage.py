@@ -15,6 +15,7 @@ from workbench.rundir import RunDir, read_json
 
 if TYPE_CHECKING:
     from workbench.progress import ProgressFile
+    from workbench.trackers import Trackers
     from workbench.tracking import MetricsWriter
 
 
@@ -52,6 +53,7 @@ class StageContext:
     _stop_seen: float = 0.0
     _progress: "ProgressFile | None" = None
     _metrics: "MetricsWriter | None" = None
+    _trackers: "Trackers | None" = None
 
     def __post_init__(self) -> None:
         if isinstance(self.config, StageConfig):
@@ -112,8 +114,18 @@ class StageContext:
         if self._metrics is None:
             from workbench.tracking import MetricsWriter  # noqa: PLC0415 - not needed by plans
 
-            self._metrics = MetricsWriter(self.stage_dir)
+            self._metrics = MetricsWriter(self.stage_dir, self._own_trackers())
         return self._metrics
+
+    def _own_trackers(self) -> "Trackers | None":
+        if not self.recipe.tracking:
+            return None
+        from workbench.trackers import Trackers  # noqa: PLC0415 - not needed by plans
+
+        facts = {"run": self.run.root.name, "stage": self.name, "kind": self.config.kind}
+        facts |= {"recipe": self.recipe.name, "seed": self.seed}
+        self._trackers = Trackers(self.recipe.tracking, self.stage_dir, facts)
+        return self._trackers
 
     def log_metrics(
         self, step: int, values: Mapping[str, float], *, tokens: int | None = None
@@ -137,6 +149,9 @@ class StageContext:
         """Close what the context opened."""
         if self._metrics is not None:
             self._metrics.close()
+        if self._trackers is not None and self._trackers.lines:
+            warned = self.outputs.get("warnings", [])
+            self.outputs["warnings"] = [*warned, *self._trackers.lines]
 
 
 def stage_seed(recipe: Recipe, stage: str) -> int:

@@ -9,9 +9,12 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.files import write_whole
+
+if TYPE_CHECKING:
+    from workbench.trackers import Trackers
 
 Direction = Literal["up", "down", "none"]
 
@@ -224,8 +227,10 @@ class MetricsWriter:
     `truncate_after`) cuts what the resumed stage is about to write again.
     """
 
-    def __init__(self, stage_dir: Path) -> None:
+    def __init__(self, stage_dir: Path, trackers: "Trackers | None" = None) -> None:
+        """trackers: what else is told of every line."""
         stage_dir.mkdir(parents=True, exist_ok=True)
+        self._trackers = trackers
         self.path = stage_dir / "metrics.jsonl"
         self._board: Any = None
         self._last_step: int | None = None
@@ -255,6 +260,8 @@ class MetricsWriter:
         for name, value in values.items():
             if math.isfinite(value):
                 self._board.add_scalar(name, value, step)
+        if self._trackers is not None:
+            self._trackers.log(step, values)
 
     def _line(self, step: int, values: dict[str, float], tokens: int | None) -> dict[str, Any]:
         wall_s = round(self._before_s + time.monotonic() - self._started, 3)
@@ -283,6 +290,8 @@ class MetricsWriter:
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._trackers is not None:
+            self._trackers.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

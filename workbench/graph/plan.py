@@ -11,6 +11,7 @@ from workbench.graph.dag import FRESH, Decision, decide
 from workbench.recipe import Recipe
 from workbench.rundir import RunDir
 from workbench.stage import StagePlan
+from workbench.trackers import must_be_installed
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def plan_run(
     """
     for check in registry.recipe_checks():
         check(recipe)
+    must_be_installed(recipe.tracking)
     here = placement.local_nodes(recipe.cluster)
     seated = recipe if here is None else placement.settle(recipe, here)
     costs = {name: _stage_plan(seated, name) for name in recipe.stages}
