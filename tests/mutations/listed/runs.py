@@ -173,6 +173,8 @@ MUTATIONS = (
         "    config = config",
         "two models from one configuration start from other weights",
         ("tests/unit/scripts/test_gpu_check.py", "tests/unit/model/test_hybrid.py"),
+    ),
+    Mutation(
         "a tracker that fails ends the run",
         "workbench/trackers.py",
         "except Exception as error:  # noqa: BLE001 - of any package: a run never ends by its tracker",
