@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
+from transformers.trainer_utils import align_special_tokens
 
 from model.checkpoint import check_state
 from model.packed import Rows, token_loss_sum
@@ -141,6 +142,7 @@ def train_sharded(
     model = read_sharded(context.parent_model, mesh, precision=config.precision)
     check_shards(model)
     set_activations(model, config.activations)
+    align_special_tokens(model, tokenizer)
     loop = SftLoop(model.train(), rows, config, context.seed, mesh)
     folder = context.stage_dir / "checkpoints"
     state = load_latest(folder, model, loop.core.optimizer)
