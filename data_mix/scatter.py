@@ -14,6 +14,7 @@ with, in `data_mix/mine.py`, `open_maker(job) -> Maker`.
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -158,9 +159,8 @@ def scatter(job: Job, parts: Sequence[Any], work: Callable[[Job, Any], Any]) -> 
 
 def _room(job: Job) -> int | None:
     """How many workers the cluster has CPUs for; None where no Ray runs."""
-    import ray  # noqa: PLC0415 - takes seconds, and a run without Ray needs none
-
-    if not ray.is_initialized():
+    ray = sys.modules.get("ray")  # a run without Ray has not imported it, which takes seconds
+    if ray is None or not ray.is_initialized():
         return None
     return int(ray.cluster_resources().get("CPU", 0) / job.config.workers.cpus)
 
