@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 # What a class has beside its tools.
 RESERVED = (
-    "reset", "step", "verify", "reward", "tasks", "task_of", "solve", "hear", "call", "documents", "close",
+    "reset", "step", "verify", "reward", "tasks", "turn", "task_of", "solve", "hear", "call", "documents", "close",
 )  # fmt: skip
 _PARAMETER = re.compile(r"^\s*(\w+)\s*(?:\([^)]*\))?\s*:\s*(.+)$")
 _HEADING = re.compile(

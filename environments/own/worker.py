@@ -51,7 +51,8 @@ def describe(target: _Target) -> dict[str, Any]:
     if not callable(getattr(found, "reset", None)):
         return {"problem": "it has no method reset(self, task), which begins an episode"}
     has_call = callable(getattr(found, "call", None))
-    if not tools and not has_call and not callable(getattr(found, "step", None)):
+    takes_all = callable(getattr(found, "turn", None))
+    if not (tools or has_call or takes_all or callable(getattr(found, "step", None))):
         return {"problem": "it has neither tools (typed methods) nor step(self, reply)"}
     judges = any(callable(getattr(found, name, None)) for name in ("verify", "reward"))
     if not judges and not callable(getattr(found, "step", None)):
@@ -134,7 +135,9 @@ def step(reply: dict[str, Any]) -> dict[str, Any]:
     own_step = getattr(play.made, "step", None)
     if callable(getattr(play.made, "hear", None)):
         _waited(play.made.hear(as_reply(reply)))
-    if calls and (play.tools or play.others or own_step is None):
+    if callable(getattr(play.made, "turn", None)):
+        out: dict[str, Any] = _turned(_waited(play.made.turn(as_reply(reply))))
+    elif calls and (play.tools or play.others or own_step is None):
         messages = [_called(play, call) for call in calls]
         out: dict[str, Any] = {
             "messages": messages,
@@ -209,6 +212,14 @@ def _result(play: _Play, content: Any) -> dict[str, Any]:
     if len(text) > play.longest:
         text = f"{text[: play.longest]} ... ({len(text):,} characters in all)"
     return {"role": "tool", "content": text}
+
+
+def _turned(found: Any) -> dict[str, Any]:
+    """What `turn` returned: {messages, done}, the messages as they are."""
+    if not isinstance(found, Mapping) or set(found) != {"messages", "done"}:
+        raise EnvironmentBroke(f"turn returned {_shown(found)}; it must return messages and done")
+    messages = _json(list(found["messages"]), "turn")
+    return {"messages": messages, "done": bool(found["done"])}
 
 
 def _stepped(found: Any) -> dict[str, Any]:

@@ -154,3 +154,62 @@ def test_what_the_server_cannot_read_is_the_models_fault_and_its_absence_is_not(
     (task,) = take_tasks(away, 1, 1)
     with pytest.raises(EnvironmentFailed, match=r"127.0.0.1:9/seed_session does not answer"):
         world.reset(task)
+
+
+TOY = '''
+import verifiers as vf
+from datasets import Dataset
+from verifiers.envs.tool_env import ToolEnv
+from verifiers.rubrics.rubric import Rubric
+
+def double(number: int) -> int:
+    """Twice a number.
+
+    Args:
+        number: which one
+    """
+    return 2 * number
+
+def load_environment(broken: bool = False):
+    def right(completion, answer):
+        if broken:
+            return {}["score"]
+        return 1.0 if any(m["role"] == "tool" and m["content"] == answer for m in completion) else 0.0
+
+    def short(completion):
+        return float(len(completion) <= 3)
+
+    rows = [{"question": f"Double {n}.", "answer": str(2 * n)} for n in range(1, 6)]
+    return ToolEnv(dataset=Dataset.from_list(rows), tools=[double], max_turns=4,
+                   system_prompt="Use the tool.", rubric=Rubric(funcs=[right, short], weights=[0.75, 0.25]))
+'''
+
+
+def test_an_environment_of_verifiers_is_played(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_doubles.py").write_text(TOY)
+    monkeypatch.chdir(tmp_path)  # where the command is given: a module beside it is found
+    where = "environments.adapters.verifiers:Verifiers"
+    config = OwnTasks(type=where, options={"env": "toy-doubles"}, timeout_s=30)
+    tasks = take_tasks(config, 2, 1)
+    assert [m["role"] for m in tasks[0].messages] == ["system", "user"]
+    assert [tool["name"] for tool in tasks[0].tools] == ["double"]
+
+    def solve(prompt: str, sample: int) -> list[dict[str, Any]]:
+        number = int(prompt.rpartition("Double ")[2].partition(".")[0])
+        if "<TOOL_RESPONSE>" in prompt:
+            return []
+        return [{"name": "double", "arguments": {"number": number + sample}}]
+
+    groups = _player(tokenizer, solve).play(tasks, samples=2, seed=1)
+    found = [[t.verdict for t in group] for group in groups]
+    assert [[v.value for v in group] for group in found] == [[1.0, 0.25]] * 2  # type: ignore[union-attr]
+    assert found[0][1].parts == {"right": 0.0, "short": 1.0}  # type: ignore[union-attr]
+    assert groups[0][0].messages[3]["content"] == tasks[0].data["row"]["answer"]
+    # verifiers makes a 0 of a reward function that raises; here the episode has none.
+    broken = config.model_copy(update={"options": {"env": "toy-doubles", "args": {"broken": True}}})
+    (task, _) = take_tasks(broken, 2, 1)
+    ((one,),) = _player(tokenizer, solve).play([task], samples=1, seed=1)
+    assert one.verdict is not None and one.verdict.value is None
+    assert "reward right: KeyError" in one.verdict.parts["reason"]
