@@ -52,9 +52,8 @@ def own_loss(path: str) -> Callable[[Tensor, PolicyBatch], Tensor]:
         raise UserError(f"function {path!r}: its loss has no gradient; it must be made from `new`")
     found.sum().backward()  # type: ignore[no-untyped-call]
     if new.grad is None or not bool(torch.isfinite(new.grad).all()):
-        raise UserError(
-            f"function {path!r}: the gradient of its loss is {new.grad}; make it finite"
-        )
+        shown = "missing" if new.grad is None else new.grad.tolist()
+        raise UserError(f"function {path!r}: the gradient of its loss is {shown}; make it finite")
     return loss
 
 

@@ -15,7 +15,33 @@ _CONTROL = ("tests/unit/budget/test_control.py",)
 
 _PREFERENCE = ("tests/unit/rl/test_preference.py",)
 
+_OWN = ("tests/unit/rl/test_own.py",)
+
 MUTATIONS = (
+    Mutation(
+        "GDPO without the weights of its parts",
+        "rl/advantage.py",
+        "known = [weight * a for weight, a in zip(weights, row, strict=True) if a is not None]",
+        "known = [a for weight, a in zip(weights, row, strict=True) if a is not None]",
+        "every part of a reward counts alike, whatever the recipe says",
+        _OWN,
+    ),
+    Mutation(
+        "a loss of one's own may give any shape",
+        "rl/own.py",
+        "if tuple(found.shape) != shape:",
+        "if len(found.shape) > 1:",
+        "a mean is broadcast over all tokens, masked ones too",
+        _OWN,
+    ),
+    Mutation(
+        "a kind's own file does not count",
+        "workbench/graph/dag.py",
+        'marks.append((Reads("function"), config.kind))',
+        "marks.extend(())",
+        "a stage of a changed kind is skipped as done",
+        ("tests/unit/workbench/test_own_kinds.py",),
+    ),
     Mutation(
         "KTO's zero from each prompt's own reply",
         "rl/preference/stage.py",
