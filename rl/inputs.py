@@ -49,8 +49,8 @@ def check_grpo(config: GrpoConfig) -> list[str]:
                 raise UserError(f"reward_options: {error}") from None
     rules = Rules(config.checked, config.skip_bad, config.reward_options)
     return [
-        *_looked("prompts", config.prompts, rules),
-        *_looked("held_out", config.held_out, replace(rules, options={})),
+        *looked_at("prompts", config.prompts, rules),
+        *looked_at("held_out", config.held_out, replace(rules, options={})),
     ]
 
 
@@ -66,12 +66,13 @@ def check_reward_model(config: RewardModelConfig) -> list[str]:
         ]
     rules = Rules(True, config.skip_bad)
     return [
-        *_looked("prompts", config.prompts, rules),
-        *_looked("held_out", config.held_out, rules),
+        *looked_at("prompts", config.prompts, rules),
+        *looked_at("held_out", config.held_out, rules),
     ]
 
 
-def _looked(name: str, source: PromptsConfig, rules: Rules) -> Iterator[str]:
+def looked_at(name: str, source: PromptsConfig, rules: Rules) -> Iterator[str]:
+    """One line on the rows of a local file; none for what is generated or elsewhere."""
     if isinstance(source, JsonlSource | ParquetSource) and not is_elsewhere(source):
         yield look_ahead(source, rules, name=name)
 

@@ -75,6 +75,23 @@ KINDS = {
         engine=True,
         measures=True,
     ),
+    "distill_on_policy": Kind(
+        config="rl.distill.config:OnPolicyDistillConfig",
+        run="rl.distill.stage:run",
+        plan="rl.distill.plan:plan_distill",
+        about="a student's own replies, taught token by token by another stage's model",
+        version=1,
+        inputs="rl.distill.plan:check_distill",
+        checks=True,
+        engine=True,
+        measures=True,
+        panels=(
+            MetricPanel(
+                "teacher_kl", "KL from student to teacher, on the student's replies", log=True
+            ),
+            MetricPanel("checker_reward", "Checker on the same replies", colour="second"),
+        ),
+    ),
     "merge": Kind(
         config="rl.merge.config:MergeConfig",
         run="rl.merge.stage:run",

@@ -171,6 +171,8 @@ METRICS: dict[str, Metric] = {
             "up",
         ),
         Metric("pair_margin", "", "mean score of the better side minus that of the worse", "up"),
+        Metric("teacher_kl", "nats", "mean KL(student || teacher) at the student's own tokens"),
+        Metric("teacher_agrees", "share", "tokens where both find the same one likeliest", "up"),
         Metric("chosen_reward", "", "beta times how far good replies became likelier, mean", "up"),
         Metric("rejected_reward", "", "beta times how far bad replies became likelier, mean"),
         Metric("kl", "nats", "KTO's zero: drift of replies behind other prompts, at least 0"),
