@@ -90,15 +90,15 @@ def read_preference(text: str) -> float | None:
     ```json block, else the text's last valid one. Valid: all three numbers, each within its range.
     """
     for block in _FENCED.findall(text):
-        for found in _objects(block):
+        for found in json_objects(block):
             if (preference := _preference(found)) is not None:
                 return preference
-    values = [_preference(found) for found in _objects(text)]
+    values = [_preference(found) for found in json_objects(text)]
     known = [value for value in values if value is not None]
     return known[-1] if known else None
 
 
-def _objects(text: str) -> list[Any]:
+def json_objects(text: str) -> list[Any]:
     """Every JSON object in a text that stands in no other one."""
     decoder, found, place = json.JSONDecoder(), [], text.find("{")
     while place >= 0:

@@ -10,6 +10,7 @@ from environments.config import EnvironmentSource, PromptsConfig
 from model.lora_config import LoraConfig
 from reward.pairwise import PairwiseConfig
 from reward.plugin import FunctionConfig
+from reward.rubric import RubricConfig
 from workbench.content import Reads
 from workbench.errors import unknown_name
 from workbench.own_code import is_own
@@ -94,16 +95,18 @@ class OverlongConfig(Section):
 class RewardSource(Section):
     """One reward."""
 
-    kind: Literal["checker", "function", "model", "judge"] = "checker"
+    kind: Literal["checker", "function", "model", "judge", "rubric"] = "checker"
     """checker: the prompt's own check. function: one of your own. model: a reward model's score of the
-    answer (RLHF). judge: the reply's win rate in its group, decided by a served model. With the latter
-    three the check still runs where there is one, and is logged as `checker_reward`."""
+    answer (RLHF). judge: the reply's win rate in its group, decided by a served model. rubric: that
+    model's score of each reply by itself. With the latter four the check still runs where there is one, and is logged as `checker_reward`."""
     function: FunctionConfig | None = None
     """With kind function: where it is, `mine.py:score` or {path, options, ...}. See docs/rewards.md."""
     model: str | None = None
     """With kind model: the stage (in `needs`) that trained the reward model."""
     judge: PairwiseConfig | None = None
     """With kind judge: where it is served and what it is asked."""
+    rubric: RubricConfig | None = None
+    """With kind rubric: where the judge is served, and what it grades by."""
 
     @model_validator(mode="after")
     def _has_its_own(self) -> Self:
@@ -111,13 +114,15 @@ class RewardSource(Section):
             "function": self.function is not None,
             "model": self.model is not None,
             "judge": self.judge is not None,
+            "rubric": self.rubric is not None,
         }
         if own != {name: name == self.kind for name in own}:
             given = ", ".join(name for name, is_given in own.items() if is_given) or "nothing"
             raise ValueError(
                 f"reward kind {self.kind!r} with {given}; write {{kind: model, model: STAGE}}, "
                 "{kind: function, function: mine.py:score}, "
-                "{kind: judge, judge: {endpoint: http://HOST/v1#MODEL}} or {kind: checker}"
+                "{kind: judge, judge: {endpoint: http://HOST/v1#MODEL}}, {kind: rubric, rubric: "
+                "{endpoint: ..., rubric: ...}} or {kind: checker}"
             )
         return self
 
@@ -132,7 +137,7 @@ class RewardPart(RewardSource):
 class RewardConfig(RewardSource):
     """Where rewards come from: one source, or several with weights."""
 
-    kind: Literal["checker", "function", "model", "judge", "composite"] = "checker"  # type: ignore[assignment]
+    kind: Literal["checker", "function", "model", "judge", "rubric", "composite"] = "checker"  # type: ignore[assignment]
     """One of the kinds of a source, or composite: `parts`. A prompt's check may itself be composite."""
     parts: dict[str, RewardPart] = Field(default_factory=dict)
     """With kind composite: name -> source. Where one part is undecided so is the whole; each part is
@@ -164,6 +169,32 @@ class RewardConfig(RewardSource):
     def sources(self) -> dict[str, RewardSource]:
         """Name -> source; a single one is called by its kind."""
         return dict(self.parts) if self.parts else {self.kind: self}
+
+
+class ConditionConfig(Section):
+    """A thinking budget in the prompt and in the reward (after L1, arXiv 2503.04697)."""
+
+    budgets: list[int] = Field(min_length=1)
+    """Budgets in tokens of the trace; each prompt has one of them, by its id."""
+    instruction: str = "Think for at most {budget} tokens."
+    """What is added to the last user message, with {budget}."""
+    slack: float = Field(0.5, gt=0)
+    """A reply is paid in full within its budget, and less and less up to (1 + slack) times it, where it is
+    paid nothing."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if any(budget < 1 for budget in self.budgets):
+            raise ValueError(f"budgets {self.budgets}: give numbers above 0")
+        try:
+            told = [self.instruction.format(budget=budget) for budget in (1, 2)]
+        except (KeyError, IndexError, ValueError):
+            told = ["", ""]
+        if told[0] == told[1]:
+            raise ValueError(
+                f"instruction {self.instruction!r:.80} must hold {{budget}}, and no other braces"
+            )
+        return self
 
 
 class GrpoConfig(StageConfig):
@@ -221,6 +252,8 @@ class GrpoConfig(StageConfig):
     check_limit_s: float = Field(600.0, gt=0)
     """Most seconds for the checks of one step's replies; those undecided by then count as failed. Each
     check has its own, shorter limit too."""
+    condition: ConditionConfig | None = None
+    """Tell each prompt a thinking budget, and pay only what keeps it; null: not. Held-out prompts too."""
     thinking_budget: int | None = Field(None, ge=1)
     """Close traces from so many tokens on (budget.control); what the rule forces carries no loss.
     null: no limit."""
@@ -301,7 +334,13 @@ class GrpoConfig(StageConfig):
             raise ValueError(
                 "thinking_budget without a trace (thinking: false); leave one of them out"
             )
+        if self.condition is not None and self.thinking is not True:
+            raise ValueError("condition needs a trace; set thinking: true")
         for name, prompts in (("prompts", self.prompts), ("held_out", self.held_out)):
+            if isinstance(prompts, EnvironmentSource) and self.condition is not None:
+                raise ValueError(
+                    f"condition is for single questions; {name} are an environment's tasks"
+                )
             if isinstance(prompts, EnvironmentSource):
                 self._fits_environment(name)
             elif self.checked and (problem := no_checks(prompts)):

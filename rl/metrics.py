@@ -57,7 +57,7 @@ def overlap_s(sampled: Sampled, others: Sequence[tuple[float, float]]) -> float:
 
 def part_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Mean of every part over the replies in which it has a value: `reward_of/NAME`, and of a judge
-    `judge_undecided` and `judge_flips`, shares of its comparisons."""
+    `judge_undecided` and `judge_flips`, shares of its comparisons; with `condition` what was paid."""
     sums: dict[str, list[float]] = {}
     for rollout in rollouts:
         for name, value in _numbers(rollout.parts):
@@ -69,6 +69,9 @@ def _numbers(parts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     if parts.get("comparisons"):
         yield "judge_undecided", parts["undecided"] / parts["comparisons"]
         yield "judge_flips", parts["position_flips"] / parts["comparisons"]
+    if "paid" in parts:
+        yield "paid_share", float(parts["paid"])
+        yield "thinking_tokens", float(parts["thinking_tokens"])
     for name, part in (parts.get("components") or {}).items():
         if part["value"] is not None:
             yield f"{_PREFIX}{name}", float(part["value"])

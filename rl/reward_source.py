@@ -10,8 +10,10 @@ from reward import Component, Verdict, compose
 from reward.pairwise import Asks, Contest, PairwiseConfig, compare, win_rates
 from reward.plugin import FunctionConfig, Item, score_items
 from reward.reply import read_reply
+from reward.rubric import Graded, RubricConfig, grade
 from reward.score_model import ScoreModel, load_score_model, score_ids, score_rows
 from reward.verdict import decided, failed
+from rl.conditioned import BudgetReward
 from rl.config import RewardSource
 from rl.sample import Score
 from workbench.chat import parse
@@ -24,15 +26,17 @@ from workbench.stage import StageContext
 def reward_source(context: StageContext, tokenizer: Any, anchors: dict[str, str]) -> Score | None:
     """What scores the stage's replies; None where the checker alone does. anchors: see JudgeReward."""
     wanted = context.config.reward
-    if wanted.kind == "checker":
+    condition = context.config.condition
+    if wanted.kind == "checker" and condition is None:
         return None
     made = {
         name: (getattr(source, "weight", 1.0), _one(source, context, tokenizer, anchors))
         for name, source in wanted.sources().items()
     }
+    whole: Score = CompositeReward(made)
     if wanted.kind != "composite":
-        return next(score for _, score in made.values())
-    return CompositeReward(made)
+        whole = next(score for _, score in made.values())
+    return whole if condition is None else BudgetReward(whole, condition, tokenizer)
 
 
 def _one(
@@ -42,6 +46,10 @@ def _one(
         client = JudgeClient(source.judge)
         client.must_answer()
         return JudgeReward(client, source.judge, anchors)
+    if source.rubric is not None:
+        client = JudgeClient(source.rubric)
+        client.must_answer()
+        return RubricReward(client, source.rubric)
     if source.function is not None:
         return FunctionReward(source.function)
     if source.model is None:
@@ -162,6 +170,32 @@ class JudgeReward:
         for place, verdict in zip(places, verdicts, strict=True):
             out[place] = verdict
         return out
+
+
+class RubricReward:
+    """Implements rl.sample.Score with a judge: each reply's own grade, from 0 to 1."""
+
+    def __init__(self, judge: Asks, config: RubricConfig) -> None:
+        self.judge, self.config = judge, config
+
+    def __call__(
+        self,
+        questions: Sequence[Conversation],
+        groups: Sequence[Sequence[Completion]],
+        modes: Sequence[bool],
+        checks: Sequence[Verdict] = (),
+    ) -> list[Verdict]:
+        """A grade of each reply; an error where there is none, or its generation failed."""
+        made, out = _made(questions, groups, modes)
+        graded = [
+            Graded(question.prompt, _answer(done, thinking) or "", self._reference(question))
+            for question, done, thinking in made.values()
+        ]
+        return _filled(out, made, grade(self.judge, graded, self.config))
+
+    def _reference(self, question: Conversation) -> Any:
+        shown = self.config.show_reference and question.check is not None
+        return question.check.reference if shown and question.check else None
 
 
 class CompositeReward:

@@ -18,6 +18,7 @@ from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.advantage import Kind
+from rl.conditioned import conditioned
 from rl.config import GrpoConfig
 from rl.held_out import check_held_out
 from rl.loop import Grpo, Hooks
@@ -125,6 +126,8 @@ def take_questions(context: StageContext, tokenizer: Any) -> tuple[Prompts, Prom
 
     def fits(question: Conversation | Task) -> str:
         on = thinks(question.id, config.thinking)
+        if isinstance(question, Conversation) and config.condition is not None:
+            question = conditioned(question, config.condition)
         asked = question.messages if isinstance(question, Task) else question.prompt
         ids = prompt_ids(asked, question.tools, on, tokenizer=tokenizer)
         return too_long(len(ids), config.max_tokens, config.engine.max_model_len)
@@ -136,7 +139,10 @@ def take_questions(context: StageContext, tokenizer: Any) -> tuple[Prompts, Prom
             tasks = take_tasks(source.tasks, count, context.seed)
             return good_tasks(tasks, fits, skip_bad=config.skip_bad, name=name)
         rules = Rules(config.checked, config.skip_bad, options, fits)
-        return take_rows(source, count, rules, name=name, seed=context.seed)
+        rows, account = take_rows(source, count, rules, name=name, seed=context.seed)
+        if config.condition is not None:
+            rows = [conditioned(row, config.condition) for row in rows]
+        return rows, account
 
     pool, asked = take("prompts", config.prompts, config.num_prompts, config.reward_options)
     # The held-out reward keeps the prompt's own options.
@@ -151,6 +157,7 @@ _REWARDS = {
     "function": "reward of one's own function",
     "model": "reward model's score",
     "judge": "judge's win rate",
+    "rubric": "judge's score by the rubric",
 }
 
 

@@ -171,6 +171,8 @@ METRICS: dict[str, Metric] = {
             "up",
         ),
         Metric("pair_margin", "", "mean score of the better side minus that of the worse", "up"),
+        Metric("paid_share", "share", "of the reward that a reply's budget pays (condition)", "up"),
+        Metric("thinking_tokens", "tokens", "mean length of the traces (condition)"),
         Metric("teacher_kl", "nats", "mean KL(student || teacher) at the student's own tokens"),
         Metric("teacher_agrees", "share", "tokens where both find the same one likeliest", "up"),
         Metric("chosen_reward", "", "beta times how far good replies became likelier, mean", "up"),

@@ -17,7 +17,42 @@ _PREFERENCE = ("tests/unit/rl/test_preference.py",)
 
 _OWN = ("tests/unit/rl/test_own.py",)
 
+_DISTILL = ("tests/unit/rl/test_distill.py",)
+_CONDITIONED = ("tests/unit/rl/test_conditioned.py",)
+
 MUTATIONS = (
+    Mutation(
+        "forced tokens are distilled too",
+        "rl/distill/update.py",
+        "kl = torch.where(mask, reverse_kl(student, teacher), 0.0).sum()",
+        "kl = reverse_kl(student, teacher).sum()",
+        "the student learns from places that it did not choose",
+        _DISTILL,
+    ),
+    Mutation(
+        "on-policy distillation runs the wrong way",
+        "rl/distill/update.py",
+        "return (own.exp() * (own - goal)).sum(-1)",
+        "return (goal.exp() * (goal - own)).sum(-1)",
+        "the student covers what the teacher might say instead of what it says itself",
+        _DISTILL,
+    ),
+    Mutation(
+        "a budget is paid whatever was spent",
+        "rl/conditioned.py",
+        "return min(max(1.0 - (spent - budget) / (slack * budget), 0.0), 1.0)",
+        "return 1.0",
+        "a policy that is told a budget need not keep it",
+        _CONDITIONED,
+    ),
+    Mutation(
+        "a judge's score outside the scale counts",
+        "reward/rubric.py",
+        "and lowest <= v <= highest",
+        "and lowest <= v",
+        "a judge that says 100 of 10 gives a reward of 11",
+        ("tests/unit/reward/test_rubric.py",),
+    ),
     Mutation(
         "GDPO without the weights of its parts",
         "rl/advantage.py",
