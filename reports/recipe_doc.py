@@ -149,7 +149,7 @@ class _Page:
         if origin in (Union, UnionType):
             return self._union(annotation)
         if origin is list or (origin is tuple and inner[-1] is Ellipsis):
-            return f"list of {self._words(inner[0])}"
+            return f"list of {self._bounded(inner[0], ())}"
         if origin is tuple:
             return f"[{', '.join(self._words(part) for part in inner)}]"
         if origin is dict:
