@@ -114,7 +114,7 @@ class ColumnsConfig(Section):
                 raise ValueError(str(unknown_name(f"field of form {self.form}", name, form.fields)))
             if column is None and name in form.needs:
                 raise ValueError(f"form {self.form} needs {name}; columns: {name} cannot be null")
-        if self.form in self.columns and self.column != "messages":
+        if self.form in self.columns and self.column != type(self).model_fields["column"].default:
             raise ValueError(f"column {self.column!r} beside columns; leave it out")
         _only(self, "system", self.system is not None, [f for f in FORMS if f not in _NO_SYSTEM])
         for name in ("check", "check_options", "answer_after"):

@@ -75,6 +75,17 @@ KINDS = {
         engine=True,
         measures=True,
     ),
+    "rejection": Kind(
+        config="rl.rejection.config:RejectionConfig",
+        run="rl.rejection.stage:run",
+        plan="rl.rejection.plan:plan_rejection",
+        about="replies of a policy that their check passes, as rows for SFT",
+        makes=("data",),
+        version=1,
+        inputs="rl.rejection.plan:check_rejection",
+        checks=True,
+        engine=True,
+    ),
     "distill_on_policy": Kind(
         config="rl.distill.config:OnPolicyDistillConfig",
         run="rl.distill.stage:run",

@@ -26,7 +26,7 @@ from workbench.stage import StageContext
 def reward_source(context: StageContext, tokenizer: Any, anchors: dict[str, str]) -> Score | None:
     """What scores the stage's replies; None where the checker alone does. anchors: see JudgeReward."""
     wanted = context.config.reward
-    condition = context.config.condition
+    condition = getattr(context.config, "condition", None)
     if wanted.kind == "checker" and condition is None:
         return None
     made = {

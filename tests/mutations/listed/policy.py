@@ -22,6 +22,14 @@ _CONDITIONED = ("tests/unit/rl/test_conditioned.py",)
 
 MUTATIONS = (
     Mutation(
+        "a cut reply is kept as right",
+        "rl/rejection/stage.py",
+        'if reply.completion.finish_reason != "stop":',
+        'if reply.completion.finish_reason == "error":',
+        "a model is fine-tuned on replies that never end",
+        ("tests/unit/rl/test_rejection.py",),
+    ),
+    Mutation(
         "forced tokens are distilled too",
         "rl/distill/update.py",
         "kl = torch.where(mask, reverse_kl(student, teacher), 0.0).sum()",
