@@ -273,7 +273,7 @@ NO_PLACE = {
     "kind", "where", "against", "needs", "model", "models", "metric", "benchmarks", "teacher", "thinking", "name", "type",
     "domain", "split", "category", "categories", "column", "columns", "check", "answer_after", "tools_column", "form", "config", "id",
     "revision", "system", "half", "domains", "tools", "endpoint", "api_key_env", "logits_processors",
-    "forced", "package", "data", "principle", "instruction", "rubric", "base",
+    "forced", "package", "data", "principle", "instruction", "rubric", "among", "keep", "base",
 }  # fmt: skip
 
 
