@@ -10,6 +10,7 @@ from markupsafe import Markup
 from reports.charts import spark
 from reports.page import compact, count_of
 from reports.read import RunFacts, StageFacts
+from reports.run_warnings import run_warnings
 from workbench.errors import some_of
 from workbench.progress import describe, duration_words
 from workbench.tracking import LINE_KEYS, metric
@@ -120,6 +121,7 @@ def hardware_line(hardware: dict[str, Any]) -> str:
 
 def _warnings(facts: RunFacts, stage: StageFacts) -> list[str]:
     out = [str(text) for text in stage.outputs.get("warnings") or []]
+    out += run_warnings(stage.metrics)
     manifest = stage.manifest
     if manifest and manifest.git.get("dirty"):
         out.append("made from uncommitted changes: the commit alone does not give this result back")

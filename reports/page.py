@@ -94,10 +94,15 @@ def count_of(n: int, what: str) -> str:
 
 def write_page(path: Path, template: str, context: Mapping[str, Any], *styles: str) -> None:
     """Fill a template and write it by rename. styles: style sheets of the templates' folder."""
-    css = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in styles)
-    text = _environment().get_template(template).render(**context, style=Markup(css))
+    text = filled(template, context, *styles)
     # Lone surrogates, which a byte-level vocabulary can spell, have been made visible by `clean`.
     write_whole(path, text, errors="replace")
+
+
+def filled(template: str, context: Mapping[str, Any], *styles: str) -> str:
+    """A filled template. styles: style sheets of the templates' folder."""
+    css = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in styles)
+    return _environment().get_template(template).render(**context, style=Markup(css))
 
 
 @cache

@@ -292,3 +292,15 @@ def _log_tail(path: Path) -> str:
 
 def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def run_folder(name: str) -> Path:
+    """The folder of a run by its name under runs/, or by its path. Raises: UserError."""
+    places = (Path("runs") / name, Path(name))
+    root = next((place for place in places if (place / "recipe.json").is_file()), None)
+    if root is None:
+        known = sorted(path.parent.name for path in Path("runs").glob("*/recipe.json"))
+        raise UserError(
+            f"{name!r} is not a run (no recipe.json); runs here: {', '.join(known) or 'none'}"
+        )
+    return root

@@ -17,6 +17,7 @@ from scripts import (
     run_stage,
     search_widths,
     sweep,
+    watch,
 )
 from workbench.command import finish
 
@@ -26,6 +27,7 @@ _COMMANDS = {
     "sweep": sweep,
     "replicate": replicate,
     "report": report,
+    "watch": watch,
     "doctor": doctor,
     "kinds": list_kinds,
     "new": new,

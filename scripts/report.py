@@ -38,15 +38,9 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(
                 f"{path!r} is no picture that can be written; end it in {', '.join(FORMATS)}"
             )
-    root = next(
-        (p for p in (Path("runs") / args.run, Path(args.run)) if (p / "recipe.json").is_file()),
-        None,
-    )
-    if root is None:
-        known = sorted(path.parent.name for path in Path("runs").glob("*/recipe.json"))
-        raise UserError(
-            f"{args.run!r} is not a run (no recipe.json); runs here: {', '.join(known) or 'none'}"
-        )
+    from reports.read import run_folder
+
+    root = run_folder(args.run)
     from reports import read_run, write_report
     from reports.budgets import budget_markdown
 

@@ -10,6 +10,7 @@
 import argparse
 import json
 import sys
+from functools import partial
 
 try:
     from workbench.command import RECIPE_HELP, SET_HELP, command
@@ -67,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
     with place.claimed():
         place.adopt(recipe.resolved())
         check_disk(plan, place)
-        code = drive(recipe, place, stages, fresh=fresh, out=sys.stdout)
+        # The report is written anew as each stage ends: a run of days has one from its first hour.
+        again = partial(write_report, place.root)
+        code = drive(recipe, place, stages, fresh=fresh, out=sys.stdout, ended=again)
         print(write_report(place.root))
     return code
 

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from workbench import cluster, placement
-from workbench.errors import UserError
+from workbench.errors import UserError, one_line
 from workbench.graph.dag import FRESH, Decision, decide
 from workbench.graph.task import Outcome, run_stage
 from workbench.progress import ProgressDisplay
@@ -29,6 +29,7 @@ class Drive:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     signals: int = 0
     nodes: Sequence[placement.Node] = ()
+    ended: Callable[[], object] = lambda: None
 
     def settle(self, nodes: Sequence[placement.Node]) -> None:
         """Choose the cards that the recipe leaves out, now that it is known what there is."""
@@ -75,12 +76,25 @@ class Drive:
         self.show.finished(
             outcome.stage, outcome.status, outcome.message, manifest.wall_s if manifest else 0.0
         )
+        try:
+            self.ended()
+        except Exception as error:  # noqa: BLE001 - a picture of a run never ends it
+            self.show.note(f"the report was not written ({one_line(error)}); the run goes on")
 
 
-def drive(recipe: Recipe, run: RunDir, stages: list[str], *, fresh: set[str], out: TextIO) -> int:
-    """Run the stages. Returns the exit code: 0 done, 2 a user's mistake, 1 failed or stopped."""
+def drive(
+    recipe: Recipe,
+    run: RunDir,
+    stages: list[str],
+    *,
+    fresh: set[str],
+    out: TextIO,
+    ended: Callable[[], object] = lambda: None,
+) -> int:
+    """Run the stages. Returns the exit code: 0 done, 2 a user's mistake, 1 failed or stopped. ended: called
+    as each stage ends; what it raises ends nothing."""
     with ProgressDisplay(out) as show:
-        state = Drive(recipe, run, stages, show, fresh)
+        state = Drive(recipe, run, stages, show, fresh, ended=ended)
         if recipe.cluster.backend == "local":
             state.settle(placement.local_nodes(recipe.cluster) or [])
             if not placement.check_one_process(state.recipe, _to_run(state)):

@@ -7,6 +7,14 @@ _RUNDIR = ("tests/unit/workbench/test_rundir.py",)
 
 MUTATIONS = (
     Mutation(
+        "one bad step is a warning",
+        "reports/run_warnings.py",
+        'last = _series(rows, "truncated")[-WINDOW:]',
+        'last = _series(rows, "truncated")[-1:] * WINDOW',
+        "warnings that come and go are not read",
+        ("tests/unit/reports/test_run_warnings.py",),
+    ),
+    Mutation(
         "a changed configuration is done",
         "workbench/graph/dag.py",
         "if manifest.config_digest != config_digest(recipe, stage):",
