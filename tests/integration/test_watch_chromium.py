@@ -21,7 +21,14 @@ pytestmark = [
 def test_the_page_shows_what_the_run_writes(tmp_path: Path) -> None:
     root = tmp_path / "r"
     write_fake_run(root)
-    row = {"step": 3, "prompt": "p", "reply": HOSTILE, "reward": 0.5, "status": "ok", "parts": {"a": 1}}
+    row = {
+        "step": 3,
+        "prompt": "p",
+        "reply": HOSTILE,
+        "reward": 0.5,
+        "status": "ok",
+        "parts": {"a": 1},
+    }
     (root / "grpo" / "rollouts.jsonl").write_text(json.dumps(row) + "\n")
     with server(root, port=0, every_s=60) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
