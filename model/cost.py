@@ -133,7 +133,8 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     zero2 and zero3 with bf16: bf16 weights 2P and gradients 2P; fp32 master weights and moments
     12P. zero2 divides gradients and optimizer by N, zero3 the weights too, and then holds the
     gathered layers (at most GATHER_PARAMETERS). Both hold one bucket of gradients.
-    fp32: 4 for 2, throughout. LoRA: gradients and optimizer of the adapters alone.
+    fp32: 4 for 2, throughout. LoRA: gradients and optimizer of the adapters alone; a frozen base in
+    bf16 has 2P and needs no cast.
     fsdp: fp32 weights, gradients and moments over N / replicate processes; in the buffers two gathered
     layers and a gradient of one (bf16: matrices travel so, gradients are added in fp32), and the
     embedding and unembedding, whole in fp32.
@@ -142,8 +143,9 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     trained = lora_parameters(s, load.lora_rank) if load.lora_rank else total
     held = total + (trained if load.lora_rank else 0)
     if load.strategy in ("none", "ddp"):
-        cast = 2 * held if load.precision == "bf16" else 0
-        return 4 * held, 4 * trained, 8 * trained, cast
+        half = load.lora_rank is not None and load.base == "bfloat16"
+        cast = 2 * (held - total * half) if load.precision == "bf16" else 0
+        return 4 * held - 2 * total * half, 4 * trained, 8 * trained, cast
     if load.strategy == "fsdp":
         shards = load.workers // load.replicate
         b = 2 if load.precision == "bf16" else 4

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from model.presets import LAYER_KINDS, HybridShape
 from workbench.errors import UserError
 
 
@@ -135,9 +136,11 @@ class DecoderShape:
         return 2 * self.key_width * bytes_a_value * kept
 
 
-def described(config: Mapping[str, Any]) -> DecoderShape:
+def described(config: Mapping[str, Any]) -> DecoderShape | HybridShape:
     """The shape that a config.json says. Raises: UserError for a family, or a value, that is not known."""
     family = str(config.get("model_type"))
+    if family == "nemotron_h":
+        return _hybrid(config)
     if family not in FAMILIES:
         raise UserError(
             f"what a model of the family {family!r} costs is not known, and not guessed; known: "
@@ -174,6 +177,30 @@ def described(config: Mapping[str, Any]) -> DecoderShape:
         window=config.get("sliding_window"),
         windowed=_windowed(config, layers),
     )
+
+
+_HYBRID = (
+    "hidden_size", "intermediate_size", "mamba_num_heads", "mamba_head_dim", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "n_groups", "ssm_state_size", "conv_kernel",
+)  # fmt: skip
+
+
+def _hybrid(config: Mapping[str, Any]) -> HybridShape:
+    """NemotronH: its pattern is written in letters, or in one word a layer."""
+    letters = {word: letter for letter, word in LAYER_KINDS.items()}
+    pattern = config.get("hybrid_override_pattern")
+    if not pattern:
+        pattern = "".join(letters.get(word, "E") for word in config.get("layers_block_type") or ())
+    if "E" in pattern:
+        raise UserError(
+            "what layers of experts (pattern letter E) cost is not known, and not guessed"
+        )
+    values = {**config, "head_dim": config.get("head_dim", config.get("attention_head_dim"))}
+    if missing := [key for key in _HYBRID if not isinstance(values.get(key), int)]:
+        raise UserError(
+            f"config.json gives no number for {', '.join(missing)}: nothing can be planned from it"
+        )
+    return HybridShape(pattern=pattern, **{key: values[key] for key in _HYBRID})
 
 
 def _windowed(config: Mapping[str, Any], layers: int) -> int:

@@ -1,6 +1,7 @@
 """From a stage's loads to memory, FLOPs and time on stated hardware. No torch."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from model import cost
@@ -92,3 +93,71 @@ def _generation(s: Shape, load: GenerationLoad, hardware: Hardware) -> dict[str,
         "flops": cost.forward_flops(s, load.context_tokens / 2) * load.tokens,
         "seconds": None if hardware.name == "cpu" else load.tokens / rate,
     }
+
+
+CARDS = (24, 40, 80, 141)
+"""Memory of the cards that people have, in GB."""
+_USABLE = 0.9
+_LORA_RANK = 16
+
+
+def fits(s: Shape, loads: Sequence[TrainingLoad | GenerationLoad], keys: Collection[str]) -> str:
+    """Which single cards hold the stage, and which of its keys to change for a smaller one.
+
+    keys: the recipe's keys that the stage has. A training beside an engine shares the card with it.
+    """
+    if any(isinstance(load, TrainingLoad) and load.workers > 1 for load in loads) or not loads:
+        return ""
+    words = list[str]()
+    for card in CARDS:
+        room = card * 1e9 * _USABLE
+        if _bytes(s, loads) <= room:
+            return "; ".join([*words, f"fits {card} GB ({_bytes(s, loads) / GIB:.1f} GiB)"])
+        change = next(
+            (c for c, less in _changes(loads, keys) if _bytes(s, less) <= room),
+            "no key makes it fit",
+        )
+        words.append(f"{card} GB: {change}")
+    return "; ".join(words)
+
+
+def _bytes(s: Shape, loads: Sequence[TrainingLoad | GenerationLoad]) -> float:
+    held = {TrainingLoad: 0.0, GenerationLoad: 0.0}
+    for load in loads:
+        priced = price(s, load, HARDWARE["h100"])["memory"]["device_bytes"]
+        held[type(load)] = max(held[type(load)], priced)
+    return sum(held.values())
+
+
+def _changes(
+    loads: Sequence[TrainingLoad | GenerationLoad], keys: Collection[str]
+) -> Iterator[tuple[str, list[TrainingLoad | GenerationLoad]]]:
+    """What a recipe may say to need less, from the mildest on, each with those before it."""
+    now, said = list(loads), list[str]()
+
+    def training(**changes: Any) -> list[TrainingLoad | GenerationLoad]:
+        return [replace(one, **changes) if isinstance(one, TrainingLoad) else one for one in now]
+
+    trains = [load for load in loads if isinstance(load, TrainingLoad)]
+    options: list[tuple[str, str, dict[str, Any], bool]] = [
+        ("precision", "precision: bf16", {"precision": "bf16"}, any(t.precision == "fp32" for t in trains)),
+        ("activations", "activations: checkpoint", {"activations": "checkpoint"}, any(t.activations == "keep" for t in trains)),
+        ("lora", f"lora: {{rank: {_LORA_RANK}, base: bfloat16}}", {"lora_rank": _LORA_RANK, "base": "bfloat16"}, any(t.base != "bfloat16" or not t.lora_rank for t in trains)),
+    ]  # fmt: skip
+    for key, words, changes, helps in options:
+        if key in keys and helps:
+            now = training(**changes)
+            said.append(words)
+            yield ", ".join(said), now
+    if any(isinstance(load, GenerationLoad) for load in now):
+        now = [
+            replace(one, dtype="bfloat16", sequences=max(one.sequences // 8, 1))
+            if isinstance(one, GenerationLoad) else one for one in now
+        ]  # fmt: skip
+        said.append("engine: {dtype: bfloat16, max_num_seqs: an eighth}")
+        yield ", ".join(said), now
+    for part in (2, 4, 8, 16):
+        tokens = trains[0].row_tokens // part if trains else 0
+        key = "microbatch_tokens" if "microbatch_tokens" in keys else "row_tokens"
+        if tokens and key in keys:
+            yield ", ".join([*said, f"{key}: {tokens}"]), training(row_tokens=tokens)

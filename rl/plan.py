@@ -51,6 +51,10 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
             row_tokens=config.microbatch_tokens,
             document_tokens=min(engine.max_model_len, config.microbatch_tokens),
             gpus=config.gpus,
+            precision=config.precision,
+            activations=config.activations,
+            lora_rank=config.lora.rank if config.lora else None,
+            base=config.lora.base if config.lora else "float32",
             bound=True,
         ),
     )

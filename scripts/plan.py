@@ -102,29 +102,59 @@ def _counted(recipe: "Recipe", name: str, load: Any) -> Any:
 def build(recipe: "Recipe", hardware: Any) -> dict[str, Any]:
     """The whole plan as JSON-able figures."""
     from model.cost import parameters_by_kind
-    from model.estimate import price
     from model.presets import shape
     from model.sizes import kv_cache_bytes, parameters, state_bytes
 
-    s = shape(recipe.model.preset, **recipe.model.overrides)
+    loads = _loads(recipe)
+    shapes = {name: shape_of(recipe, name) for name in loads}
+    known = [shapes[name] for name, found in loads.items() if found]
+    s = next((one for one in known if not isinstance(one, str)), None)
+    if s is None:  # the first stage's reason stands in its row
+        s = shape(recipe.model.preset, **recipe.model.overrides)
     return {
         "recipe": recipe.name,
         "model": {
-            "preset": recipe.model.preset,
+            "preset": getattr(s, "family", recipe.model.preset),
             "parameters": parameters(s),
             "by_kind": parameters_by_kind(s)._asdict(),
-            "layers": {kind: s.pattern.count(kind) for kind in "M-*"},
+            "layers": layers_of(s),
             "kv_bytes_a_token": kv_cache_bytes(s, 1),
             "state_bytes_a_sequence": state_bytes(s),
         },
         "hardware": dataclasses.asdict(hardware),
         "stages": {
-            name: {
-                "kind": recipe.stages[name].kind,
-                "loads": [price(s, load, hardware) for load in loads],
-            }
-            for name, loads in _loads(recipe).items()
+            name: _stage(recipe.stages[name], shapes[name], found, hardware)
+            for name, found in loads.items()
         },
+    }
+
+
+def shape_of(recipe: "Recipe", name: str) -> Any:
+    """The shape of the stage's model, or why it is not known."""
+    from pretrain.compress.target import stage_shape
+
+    try:
+        return stage_shape(recipe, name)
+    except UserError as error:
+        return str(error)
+
+
+def layers_of(s: Any) -> dict[str, int]:
+    """Layers by kind: a hybrid's letters, or a Transformer's family."""
+    if hasattr(s, "pattern"):
+        return {kind: s.pattern.count(kind) for kind in "M-*"}
+    return {s.family: s.layers}
+
+
+def _stage(config: Any, s: Any, loads: tuple[Any, ...], hardware: Any) -> dict[str, Any]:
+    from model.estimate import fits, price
+
+    if isinstance(s, str):
+        return {"kind": config.kind, "loads": [], "unknown": s if loads else ""}
+    return {
+        "kind": config.kind,
+        "loads": [price(s, load, hardware) for load in loads],
+        "cards": fits(s, loads, set(type(config).model_fields)),
     }
 
 
@@ -146,6 +176,8 @@ def lines(plan: dict[str, Any]) -> list[str]:
     rows: list[tuple[str, ...]] = [_HEAD]
     for name, stage in plan["stages"].items():
         rows += [_row(name, load) for load in stage["loads"]] or [(name, "no estimate", *("",) * 9)]
+    notes = [f"{n}: {s['unknown']}" for n, s in plan["stages"].items() if s.get("unknown")]
+    notes += [f"{n}: {line}" for n, s in plan["stages"].items() if (line := s.get("cards"))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     for row in rows:
         cells = [
@@ -157,6 +189,7 @@ def lines(plan: dict[str, Any]) -> list[str]:
         "",
         "GiB a process, at whole rows. <=: the most it can be; what it will be is not known.",
         _NOTE,
+        *(["", "one card each, at nine tenths of its memory:", *notes] if notes else []),
     ]
     return out
 

@@ -48,6 +48,7 @@ def _load(config: SftConfig, samples: int) -> TrainingLoad:
         precision=config.precision,
         activations=config.activations,
         lora_rank=config.lora.rank if config.lora else None,
+        base=config.lora.base if config.lora else "float32",
         bound=config.sample_tokens is None,
     )
 

@@ -12,6 +12,7 @@ class TrainingLoad:
     """Tokens trained on, and one process's share of a step.
 
     document_tokens: mean length of a document in a row, which attention is quadratic in.
+    base: how a model frozen beside adapters is held.
     bound: the tokens are the most there can be, not the expected number.
     Example: TrainingLoad(tokens=20_000_000_000_000, row_tokens=8192, workers=512, strategy="zero3")
     """
@@ -28,6 +29,7 @@ class TrainingLoad:
     precision: Literal["fp32", "bf16"] = "fp32"
     activations: Activations = "keep"
     lora_rank: int | None = None
+    base: Literal["float32", "bfloat16"] = "float32"
     bound: bool = False
 
 

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from model.presets import LAYER_KINDS, HybridShape, shape
+from model.sizes import Shape
 from pretrain.compress.config import PruneConfig, TargetConfig
+from pretrain.convert.plan import origin_shape
 from workbench.errors import UserError
 from workbench.recipe import Recipe
 
@@ -102,3 +104,21 @@ def some_pattern(s: HybridShape, config: PruneConfig) -> str:
             del letters[place]
             surplus -= 1
     return "".join(letters)
+
+
+def stage_shape(recipe: Recipe, name: str) -> Shape:
+    """The shape of the model that a stage trains or asks, for the plan: the recipe's own, a converted
+    checkpoint's, or what pruning leaves. Raises: UserError where it is not to be known."""
+    stage: Any = recipe.stages[name]
+    if stage.kind == "convert":
+        return origin_shape(stage)
+    if not (stage.kind == "pretrain" and stage.initial == "new"):
+        for need in stage.needs:
+            if recipe.stages[need].kind == "tokenizer":
+                continue
+            before = stage_shape(recipe, need)
+            made_by: Any = recipe.stages[need]
+            if isinstance(made_by, PruneConfig) and isinstance(before, HybridShape):
+                return narrowed(before, made_by.target, some_pattern(before, made_by))
+            return before
+    return shape(recipe.model.preset, **recipe.model.overrides)

@@ -64,6 +64,10 @@ class GgufFile:
             out[name] = out.get(name, 0) + 1
         return out
 
+    def names(self) -> set[str]:
+        """GGUF names of the tensors."""
+        return {tensor.name for tensor in self._reader.tensors}
+
     def tensors(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """(GGUF name, fp32 values in row-major Hugging Face shape)."""
         for tensor in self._reader.tensors:

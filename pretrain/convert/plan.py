@@ -1,6 +1,10 @@
 """What a conversion will cost. Imports no torch."""
 
+from model.decoder import DecoderShape, configuration, described
+from model.sizes import Shape
 from pretrain.convert.config import ConvertConfig, GgufSource
+from pretrain.convert.gguf_file import GgufFile, locate
+from workbench.errors import UserError
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -12,4 +16,35 @@ def plan_convert(config: ConvertConfig, recipe: Recipe) -> StagePlan:
     return StagePlan(
         lines=(f"{source.type} {name} -> a plain checkpoint in {config.dtype}",),
         disk_bytes=2**30,
+    )
+
+
+def origin_shape(config: ConvertConfig) -> Shape:
+    """The shape of the model that is converted, from its configuration. Raises: UserError where it is not
+    to be known without loading it."""
+    source = config.source
+    if isinstance(source, GgufSource):
+        return _in_gguf(GgufFile(locate(source)))
+    return described(configuration(source.path, source.revision))
+
+
+def _in_gguf(file: GgufFile) -> DecoderShape:
+    """The Llama in a GGUF, from its fields."""
+    kind = file.fields.get("general.architecture")
+    if kind != "llama":
+        raise UserError(
+            f"what a GGUF of the architecture {kind!r} costs is not known; known: llama"
+        )
+    of = {key.removeprefix("llama."): value for key, value in file.fields.items()}
+    heads, width = int(of["attention.head_count"]), int(of["embedding_length"])
+    return DecoderShape(
+        family="llama",
+        layers=int(of["block_count"]),
+        hidden_size=width,
+        intermediate_size=int(of["feed_forward_length"]),
+        num_attention_heads=heads,
+        num_key_value_heads=int(of.get("attention.head_count_kv", heads)),
+        head_dim=int(of.get("attention.key_length", width // heads)),
+        vocab_size=int(of["vocab_size"]),
+        tied="output.weight" not in file.names(),
     )

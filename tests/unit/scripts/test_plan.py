@@ -96,3 +96,42 @@ def test_planning_imports_no_torch() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def _converted(folder: Path, config: dict[str, object], **stage: object) -> Path:
+    """A recipe that trains a checkpoint of this configuration, with 16 prompts on an engine."""
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    origin = {"type": "checkpoint", "path": str(folder / "model")}
+    stages = {
+        "base": {"kind": "convert", "source": origin},
+        "sft": tiny.sft_stage(needs=["base"], **stage),
+    }
+    return tiny.write_recipe(folder, stages)
+
+
+SMOLLM2_1_7B = {
+    "model_type": "llama", "num_hidden_layers": 24, "hidden_size": 2048, "intermediate_size": 8192,
+    "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def test_the_model_that_the_recipe_trains_is_priced_and_cards_named(tmp_path: Path) -> None:
+    """[derived] 24 (4 x 2048^2 + 3 x 2048 x 8192 + 2 x 2048) + 49152 x 2048 + 2048 = 1,711,376,384, the
+    published 1.71B. 16 bytes each in fp32 are 25.5 GiB: over 24 GB x 0.9, and under 40 x 0.9."""
+    done = _plan("--recipe", str(_converted(tmp_path, SMOLLM2_1_7B)), "--json")
+    plan = json.loads(done.stdout)
+    assert plan["model"]["parameters"] == 1_711_376_384
+    memory = plan["stages"]["sft"]["loads"][0]["memory"]
+    assert memory["weights"] + memory["gradients"] + memory["optimizer"] == 16 * 1_711_376_384
+    words = plan["stages"]["sft"]["cards"]
+    assert words.startswith("24 GB: precision: bf16, activations: checkpoint, lora: {rank: 16,")
+    assert "fits 40 GB (" in words
+
+
+def test_a_family_that_is_not_known_is_not_guessed(tmp_path: Path) -> None:
+    done = _plan("--recipe", str(_converted(tmp_path, {"model_type": "qwen3_moe"})))
+    assert done.returncode == 0
+    assert "sft   no estimate" in done.stdout
+    assert "sft: what a model of the family 'qwen3_moe' costs is not known" in done.stdout
