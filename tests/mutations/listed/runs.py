@@ -189,6 +189,8 @@ MUTATIONS = (
         "except UserError as error:",
         "days of training are lost to a tracker's server",
         ("tests/unit/workbench/test_trackers.py",),
+    ),
+    Mutation(
         "a plan guesses a family",
         "model/decoder.py",
         "if family not in FAMILIES:",
