@@ -35,6 +35,8 @@ HARDWARE = {
         Hardware("h200", 989e12, 141e9, 4.8e12),
         Hardware("b200", 2250e12, 180e9, 7.7e12),
         Hardware("a100", 312e12, 80e9, 2.0e12),
+        Hardware("a100-40", 312e12, 40e9, 1.555e12),
+        Hardware("rtx4090", 165.2e12, 24e9, 1.008e12),
         Hardware("a10g", 70e12, 22.06 * GIB, 600e9),
         Hardware("cpu", 50e9, 24 * GIB, 10e9, mfu=0.7),
     )

@@ -109,11 +109,12 @@ def build(recipe: "Recipe", hardware: Any) -> dict[str, Any]:
     shapes = {name: shape_of(recipe, name) for name in loads}
     known = [shapes[name] for name, found in loads.items() if found]
     s = next((one for one in known if not isinstance(one, str)), None)
-    if s is None:  # the first stage's reason stands in its row
+    if not known:
         s = shape(recipe.model.preset, **recipe.model.overrides)
     return {
         "recipe": recipe.name,
-        "model": {
+        "model": s
+        and {
             "preset": getattr(s, "family", recipe.model.preset),
             "parameters": parameters(s),
             "by_kind": parameters_by_kind(s)._asdict(),
@@ -161,18 +162,32 @@ def _stage(config: Any, s: Any, loads: tuple[Any, ...], hardware: Any) -> dict[s
 def lines(plan: dict[str, Any]) -> list[str]:
     """The plan as aligned text."""
     model, hardware = plan["model"], plan["hardware"]
+    return [*_about(plan["recipe"], model), _assumed(hardware), "", *_table(plan)]
+
+
+def _about(recipe: str, model: dict[str, Any] | None) -> list[str]:
+    if model is None:
+        return [f"{recipe}: the model's size is not known"]
     kinds = ", ".join(f"{k} {v / 1e6:,.2f}M" for k, v in model["by_kind"].items())
     pattern = ", ".join(f"{n} {kind}" for kind, n in model["layers"].items())
-    out = [
-        f"{plan['recipe']}: {model['parameters']:,} parameters ({model['preset']}; layers: {pattern})",
+    return [
+        f"{recipe}: {model['parameters']:,} parameters ({model['preset']}; layers: {pattern})",
         f"  by kind: {kinds}",
         f"  bf16 cache: {model['kv_bytes_a_token']:,} bytes a token of KV, "
         f"{model['state_bytes_a_sequence'] / 2**20:,.2f} MiB a sequence of Mamba state",
+    ]
+
+
+def _assumed(hardware: dict[str, Any]) -> str:
+    return (
         f"  on {hardware['name']}: {hardware['flops'] / 1e12:,.1f} TFLOP/s at mfu {hardware['mfu']:g}, "
         f"{hardware['bandwidth'] / 1e12:,.2f} TB/s at mbu {hardware['mbu']:g}, "
-        f"{hardware['memory'] / 2**30:,.1f} GiB; shares are assumptions, not measurements",
-        "",
-    ]
+        f"{hardware['memory'] / 2**30:,.1f} GiB; shares are assumptions, not measurements"
+    )
+
+
+def _table(plan: dict[str, Any]) -> list[str]:
+    out: list[str] = []
     rows: list[tuple[str, ...]] = [_HEAD]
     for name, stage in plan["stages"].items():
         rows += [_row(name, load) for load in stage["loads"]] or [(name, "no estimate", *("",) * 9)]
