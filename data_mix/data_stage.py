@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from data_mix.rates import Expected
 from workbench.recipe import StageConfig
 from workbench.schema import Section
 
@@ -18,7 +19,7 @@ class Workers(Section):
 class DataStageConfig(StageConfig):
     """A stage that makes shards of rows (data_mix.shards)."""
 
-    SAME_RESULT = frozenset({"cpus", "gpus", "workers", "max_failed", "retries"})
+    SAME_RESULT = frozenset({"cpus", "gpus", "workers", "max_failed", "retries", "expected"})
 
     cpus: float = Field(0.0, ge=0)
     """Logical CPUs the stage itself reserves: none, for it waits for its workers."""
@@ -34,3 +35,5 @@ class DataStageConfig(StageConfig):
     """How often failed rows are tried again before the stage ends."""
     keep_removed: float = Field(0.01, ge=0, le=1)
     """Share of removed rows whose text is kept for the report."""
+    expected: Expected | None = None
+    """How much it is going to read, for scripts/plan.py alone; null: not priced."""

@@ -20,4 +20,12 @@ KINDS = {
         version=1,
         on_card=False,
     ),
+    "quality": Kind(
+        config="data_mix.quality.config:QualityConfig",
+        run="data_mix.quality.stage:run",
+        plan="data_mix.quality.stage:plan_quality",
+        about="a small classifier learns a model's ratings, measured on hosts that it has not seen",
+        version=1,
+        on_card=False,
+    ),
 }

@@ -21,7 +21,7 @@ tool world one of several. `Episode` is one of them being played; `Player` plays
   with them, but where the environment begins its messages anew or changes its tools.
 
 Who plays: GRPO (rl.sample: groups, advantages), DPO (rl.dpo: a success against a failure), pairs of a
-reward model (rl.reward_model.pairs). Synthesis (synthesis.drive) asks by the same `waves`, several
+reward model (rl.reward_model.pairs). Synthesis (evals.synthesis.drive) asks by the same `waves`, several
 prompts of one item at a time. Evaluations (evals.run) go through the same `waves`, `Episode` and
 `checked`; they take a served model too, judge each sample as it ends and keep it, and judge kept
 replies anew. So any environment can be trained on (grpo, dpo) and evaluated (evals.tasks.environments).

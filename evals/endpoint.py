@@ -6,9 +6,10 @@ the model wants to be asked. Many requests are open at once; the server batches 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from threading import Lock
 from typing import Any
 
@@ -135,12 +136,25 @@ class EndpointResponder:
         return [""] * len(prompts)
 
     def stream(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Completion]]:
-        """See protocol. A request that fails for good is an "error" completion."""
-        executor = ThreadPoolExecutor(self.config.parallel, thread_name_prefix="endpoint")
+        """See protocol. A request that fails for good is an "error" completion.
+
+        No more are open, or answered and not yet taken, than may be open at once: whoever keeps each reply
+        as it comes loses no more than those at a kill.
+        """
+        most = self.config.parallel
+        executor = ThreadPoolExecutor(most, thread_name_prefix="endpoint")
+        left = iter(enumerate(asks))
+        places: dict[Future[Completion], int] = {}
         try:
-            places = {executor.submit(self._one, ask): place for place, ask in enumerate(asks)}
-            for done in as_completed(places):
-                yield places[done], done.result()
+            while True:
+                for place, ask in islice(left, most - len(places)):
+                    places[executor.submit(self._one, ask)] = place
+                if not places:
+                    return
+                ended, _ = wait(places, return_when=FIRST_COMPLETED)
+                for done in ended:
+                    yield places[done], done.result()
+                    del places[done]
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 

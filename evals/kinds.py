@@ -29,4 +29,14 @@ KINDS = {
         measures=True,
         expand="evals.ablation.expand:expand",
     ),
+    "synthesize": Kind(
+        config="evals.synthesis.config:SynthesizeConfig",
+        run="evals.synthesis.stage:run",
+        plan="evals.synthesis.plan:plan_synthesize",
+        about="rows that models write from seeds, gated by the checkers that reward uses",
+        version=1,
+        inputs="evals.synthesis.plan:check_inputs",
+        checks=True,
+        on_card=False,
+    ),
 }

@@ -78,6 +78,14 @@ def _loads(recipe: "Recipe") -> dict[str, tuple[Any, ...]]:
     return loads
 
 
+def _data(recipe: "Recipe", name: str) -> tuple[Any, ...]:
+    from workbench import registry
+
+    plan = registry.resolve(registry.kind(recipe.stages[name].kind).plan)
+    found: tuple[Any, ...] = plan(recipe.stages[name], recipe).data
+    return found
+
+
 def _counted(recipe: "Recipe", name: str, load: Any) -> Any:
     """With the tokens that the recipe's run counted, where it has finished this very stage."""
     from workbench.graph.dag import config_digest
@@ -124,7 +132,13 @@ def build(recipe: "Recipe", hardware: Any) -> dict[str, Any]:
         },
         "hardware": dataclasses.asdict(hardware),
         "stages": {
-            name: _stage(recipe.stages[name], shapes[name], found, hardware)
+            name: {
+                **_stage(recipe.stages[name], shapes[name], found, hardware),
+                "data": [
+                    {"type": type(one).__name__, **dataclasses.asdict(one)}
+                    for one in _data(recipe, name)
+                ],
+            }
             for name, found in loads.items()
         },
     }
@@ -190,6 +204,8 @@ def _table(plan: dict[str, Any]) -> list[str]:
     out: list[str] = []
     rows: list[tuple[str, ...]] = [_HEAD]
     for name, stage in plan["stages"].items():
+        if stage["data"] and not stage["loads"]:
+            continue
         rows += [_row(name, load) for load in stage["loads"]] or [(name, "no estimate", *("",) * 9)]
     notes = [f"{n}: {s['unknown']}" for n, s in plan["stages"].items() if s.get("unknown")]
     notes += [f"{n}: {line}" for n, s in plan["stages"].items() if (line := s.get("cards"))]
@@ -206,7 +222,60 @@ def _table(plan: dict[str, Any]) -> list[str]:
         _NOTE,
         *(["", "one card each, at nine tenths of its memory:", *notes] if notes else []),
     ]
-    return out
+    return [*out, *_data_lines(plan)]
+
+
+_DATA_HEAD = ("stage", "what", "rows or replies", "prompt tokens", "reply tokens", "core-hours", "disk", "traffic")  # fmt: skip
+
+
+def _data_lines(plan: dict[str, Any]) -> list[str]:
+    """What data stages compute, ask and move, and the sums."""
+    found = [(name, one) for name, stage in plan["stages"].items() for one in stage["data"]]
+    if not found:
+        return []
+    rows = [_DATA_HEAD, *(_data_row(name, one) for name, one in found)]
+    keys = ("prompt_tokens", "reply_tokens", "core_seconds", "disk_bytes", "traffic_bytes")
+    sums = {key: sum(one.get(key) or 0 for _, one in found) for key in keys}
+    rows.append(_data_row("in all", {**sums, "what": "", "rows": 0, "bound": True}))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_DATA_HEAD))]
+    lines = [
+        "  ".join(
+            c.ljust(w) if n < 2 else c.rjust(w)
+            for n, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return ["", *lines, "", _DATA_NOTE]
+
+
+_DATA_NOTE = (
+    "core-hours: from bytes a second of one core, measured on small inputs (docs/data.md); -: not measured. "
+    "<=: the most it can be."
+)
+
+
+def _data_row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
+    seconds = one.get("core_seconds")
+    asked = one.get("reply_tokens") or 0
+    return (
+        name,
+        str(one.get("model") or one.get("what") or ""),
+        f"{one.get('replies') or one.get('rows') or 0:,}"
+        if one.get("replies") or one.get("rows")
+        else "",
+        f"{one['prompt_tokens']:,}" if one.get("prompt_tokens") else "",
+        f"{'<=' if one.get('bound', True) else ''}{asked:,}" if asked else "",
+        f"{seconds / 3600:,.0f}" if seconds else ("-" if "core_seconds" in one else ""),
+        _bytes(one.get("disk_bytes") or 0),
+        _bytes(one.get("traffic_bytes") or 0),
+    )
+
+
+def _bytes(number: float) -> str:
+    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:,.1f} {unit}"
+    return ""
 
 
 _HEAD = ("stage", "what", "layout", "tokens", "weights", "grads", "optimizer", "activations", "GiB in all", "FLOPs", "time")  # fmt: skip

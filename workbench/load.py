@@ -46,3 +46,34 @@ class GenerationLoad:
     engines: int = 1
     gpus: float | None = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class DataLoad:
+    """What a data stage reads, computes and writes. rate: bytes a second of one core, measured; traffic:
+    bytes over the network, read and written.
+
+    Example: DataLoad("html", rows=1000, read_bytes=43_000_000, core_seconds=39.1, disk_bytes=9_000_000)
+    """
+
+    what: str
+    rows: int
+    read_bytes: int
+    core_seconds: float | None
+    disk_bytes: int = 0
+    traffic_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class AskedLoad:
+    """What a model of another server is asked. bound: reply_tokens are the most there can be.
+
+    Example: AskedLoad("phi-4", replies=1000, prompt_tokens=600_000, reply_tokens=700_000, bound=False)
+    """
+
+    model: str
+    replies: int
+    prompt_tokens: int
+    reply_tokens: int
+    bound: bool = True
+    disk_bytes: int = 0

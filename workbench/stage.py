@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.content import bound
 from workbench.errors import StopRequested, UserError
-from workbench.load import GenerationLoad, TrainingLoad
+from workbench.load import AskedLoad, DataLoad, GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe, StageConfig
 from workbench.rundir import RunDir, read_json
 
@@ -24,7 +24,7 @@ class StagePlan:
     """What a stage is going to cost, known before any of it runs.
 
     tokens: trained or generated. disk_bytes: what its checkpoints need at the same time.
-    loads: what scripts/plan.py works out memory, FLOPs and time from.
+    loads: what scripts/plan.py works out memory, FLOPs and time from. data: what it lists of data stages.
     """
 
     lines: tuple[str, ...] = ()
@@ -32,6 +32,7 @@ class StagePlan:
     tokens: int | None = None
     disk_bytes: int = 0
     loads: tuple[TrainingLoad | GenerationLoad, ...] = ()
+    data: tuple[DataLoad | AskedLoad, ...] = ()
 
 
 @dataclass

@@ -6,7 +6,9 @@ from pydantic import Field, model_validator
 
 from data_mix.config import HubSource, JsonlSource, ParquetSource, ShardsSource
 from data_mix.data_stage import DataStageConfig
+from data_mix.quality.config import ClassifierConfig, HubClassifierConfig
 from data_mix.shard_columns import CONVERSATION, Columns, needs_text
+from data_mix.where import Condition, problem_of
 from engine.judge_client import JudgeConfig
 from workbench.content import Reads
 from workbench.errors import unknown_name
@@ -166,8 +168,38 @@ class DecontaminateStep(StepConfig):
     """Folder with the data of benchmarks that no installed package has."""
 
 
+class ScoreStep(StepConfig):
+    """Writes a score of `text` into a column of its name, and removes rows that do not reach it."""
+
+    open: ClassVar[str] = "data_mix.curate.steps.score:Score"
+    type: Literal["score"]
+    name: str = Field("score", pattern="[a-z][a-z0-9_]*")
+    """The column."""
+    by: ClassifierConfig | HubClassifierConfig = Field(discriminator="type")
+    """A classifier that a stage of kind `quality` trained, or one of Hugging Face."""
+    keep: Condition | None = None
+    """Which scores stay, such as ">=3" [paper: FineMath 3+]; null: all."""
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> "ScoreStep":
+        if self.keep is not None and (problem := problem_of(self.keep)):
+            raise ValueError(f"keep: {self.keep!r} {problem}")
+        return self
+
+    def columns(self, before: Columns) -> Columns:
+        """See StepConfig."""
+        needs_text(before)
+        return {**before, self.name: "number"}
+
+
 Step = Annotated[
-    LengthStep | EquationsStep | HtmlStep | FixTextStep | LanguageStep | DecontaminateStep,
+    LengthStep
+    | EquationsStep
+    | HtmlStep
+    | FixTextStep
+    | LanguageStep
+    | DecontaminateStep
+    | ScoreStep,
     Field(discriminator="type"),
 ]
 

@@ -15,6 +15,7 @@ from data_mix.curate.config import (
 from data_mix.curate.questions import names_of
 from data_mix.files import files_of
 from data_mix.inputs import check_data, check_package, must_be_readable
+from data_mix.rates import TEXT_OF_HTML, load_of
 from workbench.errors import UserError
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
@@ -32,8 +33,26 @@ def plan_curate(config: CurateConfig, recipe: Recipe) -> StagePlan:
         lines=(
             f"{config.input.type} -> {' -> '.join(config.names())}",
             f"shards of {config.rows_per_shard:,} rows, each exact after a kill",
-        )
+        ),
+        data=load_of(
+            config.expected, _rated(config), kept=TEXT_OF_HTML if _renders(config) else 1.0
+        ),
     )
+
+
+def _renders(config: CurateConfig) -> bool:
+    return any(isinstance(step, HtmlStep) for step in config.steps)
+
+
+def _rated(config: CurateConfig) -> list[str]:
+    """The steps by the names under which their rates were measured."""
+    found = []
+    for name, step in zip(config.names(), config.steps, strict=True):
+        if isinstance(step, HtmlStep):
+            found.append(f"equations+html {step.by}")
+        elif not isinstance(step, EquationsStep):
+            found.append(name)
+    return found
 
 
 def check_inputs(config: CurateConfig) -> list[str]:

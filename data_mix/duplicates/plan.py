@@ -1,6 +1,7 @@
 """The plan of `dedup`. Imports no torch."""
 
 from data_mix.duplicates.config import DedupConfig
+from data_mix.rates import load_of
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -19,4 +20,4 @@ def plan_dedup(config: DedupConfig, recipe: Recipe) -> StagePlan:
         )
         disk += config.bands * (config.rows * 4 + 12)
     lines.append(f"on disk {disk:,} bytes a row while it runs, in memory 1 byte")
-    return StagePlan(lines=tuple(lines))
+    return StagePlan(lines=tuple(lines), data=load_of(config.expected, ["dedup"]))

@@ -2,6 +2,8 @@
 
 from tests.mutations.mutation import Mutation
 
+_DRIVE = ("tests/unit/synthesis/test_drive.py",)
+_TRANSLATE = ("tests/unit/synthesis/test_translate.py",)
 _ABLATION = ("tests/unit/evals/test_ablation.py",)
 
 MUTATIONS = (
@@ -36,5 +38,69 @@ MUTATIONS = (
         'ModelDifference(**{**vars(one), "p_holm": one.p, "note": verdict(one, one.p)})',
         "of twenty non-effects one is printed as an effect",
         _ABLATION,
+    ),
+    Mutation(
+        "answers that were lost are forgotten in a vote",
+        "evals/synthesis/votes.py",
+        "if top >= at_least and top > second + lost:",
+        "if top >= at_least and top > second:",
+        "a row is kept although the replies that did not come could have outvoted it",
+        _DRIVE,
+    ),
+    Mutation(
+        "a row that hangs on lost answers is removed",
+        "evals/synthesis/votes.py",
+        "if lost and top + lost >= at_least and top + lost > second:",
+        "if False:",
+        "a dead server removes rows",
+        _DRIVE,
+    ),
+    Mutation(
+        "a cut reply is a whole one",
+        "evals/synthesis/drive.py",
+        'if row["finish"] != "stop":',
+        "if False:",
+        "halves of problems and solutions are kept",
+        _DRIVE,
+    ),
+    Mutation(
+        "half a line of replies is written on",
+        "evals/synthesis/replies.py",
+        "if path.stat().st_size and not _ends_a_line(path):",
+        "if False:",
+        "after a kill the next reply is written onto half a line, and both are lost",
+        _DRIVE,
+    ),
+    Mutation(
+        "one seed for every try",
+        "evals/synthesis/drive.py",
+        'name = item.name if not item.attempt else f"{item.name}/again-{item.attempt}"',
+        "name = item.name",
+        "a reply that was cut is cut again in the same way",
+        _DRIVE,
+    ),
+    Mutation(
+        "translated numbers are not compared",
+        "evals/synthesis/tasks/translate.py",
+        "if numbers(origin) != numbers(line):",
+        "if False:",
+        "a translation may change a year or a sum",
+        _TRANSLATE,
+    ),
+    Mutation(
+        "lines may change places",
+        "evals/synthesis/parsing.py",
+        "if given == numbers:",
+        "if sorted(given) == numbers:",
+        "a translation with its lines in another order is kept",
+        _TRANSLATE,
+    ),
+    Mutation(
+        "held-out hosts are trained on",
+        "data_mix/quality/stage.py",
+        "inside = [n for n, out in enumerate(apart) if not out]",
+        "inside = list(range(len(apart)))",
+        "agreement is measured on what was learned by heart",
+        ("tests/unit/data_mix/test_quality.py",),
     ),
 )

@@ -1,0 +1,1 @@
+"""Data that models write, gated by the checkers that reward uses."""
