@@ -1,13 +1,20 @@
 """Settings of a generation engine. Imports no vLLM."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from workbench.placement import Reserving, Seat
 
 # CUDA's own context and fragmentation need the rest of a card.
 MOST_MEMORY = 0.9
+OWN_OPTIONS = frozenset({
+    "model", "tokenizer", "dtype", "max_model_len", "max_num_seqs", "max_num_batched_tokens",
+    "enable_prefix_caching", "gpu_memory_utilization", "tensor_parallel_size", "logits_processors",
+    "logprobs_mode", "skip_tokenizer_init", "seed", "enable_sleep_mode", "kv_cache_memory_bytes",
+    "mamba_ssm_cache_dtype", "disable_log_stats", "max_logprobs",
+})  # fmt: skip
+"""Options of vLLM that have a key of their own here, or on which seeds, log-probabilities and proofs rest."""
 
 
 class EngineConfig(Reserving):
@@ -35,6 +42,12 @@ class EngineConfig(Reserving):
     """Share of each GPU's memory for the engine (CUDA only); null: its share of the GPU, at most 0.9."""
     tensor_parallel_size: int = Field(1, ge=1)
     """GPUs one engine spans (CUDA only)."""
+    sleep: bool = False
+    """Leave the card's memory to the trainer while nothing is asked (vLLM's sleep mode, CUDA only): weights
+    wait in the host's memory, and are compared to the bit when the engine wakes."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """Any further option of vLLM's EngineArgs, e.g. {enforce_eager: true, kv_cache_dtype: fp8}; those that
+    have a key above, or that proofs rest on, are refused."""
     logits_processors: tuple[str, ...] = ()
     """vLLM logits processors as "package.module:Class"; they see `Sampling.thinking_budget`,
     `thinking_grace` and `thinking_rule` in the request's extra_args."""
@@ -46,6 +59,15 @@ class EngineConfig(Reserving):
     gpus: float | None = Field(None, ge=0)
     """GPUs that an engine reserves, sees and uses; 0: none. null: where a card is there, the engines share
     it with the stage that drives them (docs/gpu.md)."""
+
+    @field_validator("vllm")
+    @classmethod
+    def _not_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(OWN_OPTIONS & options.keys()):
+            raise ValueError(
+                f"{taken[0]!r} is set by Anneal itself: use the engine's key of that meaning, or leave it out"
+            )
+        return options
 
     def seat(self) -> Seat:
         """What the replicas reserve."""

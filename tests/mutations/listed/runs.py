@@ -198,4 +198,12 @@ MUTATIONS = (
         "experts are priced as a dense model",
         ("tests/unit/model/test_decoder.py",),
     ),
+    Mutation(
+        "an engine wakes with other weights",
+        "engine/sleep.py",
+        "        if changed:",
+        "        if False:",
+        "rollouts come from weights that nobody trained",
+        ("tests/unit/engine/test_sleep.py",),
+    ),
 )
