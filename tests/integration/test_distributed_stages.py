@@ -3,51 +3,78 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from model.hybrid import load_model
 from pretrain.train import Trainer
 from tests import tiny
 from tests.ranks import on_ranks
+from tests.stage_worker import worker
 from workbench import registry
-from workbench.distributed import launch
 from workbench.distributed.config import DistributedConfig
 from workbench.errors import StopRequested
 from workbench.recipe import build
-from workbench.rundir import RunDir, read_json
+from workbench.rundir import RunDir, read_json, write_json
 from workbench.stage import StageContext
 
 MODEL = {
     **tiny.MODEL,
     "overrides": {**tiny.MODEL["overrides"], "n_groups": 2, "num_key_value_heads": 2},  # type: ignore[dict-item]
 }
+_SFT = {"microbatch_rows": 1, "concatenate": True, "lr": 1e-3, "epochs": 2.0}
 TWO = {"workers": 2, "strategy": "fsdp"}
 
 
 def forked(context: StageContext, config: DistributedConfig, work: str) -> None:
     """`run_workers` with forked processes in the place of Ray Train's: the same job in each."""
-    folder = context.stage_dir / "workers"
-    folder.mkdir(parents=True, exist_ok=True)
-    job = {
+    on_ranks(config.workers, _worker, job_of(context, work))
+    take_result(context)
+
+
+def job_of(context: StageContext, work: str) -> dict[str, Any]:
+    (context.stage_dir / "workers").mkdir(parents=True, exist_ok=True)
+    return {
         "recipe": context.recipe.resolved(), "root": str(context.run.root), "stage": context.name,
         "inputs": {name: str(path) for name, path in context.inputs.items()},
         "outputs": context.outputs, "work": work, "on_gpu": False,
     }  # fmt: skip
-    on_ranks(config.workers, _worker, job)
-    result = read_json(folder / "result.json")
+
+
+def take_result(context: StageContext) -> None:
+    result = read_json(context.stage_dir / "workers" / "result.json")
     context.outputs |= result["outputs"]
     if result["status"] == "stopped":
         raise StopRequested(result["message"])
     assert result["status"] == "done", result
 
 
+def spawned(context: StageContext, config: DistributedConfig, work: str) -> None:
+    """The same with processes of their own, as torchrun starts them."""
+    path = context.stage_dir / "job.json"
+    write_json(path, job_of(context, work))
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", str(config.workers)]
+    done = subprocess.run(
+        [sys.executable, *command, "-m", "tests.stage_worker", str(path)],
+        cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    take_result(context)
+
+
 def _worker(job: dict[str, Any]) -> None:
-    os.environ["RANK"] = str(torch.distributed.get_rank())
-    launch._in_worker(job)
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
+    os.environ |= {name: str(size) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # the group is there already
+    AcceleratorState._reset_state(reset_partial_state=True)  # that of the process we are a copy of
+    worker(job)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +115,7 @@ def stages(spread: dict[str, Any], **sft: Any) -> dict[str, Any]:
     return {
         "tokenizer": tiny.tokenizer_stage(),
         "pretrain": tiny.pretrain_stage(microbatch_rows=1, distributed=spread),
-        "sft": tiny.sft_stage(microbatch_rows=1, concatenate=True, lr=1e-3, epochs=2.0, **sft),
+        "sft": tiny.sft_stage(**{**_SFT, **sft}),
     }
 
 
@@ -142,3 +169,40 @@ def test_sft_in_workers_is_the_stage_in_one_process(one: tuple[Path, StageContex
     mine, other = load_model(shared.stage_dir / "model"), load_model(kept / "model")
     for name, tensor in other.state_dict().items():
         assert float((mine.state_dict()[name] - tensor).norm() / tensor.norm()) < 1e-5, name
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "ddp",
+        pytest.param("zero2", marks=pytest.mark.stress),
+        pytest.param("zero3", marks=pytest.mark.stress),
+    ],
+)
+def test_sft_in_trls_workers_stops_and_goes_on(
+    one: tuple[Path, StageContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """TRL under DDP and DeepSpeed: stopped after the second of four steps, continued from the workers'
+    own checkpoint, and the weights of one process that was never stopped."""
+    folder, _ = one
+    (tmp_path / "tiny").mkdir()
+    for stage in ("tokenizer", "pretrain"):
+        (tmp_path / "tiny" / stage).symlink_to(folder / "tiny" / stage)
+    # As many rows as whole steps need: rows that fill up a step would change TRL's order of all rows.
+    world = {"math": {"source": {"type": "world", "domain": "math"}, "samples": 16}}
+    rows = {"parts": world, "concatenate": False, "epochs": 1.0, "checkpoint_every_steps": 4}
+    alone = run(tmp_path, stages({}, **rows), "sft").stage_dir.rename(tmp_path / "alone")
+    recipe = stages({}, **rows, distributed={"workers": 2, "strategy": strategy})
+    if strategy != "ddp":  # DeepSpeed's own threads do not live through a fork
+        monkeypatch.setattr("sft.stage.run_workers", spawned)
+    with monkeypatch.context() as patch:
+        patch.setenv("ANNEAL_TEST_STOP", "2")
+        with pytest.raises(StopRequested):
+            run(tmp_path, recipe, "sft")
+    kept = (tmp_path / "tiny" / "sft" / "checkpoints").glob("checkpoint-*")
+    assert [path.name for path in kept] == ["checkpoint-2"]
+    shared = run(tmp_path, recipe, "sft")
+    assert len(losses(shared)) == 4
+    mine, other = weights(shared), load_model(alone / "model").state_dict()
+    for name, tensor in other.items():
+        assert float((mine[name] - tensor).norm() / tensor.norm()) < 1e-5, name

@@ -9,7 +9,9 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -34,10 +36,11 @@ class ShardedCheckpoints:
         self.folder, self.keep = folder, keep
         # Its own group: saving goes on in a thread, and must not meet the training's collectives.
         self._group = dist.new_group(backend="gloo")
-        self._saving: tuple[int, Any] | None = None
+        self._saving: tuple[int, Future[Any]] | None = None
+        self._appearing = Lock()
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Begin to write step-N; what was begun before is waited for and appears.
+        """Begin to write step-N, which appears once it is whole; what was begun before is waited for.
 
         state: a nested mapping with the keys "model" and "optimizer", tensors in which may be shards.
         """
@@ -55,21 +58,30 @@ class ShardedCheckpoints:
             storage_writer=dcp.FileSystemWriter(half, single_file_per_rank=True),
             process_group=self._group,
         )
+        assert isinstance(future, Future)
         self._saving = step, future
+        # The first process ends last: it writes where all the shards lie.
+        future.add_done_callback(partial(self._appear, step))
 
     def finish(self) -> None:
         """Wait for what is being written; it then counts. Raises: what the writing raised."""
         if self._saving is None:
             return
         (step, future), self._saving = self._saving, None
-        assert isinstance(future, Future)
         future.result()
         dist.barrier(group=self._group)
-        if group.is_first():
-            self._half(step).rename(self.folder / f"step-{step:08d}")
-            for old in older_states(self.folder, self.keep):
-                old.unlink() if old.is_file() else shutil.rmtree(old)
+        self._appear(step, future)
         group.barrier()
+
+    def _appear(self, step: int, future: "Future[Any]") -> None:
+        """Give a written checkpoint its name, once, and delete the oldest."""
+        if not group.is_first() or future.exception() is not None:
+            return
+        with self._appearing:
+            if self._half(step).is_dir():
+                self._half(step).rename(self.folder / f"step-{step:08d}")
+                for old in older_states(self.folder, self.keep):
+                    old.unlink() if old.is_file() else shutil.rmtree(old)
 
     def _half(self, step: int) -> Path:
         return self.folder / f".step-{step:08d}.writing"

@@ -18,6 +18,7 @@ from pretrain.rows import RowStream
 from pretrain.train import Hooks, Trainer
 from tests import tiny_training as tiny
 from tests.ranks import on_ranks
+from tests.tiny import wait_until
 from workbench.checkpoint import Checkpoints, states
 from workbench.distributed import group
 from workbench.distributed.config import DistributedConfig
@@ -142,6 +143,18 @@ def test_the_same_layout_goes_on_to_the_bit(model: Path, tmp_path: Path) -> None
         for ours, theirs in zip(again[rank][2:], whole[rank][2:], strict=True):
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert not list((tmp_path / "cut").glob(".step*"))
+
+
+def saves_and_trains(model: Path, folder: Path) -> None:
+    """A checkpoint that nobody waits for: a kill in the steps after it must find it."""
+    core = tiny.sharded(model, tiny.layout(2))
+    state = {"model": core.model.state_dict(), "optimizer": core.optimizer.state_dict()}
+    ShardedCheckpoints(folder).save(7, state)
+    wait_until((folder / "step-00000007" / ".metadata").is_file, "the checkpoint", timeout_s=50)
+
+
+def test_a_checkpoint_appears_without_being_waited_for(model: Path, tmp_path: Path) -> None:
+    on_ranks(2, saves_and_trains, model, tmp_path)
 
 
 def reads(folder: Path, where: DistributedConfig, target: Path) -> Any:
