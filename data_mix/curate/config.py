@@ -146,6 +146,32 @@ class LanguageStep(StepConfig):
         return {**before, "language": "text"}
 
 
+PERMISSIVE = (
+    "0BSD", "Apache-2.0", "BlueOak-1.0.0", "BSD-1-Clause", "BSD-2-Clause", "BSD-2-Clause-Patent", "BSD-3-Clause",
+    "BSD-3-Clause-Clear", "BSL-1.0", "CC0-1.0", "HPND", "ISC", "MIT", "MIT-0", "MIT-CMU", "NCSA", "PostgreSQL",
+    "PSF-2.0", "Python-2.0", "Python-2.0.1", "Unlicense", "UPL-1.0", "X11", "Zlib",
+)  # fmt: skip
+"""Licences that ask for no more than to be named. None asks that what is made be given away."""
+
+
+class LicenceStep(StepConfig):
+    """Removes source files whose licence is not on a list, or cannot be told (column `license`)."""
+
+    open: ClassVar[str] = "data_mix.curate.steps.licence:Licence"
+    type: Literal["licence"]
+    texts: Annotated[str, Reads("files")]
+    """Texts of licences: `spdx-full.json` of the npm package spdx-license-list, or a glob of files ID.txt."""
+    allow: tuple[str, ...] = PERMISSIVE
+    """SPDX identifiers that are allowed; each licence of a file must be. The default asks for no more than
+    to be named."""
+
+    def columns(self, before: Columns) -> Columns:
+        """See StepConfig."""
+        needs_text(before)
+        needs_text(before, what="path")
+        return {**before, "license": "text"}
+
+
 class DecontaminateStep(StepConfig):
     """Removes texts that hold a question of a benchmark, or its answer."""
 
@@ -198,6 +224,7 @@ Step = Annotated[
     | HtmlStep
     | FixTextStep
     | LanguageStep
+    | LicenceStep
     | DecontaminateStep
     | ScoreStep,
     Field(discriminator="type"),

@@ -1,0 +1,58 @@
+"""Step `licence`: files whose licence is on a list, by their header, their own text, or the file beside them."""
+
+from pathlib import Path
+
+from data_mix.curate.config import LicenceStep
+from data_mix.curate.licences import (
+    Found,
+    Licences,
+    header_of,
+    licence_files,
+    read_texts,
+    says_copyleft,
+    spdx_allowed,
+    spdx_in,
+)
+from data_mix.curate.step import Decision, RowStep
+from data_mix.scatter import Job
+from data_mix.shards import Item
+
+
+class Licence(RowStep):
+    """Writes the column `license`."""
+
+    def __init__(self, config: LicenceStep, name: str, job: Job) -> None:
+        super().__init__(name)
+        self._allow = config.allow
+        self._licences = Licences(read_texts(config.texts))
+        self._of_folder: dict[Path, list[Found]] = {}
+
+    def one(self, item: Item) -> Decision:
+        """See RowStep."""
+        text, path = item.row["text"], Path(item.row["path"])
+        expression = spdx_in(text)
+        if expression is not None:
+            item.row["license"] = expression
+            return None if spdx_allowed(expression, self._allow) else self.removed("not allowed")
+        found = self._licences.of_text(header_of(text))
+        if not found and says_copyleft(text):
+            item.row["license"] = "copyleft header"
+            return self.removed("not allowed")
+        found = found or self._beside(path)
+        if not found:
+            return self.removed("unknown")
+        item.row["license"] = " AND ".join(one.id for one in found)
+        if all(one.allowed(self._allow) for one in found):
+            return None
+        return self.removed("not allowed")
+
+    def _beside(self, path: Path) -> list[Found]:
+        folder = path.parent
+        if folder not in self._of_folder:
+            found: list[Found] = []
+            for file in licence_files(path):
+                text = file.read_text(encoding="utf-8", errors="replace")
+                # A file of which nothing can be told may hold anything.
+                found += self._licences.of_text(text) or [Found(f"unknown {file.name}")]
+            self._of_folder[folder] = found
+        return self._of_folder[folder]
