@@ -222,7 +222,7 @@ def memory(count: int = 2_000_000) -> None:
             write_keys(work, number, signatures, exact, shape)
             parts.append(Part(number, Path(place), number, number * size, size, True))
         del signatures, exact
-        start, began = _resident(), time.monotonic()
+        start, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.monotonic()
         for band in range(shape.bands + 1):
             for number in range(shape.ranges):
                 pair(work, parts, band, number, shape)
@@ -231,12 +231,8 @@ def memory(count: int = 2_000_000) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         f"memory: {count:,} rows, {gone:,} copies found of {count // 10:,}, {time.monotonic() - began:.0f} s; "
-        f"{start / 2**20:,.0f} MB before, {peak / 2**20:,.0f} MB at most"
+        f"{start / 2**20:,.0f} MB at most before the passes, {peak / 2**20:,.0f} MB after"
     )
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def main() -> None:

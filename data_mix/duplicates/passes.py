@@ -16,8 +16,8 @@ from data_mix.shards import read_shard, says
 
 KEYS = np.dtype([("key", np.uint64), ("row", np.uint32)])
 PAIRS = np.dtype([("row", np.int64), ("earlier", np.int64), ("exact", np.bool_)])
-# Keys of a range: about 100 MB while they are sorted.
-RANGE_KEYS = 2_000_000
+# Keys of a range: about 30 MB while they are sorted.
+RANGE_KEYS = 500_000
 _COMPARED = 20_000
 _VERDICT_ROWS = 1 << 20
 # A bucket of unlike texts is gone through so many times: each pass compares all with the first one left.
