@@ -136,10 +136,10 @@ def step(reply: dict[str, Any]) -> dict[str, Any]:
     if callable(getattr(play.made, "hear", None)):
         _waited(play.made.hear(as_reply(reply)))
     if callable(getattr(play.made, "turn", None)):
-        out: dict[str, Any] = _turned(_waited(play.made.turn(as_reply(reply))))
+        out = _turned(_waited(play.made.turn(as_reply(reply))))
     elif calls and (play.tools or play.others or own_step is None):
         messages = [_called(play, call) for call in calls]
-        out: dict[str, Any] = {
+        out = {
             "messages": messages,
             "done": bool(getattr(play.made, "done", False)),
         }

@@ -354,7 +354,7 @@ def test_fresh_moves_nothing_where_ray_does_not_take_the_run(
     recipe = tiny.write_recipe(tmp_path, PIPELINE, cluster={"num_cpus": 1})
     too_large = ["--set", "stages.pretrain.cpus=64"]
     words = ["pretrain", "--fresh", "--recipe", str(recipe)]
-    assert_one_line(command(*words, *too_large), "asks for 64 CPUs")
+    assert_one_line(command(*words, *too_large), "asks for (stage: 64 CPUs, 0 GPUs)")
     assert (run / "pretrain/model").is_dir() and not (run / ".replaced").exists()
 
 
