@@ -1,6 +1,6 @@
 """What data stages cost at a size: bytes a second of one core, each measured here. Imports nothing heavy.
 
-Measured on two cores that other work shared (docs/data.md has the commands), so that a plan from them is on
+Measured on two cores that other work shared (docs/synthesis.md has the commands), so that a plan from them is on
 the dear side; a step without a rate is written as "-" and is in no sum.
 """
 

@@ -68,6 +68,11 @@ def check_inputs(config: CurateConfig) -> list[str]:
         found = files_of(config.input.path)
         if not found and isinstance(config.input, WarcSource) and config.input.from_debian:
             return [*lines, f"makes {config.input.path} of Debian's packages (45 MB to download)"]
+        if not found and config.expected is not None and config.expected.from_network:
+            return [
+                *lines,
+                f"{config.input.path} is not here yet: planned, and not to be run before it is",
+            ]
         if not found:
             raise UserError(f"input: no file matches {config.input.path!r}; check the path")
         must_be_readable(found[0], what="input")
