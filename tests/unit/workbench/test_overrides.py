@@ -10,7 +10,7 @@ import pytest
 
 from workbench.errors import UserError
 from workbench.inherit import extended, with_likes
-from workbench.recipe import _override, read_yaml, build, load
+from workbench.recipe import _override, build, load, read_yaml
 
 RECIPES = sorted(Path("recipes").glob("*.yaml"))
 
