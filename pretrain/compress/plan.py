@@ -3,6 +3,8 @@
 from model.sizes import parameters
 from pretrain.compress.config import DistillConfig, PruneConfig
 from pretrain.compress.target import check_target, planned_shape
+from workbench.distributed.config import why_not
+from workbench.errors import UserError
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -31,6 +33,8 @@ def plan_prune(config: PruneConfig, recipe: Recipe) -> StagePlan:
 
 def plan_distill(config: DistillConfig, recipe: Recipe) -> StagePlan:
     """Steps, tokens and FLOPs: 6 N D of the student and 2 N D of the teacher's forward passes."""
+    if refusal := why_not(config.distributed, recipe):
+        raise UserError(refusal)
     tokens = config.num_steps * config.step_tokens
     lines = [
         f"{config.num_steps:,} steps x {config.rows_per_step} rows x {config.row_tokens:,} tokens = "

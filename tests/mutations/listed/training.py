@@ -26,6 +26,22 @@ MUTATIONS = (
         ("tests/unit/distributed/test_equal.py",),
     ),
     Mutation(
+        "every epoch has the same order",
+        "sft/sharded.py",
+        "manual_seed(self.seed + epoch)",
+        "manual_seed(self.seed)",
+        "SFT on the core reads the rows in another order than TRL",
+        ("tests/unit/distributed/test_objectives.py",),
+    ),
+    Mutation(
+        "a slice of a file is read from its start",
+        "model/sharding/files.py",
+        "slice(at, at + size) for at, size",
+        "slice(0, size) for at, size",
+        "each process fills its shards with the first rows of a tensor",
+        ("tests/unit/distributed/test_state.py",),
+    ),
+    Mutation(
         "a slice of a row has its neighbour's labels",
         "model/layers/context.py",
         "return tensor[:, group.rank() * each : (group.rank() + 1) * each]",
