@@ -1,12 +1,13 @@
 """Recipe sections of the stage kinds `offline_dpo` and `kto`. Imports no torch."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_mix.columns import ColumnsConfig
 from data_mix.config import HubSource, JsonlSource, ParquetSource
 from model.lora_config import LoraConfig
+from workbench.errors import unknown_name
 from workbench.recipe import StageConfig
 
 GivenSource = JsonlSource | ParquetSource | HubSource
@@ -89,6 +90,14 @@ class OfflineDpoConfig(PreferenceConfig):
     list adds them up, weighted by trl: {loss_weights: [...]}."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of pairs that are thought to be the wrong way round (robust; not every loss reads it)."""
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _is_trls(cls, value: Any) -> Any:
+        for name in value if isinstance(value, list) else [value]:
+            if name not in get_args(DpoLoss):
+                raise ValueError(str(unknown_name("loss", str(name), get_args(DpoLoss))))
+        return value
 
 
 class KtoConfig(PreferenceConfig):

@@ -360,8 +360,8 @@ def test_forms_and_options_are_checked_in_the_recipe(tmp_path: Path) -> None:
         dpo(tmp_path, source=written(tmp_path, "x", REPLIES, form="labelled"))
     with pytest.raises(UserError, match="microbatch_pairs 1: the loss kto pairs each prompt"):
         kto(tmp_path, microbatch_pairs=1)
-    with pytest.raises(UserError, match="loss"):
-        dpo(tmp_path, loss="simpo")
+    with pytest.raises(UserError, match="loss: unknown loss 'sigmod'; did you mean 'sigmoid'"):
+        dpo(tmp_path, loss=["sft", "sigmod"])
     assert dpo_arguments(dpo(tmp_path, loss=["sigmoid", "sft"]), tmp_path, 1).loss_type == [
         "sigmoid",
         "sft",
