@@ -8,14 +8,17 @@ import argparse
 import sys
 
 from scripts import (
+    chat,
     doctor,
     list_kinds,
     new,
     plan,
+    publish,
     replicate,
     report,
     run_stage,
     search_widths,
+    serve,
     sweep,
     watch,
 )
@@ -28,6 +31,9 @@ _COMMANDS = {
     "replicate": replicate,
     "report": report,
     "watch": watch,
+    "publish": publish,
+    "serve": serve,
+    "chat": chat,
     "doctor": doctor,
     "kinds": list_kinds,
     "new": new,
@@ -44,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         about = (script.__doc__ or "").split("\n", 1)[0]
         one = commands.add_parser(name, help=about, description=about)
         script.arguments(one)
-        one.set_defaults(run=script.run)
+        one.set_defaults(entry=script.run)  # `run` is an argument of several
     return whole
 
 
@@ -59,7 +65,7 @@ def _add_completion(whole: argparse.ArgumentParser) -> None:
 def main() -> int:
     """Run the command that was asked for. Returns the exit code."""
     args = parser().parse_args()
-    return finish(lambda: int(args.run(args)))
+    return finish(lambda: int(args.entry(args)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from workbench.statistics import mean_interval
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     root = tmp_path / "r"
-    write_fake_run(root)
+    write_fake_run(root, n=10, budgets=False)
     return root
 
 
