@@ -111,6 +111,7 @@ def markdown(
 def _number(value: float, share: bool, *, sign: bool = False) -> str:
     if math.isnan(value):
         return "-"
-    return (
-        f"{100 * value:{'+' if sign else ''}.1f}%" if share else f"{value:{'+' if sign else ''}.3f}"
-    )
+    # Nothing is written as -0.
+    shown = round(100 * value, 1) + 0.0 if share else round(value, 3) + 0.0
+    plus = "+" if sign else ""
+    return f"{shown:{plus}.1f}%" if share else f"{shown:{plus}.3f}"

@@ -13,7 +13,7 @@ from scipy import stats
 from data_mix.config import BlendConfig
 from evals.ablation.config import AblationConfig, with_shares
 from evals.ablation.expand import expand
-from evals.ablation.table import Measure, compare, markdown
+from evals.ablation.table import Measure, _number, compare, markdown
 from workbench.errors import UserError
 from workbench.recipe import build, load
 from workbench.statistics import two_way_interval
@@ -161,3 +161,9 @@ def test_questions_that_one_arm_lacks_are_in_no_difference() -> None:
     del second[2, "q7"]
     (found,) = compare([Measure("m", "q", True, True, {"a": first, "b": second})], ["a", "b"])
     assert (found.n, found.failed) == (599, 1)
+
+
+def test_nothing_is_written_as_minus_nought() -> None:
+    assert _number(-0.0001, False, sign=True) == "+0.000"
+    assert _number(-0.0002, True, sign=True) == "+0.0%"
+    assert _number(-0.062, True, sign=True) == "-6.2%"
