@@ -44,6 +44,10 @@ def worker(folder: Path, where: DistributedConfig, activations: str) -> Any:
 LAYOUTS = [
     (tiny.layout(2), "keep"),
     (tiny.layout(2, context=2), "checkpoint"),
+    *(
+        pytest.param(tiny.layout(4, **how), "offload", marks=pytest.mark.stress)
+        for how in ({}, {"context": 4}, {"context": 2}, {"replicate": 2})
+    ),
 ]
 
 
