@@ -11,6 +11,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import (
 )
 
 from model.layers import attention, context
+from model.layers.alone import DocumentsAlone
 from model.layers.feed_forward import FusedFeedForward
 from model.layers.layout import DocumentLayout
 from model.layers.mixer import DocumentMamba2Mixer
@@ -30,7 +31,7 @@ def install(model: PreTrainedModel) -> PreTrainedModel:
     """Isolate documents in `model` (in place) whenever it is called with seq_idx [B, T].
 
     NemotronH: attention, convolution and scan. Attention-only models: attention, with positions
-    that restart. Any other model is left as it is, and calling it with seq_idx is an error.
+    that restart. Any other model takes its documents one by one (`DocumentsAlone`).
     """
     for module in model.modules():
         if type(module) is NemotronHMamba2Mixer:
@@ -47,6 +48,8 @@ def install(model: PreTrainedModel) -> PreTrainedModel:
     if not getattr(model, "_documents_installed", False):
         model._documents_installed = True
         entry = _Entry(refusal)
+        if refusal is not None:
+            model.base_model.forward = DocumentsAlone(model.base_model, refusal)
         model.base_model.register_forward_pre_hook(entry, with_kwargs=True)
         if model.base_model is not model:
             model.register_forward_pre_hook(entry.announce, with_kwargs=True)
@@ -88,21 +91,12 @@ class _Entry:
     ) -> None:
         """Pre-hook of the whole model, which may swallow seq_idx before the backbone sees it."""
         self.expected = kwargs.get("seq_idx") is not None
-        if self.expected:
-            self._refuse(model)
 
     def verify(self, model: torch.nn.Module, args: object, output: object) -> None:
         """Hook after the whole model: what was announced must have arrived."""
         if self.expected:
             self.expected = False
             raise ValueError(f"{type(model).__name__} does not hand seq_idx to its layers")
-
-    def _refuse(self, model: torch.nn.Module) -> None:
-        if self.refusal is not None:
-            raise ValueError(
-                f"{type(model).__name__} cannot isolate packed documents: {self.refusal}; "
-                "train it on rows of one document"
-            )
 
     def __call__(
         self, backbone: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -117,10 +111,19 @@ class _Entry:
             if backbone.training and cache is None and kwargs.get("use_cache") is None:
                 kwargs["use_cache"] = False  # transformers would fill a cache that no one reads
             return args, kwargs
-        self._refuse(backbone)
         self.expected = False
         if cache is not None or kwargs.get("use_cache"):
             raise ValueError("seq_idx cannot be combined with a cache; pass use_cache=False")
+        if self.refusal is not None:
+            if context.group_of(backbone) is not None:
+                raise ValueError(
+                    f"{type(backbone).__name__} takes one document at a time ({self.refusal}), so its rows "
+                    "cannot be shared by processes; leave distributed.context at 1"
+                )
+            tokens = kwargs.get("inputs_embeds")
+            tokens = (args[0] if args else kwargs["input_ids"]) if tokens is None else tokens
+            documents = _checked(seq_idx, tokens, kwargs.get("attention_mask"))
+            return args, kwargs | {"seq_idx": documents, "use_cache": False}
         if backbone.config._attn_implementation != attention.NAME:
             raise ValueError(
                 f"attention was changed to {backbone.config._attn_implementation!r} after "

@@ -180,4 +180,12 @@ MUTATIONS = (
         "a converted model rotates the wrong dimensions",
         ("tests/unit/pretrain/test_convert.py",),
     ),
+    Mutation(
+        "documents of a windowed model are taken together",
+        "model/layers/alone.py",
+        "parts = given[row].split(lengths.tolist())",
+        "parts = given[row].split(len(given[row]))",
+        "a family with windows trains across documents",
+        ("tests/unit/model/test_families.py",),
+    ),
 )
