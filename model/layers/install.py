@@ -64,7 +64,9 @@ def _why_not(model: PreTrainedModel) -> str | None:
         if isinstance(module, DocumentMamba2Mixer):
             ours += (f"{name}.",)
         elif not name.startswith(ours) and any(
-            w in type(module).__name__.lower() for w in _RECURRENT
+            # The name GptOssModel has "ssm" in it, and no state.
+            w in type(module).__name__.lower().replace("gptoss", "")
+            for w in _RECURRENT
         ):
             return f"{type(module).__name__} ({name}) carries state across documents"
     config = model.config

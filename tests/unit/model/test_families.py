@@ -27,6 +27,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "gemma2": (WINDOW, "windows"),
     "gemma3_text": (WINDOW, "windows"),
     "cohere2": (WINDOW, "windows"),
+    "gpt_oss": ({**WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2}, "windows"),
 }
 
 
