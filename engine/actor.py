@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from engine.config import EngineConfig
 from engine.protocol import Completion, Engine, Request, Sampling, Trace, groups_of
+from engine.shares import Shares
 from engine.sync_check import Proof, SyncError, SyncReport
 from engine.tensor_bytes import TensorBytes, pack, unpack
 from engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
@@ -96,9 +97,8 @@ class EngineActor:
         return engine.poll(seconds), engine.num_unfinished
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Any other method of the engine; packed tensors arrive there as tensors."""
-        given = [unpack(arg) if isinstance(arg, TensorBytes) else arg for arg in args]
-        return getattr(self._engine, method)(*given, **kwargs)
+        """Any other method of the engine; packed tensors, whole or in shares, arrive there as tensors."""
+        return getattr(self._engine, method)(*map(_opened, args), **kwargs)
 
     def _leave_when_idle(self) -> None:
         import ray  # noqa: PLC0415 - only where Ray is used
@@ -112,6 +112,12 @@ class EngineActor:
                 # A process that just ends is a crash to Ray, which tells the user so at length.
                 ray.kill(ray.get_runtime_context().current_actor)
                 return
+
+
+def _opened(given: Any) -> Any:
+    if isinstance(given, Shares):
+        return given.tensors()
+    return unpack(given) if isinstance(given, TensorBytes) else given
 
 
 class _Replica:
@@ -212,16 +218,17 @@ class RemoteEngine:
 
     def update_weights(
         self,
-        tensors: Iterable[tuple[str, Any]],
+        tensors: Iterable[tuple[str, Any]] | Shares,
         *,
         version: int,
         proof: Proof | None = None,
     ) -> SyncReport | None:
-        """See protocol. The tensors are put into Ray's object store once; every replica checks
-        them, and so does one that is made again later. The report is of the worst."""
+        """See protocol. The tensors are put into Ray's object store once, if they are not there in shares;
+        every replica checks them, and so does one that is made again later. The report is of the
+        worst."""
         import ray  # noqa: PLC0415 - only where Ray is used
 
-        source = ray.put(pack(tensors))
+        source = tensors if isinstance(tensors, Shares) else ray.put(pack(tensors))
         digests = None if proof is None else proof.digests
         load = _Order("load_weights", source, {"version": version, "digests": digests})
         # Before each half is begun: an actor that dies after its own must not be made again with less.

@@ -12,6 +12,7 @@ from reward.pairwise import PairwiseConfig
 from reward.plugin import FunctionConfig
 from reward.rubric import RubricConfig
 from workbench.content import Reads
+from workbench.distributed.config import DistributedConfig
 from workbench.errors import unknown_name
 from workbench.own_code import is_own
 from workbench.recipe import StageConfig
@@ -197,6 +198,24 @@ class ConditionConfig(Section):
         return self
 
 
+def check_spread(spread: DistributedConfig, *, lora: bool) -> None:
+    """Raises: ValueError where a stage of RL cannot be spread over processes like this."""
+    if spread.strategy not in ("none", "fsdp"):
+        raise ValueError(
+            f"distributed.strategy {spread.strategy!r} is for sft alone; use fsdp (or none)"
+        )
+    if spread.context > 1:
+        raise ValueError(
+            f"distributed.context {spread.context}: rows of replies are not split between processes; "
+            "leave it out"
+        )
+    if lora and spread.on:
+        raise ValueError(
+            "lora with strategy fsdp: adapters are not sharded; train them in one process "
+            "(strategy none), or train all weights"
+        )
+
+
 class GrpoConfig(StageConfig):
     """Stage kind `grpo`."""
 
@@ -297,6 +316,9 @@ class GrpoConfig(StageConfig):
     lora: LoraConfig | None = None
     """Adapters; null: full fine-tuning. The reference of a KL is the model that
     they start from; the engine gets merged weights."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Several trainers, which share weights, optimizer and every step's rows (strategy fsdp). The engines
+    are actors of their own."""
     microbatch_tokens: int = Field(8192, ge=64)
     """Tokens of a packed row; replies with their prompts are packed, never padded."""
     mismatch_kl_limit: float = Field(0.01, gt=0)
@@ -311,6 +333,16 @@ class GrpoConfig(StageConfig):
     """A resumable checkpoint every so many steps."""
     record_groups: int = Field(1, ge=0)
     """Groups of each step that are kept in rollouts.jsonl, with every part of their rewards."""
+
+    @property
+    def reserved(self) -> tuple[float, float | None]:
+        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
+        return (0.0, 0.0) if self.distributed.on else super().reserved
+
+    @property
+    def layout_free(self) -> bool:
+        """One process and many continue from each other's checkpoints."""
+        return True
 
     @property
     def checked(self) -> bool:
@@ -350,6 +382,7 @@ class GrpoConfig(StageConfig):
                 raise ValueError(
                     f"reward.model {source.model!r} is not in needs ({', '.join(self.needs)}); add it"
                 )
+        check_spread(self.distributed, lora=self.lora is not None)
         if self.lora is not None and self.lora.dropout:
             raise ValueError(
                 f"lora.dropout {self.lora.dropout}: the policy that samples drops nothing, so the trained "

@@ -7,11 +7,12 @@ optimizer) and rl.loss.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from engine.protocol import Request, Sampling
+from engine.shares import Post
 from environments.protocol import Task
 from rl.config import GrpoConfig
 from rl.diagnosis import diagnose
@@ -19,16 +20,39 @@ from rl.metrics import overlap_s, rollout_metrics
 from rl.prefetch import Prefetch
 from rl.sample import Pool, Rollout, Sampled, Sampler, collect
 from rl.update import Updater
-from rl.weight_sync import sync
-from workbench.checkpoint import Checkpoints, rng_state, set_rng_state
+from rl.weight_sync import sync, sync_shares
+from workbench.checkpoint import rng_state, set_rng_state
 from workbench.conversation import Conversation
+from workbench.distributed import group
+from workbench.distributed.mesh import Mesh
 
 # Enough of each to see a layer's error in both paths of an engine.
 _DIAGNOSED_ROLLOUTS, _DIAGNOSED_TOKENS = 2, 16
 
 
+class Saves(Protocol):
+    """Where a state is saved: workbench.checkpoint, workbench.distributed.state."""
+
+    def save(self, step: int, state: dict[str, Any]) -> Any:
+        """Save the state of a step, now or while the training goes on."""
+        ...
+
+    def finish(self) -> None:
+        """Wait for what is still being saved."""
+        ...
+
+
 class MismatchError(RuntimeError):
     """Trainer and engine compute different policies; training on that would be silent nonsense."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What a model in several processes needs beside itself. reference: a frozen model for a KL."""
+
+    mesh: Mesh
+    post: Post
+    reference: Any = None
 
 
 @dataclass(frozen=True)
@@ -42,33 +66,35 @@ class Hooks:
 
 
 class Grpo:
-    """Policy, prompts and engine of one GRPO stage."""
+    """Policy, prompts and engine of one GRPO stage.
+
+    Where several processes share the model (`shards`) each has one of these and calls the same methods; the
+    first one samples, and all of them get what it sampled.
+    """
 
     def __init__(
-        self, model: nn.Module, sampler: Sampler, pool: Sequence[Conversation] | Sequence[Task],
+        self, model: nn.Module, sampler: Sampler | None, pool: Sequence[Conversation] | Sequence[Task],
         config: GrpoConfig,
         seed: int,
+        shards: Shards | None = None,
     ) -> None:  # fmt: skip
         self.model, self.sampler, self.pool = model, sampler, Pool(pool, seed)
-        self.config, self.seed = config, seed
-        self.updater = Updater(model, config)
+        self.config, self.seed, self.shards = config, seed, shards
+        if shards is None:
+            self.updater = Updater(model, config)
+        else:
+            self.updater = Updater(model, config, shards.mesh, shards.reference)
         self.step, self.tokens, self.position = 0, 0, 0
         self._busy: list[tuple[float, float]] = []
 
-    def fit(self, hooks: Hooks, checkpoints: Checkpoints) -> bool:
+    def fit(self, hooks: Hooks, checkpoints: Saves) -> bool:
         """Train to the end. Returns False where it was asked to stop (state is saved)."""
         self._publish(None)
-        rollouts = Prefetch(
-            self.collect,
-            max_staleness=self.config.max_staleness,
-            step=self.step,
-            num_steps=self.config.num_steps,
-            position=self.position,
-        )
+        rollouts = self._prefetch() if self.sampler is not None else None
         try:
             while self.step < self.config.num_steps:
                 started = time.perf_counter()
-                sampled = rollouts.take(self.step)
+                sampled = self._take(rollouts)
                 metrics = self.measure(sampled) | {"wait_s": time.perf_counter() - started}
                 metrics |= self.update(sampled)
                 self.step, self.position = self.step + 1, sampled.position
@@ -85,10 +111,31 @@ class Grpo:
                     return False
             return True
         finally:
-            rollouts.close()
+            checkpoints.finish()
+            if rollouts is not None:
+                rollouts.close()
+
+    def _prefetch(self) -> Prefetch:
+        return Prefetch(
+            self.collect,
+            max_staleness=self.config.max_staleness,
+            step=self.step,
+            num_steps=self.config.num_steps,
+            position=self.position,
+        )
+
+    def _take(self, rollouts: Prefetch | None) -> Sampled:
+        """The rollouts of this step, in every process those of the first."""
+
+        def take() -> Sampled:
+            assert rollouts is not None
+            return rollouts.take(self.step)
+
+        return group.from_first(take)
 
     def collect(self, position: int) -> Sampled:
         """The rollouts of the step that begins at this place of the pool."""
+        assert self.sampler is not None
         return collect(self.sampler, self.pool, self.config, position=position, seed=self.seed)
 
     def measure(self, sampled: Sampled) -> dict[str, float]:
@@ -122,6 +169,8 @@ class Grpo:
 
     def _difference(self, sampled: Sampled) -> str:
         """Which kinds of layers differ, from some of the step's prompts sampled once more."""
+        if self.sampler is None or self.shards is not None:
+            return "which layers differ is told only where one process has the whole model"
         plain = Sampling(max_tokens=_DIAGNOSED_TOKENS)
         prompts = [group[0].prompt for group in sampled.groups if group][:_DIAGNOSED_ROLLOUTS]
         engine = self.sampler.engine
@@ -134,13 +183,17 @@ class Grpo:
         Raises: SyncError; nothing is sampled from weights that failed their checks.
         """
         begun = time.perf_counter()
-        report = sync(
-            self.model,
-            self.sampler.engine,
-            version=self.step,
-            longest=self.config.engine.max_model_len,
-            cached=self.config.engine.prefix_caching,
-        )
+        engine = None if self.sampler is None else self.sampler.engine
+        how: dict[str, Any] = {
+            "version": self.step,
+            "longest": self.config.engine.max_model_len,
+            "cached": self.config.engine.prefix_caching,
+        }
+        if self.shards is not None:
+            report = sync_shares(self.model, engine, self.shards.post, **how)
+        else:
+            assert engine is not None
+            report = sync(self.model, engine, **how)
         if rollouts is not None:
             rollouts.published(self.step)
         errors = {} if report is None else {"probe_error": max(report)}

@@ -1,27 +1,31 @@
 """Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, and what it gained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
+from uuid import uuid4
 
 import torch
 
 from budget.engine import with_budgets
 from engine.actor import start_engine
 from engine.protocol import Sampling
+from engine.shares import Post
 from environments.catalogue import take_tasks
 from environments.config import EnvironmentSource, PromptsConfig
 from environments.protocol import Task
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, merge_adapters, save_adapters
+from model.sharding.check import check_shards
+from model.sharding.files import read_sharded, write_sharded
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.advantage import Kind
 from rl.conditioned import conditioned
 from rl.config import GrpoConfig
 from rl.held_out import check_held_out
-from rl.loop import Grpo, Hooks
+from rl.loop import Grpo, Hooks, Shards
 from rl.own import own_advantage
 from rl.reward_source import reward_source
 from rl.rollout_log import RolloutLog
@@ -31,6 +35,9 @@ from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
 from workbench.distributed import group
+from workbench.distributed.launch import run_workers
+from workbench.distributed.mesh import Mesh, make_mesh
+from workbench.distributed.state import ShardedCheckpoints, load_latest
 from workbench.memory import keep_freed_memory
 from workbench.own_code import is_own
 from workbench.records import to_json
@@ -38,77 +45,178 @@ from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 from workbench.statistics import paired_difference
 
+T = TypeVar("T")
+
 
 def run(context: StageContext) -> None:
-    """Measure, train, measure again, save."""
+    """Measure, train, measure again, save; in this process, or in several that share the model."""
+    config: GrpoConfig = context.config
+    if config.distributed.on:
+        context.progress(message="starting workers")
+        run_workers(context, config.distributed, "rl.stage:train_worker")
+        return
+    train(context, None)
+
+
+def train_worker(context: StageContext) -> None:
+    """One trainer of a distributed stage. The first one samples as well."""
+    train(context, make_mesh(context.config.distributed))
+
+
+def train(context: StageContext, mesh: Mesh | None) -> None:
+    """The whole stage, in every process of it. mesh: how they share the model; None: one process."""
     config: GrpoConfig = context.config
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
-    context.progress(message="looking at the prompts")
     tokenizer = read_tokenizer(context.parent_model)
+    asked = _in_first(lambda: _questions(context, tokenizer))
+    model, shards = _policy(context, mesh)
+    asker = _in_first(lambda: _Asker(context, tokenizer, asked))
+    sampler, pool = (asker.sampler, asked[0]) if asker and asked else (None, [])
+    grpo = Grpo(model, sampler, pool, config, context.seed, shards)
+    folder = context.stage_dir / "checkpoints"
+    state = load_latest(folder, model, grpo.updater.optimizer)
+    if state is not None:
+        grpo.load_state_dict(state)
+    if asker:
+        asker.begin(grpo.step, resumed=state is not None)
+    _measured_in_first(asker, "before")
+    checkpoints = ShardedCheckpoints(folder) if mesh else Checkpoints(folder)
+    if not grpo.fit(_hooks(context, config, asker), checkpoints):
+        context.stop()
+    _measured_in_first(asker, "after")  # the engine holds the last step's weights
+    _save(context, model, tokenizer, sharded=mesh is not None)
+    if asker:
+        asker.engine.close()
+
+
+def _in_first(make: Callable[[], T]) -> T | None:
+    """What `make` gives in the first process; None in the others, which wait for it.
+
+    Raises: UserError in all of them where it raises one.
+    """
+    made: list[T] = []
+
+    def once() -> None:
+        made.append(make())
+
+    group.from_first(once)
+    return made[0] if made else None
+
+
+def _measured_in_first(asker: "_Asker | None", when: str) -> None:
+    def measure() -> None:
+        if asker:
+            asker.measure(when)
+
+    group.from_first(measure)
+
+
+def _questions(context: StageContext, tokenizer: Any) -> "tuple[Prompts, Prompts]":
+    context.progress(message="looking at the prompts")
     pool, held_out = take_questions(context, tokenizer)
     must_be_checkable(q.check for q in (*pool, *held_out) if isinstance(q, Conversation))
     check_held_out(pool, held_out)
     context.progress(message="starting the engine")
+    return pool, held_out
+
+
+def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, Shards | None]:
+    """The model to train, proved to isolate documents; with what else it needs in several processes."""
+    config: GrpoConfig = context.config
+    if mesh is not None:
+        model = read_sharded(context.parent_model, mesh, precision=config.precision)
+        check_shards(model)
+        frozen = None
+        if config.loss.kl_coefficient:
+            frozen = read_sharded(context.parent_model, mesh, precision=config.precision)
+        name = group.from_first(lambda: f"weights-{uuid4().hex}")
+        return model, Shards(mesh, Post(name), frozen)
     dtype = config.lora.base if config.lora else "float32"
-    model = load_model(context.parent_model, dtype=dtype, device=str(group.place(config)))
-    check_isolation(model)
-    if config.lora:
-        add_adapters(model, config.lora)
-    budgets = config.thinking_budget is not None
-    engine = start_engine(
-        context.parent_model, with_budgets(config.engine) if budgets else config.engine
-    )
-    sampling = Sampling(
-        max_tokens=config.max_tokens, n=config.group_size, temperature=config.temperature,
-        top_p=config.top_p, top_k=config.top_k, min_p=config.min_p,
-        thinking_budget=config.thinking_budget, thinking_grace=config.thinking_grace,
-    )  # fmt: skip
-    # A judge's held-out measure compares with these, before a restart too.
-    kept = context.stage_dir / "held_out_replies.json"
-    anchors: dict[str, str] = read_json(kept) if kept.is_file() else {}
-    sampler = Sampler(
-        engine, tokenizer, sampling, config.thinking, _advantage(config), config.overlong,
-        config.mask_truncated, config.reward_options, reward_source(context, tokenizer, anchors),
-        config.check_limit_s, config.max_turns, config.engine.max_model_len, config.reward.of_parts,
-        keep_prefix=config.history == "kept", episode_tokens=config.max_episode_tokens,
-        credit=config.credit,
-    )  # fmt: skip
-    grpo = Grpo(model, sampler, pool, config, context.seed)
-    checkpoints = Checkpoints(context.stage_dir / "checkpoints")
-    state = checkpoints.load_latest()
-    record = RolloutLog(context.stage_dir / "rollouts.jsonl", tokenizer, config.record_groups)
-    if state is not None:
-        grpo.load_state_dict(state)
-        context.metrics.truncate_after(grpo.step)
-    record.truncate_after(grpo.step)
-    if "held_out_before" not in context.outputs:
-        context.progress(message="held-out reward before")
-        before = held_out_rewards(sampler, held_out, context.seed, "before")
-        if anchors:
-            write_json(kept, anchors)
-        context.note(**before)
-    if not grpo.fit(_hooks(context, config, record), checkpoints):
-        context.stop()
-    context.progress(message="held-out reward after")  # the engine holds the last step's weights
-    context.outputs |= held_out_rewards(sampler, held_out, context.seed, "after")
-    differences = []
-    for name in ("held_out", "held_out_checker"):
-        if f"{name}_before" in context.outputs:
-            then, now = (context.outputs[f"{name}_{when}"] for when in ("before", "after"))
-            problems = [question.problem or question.id for question in held_out]
-            what, share = _measured(config) if name == "held_out" else (_CHECKED, True)
-            found = paired_difference(then, now, problems, what=what, share=share)
-            differences.append(to_json(found))
-    context.outputs["differences"] = differences
-    context.outputs["engine"] = engine.describe()
+    whole = load_model(context.parent_model, dtype=dtype, device=str(group.place(config)))
+    check_isolation(whole)
+    return (add_adapters(whole, config.lora) if config.lora else whole), None
+
+
+def _save(context: StageContext, model: Any, tokenizer: Any, *, sharded: bool) -> None:
+    config: GrpoConfig = context.config
+    target = context.stage_dir / "model"
+    if sharded:
+        write_sharded(model, target, like=context.parent_model, tokenizer=tokenizer)
+        return
     if config.lora:
         folder = context.stage_dir / "adapter"
         save_adapters(model, config.lora, folder, str(context.parent_model))
         merge_adapters(model)
-    save_model(model, context.stage_dir / "model", tokenizer)
-    engine.close()
+    save_model(model, target, tokenizer)
+
+
+class _Asker:
+    """The side of a stage that samples: engine, prompts, held-out measure and record. One process has it."""
+
+    def __init__(
+        self, context: StageContext, tokenizer: Any, asked: "tuple[Prompts, Prompts] | None"
+    ) -> None:
+        assert asked is not None
+        config: GrpoConfig = context.config
+        self.context, self.held_out = context, asked[1]
+        budgets = config.thinking_budget is not None
+        self.engine = start_engine(
+            context.parent_model, with_budgets(config.engine) if budgets else config.engine
+        )
+        sampling = Sampling(
+            max_tokens=config.max_tokens, n=config.group_size, temperature=config.temperature,
+            top_p=config.top_p, top_k=config.top_k, min_p=config.min_p,
+            thinking_budget=config.thinking_budget, thinking_grace=config.thinking_grace,
+        )  # fmt: skip
+        # A judge's held-out measure compares with these, before a restart too.
+        self._kept = context.stage_dir / "held_out_replies.json"
+        self.anchors: dict[str, str] = read_json(self._kept) if self._kept.is_file() else {}
+        score = reward_source(context, tokenizer, self.anchors)
+        self.sampler = Sampler(
+            self.engine, tokenizer, sampling, config.thinking, _advantage(config), config.overlong,
+            config.mask_truncated, config.reward_options, score, config.check_limit_s,
+            config.max_turns, config.engine.max_model_len, config.reward.of_parts,
+            keep_prefix=config.history == "kept", episode_tokens=config.max_episode_tokens,
+            credit=config.credit,
+        )  # fmt: skip
+        path = context.stage_dir / "rollouts.jsonl"
+        self.record = RolloutLog(path, tokenizer, config.record_groups)
+
+    def begin(self, step: int, *, resumed: bool) -> None:
+        """Forget what later steps wrote before a restart."""
+        if resumed:
+            self.context.metrics.truncate_after(step)
+        self.record.truncate_after(step)
+
+    def measure(self, when: str) -> None:
+        """The held-out reward, before (once) or after; then what the stage gained."""
+        context = self.context
+        if when == "before" and "held_out_before" in context.outputs:
+            return
+        context.progress(message=f"held-out reward {when}")
+        found = held_out_rewards(self.sampler, self.held_out, context.seed, when)
+        if when == "before":
+            if self.anchors:
+                write_json(self._kept, self.anchors)
+            context.note(**found)
+            return
+        context.outputs |= found
+        context.outputs["differences"] = self._differences()
+        context.outputs["engine"] = self.engine.describe()
+
+    def _differences(self) -> list[Any]:
+        config: GrpoConfig = self.context.config
+        outputs, differences = self.context.outputs, []
+        problems = [question.problem or question.id for question in self.held_out]
+        for name in ("held_out", "held_out_checker"):
+            if f"{name}_before" in outputs:
+                then, now = (outputs[f"{name}_{when}"] for when in ("before", "after"))
+                what, share = _measured(config) if name == "held_out" else (_CHECKED, True)
+                found = paired_difference(then, now, problems, what=what, share=share)
+                differences.append(to_json(found))
+        return differences
 
 
 def _advantage(config: GrpoConfig) -> Kind:
@@ -183,10 +291,13 @@ def held_out_rewards(
     return out
 
 
-def _hooks(context: StageContext, config: GrpoConfig, record: RolloutLog) -> Hooks:
+def _hooks(context: StageContext, config: GrpoConfig, asker: _Asker | None) -> Hooks:
+    should_stop = lambda: group.from_first(context.should_stop)  # noqa: E731
+    if asker is None:
+        return Hooks(lambda *line: None, lambda step: None, should_stop)
     return Hooks(
-        record=record.write,
+        record=asker.record.write,
         log=lambda step, metrics, tokens: context.log_metrics(step, metrics, tokens=tokens),
         progress=lambda step: context.progress(step=step, total=config.num_steps, message="GRPO"),
-        should_stop=context.should_stop,
+        should_stop=should_stop,
     )

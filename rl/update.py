@@ -9,16 +9,20 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from engine.protocol import Completion
-from model.logprobs import Truncation, model_logprobs
+from model.logprobs import Truncation, model_logprobs, plain_head
 from model.lora import adapter_state, adapters_off, has_adapters, load_adapter_state
+from model.sharding.core import Core
+from model.sharding.shard import inside, set_activations
 from rl.config import GrpoConfig
 from rl.loss import LossSettings, PolicyBatch, policy_loss
 from rl.optimizer import make_optimizer, rate_share
 from rl.own import own_loss
 from rl.sample import Rollout
+from workbench.distributed import group
+from workbench.distributed.mesh import Mesh
 
 # A reference that cannot sample a token still says how unlikely it is: the mask of the policy, not the
 # reference's support, decides what counts.
@@ -117,13 +121,16 @@ def totals_of(batches: Sequence[PolicyBatch], *, masked: int = 0) -> Totals:
 
 
 def reply_logprobs(
-    model: nn.Module, batch: PolicyBatch, truncation: Truncation, precision: Precision = "fp32"
+    model: Any, batch: PolicyBatch, truncation: Truncation, precision: Precision = "fp32"
 ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
     """Log-probability of each reply token under the truncated policy, and whether it can sample it."""
     device = next(model.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        return model_logprobs(
-            model, batch.input_ids, batch.document, batch.position, batch.target, truncation
+        return inside(
+            model,
+            lambda m: model_logprobs(
+                m, batch.input_ids, batch.document, batch.position, batch.target, truncation
+            ),
         )
 
 
@@ -176,50 +183,57 @@ def accumulate(
     return sums
 
 
-def sum_gradients(model: nn.Module, sums: dict[str, float]) -> dict[str, float]:
-    """Add up gradients and sums over data-parallel trainers; one process alone keeps its own.
+# A row that nobody learns from: every process must run as many passes as the others.
+_NOTHING = PolicyBatch(
+    input_ids=torch.zeros(2, dtype=torch.long),
+    document=torch.zeros(2, dtype=torch.int32),
+    position=torch.zeros(0, dtype=torch.long),
+    target=torch.zeros(0, dtype=torch.long),
+    sequence=torch.zeros(0, dtype=torch.long),
+    engine=torch.zeros(0, dtype=torch.float64),
+    advantage=torch.zeros(0, dtype=torch.float64),
+    mask=torch.zeros(0, dtype=torch.bool),
+    version=torch.zeros(0, dtype=torch.long),
+    num_sequences=0,
+)
 
-    The loss is normalised by the totals of all trainers, so the sum is the whole batch's gradient.
-    """
-    if not (distributed.is_initialized() and distributed.get_world_size() > 1):
-        return sums
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
-    distributed.all_reduce(flat)
-    for parameter, part in zip(
-        parameters, flat.split([p.numel() for p in parameters]), strict=True
-    ):
-        parameter.grad = part.view_as(parameter).clone()
-    # A trainer without a batch of this update has no sums, and still takes part.
-    known: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(known, list(sums))
-    names = sorted({name for of_one in known for name in of_one})
-    values = torch.tensor(
-        [sums.get(name, 0.0) for name in names], dtype=torch.float64, device=flat.device
-    )
-    distributed.all_reduce(values)
-    return dict(zip(names, values.tolist(), strict=True))
+
+def deal(batches: Sequence[PolicyBatch], rank: int, ranks: int) -> list[PolicyBatch]:
+    """The batches of one of `ranks` processes: as many as any other has, longest first, so that rows of
+    about one length are worked on at the same time. Layers gather their weights together, so the longest
+    of a round is what the round takes."""
+    order = sorted(range(len(batches)), key=lambda place: -len(batches[place].input_ids))
+    mine = [batches[place] for place in order[rank::ranks]]
+    rounds = -(-len(batches) // ranks)
+    return mine + [_NOTHING] * (rounds - len(mine))
+
+
+def summed(sums: dict[str, float]) -> dict[str, float]:
+    """The sums over the batches of all processes; gradients are added up by the sharding itself."""
+    return {name: group.total(sums[name]) for name in sorted(sums)}
 
 
 class Updater:
     """Policy, frozen reference and optimizer: the weights of a stage and what moves them."""
 
-    def __init__(self, model: Any, config: GrpoConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(
+        self, model: Any, config: GrpoConfig, mesh: Mesh | None = None, reference: Any = None
+    ) -> None:
+        """mesh: where the model is sharded. reference: a frozen model for the KL, where it cannot be
+        copied from this one."""
+        self.model, self.config, self.mesh = model, config, mesh
         self.optimizer = make_optimizer(model, config)
-        if config.activations == "checkpoint":
-            how = {"use_reentrant": False}
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        self.core = Core(model, self.optimizer, mesh=mesh)
+        set_activations(model, config.activations)
+        plain_head(model)  # looked at here, outside of any pass
         written = config.loss.model_dump(exclude={"variant", "function"})
         own = own_loss(config.loss.function) if config.loss.function else None
         self.settings = LossSettings(**written, max_tokens=config.max_tokens, function=own)
         self.truncation = Truncation(config.temperature, config.top_p, config.top_k, config.min_p)
         # Of the weights as they came: a resumed stage loads its own state afterwards.
-        keeps_none = config.lora is not None or not self.settings.kl_coefficient
-        self.reference = None if keeps_none else copy.deepcopy(model)
+        self.reference = reference
+        if config.lora is None and self.settings.kl_coefficient and reference is None:
+            self.reference = copy.deepcopy(model)
 
     def update(
         self,
@@ -241,31 +255,38 @@ class Updater:
             for share in shares
         ]
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(version)
+        for part in self.optimizer.param_groups:
+            part["lr"] = self.rate(version)
+        # All processes pack the whole step, so that they count alike; each takes its batches.
+        own = [self._own(part) for part in parts]
         # Weights that move between the updates of a step must not move the policy that sampled.
         scored = [
             part
             if len(parts) == 1 and not self.settings.kl_coefficient
             else self._scored(part, keep_old=len(parts) > 1)
-            for part in parts
+            for part in own
         ]
         metrics: dict[str, float] = {}
         norms = []
-        for part, share in zip(scored, shares, strict=True):
-            if not part:
+        for part, whole_part, share in zip(scored, parts, shares, strict=True):
+            if not whole_part:
                 continue  # no group of this part can teach anything
-            masked = sum(r.masked for group in share for r in group)
-            totals = totals_of(part, masked=masked)
+            masked = sum(r.masked for found in share for r in found)
+            totals = totals_of(whole_part, masked=masked)
             sums = accumulate(
                 self.model, part, self.settings, self.truncation, totals=totals, version=version,
                 precision=self.config.precision,
             )  # fmt: skip
-            sums = sum_gradients(self.model, sums)
+            sums = summed(sums)
             check(sums)
             norms.append(self.step())
             metrics = {k: metrics.get(k, 0.0) + v for k, v in sums.items()}
         return update_metrics(metrics, norms)
+
+    def _own(self, batches: list[PolicyBatch]) -> list[PolicyBatch]:
+        if self.mesh is None:
+            return batches
+        return deal(batches, self.mesh.data, self.mesh.data_size)
 
     def _scored(self, batches: list[PolicyBatch], *, keep_old: bool) -> list[PolicyBatch]:
         """With what the policy as it is, and the reference, say of the reply tokens."""
@@ -292,10 +313,9 @@ class Updater:
 
     def step(self) -> float:
         """Clip the gradients and move the weights; returns the norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        norm = self.core.clip(self.config.grad_clip)
+        self.core.update()
+        return norm
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""

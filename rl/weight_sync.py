@@ -1,9 +1,11 @@
 """The policy's weights into the engine, with the proof that the engine then samples from them."""
 
 import torch
-from torch import nn
+from torch import distributed, nn
+from transformers import PreTrainedModel
 
 from engine.protocol import Engine
+from engine.shares import Post
 from engine.sync_check import (
     PROBE_REPLY_TOKENS,
     Probe,
@@ -14,6 +16,9 @@ from engine.sync_check import (
 )
 from model.logprobs import Truncation, model_logprobs
 from model.lora import has_adapters, merged_state
+from model.sharding.core import whole_tensors
+from model.sharding.shard import inside
+from workbench.distributed import group
 
 
 def sync(
@@ -29,6 +34,53 @@ def sync(
     proof = prove(model, state, version=version, longest=longest, cached=cached)
     tensors = [(name, tensor.detach().cpu()) for name, tensor in state.items()]
     return engine.update_weights(tensors, version=version, proof=proof)
+
+
+def sync_shares(
+    model: PreTrainedModel,
+    engine: Engine | None,
+    post: Post,
+    *,
+    version: int,
+    longest: int,
+    cached: bool = False,
+) -> SyncReport | None:
+    """`sync` of a model whose parameters several processes hold in shards. engine: the first one's.
+
+    Each tensor is gathered by all and kept by one of them, which digests it and puts it into the object
+    store: what arrives is to the bit what one process would send. Every process must call it; all of them
+    get the report. Raises: SyncError in the first process.
+    """
+    own = own_share(model)
+    post.send(group.rank(), own.items())
+    digests = _union(digests_of(own))
+    group.barrier()
+    prompts = _probes(model, version=version, longest=longest, cached=cached)
+    if engine is None:
+        score(model, prompts)  # with the first one, which scores while its engines load
+        return group.from_first(lambda: None)
+    proof = Proof(digests, lambda: score(model, prompts))
+    report = engine.update_weights(post.collect(), version=version, proof=proof)  # type: ignore[arg-type]
+    return group.from_first(lambda: report)
+
+
+def own_share(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The whole tensors that are this process's to send, on the CPU: every so manieth of them."""
+    # A tied head is a second name of the embedding, which engines know too.
+    names = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
+    named = ((name, tensor) for name, tensor in whole_tensors(model) if name in names)
+    mine = enumerate(named)
+    return {
+        name: tensor.detach().cpu()
+        for number, (name, tensor) in mine
+        if number % group.workers() == group.rank()
+    }
+
+
+def _union(own: dict[str, str]) -> dict[str, str]:
+    found: list[dict[str, str]] = [{} for _ in range(group.workers())]
+    distributed.all_gather_object(found, own)
+    return {name: digest for share in found for name, digest in share.items()}
 
 
 def without_shared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -51,12 +103,16 @@ def prove(
     cached: bool = False,
 ) -> Proof:
     """Digests of the tensors, and how to get the model's own log-probabilities of the probes."""
-    vocabulary = int(model.get_input_embeddings().num_embeddings)
+    prompts = _probes(model, version=version, longest=longest, cached=cached)
+    return Proof(digests_of(state), lambda: score(model, prompts))
+
+
+def _probes(model: nn.Module, *, version: int, longest: int, cached: bool) -> list[list[int]]:
+    vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator,union-attr]
     # One token more: an engine scores a prompt only together with a token after it.
     longest -= PROBE_REPLY_TOKENS + 1
     chunk = getattr(model.config, "chunk_size", None)
-    prompts = probe_ids(vocabulary, longest, version, chunk=chunk, cached=cached)
-    return Proof(digests_of(state), lambda: score(model, prompts))
+    return probe_ids(vocabulary, longest, version, chunk=chunk, cached=cached)
 
 
 def score(model: nn.Module, prompts: list[list[int]]) -> list[Probe]:
@@ -65,8 +121,11 @@ def score(model: nn.Module, prompts: list[list[int]]) -> list[Probe]:
     row = torch.tensor([i for ids in prompts for i in ids])
     document = torch.tensor(numbers, dtype=torch.int32)
     with torch.no_grad():
-        found, _ = model_logprobs(
-            model, row, document, torch.arange(len(row) - 1), row[1:], Truncation()
+        found, _ = inside(
+            model,
+            lambda m: model_logprobs(
+                m, row, document, torch.arange(len(row) - 1), row[1:], Truncation()
+            ),
         )
     values = found.tolist()
     out, start = [], 0

@@ -3,7 +3,6 @@
 import functools
 import random
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from engine.protocol import Completion
 from model.logprobs import Truncation
 from rl.loss import LossSettings
 from rl.sample import Rollout
-from rl.update import accumulate, frozen_logprobs, pack, reply_logprobs, sum_gradients, totals_of
+from rl.update import accumulate, frozen_logprobs, pack, reply_logprobs, totals_of
 
 VOCABULARY = 300
 HOW = Truncation(temperature=0.9)
@@ -81,7 +80,6 @@ def grad_of_rows(model: Any, rows: Any, settings: LossSettings, totals: Any) -> 
         replace(row, old=old, reference=old + 0.2) for row, old in zip(rows, olds, strict=True)
     ]
     sums = accumulate(model, scored, settings, HOW, totals=totals, version=0)
-    sums = sum_gradients(model, sums)
     return torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]), sums
 
 
@@ -94,50 +92,6 @@ def test_gradients_do_not_depend_on_packing_order_or_microbatches(variant: str) 
     for order, row_tokens in ((done, 1), (done, 40), (shuffled, 30), (done[::-1], 60)):
         assert len(pack(order, row_tokens)) > 1
         found, others = gradient(model, order, row_tokens, VARIANTS[variant])
-        assert float((found - whole).abs().max()) < 1e-10
-        assert others == pytest.approx(sums, rel=1e-9)
-
-
-def _worker(rank: int, shares: list[slice], folder: str, variant: str) -> None:
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shares)
-    )
-    rows = pack(rollouts(), 40)
-    found = grad_of_rows(tiny(), rows[shares[rank]], VARIANTS[variant], totals_of(rows))
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-TURNS = [slice(0, None, 2), slice(1, None, 2)]
-ALL_AND_NONE = [slice(None), slice(0)]
-
-
-@pytest.mark.parametrize(
-    ("variant", "shares"),
-    [*((name, TURNS) for name in VARIANTS), ("token", ALL_AND_NONE)],
-    ids=[*VARIANTS, "one without rows"],
-)
-def test_two_data_parallel_trainers_have_the_gradient_of_one(
-    tmp_path: Path, variant: str, shares: list[slice]
-) -> None:
-    import torch.multiprocessing as mp
-
-    whole, sums = gradient(tiny(), rollouts(), 40, VARIANTS[variant])
-    context = mp.get_context("fork")  # the imports of a new process take longer than the test
-    workers = [
-        context.Process(target=_worker, args=(rank, shares, str(tmp_path), variant))
-        for rank in (0, 1)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    for rank in (0, 1):
-        found, others = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert float((found - whole).abs().max()) < 1e-10
         assert others == pytest.approx(sums, rel=1e-9)
 

@@ -1,0 +1,125 @@
+"""GRPO in two processes: weights, metrics and what an engine is sent are those of one process."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.protocol import Completion
+from engine.sync_check import digests_of
+from environments.rollout import Turn
+from model.hybrid import load_model
+from model.sharding.files import read_sharded
+from rl.config import GrpoConfig
+from rl.sample import Rollout
+from rl.update import Updater, deal, pack
+from rl.weight_sync import own_share, score, without_shared
+from tests import tiny_training as tiny
+from tests.ranks import on_ranks
+from workbench.distributed import group
+from workbench.distributed.mesh import make_mesh
+
+PROMPTS = [[3, 9, 4, 7], [5, 6, 8]]
+
+
+def groups(count: int, version: int) -> list[list[Rollout]]:
+    """Groups of two episodes, the second of two turns; one token in five was forced."""
+    made = random.Random(version)
+
+    def reply() -> Completion:
+        ids = [made.randrange(3, 65) for _ in range(made.randint(2, 14))]
+        odd = [made.random() < 0.2 for _ in ids]
+        return Completion(ids, [-4.2] * len(ids), "", "stop", odd, [version] * len(ids))
+
+    out = []
+    for _ in range(count):
+        prompt, first, last = [made.randrange(3, 65) for _ in range(5)], reply(), reply()
+        plain = Rollout(prompt, reply(), 1.0, 0.7, "ok")
+        longer = Turn([*prompt, *first.token_ids, 9, 9], last)
+        out.append([plain, Rollout(prompt, first, 0.0, -0.7, "ok", later=(longer,))])
+    return out
+
+
+def config(**settings: Any) -> GrpoConfig:
+    world = {"type": "world", "domain": "math"}
+    base = {
+        "kind": "grpo",
+        "prompts": world,
+        "held_out": world,
+        "lr": 1e-3,
+        "microbatch_tokens": 64,
+    }
+    return GrpoConfig.read({**base, **settings}, where="grpo")
+
+
+def two_steps(updater: Updater, num_groups: int) -> list[dict[str, float]]:
+    return [
+        updater.update(groups(num_groups, version), version=version, check=lambda sums: None)
+        for version in (0, 1)
+    ]
+
+
+def worker(folder: Path, settings: dict[str, Any], num_groups: int) -> Any:
+    spread = tiny.layout(2)
+    mesh = make_mesh(spread)
+    model, frozen = read_sharded(folder, mesh), None
+    if "loss" in settings:
+        frozen = read_sharded(folder, mesh)
+    updater = Updater(model, config(**settings), mesh, frozen)
+    metrics = two_steps(updater, num_groups)
+    whole = tiny.weights(updater.core)
+    own = own_share(model)
+    return metrics, whole, own, [p.logprobs for p in score(model, PROMPTS)], group.rank()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+CASES: list[tuple[dict[str, Any], int]] = [
+    ({}, 5),
+    ({"loss": {"variant": "gspo", "kl_coefficient": 0.1}, "updates_per_step": 2}, 4),
+    ({"activations": "checkpoint", "microbatch_tokens": 8192}, 1),  # one row, so one has none
+]
+
+
+@pytest.mark.parametrize(("settings", "num_groups"), CASES)
+def test_two_processes_train_as_one(
+    folder: Path, settings: dict[str, Any], num_groups: int
+) -> None:
+    alone = Updater(load_model(folder), config(**settings))
+    start = {name: tensor.clone() for name, tensor in alone.model.state_dict().items()}
+    wanted = two_steps(alone, num_groups)
+    state = alone.model.state_dict()
+    assert tiny.apart(state, start) > 1e-4
+    found = on_ranks(2, worker, folder, settings, num_groups)
+    sent: dict[str, torch.Tensor] = {}
+    for metrics, whole, own, logprobs, _ in found:
+        for mine, theirs in zip(metrics, wanted, strict=True):
+            assert mine == pytest.approx(theirs, rel=2e-5, abs=1e-6)
+        assert tiny.apart(whole, state) < 1e-5
+        assert not sent.keys() & own.keys()
+        sent |= own
+        probes = [p.logprobs for p in score(alone.model, PROMPTS)]
+        assert [x for row in logprobs for x in row] == pytest.approx(
+            [x for row in probes for x in row], abs=1e-4
+        )
+    # What the two send together is what they hold, whole and to the bit.
+    assert digests_of(sent) == digests_of(found[0][1])
+    assert sent.keys() == without_shared(state).keys()
+
+
+def test_rows_are_dealt_longest_first_and_padded() -> None:
+    def row(length: int) -> list[Rollout]:
+        done = Completion([5] * length, [-1.0] * length, "", "stop", [False] * length, [0] * length)
+        return [Rollout([3], done, 1.0, 1.0, "ok")]
+
+    batches = [pack(row(length), 8192)[0] for length in (2, 9, 4, 7, 3)]
+    sizes = [[len(b.input_ids) for b in deal(batches, rank, 2)] for rank in (0, 1)]
+    assert sizes == [[10, 5, 3], [8, 4, 2]]
+    last = deal(batches, 1, 2)[-1]
+    assert last.num_sequences == 0 and len(last.target) == 0
+    assert [len(deal(batches[:1], rank, 2)) for rank in (0, 1)] == [1, 1]
