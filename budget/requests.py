@@ -33,7 +33,7 @@ class BudgetRequest:
     def read(cls, extra: Mapping[str, Any] | None) -> "BudgetRequest | None":
         """The budget of a request, or None where it has none.
 
-        Raises: UserError on a value that is no budget, or on a key that is almost one of ours.
+        Raises: UserError on a value that is not a budget, or on a key that is almost one of ours.
         """
         extra = extra or {}
         unknown = [key for key in extra if key.startswith("thinking_") and key not in _KEYS]

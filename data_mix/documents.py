@@ -74,7 +74,7 @@ def _conversation_of(row: Mapping[str, Any], columns: ColumnsConfig, where: str)
         read = Conversation.from_row({**row, **nested}, where=where)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{where} is no conversation row ({_named(row)}{type(error).__name__}: {error}); it "
+            f"{where} is not a conversation row ({_named(row)}{type(error).__name__}: {error}); it "
             "needs domain and messages, a check needs kind and reference and may have options; or set "
             "form: messages"
         ) from None
@@ -83,4 +83,4 @@ def _conversation_of(row: Mapping[str, Any], columns: ColumnsConfig, where: str)
 
 def _must_be_messages(value: Any) -> None:
     if not isinstance(value, list) or not all(isinstance(m, dict) and "role" in m for m in value):
-        raise TypeError("messages is no list of {role, content}")
+        raise TypeError("messages is not a list of {role, content}")

@@ -46,7 +46,7 @@ def json_object(line: bytes, *, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{where} is no JSON ({error})") from None
+        raise UserError(f"{where} is not JSON ({error})") from None
     if not isinstance(row, dict):
-        raise UserError(f"{where} is no JSON object but {type(row).__name__}")
+        raise UserError(f"{where} is not a JSON object but {type(row).__name__}")
     return row

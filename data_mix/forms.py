@@ -32,7 +32,7 @@ def read_dialogue(given: Fields, columns: ColumnsConfig, where: str) -> Conversa
     if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
         name = columns.column_of()["messages"][0]
         raise UserError(
-            f"{where}: column {name!r} is no list of {{role, content}}; set form: text for plain text"
+            f"{where}: column {name!r} is not a list of {{role, content}}; set form: text for plain text"
         )
     return _made(given, columns, where, normal_messages(messages, where))
 
@@ -215,7 +215,7 @@ def normal_messages(messages: Sequence[Any], where: str) -> list[Message]:
 
 
 def from_json(value: Any) -> Any:
-    """The value of a JSON text; anything else, and text that is no JSON, as it is."""
+    """The value of a JSON text; anything else, and text that is not JSON, as it is."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:

@@ -124,7 +124,7 @@ def check_package(package: str, install: str, *, what: str) -> None:
 
 
 def must_be_readable(path: str | Path, *, what: str) -> None:
-    """Raises: UserError where this is no file, or not one that may be read."""
+    """Raises: UserError where this is not a file, or not one that may be read."""
     if not Path(path).is_file():
         raise UserError(f"{what}: no file at {str(path)!r}; check the path")
     if not os.access(path, os.R_OK):
@@ -132,7 +132,7 @@ def must_be_readable(path: str | Path, *, what: str) -> None:
 
 
 def first_row(name: str, source: JsonlSource) -> dict[str, Any]:
-    """The source's first row. Raises: UserError where there is none, or it is no document."""
+    """The source's first row. Raises: UserError where there is none, or it is not a document."""
     found = next(filter(None, map(_first_line, _files(name, source))), None)
     if found is None:
         raise UserError(f"source {name!r}: none of its 0 rows is left; {source.path!r} is empty")
@@ -160,7 +160,7 @@ def _check_columns(name: str, source: ParquetSource, path: Path) -> None:
     try:
         columns = pq.read_schema(path).names
     except (OSError, ValueError) as error:
-        raise UserError(f"source {name!r}: {path} is no Parquet file ({error})") from None
+        raise UserError(f"source {name!r}: {path} is not a Parquet file ({error})") from None
     for column, needed in source.column_of().values():
         if needed and column not in columns:
             raise UserError(f"source {name!r}: {path} {no_column(column, columns)}")

@@ -74,21 +74,21 @@ def _from_sharegpt(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(content: Any) -> Any:
-    """Parts of text as one text; anything else as it is (rendering refuses what is no text)."""
+    """Parts of text as one text; anything else as it is (rendering refuses what is not text)."""
     if not isinstance(content, list):
         return content
     if not all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
-        raise UserError("content has parts that are no text; only text can be trained on")
+        raise UserError("content has parts that are not text; only text can be trained on")
     return "".join(part["text"] for part in content)
 
 
 def _calls(given: Mapping[str, Any]) -> list[Any]:
     calls = _json(given.get("tool_calls")) or []
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise UserError(f"tool_calls {calls!r:.80} are no list of calls")
+        raise UserError(f"tool_calls {calls!r:.80} are not a list of calls")
     if call := given.get("function_call"):
         if not isinstance(call, dict):
-            raise UserError(f"function_call {call!r:.80} is no mapping {{name, arguments}}")
+            raise UserError(f"function_call {call!r:.80} is not a mapping {{name, arguments}}")
         calls = [*calls, {"type": "function", "function": call}]
     return calls
 

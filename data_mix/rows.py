@@ -101,7 +101,9 @@ class ParquetRows:
             try:
                 metadata = pq.read_metadata(path)
             except (OSError, ValueError) as error:
-                raise UserError(f"source {name!r}: {path} is no Parquet file ({error})") from None
+                raise UserError(
+                    f"source {name!r}: {path} is not a Parquet file ({error})"
+                ) from None
             for group in range(metadata.num_row_groups):
                 self._groups.append((number, group, self._length))
                 self._length += metadata.row_group(group).num_rows

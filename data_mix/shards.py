@@ -309,7 +309,7 @@ def _written(value: Any, kind: str) -> Any:
         return json_text(value, sort_keys=True)
     if kind == "messages":
         return [_message(m) for m in value]
-    # A lone surrogate is no character; Parquet's text is UTF-8.
+    # A lone surrogate is not a character; Parquet's text is UTF-8.
     return value.encode("utf-8", "replace").decode() if kind == "text" else value
 
 

@@ -354,7 +354,7 @@ def start_engine(
     In a Ray task: warm actors of the same architecture and settings, else new ones, whose output
     goes to the file `log`. Without Ray: an engine in this process.
 
-    Raises: UserError where the folder is no whole checkpoint.
+    Raises: UserError where the folder is not a whole checkpoint.
     """
     import ray  # noqa: PLC0415 - only where Ray is used
 

@@ -66,7 +66,9 @@ class Said:
         taken out and is followed by nothing is not closed."""
         try:
             text = t.with_calls(self.answer, [dict(call) for call in self.calls])
-        except UserError:  # arguments that are no object: unreadable calls, as a checker sees them
+        except (
+            UserError
+        ):  # arguments that are not an object: unreadable calls, as a checker sees them
             unread = [call["arguments"] for call in self.calls]
             text = f"{self.answer}{t.CALL_OPEN}{unread}{t.CALL_CLOSE}"
         if not self.trace:
@@ -249,7 +251,7 @@ def read_chat(body: bytes) -> Said:
         return Said("error", error=f"the server's reply: {error}")
     except (ValueError, RecursionError):
         shown = " ".join(body[:_LONGEST_QUOTE].decode("utf-8", "replace").split())
-        return Said("error", error=f"the server's reply is no JSON: {shown!r}")
+        return Said("error", error=f"the server's reply is not JSON: {shown!r}")
 
 
 class _Unreadable(Exception):
@@ -337,7 +339,7 @@ def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if not found and message.get("function_call"):
         found = [{"function": message["function_call"]}]
     if not isinstance(found or [], list):
-        raise _Unreadable("tool_calls is no list")
+        raise _Unreadable("tool_calls is not a list")
     calls: list[Mapping[str, Any]] = []
     for call in found or []:
         function = call.get("function") if isinstance(call, dict) else None
@@ -360,7 +362,7 @@ def _arguments(value: Any) -> Any:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(name)  # NaN and Infinity are no JSON
+    raise ValueError(name)  # NaN and Infinity are not JSON
 
 
 def _count(value: Any) -> int | None:

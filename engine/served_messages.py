@@ -59,7 +59,7 @@ def sent_messages(
     """Messages as requests carry them: every call has an id of its own, every result the id of its
     call. Traces of earlier turns are left out, as chat templates do.
 
-    Raises: UserError where a call's arguments are no JSON object.
+    Raises: UserError where a call's arguments are not a JSON object.
     """
     sent: list[dict[str, Any]] = []
     open_calls: list[tuple[Any, str]] = []  # (the id in the data, the id that is sent)
@@ -106,5 +106,5 @@ def _call(call: Mapping[str, Any], id: str, names: Mapping[str, str]) -> dict[st
     except (ValueError, TypeError):
         found, text = None, ""
     if not isinstance(found, dict):
-        raise UserError(f"tool call {name!r}: arguments {arguments!r:.200} are no JSON object")
+        raise UserError(f"tool call {name!r}: arguments {arguments!r:.200} are not a JSON object")
     return {"id": id, "type": "function", "function": {"name": names[name], "arguments": text}}

@@ -69,5 +69,5 @@ class Question:
         return checked(self._spec, text, opened=opened, asked=self._asked)
 
     def gold(self) -> list[list[ToolCall]]:
-        """See protocol. The right reply is no call."""
+        """See protocol. The right reply is not a call."""
         return []

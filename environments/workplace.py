@@ -95,7 +95,7 @@ def carry_out(kits: dict[str, Any], call: ToolCall, offered: set[str]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: an empty cell is null and not NaN, a number is no numpy scalar."""
+    """As JSON has it: an empty cell is null and not NaN, a number is not a numpy scalar."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list):

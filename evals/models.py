@@ -90,7 +90,7 @@ def _resolve(
     if not (path / "config.json").is_file():
         known = f"a name in its `models` ({', '.join(served)}), " if served else ""
         raise UserError(
-            f"model {word!r} is no stage of the recipe ({', '.join(stages)}), {known}no checkpoint folder "
+            f"model {word!r} is not a stage of the recipe ({', '.join(stages)}), {known}nor a checkpoint folder "
             "(with config.json), no hub id ORG/NAME and no http://host:port/v1#name"
         )
     whole = path.resolve()

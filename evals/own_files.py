@@ -69,7 +69,7 @@ def _json(path: Path) -> Iterator[Placed]:
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}); one object a line is .jsonl") from None
+        raise UserError(f"{path} is not JSON ({error}); one object a line is .jsonl") from None
     if not isinstance(found, list):
         raise UserError(f"{path} holds a {type(found).__name__}; give a list of objects")
     for number, row in enumerate(found, start=1):
@@ -84,7 +84,7 @@ def _parquet(path: Path) -> Iterator[Placed]:
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no Parquet file ({error})") from None
+        raise UserError(f"{path} is not a Parquet file ({error})") from None
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", {key: without_padding(value) for key, value in row.items()}
 
@@ -109,7 +109,7 @@ def _csv(path: Path) -> Iterator[Placed]:
                 yield _csv_row(names, cells, f"{path}, line {lines.line_num + skipped}")
     except csv.Error as error:
         where = f"{path}, line {lines.line_num + skipped}"
-        raise UserError(f"{where} is no CSV ({error}); quote texts with line breaks") from None
+        raise UserError(f"{where} is not CSV ({error}); quote texts with line breaks") from None
 
 
 def _csv_row(names: list[str], cells: list[str], where: str) -> Placed:
@@ -130,7 +130,7 @@ def _decoded(path: Path) -> str:
     try:
         return whole.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 ({error}); save it as CSV in UTF-8") from None
+        raise UserError(f"{path} is not UTF-8 ({error}); save it as CSV in UTF-8") from None
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {

@@ -19,7 +19,7 @@ from workbench.errors import UserError, one_line, some_of
 def check_files(path: str | Path) -> None:
     """Check config.json and the lengths of the safetensors files of a local checkpoint.
 
-    A name that is no local directory is left to the hub. Errors: UserError.
+    A name that is not a local directory is left to the hub. Errors: UserError.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -45,7 +45,7 @@ def check_files(path: str | Path) -> None:
 def _check_length(shard: Path) -> None:
     """A safetensors file is 8 bytes of header length, a JSON header, and the tensors it lists."""
     if not shard.is_file():
-        raise UserError(f"{shard} is no file; copy the checkpoint again")
+        raise UserError(f"{shard} is not a file; copy the checkpoint again")
     size = shard.stat().st_size
     cut = UserError(f"{shard} is cut short ({size:,} bytes); copy the checkpoint again")
     with shard.open("rb") as file:

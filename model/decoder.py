@@ -235,7 +235,7 @@ def configuration(place: str, revision: str | None = None) -> dict[str, Any]:
             found = None
         if not isinstance(found, str):
             raise UserError(
-                f"{place!r} is no folder with a config.json, and not in the local cache of the hub: "
+                f"{place!r} is not a folder with a config.json, and not in the local cache of the hub: "
                 "nothing can be planned from it; download it first"
             )
         path = Path(found)

@@ -184,5 +184,5 @@ def shape(preset: str | None = None, **fields: Any) -> HybridShape:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raises: UserError where the recipe's `model` is no shape."""
+    """Raises: UserError where the recipe's `model` is not a shape."""
     shape(recipe.model.preset, **recipe.model.overrides)

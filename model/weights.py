@@ -33,7 +33,7 @@ def canonical(name: str) -> str:
 def checkpoint_specs(folder: str | Path) -> dict[str, TensorSpec]:
     """Name -> spec of every tensor of a Hugging Face checkpoint; reads headers only.
 
-    Raises: UserError where the folder is no checkpoint or a file is cut short.
+    Raises: UserError where the folder is not a checkpoint or a file is cut short.
     """
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - configuration imports us
 

@@ -183,7 +183,7 @@ def read_run(root: Path) -> RunFacts:
     recipe = read_json(recipe_path)
     stages_of = recipe.get("stages") if isinstance(recipe, dict) else None
     if not isinstance(stages_of, dict) or not all(isinstance(s, dict) for s in stages_of.values()):
-        raise UserError(f"{recipe_path} is no resolved recipe; run the stages again to write it")
+        raise UserError(f"{recipe_path} is not a resolved recipe; run the stages again to write it")
     stages = {name: _stage(RunDir(root), name, c, problems) for name, c in stages_of.items()}
     results = _results(root / "evals", stages, problems)
     stale = [result for result in results.values() if result.stale]

@@ -112,7 +112,7 @@ class _Page:
         names = get_args(tag.annotation) if tag else ()
         written = f" Written `type: {names[0]}`." if names else ""
         about = " ".join([*_about(model)[1:]]).strip() + written
-        # A type that is no fixed word is a key like any other.
+        # A type that is not a fixed word is a key like any other.
         without = ("type",) if names else ()
         return [f"### {_title(model)}", "", about, "", *self.table(model, without=without)]
 

@@ -14,7 +14,7 @@ class Box(NamedTuple):
 
 
 def last_box(text: str) -> Box | None:
-    """The last box; None where there is none. A brace after a backslash is no brace."""
+    """The last box; None where there is none. A brace after a backslash is not a brace."""
     boxes = list(_BOX.finditer(text))
     if not boxes:
         return None

@@ -56,7 +56,7 @@ def extract_choice(answer: str, allowed: str = _LETTERS) -> tuple[str | None, st
     bare = _bare_last_line(text)
     if bare is not None:
         found.append(bare)
-    # A list of labels that ends in a bare one ("A.", "B.") is no choice: the lines decide.
+    # A list of labels that ends in a bare one ("A.", "B.") is not a choice: the lines decide.
     if not found or (len(found) == 1 and found[0] is bare):
         return _unstated(text)
     last = max(found, key=lambda f: f.place)
@@ -124,7 +124,7 @@ def _is_statement(match: re.Match[str], text: str) -> bool:
 
 
 def _is_label(match: re.Match[str], text: str) -> bool:
-    """A letter that is no word: "a dog", "I don't know" and "A dog" hold no choice."""
+    """A letter that is not a word: "a dog", "I don't know" and "A dog" hold no choice."""
     letter, rest, at = match["letter"], match["rest"], match.start("letter")
     enclosed = text[at - 1 : at] in tuple("([*\"'`{") and rest[:1] in tuple(")]*\"'`}")
     if enclosed:

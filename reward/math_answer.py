@@ -49,7 +49,7 @@ def check_math(
     """
     gold = _gold(reference)
     if number and math_fast.read_gold(gold) is None:
-        raise UserError(f"the reference {gold[:80]!r} is no plain number; leave out `number`")
+        raise UserError(f"the reference {gold[:80]!r} is not a plain number; leave out `number`")
     answer = reply.answer
     if not answer.strip():
         return wrong_format("empty answer")
@@ -83,7 +83,7 @@ def _stated(gold: str, answer: str) -> Verdict:
 
 
 def _unfinished(gold: str, answer: str) -> Verdict | None:
-    """A box that was being written when the reply was cut is no answer, nor is one before it."""
+    """A box that was being written when the reply was cut is not an answer, nor is one before it."""
     box = last_box(answer)
     if box is None or (box.content or "").strip():
         return None

@@ -1,6 +1,6 @@
 """Numbers as people and models write them, put as math-verify reads them.
 
-It reads ASCII and LaTeX: `−7`, `½`, `1 200` with a thin space, `1.6e-19` and `２` are no numbers to it,
+It reads ASCII and LaTeX: `−7`, `½`, `1 200` with a thin space, `1.6e-19` and `２` are not numbers to it,
 or other ones. Nothing here changes what a text says.
 """
 

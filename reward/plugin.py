@@ -132,7 +132,7 @@ def produced(path: str, *, timeout_s: float = LOAD_LIMIT_S) -> Any:
     """What the function at `path` makes when it is called with nothing: plain values, made in a worker
     with limits. A function among the values is named by its path, so that it can be a check.
 
-    Raises: UserError where it does not load, fails, hangs or gives what is no JSON.
+    Raises: UserError where it does not load, fails, hangs or gives what is not JSON.
     """
     pool = WorkerPool(1)
     try:

@@ -68,7 +68,7 @@ def produce(target: list[str], path: str) -> Any:
             return list(value)
         if inspect.isfunction(value):
             return f"{place}:{value.__name__}"
-        raise TypeError(f"{_shown(value)} is no plain value (text, number, list, mapping)")
+        raise TypeError(f"{_shown(value)} is not a plain value (text, number, list, mapping)")
 
     return json.loads(json.dumps(made, default=plain, allow_nan=False))
 

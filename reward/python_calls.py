@@ -69,7 +69,7 @@ def _elements(node: ast.expr) -> list[ast.Call]:
 
 
 def _name(node: ast.expr) -> str:
-    """A dotted name; what is no name at its start is left out."""
+    """A dotted name; what is not a name at its start is left out."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

@@ -69,7 +69,7 @@ def save_score_model(model: ScoreModel, folder: Path, tokenizer: Any) -> Path:
 
 
 def load_score_model(folder: str | Path, device: str = "cpu") -> ScoreModel:
-    """Read it back onto a device, every tensor accounted for. Raises: UserError where it is no reward model."""
+    """Read it back onto a device, every tensor accounted for. Raises: UserError where it is not a reward model."""
     head = Path(folder) / _HEAD_FILE
     if not head.is_file():
         raise UserError(

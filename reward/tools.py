@@ -62,7 +62,7 @@ def check_tools(
     documents = bfcl_documents(tools, gold) if tools and not relevance else None
     calls = _calls(reply, syntax)
     shown = json_able(calls) if syntax == "python" else calls
-    if relevance:  # an unreadable call is no call, as BFCL's runner has it
+    if relevance:  # an unreadable call is not a call, as BFCL's runner has it
         return decided(bool(calls) != kind.endswith("irrelevance"), calls=shown)
     if calls is None:
         return wrong_format(_UNREADABLE[syntax])

@@ -192,7 +192,7 @@ def kl_term(
         E_engine[w (new / old) k3] = sum_y new(y) (r(y) - 1 - log r(y)) = KL(new || reference),
     so the gradient of that mean is the gradient of the KL, however old the engine is (DeepSeek-V3.2,
     arXiv 2512.02556, has it with old for engine). Bounds of w that cut or mask bias both terms alike.
-    The ratio is the token's own, with GSPO too: a reply's mean ratio is no importance weight.
+    The ratio is the token's own, with GSPO too: a reply's mean ratio is not an importance weight.
     Without the ratio the gradient's mean, where new is old, is that of KL(reference || new).
     """
     if batch.reference is None:

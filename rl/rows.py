@@ -248,7 +248,7 @@ def misplaced(prompt: Sequence[Message]) -> str:
     except UserError as error:
         return str(error)
     if any("\ud800" <= letter <= "\udfff" for text in asked for letter in text):
-        return "a user message has half of a character pair (a lone surrogate), which is no text"
+        return "a user message has half of a character pair (a lone surrogate), which is not text"
     return "" if all(text.strip() for text in asked) else "a user message is empty"
 
 

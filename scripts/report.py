@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     for path in filter(None, (args.png, args.budgets_png)):
         if Path(path).suffix.lower() not in FORMATS:
             raise UserError(
-                f"{path!r} is no picture that can be written; end it in {', '.join(FORMATS)}"
+                f"{path!r} is not a picture that can be written; end it in {', '.join(FORMATS)}"
             )
     from reports.read import run_folder
 

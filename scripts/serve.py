@@ -85,7 +85,7 @@ def _placed(model: str) -> tuple[str, str]:
     if not path.exists() and model.count("/") == 1 and all(model.split("/")):
         return model, model.partition("/")[2]
     raise UserError(
-        f"model {model!r} is no stage's folder, no checkpoint folder (with config.json) and no hub id ORG/NAME"
+        f"model {model!r} is not a stage's folder, no checkpoint folder (with config.json) and no hub id ORG/NAME"
     )
 
 

@@ -15,7 +15,7 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed in the middle is no news."""
+        """A client that was killed in the middle is not news."""
 
 
 @contextmanager

@@ -268,7 +268,7 @@ def read_samples(folder: Path, *, texts: bool = False) -> Iterator[Sample]:
     """The samples beside a results.json; without their texts, which are large, unless these are asked
     for. A line that a death cut short is passed over.
 
-    Raises: UserError naming the line that is no sample.
+    Raises: UserError naming the line that is not a sample.
     """
     path = folder / SAMPLES
     for number, row in enumerate(read_json_lines(path), 1):

@@ -128,7 +128,7 @@ def _own_kind(path: str) -> Kind:
     made = replace(found, **here)  # type: ignore[arg-type]
     config = resolve(made.config)
     if "kind" not in getattr(config, "model_fields", {}):
-        raise UserError(f"kind {path!r}: {made.config} is no workbench.recipe.StageConfig")
+        raise UserError(f"kind {path!r}: {made.config} is not a workbench.recipe.StageConfig")
     return made
 
 

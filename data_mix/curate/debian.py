@@ -1,6 +1,6 @@
 """Real pages for tests and the miniature: the HTML of Debian's documentation packages, as a WARC.
 
-Which package, at which hash, stands here; the pages are read on the user's machine and are no part of this
+Which package, at which hash, stands here; the pages are read on the user's machine and are not part of this
 repository. Pages of a package are chosen by the digests of their names, so that a few are a fair sample.
 """
 

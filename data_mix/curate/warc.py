@@ -67,7 +67,7 @@ class WarcInput:
 
 
 class _Unreadable(Exception):
-    """Why a response is no page that can be read."""
+    """Why a response is not a page that can be read."""
 
 
 def _page(record: Any, most_bytes: int) -> str:

@@ -138,4 +138,4 @@ def load(folder: Path) -> Classifier:
             weights = data["weights"].astype(np.float64)
         return Classifier(weights, int(about["buckets"]), float(about["low"]), float(about["high"]))
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no classifier ({error}); run its stage again") from None
+        raise UserError(f"{path} is not a classifier ({error}); run its stage again") from None

@@ -37,7 +37,7 @@ def look_through(options: list[str], right: str) -> str:
 
 
 def choice_key(relation: Relation, subject: str, options: list[str]) -> str:
-    """What is asked and what is offered where; the wording is no part of it."""
+    """What is asked and what is offered where; the wording is not part of it."""
     return f"choice:{relation.name}:{subject}:{'|'.join(options)}"
 
 

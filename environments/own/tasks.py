@@ -31,13 +31,13 @@ class Description:
     options: tuple[str, ...] | None
     has_tasks: bool
     has_call: bool
-    """Whether it carries out tools that are no methods of it."""
+    """Whether it carries out tools that are not methods of it."""
     has_task_of: bool
     """Whether it makes tasks of a file's rows."""
 
 
 def describe(path: str) -> Description:
-    """Load the class in a process. Raises: UserError where it does not import or is no environment."""
+    """Load the class in a process. Raises: UserError where it does not import or is not an environment."""
     return _describe(path, stamp_of(path))
 
 

@@ -73,7 +73,7 @@ class AblationConfig(StageConfig):
             unknown = set(arm.share) - set(own.sources)
             if unknown:
                 raise ValueError(
-                    f"arm {name!r}: share names {min(unknown)!r}, which is no source of its blend"
+                    f"arm {name!r}: share names {min(unknown)!r}, which is not a source of its blend"
                 )
         return self
 

@@ -95,7 +95,7 @@ def _folder(writer: Writer, inputs: Mapping[str, Path]) -> Path:
     folder = Path(str(writer.checkpoint)).expanduser()
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"model {writer.checkpoint!r} is no checkpoint folder on this machine; download it and give "
+            f"model {writer.checkpoint!r} is not a checkpoint folder on this machine; download it and give "
             "the folder, or serve it and give {endpoint: http://host:port/v1#name}"
         )
     return folder

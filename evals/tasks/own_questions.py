@@ -144,7 +144,7 @@ def _messages(given: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     )
     if not whole or not messages or messages[-1]["role"] == "assistant":
         raise UserError(
-            f"{where}: messages is no list of {{role, content}} that ends with what is asked"
+            f"{where}: messages is not a list of {{role, content}} that ends with what is asked"
         )
     return [dict(message) for message in messages]
 

@@ -136,7 +136,7 @@ class Steps:
         return Step(self._asked(), anew=True)
 
     def gold(self) -> list[list[ToolCall]]:
-        """See protocol. The right code is no call."""
+        """See protocol. The right code is not a call."""
         return []
 
     def verify(self) -> Verdict:

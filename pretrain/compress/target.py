@@ -25,7 +25,7 @@ _SAME = ("layer_norm_epsilon", "initializer_range", "max_position_embeddings", "
 
 
 def shape_of(config: Any) -> HybridShape:
-    """The shape of a transformers configuration. Raises: UserError where it is no dense hybrid."""
+    """The shape of a transformers configuration. Raises: UserError where it is not a dense hybrid."""
     kinds = getattr(config, "layers_block_type", None)
     if getattr(config, "model_type", "") != "nemotron_h" or kinds is None:
         raise UserError(

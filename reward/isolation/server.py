@@ -104,7 +104,7 @@ def _called(target: Any, question: dict[str, Any]) -> dict[str, Any]:
 def _raised(error: BaseException) -> dict[str, Any]:
     try:
         text = str(error)[:500]
-    except BaseException:  # noqa: BLE001 - a hostile __str__ is no reason to lose the answer
+    except BaseException:  # noqa: BLE001 - a hostile __str__ is not a reason to lose the answer
         text = ""
     return {"raised": [type(error).__name__, text]}
 

@@ -208,4 +208,4 @@ class RemoteFunction:
         try:
             return decode(answer.get("value"))
         except (ValueError, RecursionError) as error:
-            raise ChannelBroken("an answer that is no value") from error
+            raise ChannelBroken("an answer that is not a value") from error

@@ -238,7 +238,7 @@ def _sampled(
     modes: Sequence[bool],
     checks: Sequence[Verdict],
 ) -> list[Verdict]:
-    """Whether each reply was made: a check that is missing or broken is no reason not to learn."""
+    """Whether each reply was made: a check that is missing or broken is not a reason not to learn."""
     made = [completion for found in groups for completion in found]
     return [
         failed(c.error or "error") if c.finish_reason == "error" else decided(1.0) for c in made

@@ -78,7 +78,7 @@ def make_pairs(
 ) -> tuple[list[Pair], Accounting]:
     """Up to `per_task` random pairs of each task that has both a success and a failure.
 
-    Episodes that broke are no failures: they are in no pair. No two episodes are paired twice, but
+    Episodes that broke are not failures: they are in no pair. No two episodes are paired twice, but
     episodes that went word for word alike count as often as they were played.
     """
     account = Accounting(tasks=len(groups))

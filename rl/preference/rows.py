@@ -127,7 +127,7 @@ def _rendered(
 
 
 def asked_of(conversation: Conversation) -> str:
-    """What is asked, as text: rows of one prompt are no independent evidence."""
+    """What is asked, as text: rows of one prompt are not independent evidence."""
     return conversation.problem or repr(
         [(m["role"], m.get("content")) for m in conversation.prompt]
     )

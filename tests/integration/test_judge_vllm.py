@@ -73,7 +73,7 @@ def test_a_served_model(tmp_path: Path) -> None:
         finally:
             server.terminate()
             server.wait(30)
-    # Noise of 16 tokens: it was served (no transport error), and it is no verdict.
+    # Noise of 16 tokens: it was served (no transport error), and it is not a verdict.
     assert [v.status for v in first] == ["error"] * 3
     assert all(v.parts["undecided"] == 2 for v in first)
     reason = first[0].parts["reason"]

@@ -43,7 +43,7 @@ class Mutation:
                 ast.parse(changed)
             except SyntaxError as error:
                 raise StaleMutation(
-                    f"{self.name}: the broken {self.file} is no Python: {error}"
+                    f"{self.name}: the broken {self.file} is not Python: {error}"
                 ) from None
         return changed
 

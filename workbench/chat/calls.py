@@ -8,7 +8,7 @@ from workbench.chat import template as t
 def read_call(
     item: Any, *, keys: tuple[str, ...] = ("arguments",), as_text: bool = False
 ) -> dict[str, Any] | None:
-    """{name, arguments} of one JSON value; None where it is no call.
+    """{name, arguments} of one JSON value; None where it is not a call.
 
     keys: names that its arguments may have, of which the first that is there counts; a call without them
     has none. as_text: they may be JSON text, as in the OpenAI API.

@@ -42,7 +42,7 @@ class ReplyFormat:
         read, in our one syntax at the end."""
         if self.thinking(asked) and self.opens and t.CLOSE not in text:
             return text  # an unfinished trace
-        # Calls that a trace only considers are no calls.
+        # Calls that a trace only considers are not calls.
         trace, close, answer = text.rpartition(t.CLOSE)
         found, rest = _READ[self.calls](answer)
         if found is None:

@@ -136,7 +136,7 @@ def _response_text(content: Any) -> str:
 
 
 def read_json(text: str) -> Any:
-    """The value of a JSON text, None where it is none. Never raises (NaN and Infinity are no JSON)."""
+    """The value of a JSON text, None where it is none. Never raises (NaN and Infinity are not JSON)."""
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):

@@ -51,7 +51,7 @@ _ENCODERS: WeakKeyDictionary[Any, Encoder] = WeakKeyDictionary()
 
 
 def encoder_of(tokenizer: Any) -> Encoder:
-    """The tokenizer's encoder, made once. Raises: UserError where it is no fast tokenizer."""
+    """The tokenizer's encoder, made once. Raises: UserError where it is not a fast tokenizer."""
     known = _ENCODERS.get(tokenizer)
     if known is None or known.size != len(tokenizer):
         known = _ENCODERS[tokenizer] = _make_encoder(tokenizer)

@@ -166,7 +166,7 @@ class _Probe:
         return self._text([_USER, reply, *([] if last else [result, _USER])])
 
     def _shows(self, text: str, as_text: bool) -> bool:
-        # A mapping written as Python does, or a text encoded twice, is no JSON.
+        # A mapping written as Python does, or a text encoded twice, is not JSON.
         wrong = '\\"zqkey' if as_text else "{'zqkey"
         return _PROBE in text and _ARGUMENT in text and wrong not in text
 

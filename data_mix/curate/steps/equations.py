@@ -22,7 +22,7 @@ class Equations(RowStep):
         item.row["html"] = page.html
         item.row["equations"] = page.found
         self.count(item, "equations", len(page.found))
-        self.count(item, "MathML that is no TeX", page.unread)
+        self.count(item, "MathML that is not TeX", page.unread)
         for notation, number in page.by_notation.items():
             self.count(item, f"from {notation}", number)
         return None

@@ -69,7 +69,7 @@ def _solved(task: CodeQaTask, seed: Seed, name: str, model: str) -> Work:
 
 
 def python_problem(code: str) -> str:
-    """Why a program is no solution by its syntax tree; "" where it may be one."""
+    """Why a program is not a solution by its syntax tree; "" where it may be one."""
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError):

@@ -150,7 +150,7 @@ def _safe(task: SafetyTask, seed: Seed, name: str, model: str) -> Work:
 
 
 def verdict_word(text: str) -> str | None:
-    """safe or unsafe, where a guard's first word is one of them; else None, which is no verdict."""
+    """safe or unsafe, where a guard's first word is one of them; else None, which is not a verdict."""
     first = text.strip().split()[:1]
     word = first[0].strip("*.,:;!\"'`()[]").casefold() if first else ""
     return word if word in ("safe", "unsafe") else None

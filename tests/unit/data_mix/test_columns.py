@@ -98,7 +98,7 @@ def test_a_question_with_a_reply_and_an_answer() -> None:
 
 
 def test_a_column_that_is_named_is_read_for_nothing_else() -> None:
-    """`answer` is the reply here, so it is no reference, though that would be its own name."""
+    """`answer` is the reply here, so it is not a reference, though that would be its own name."""
     found = read(
         {"question": "2+2?", "answer": "4"}, columns={"prompt": "question", "reply": "answer"}
     )

@@ -46,7 +46,7 @@ def test_older_and_other_formats_become_the_one() -> None:
         ({"role": "assistant", "content": "4", "rationale": "x"}, "'rationale' is not read"),
         ({"role": "assistant", "content": "4", "weight": 0.5}, "weight 0.5; allowed"),
         ({"role": "assistant", "content": "4", "reasoning": "a", "thinking": "b"}, "two traces"),
-        ({"role": "user", "content": [{"type": "image_url"}]}, "parts that are no text"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "parts that are not text"),
         ({"from": "robot", "value": "x"}, "message from 'robot'"),
     ],
 )

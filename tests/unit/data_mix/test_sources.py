@@ -133,14 +133,14 @@ def test_replies_that_fail_their_check_are_filtered(tmp_path: Path) -> None:
         ([{"text": "x"}], {"clean": {"filters": [{"name": "min_characters", "limit": 9}]}},
          "none of its 1 rows is left after cleaning"),
         ([], {}, "none of its 0 rows is left"),
-        ([["x"]], {}, "line 1 is no JSON object but list"),
+        ([["x"]], {}, "line 1 is not a JSON object but list"),
         ([{"text": "x"}], {"form": "conversation"}, "is no conversation row"),
         ([{"id": "1", "domain": "d", "messages": "hello"}], {"form": "conversation"},
-         "line 1 is no conversation row .*messages is no list of {role, content}"),
+         "line 1 is not a conversation row .*messages is not a list of {role, content}"),
         ([{"id": "1", "domain": "d", "messages": [], "check": {"kind": "math", "option": {}}}],
          {"form": "conversation"}, "a check needs kind and reference and may have options"),
         ([{"text": "hello"}], {"form": "messages"},
-         "line 1: column 'text' is no list of {role, content}; set form: text"),
+         "line 1: column 'text' is not a list of {role, content}; set form: text"),
         ([{"text": "x"}], {"clean": {"decontaminate_against": "nowhere.jsonl"}},
          "no file nowhere.jsonl"),
     ],
@@ -158,7 +158,7 @@ def test_missing_and_broken_files_name_the_path(tmp_path: Path) -> None:
         _text_source(str(tmp_path / "absent-*.jsonl"))
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"no parquet")
-    with pytest.raises(UserError, match=r"broken\.parquet is no Parquet file"):
+    with pytest.raises(UserError, match=r"broken\.parquet is not a Parquet file"):
         _text_source(str(broken))
 
 

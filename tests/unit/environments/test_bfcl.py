@@ -218,7 +218,7 @@ def _math_world() -> Bfcl:
     ],
 )
 def test_numbers_without_end_are_words_too(call: dict[str, Any]) -> None:
-    """With three more zeros each would hold the stage for hours; the answer is no broken episode."""
+    """With three more zeros each would hold the stage for hours; the answer is not a broken episode."""
     world = _math_world()
     (answer,) = world.step(calling(call)).messages
     assert answer["content"].startswith("Error during execution: ")

@@ -114,7 +114,7 @@ def test_an_ablation_stands_for_its_stages_and_reads_back_the_same() -> None:
     [
         ({"base": "other"}, "not in `needs`"),
         ({"seeds": [1, 1]}, "repeat"),
-        ({"arms": {"a": {}, "b": {"share": {"nothing": 0.1}}}}, "no source of its blend"),
+        ({"arms": {"a": {}, "b": {"share": {"nothing": 0.1}}}}, "not a source of its blend"),
         ({"arms": {"a": {}, "b": {"share": {"new": 1.0}}}}, "leave room"),
         ({"held_out": {}}, "nothing is measured"),
         ({"blend": None}, "has no blend"),

@@ -57,7 +57,7 @@ def _swept(tmp_path: Path, recipe: dict[str, Any], **more: Any) -> tuple[dict[st
 
 
 def _questions(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Requests that are no probes: the protocol's limit of tokens tells them."""
+    """Requests that are not probes: the protocol's limit of tokens tells them."""
     limits = ("max_tokens", "max_completion_tokens")
     return [a for a in asked if any(a.get(limit) == 256 for limit in limits)]
 

@@ -150,8 +150,8 @@ def test_jsonl_is_one_thing_for_questions_training_and_cleaning(
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b'{"problem": "p", "answer": 4}\n{"problem": ', "line 2 is no JSON"),
-        (b'{"problem": "p", "answer": 4}\n[1]', "line 2 is no JSON object but list"),
+        (b'{"problem": "p", "answer": 4}\n{"problem": ', "line 2 is not JSON"),
+        (b'{"problem": "p", "answer": 4}\n[1]', "line 2 is not a JSON object but list"),
         (b"", "holds no rows"),
         (b"\xef\xbb\xbf\n\n", "holds no rows"),
         (b'{"question": "p"}', "has no column 'problem'; it has: question"),
@@ -202,7 +202,7 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path, body: bytes) -> None:
         ("problem,answer\nö,4\n".encode("latin-1"), "is no UTF-8"),
         (b"problem,answer\na, b,4\n", "line 2 has 3 cells, the first line names 2"),
         (b"problem,answer\na\n", "line 2 has 1 cells"),
-        (b'problem,answer\n"a,4\nb,5\n', "line .* is no CSV"),
+        (b'problem,answer\n"a,4\nb,5\n', "line .* is not CSV"),
         (b"answer,problem,answer\n1,a,4\n", "two columns 'answer'"),
         (b"problem,answer\na,4\nb,\n", 'line 3: answer is ""'),
         (b"problem,solution\na,4\n", "has no column 'answer'; it has: problem, solution"),

@@ -160,7 +160,7 @@ def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
         ("def bench(): return 'text'", "returned a str"),
         ("def bench(): return {'questions': [1], 'smaples': 2}", "did you mean 'samples'"),
         ("def bench(): 1/0", "division by zero"),
-        ("def bench(): return [{'prompt': object()}]", "no plain value"),
+        ("def bench(): return [{'prompt': object()}]", "not a plain value"),
         ("def bench(n): return []", "missing 1 required"),
         ("import nowhere_to_be_found", "nowhere_to_be_found"),
     ],

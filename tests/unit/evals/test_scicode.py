@@ -117,7 +117,7 @@ def test_each_step_counts_and_sees_the_models_own_earlier_code(data: Path) -> No
         ("def cg(A, b, x0, tol):\n    raise SystemExit(0)", "ended early"),
         ("import os\nos._exit(0)", "ended early"),
         ("", "NameError"),
-        ("this is no program", "SyntaxError"),
+        ("this is not a program", "SyntaxError"),
     ],
 )
 def test_wrong_code_and_early_ends_do_not_pass(

@@ -140,7 +140,7 @@ def test_an_entry_that_fits_no_longer_is_one_line(
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "stale      sum: its text occurs 2 times in maths.py, not once: 'return'"
     assert told[1].startswith("stale      gone: its text occurs 0 times")
-    assert told[2].startswith("stale      broken: the broken maths.py is no Python")
+    assert told[2].startswith("stale      broken: the broken maths.py is not Python")
     assert told[3] == "stale      untested: there is no test file tests/test_gone.py"
 
 

@@ -434,7 +434,7 @@ def test_the_command_writes_the_report_and_refuses_what_is_no_run(tmp_path: Path
         refused = report("mini", option, "x.xyz")
         assert refused.returncode == 2
         assert refused.stderr.startswith(
-            "error: 'x.xyz' is no picture that can be written; end it in .png"
+            "error: 'x.xyz' is not a picture that can be written; end it in .png"
         )
         assert refused.stderr.count("\n") == 1
 

@@ -192,7 +192,7 @@ def test_the_two_part_nowhere_among_500_plain_pairs() -> None:
         if ours != float(_math_verify(gold, f"So \\boxed{{{reply}}}.")):
             parted.append((gold, reply, ours))
     assert len(GOLDS) * len(REPLIES) == 500
-    # Both are guards: a set is no point, and no interval.
+    # Both are guards: a set is not a point, and no interval.
     assert parted == [(r"\{1,2\}", "(1,2)", 0.0), (r"\{1,2\}", "(2,1)", 0.0)]
 
 

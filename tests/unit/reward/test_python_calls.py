@@ -177,7 +177,7 @@ def test_the_tools_check_reads_python() -> None:
         assert _check(unreadable, category="live_relevance").value == 0.0
     assert _check("[g()]", category="irrelevance").value == 0.0
     assert _check("[g()]", category="relevance").value == 1.0
-    # Python is no JSON, and is asked for.
+    # Python is not JSON, and is asked for.
     assert _check("[f(a=1.5)]", syntax="json").status == "wrong_format"
 
 

@@ -1,4 +1,4 @@
-"""A judge's absolute score: what it is shown, what is read, and what is no score."""
+"""A judge's absolute score: what it is shown, what is read, and what is not a score."""
 
 import json
 import re

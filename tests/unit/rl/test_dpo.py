@@ -219,7 +219,7 @@ def test_a_difference_is_paired_and_leaves_failures_out() -> None:
     same = paired_difference([0, 0, 0, 0], [1, 1, 0, 0], ["a", "a", "b", "b"])
     assert (same.n, same.problems, same.difference.value) == (4, 2, 0.5)
     assert same.difference.stderr == pytest.approx(0.5) == same.after.stderr
-    # Wilson's: three failures of three are no proof of a success rate of 0.
+    # Wilson's: three failures of three are not proof of a success rate of 0.
     assert paired_difference([0, 0, 0], [1, 1, 1]).before.ci95 == pytest.approx(
         [0, 0.5615], abs=1e-4
     )

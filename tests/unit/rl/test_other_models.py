@@ -1,4 +1,4 @@
-"""GRPO on a model that is no hybrid: packed log-probabilities of a tied Llama, and what they cost."""
+"""GRPO on a model that is not a hybrid: packed log-probabilities of a tied Llama, and what they cost."""
 
 import copy
 from pathlib import Path

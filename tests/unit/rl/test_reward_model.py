@@ -153,7 +153,7 @@ def test_learns_which_is_better(tokenizer: PreTrainedTokenizerFast, tmp_path: Pa
 
 
 def test_no_change_in_ten_pairs_is_no_proof_of_a_gain() -> None:
-    """One pair a prompt: differences are no shares, whose interval would begin at 0."""
+    """One pair a prompt: differences are not shares, whose interval would begin at 0."""
     rows = [{"prompt": str(i)} for i in range(10)]
     gain = pair_accuracy(rows, [1.0] * 10, [1.0] * 10).difference
     low, high = gain.ci95

@@ -60,7 +60,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
         "option num_choices of its choice check is '4'; it must be a valid integer"),
     "a letter too far": (checked({"kind": "choice", "reference": "E"}), "check", "one letter of A-D"),
     "no plain number": (checked(MATH | {"reference": "x", "options": {"number": True}}), "check",
-                        "is no plain number"),
+                        "is not a plain number"),
     "an option lacking": (checked({"kind": "judged-match", "reference": {"question": "", "answer": ""}}),
                           "check", "needs the option 'judge'"),
     "a tool that is not offered": (
@@ -136,7 +136,7 @@ def test_the_first_row_may_be_the_bad_one_and_more_are_counted(tmp_path: Path) -
     path.write_text("\n".join(rows), encoding="utf-8")
     given = JsonlSource(type="jsonl", path=str(path), form="conversation")
     with pytest.raises(
-        UserError, match=r"line 1 is no JSON object but list; 2 more are bad\. Mend"
+        UserError, match=r"line 1 is not a JSON object but list; 2 more are bad\. Mend"
     ):
         take_rows(given, 4, rules(), name="prompts", seed=1)
     left, account = take_rows(given, 4, rules(skip_bad=True), name="prompts", seed=1)

@@ -211,7 +211,7 @@ def test_plan_and_sweep_options(tmp_path: Path, fails: Callable[..., str]) -> No
         assert "share of the peak" in fails(PLAN, "--recipe", path, f"--mfu={share}")
     sweep = ("--recipe", path, "--models", "pretrain", "--benchmarks", "mini-math")
     assert "no model yet" in fails(SWEEP, *sweep)
-    assert "no stage of the recipe" in fails(SWEEP, *sweep[:2], "--models=../..", *sweep[4:])
+    assert "not a stage of the recipe" in fails(SWEEP, *sweep[:2], "--models=../..", *sweep[4:])
     model = tmp_path / "m"
     model.mkdir()
     (model / "config.json").write_text("{}")

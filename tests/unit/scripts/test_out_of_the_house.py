@@ -123,7 +123,7 @@ def test_the_server_has_the_budget_processor(run: Path, capsys: pytest.CaptureFi
     assert "--logits-processors budget.processor:ThinkingBudgetProcessor" in line
     assert line.endswith("--max-model-len=99")
     assert address == "http://127.0.0.1:8123/v1#grpo"
-    with pytest.raises(UserError, match="is no stage's folder"):
+    with pytest.raises(UserError, match="is not a stage's folder"):
         serve.server_command("nowhere", None, "h", 1, [])
 
 

@@ -49,7 +49,7 @@ def test_hermes_calls_become_ours() -> None:
     call = {"name": "f", "arguments": {"x": 1}}
     assert _calls(form, f"<think>\nso\n</think>\n\n{one}") == [call]
     assert _calls(form, two) == [call, {"name": "g", "arguments": {}}]
-    # What a trace considers is no call, and what cannot be read is no call.
+    # What a trace considers is not a call, and what cannot be read is not a call.
     assert _calls(form, f"<think>\n{one}\n</think>\n\nNo call needed.") is None
     assert _calls(form, '<tool_call>{"name": 3}</tool_call>') is None
     assert _calls(form, "<tool_call>{broken</tool_call>") is None
