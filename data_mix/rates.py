@@ -1,7 +1,8 @@
-"""What data stages cost at a size: bytes a second of one core, each measured here. Imports nothing heavy.
+"""What data stages cost at a size: bytes a second of one core. Imports nothing heavy.
 
-Measured on two cores that other work shared (docs/synthesis.md has the commands), so that a plan from them is on
-the dear side; a step without a rate is written as "-" and is in no sum.
+Rates of pages and duplicates were measured on two cores that other work shared, so that a plan from them is on
+the dear side. That of `score` and the two ratios below are estimates. A step without a rate is written as "-" and
+is in no sum.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ RATES = {
     "dedup": 1.9e6,
     "score": 2.0e6,
 }
-# Text is a fifth of its page's HTML, and Parquet with zstd a third of its text: of the same pages.
+# Estimates: text is a fifth of its page's HTML, and Parquet with zstd a third of its text.
 TEXT_OF_HTML, PARQUET_OF_TEXT = 0.2, 0.33
 
 

@@ -249,7 +249,8 @@ def _data_lines(plan: dict[str, Any]) -> list[str]:
 
 
 _DATA_NOTE = (
-    "core-hours: from bytes a second of one core, measured on small inputs (docs/synthesis.md); -: not measured. "
+    "core-hours: from bytes a second of one core on small inputs, the scorer's estimated (docs/synthesis.md); "
+    "-: not measured. "
     "<=: the most it can be."
 )
 
