@@ -7,6 +7,7 @@ optimizer) and rl.loss.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
@@ -25,6 +26,7 @@ from workbench.checkpoint import rng_state, set_rng_state
 from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
+from workbench.distributed.state import load_latest
 
 # Enough of each to see a layer's error in both paths of an engine.
 _DIAGNOSED_ROLLOUTS, _DIAGNOSED_TOKENS = 2, 16
@@ -208,6 +210,13 @@ class Grpo:
             **self.updater.state_dict(),
             "rng": rng_state(),
         }
+
+    def resume(self, folder: Path) -> bool:
+        """Continue from the newest checkpoint in a folder, of however many processes; False without one."""
+        state = load_latest(folder, self.model, self.updater.optimizer)
+        if state is not None:
+            self.load_state_dict(state)
+        return state is not None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""

@@ -2,13 +2,17 @@
 
 from environments.config import EnvironmentSource
 from rl.config import GrpoConfig
+from workbench.distributed.config import why_not
+from workbench.errors import UserError
 from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
 
 def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
-    """Rollouts and the most tokens they can take."""
+    """Rollouts and the most tokens they can take. Raises: UserError where several processes cannot be."""
+    if refusal := why_not(config.distributed, recipe):
+        raise UserError(refusal)
     a_step = config.prompts_per_step * config.group_size
     turns = config.max_turns if isinstance(config.prompts, EnvironmentSource) else 1
     line = (
@@ -33,7 +37,7 @@ def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
 
 def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLoad, ...]:
     """Rollouts, and the training on them; prompts are not counted."""
-    engine = config.engine
+    engine, spread = config.engine, config.distributed
     return (
         GenerationLoad(
             tokens=tokens,
@@ -50,7 +54,10 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
             * config.max_tokens,
             row_tokens=config.microbatch_tokens,
             document_tokens=min(engine.max_model_len, config.microbatch_tokens),
-            gpus=config.gpus,
+            workers=spread.workers,
+            gpus=spread.gpus_per_worker if spread.on else config.gpus,
+            strategy=spread.strategy,
+            replicate=spread.replicate,
             precision=config.precision,
             activations=config.activations,
             lora_rank=config.lora.rank if config.lora else None,

@@ -37,7 +37,7 @@ from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
 from workbench.distributed.mesh import Mesh, make_mesh
-from workbench.distributed.state import ShardedCheckpoints, load_latest
+from workbench.distributed.state import ShardedCheckpoints
 from workbench.memory import keep_freed_memory
 from workbench.own_code import is_own
 from workbench.records import to_json
@@ -76,11 +76,9 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     sampler, pool = (asker.sampler, asked[0]) if asker and asked else (None, [])
     grpo = Grpo(model, sampler, pool, config, context.seed, shards)
     folder = context.stage_dir / "checkpoints"
-    state = load_latest(folder, model, grpo.updater.optimizer)
-    if state is not None:
-        grpo.load_state_dict(state)
+    resumed = grpo.resume(folder)
     if asker:
-        asker.begin(grpo.step, resumed=state is not None)
+        asker.begin(grpo.step, resumed=resumed)
     _measured_in_first(asker, "before")
     checkpoints = ShardedCheckpoints(folder) if mesh else Checkpoints(folder)
     if not grpo.fit(_hooks(context, config, asker), checkpoints):

@@ -34,6 +34,8 @@ def plan_dpo(config: DpoConfig, recipe: Recipe) -> StagePlan:
         document_tokens=min(engine.max_model_len, config.row_tokens),
         gpus=config.gpus,
         precision=config.precision,
+        activations=config.activations,
+        lora_rank=config.lora.rank if config.lora else None,
         bound=True,
     )
     return StagePlan(

@@ -54,5 +54,7 @@ def _training(config: RewardModelConfig, pairs: int) -> TrainingLoad:
         microbatch_rows=2 * config.microbatch_pairs,
         gpus=config.gpus,
         precision=config.precision,
+        activations=config.activations,
+        lora_rank=config.lora.rank if config.lora else None,
         bound=True,
     )

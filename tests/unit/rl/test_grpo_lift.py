@@ -27,6 +27,9 @@ class FakeGrpo:
     def __init__(self, *args: Any) -> None:
         self.step = 0
 
+    def resume(self, folder: Path) -> bool:
+        return False
+
     def fit(self, hooks: Any, checkpoints: Any) -> bool:
         FakeGrpo.trained = True
         return True
