@@ -47,7 +47,7 @@ integration: setup  ## real vLLM, Ray, TRL and Chromium
 check: setup    ## formatting, lint, types, import directions, sizes
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy scripts reports pretrain sft rl evals environments data_mix budget reward engine model workbench
+	@$(PY) -m mypy scripts reports pretrain sft rl evals environments data_mix budget reward engine model workbench anneal
 	@$(PY) -m pytest tests/unit/test_structure.py
 
 stress: setup   ## fault injection and hostile input
