@@ -150,7 +150,7 @@ def test_no_classifier_and_half_of_one_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name a stage of kind quality"):
         load(tmp_path)
     (tmp_path / "classifier.npz").write_bytes(b"PK half")
-    with pytest.raises(UserError, match="is no classifier"):
+    with pytest.raises(UserError, match="is not a classifier"):
         load(tmp_path)
 
 

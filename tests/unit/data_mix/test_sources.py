@@ -134,7 +134,7 @@ def test_replies_that_fail_their_check_are_filtered(tmp_path: Path) -> None:
          "none of its 1 rows is left after cleaning"),
         ([], {}, "none of its 0 rows is left"),
         ([["x"]], {}, "line 1 is not a JSON object but list"),
-        ([{"text": "x"}], {"form": "conversation"}, "is no conversation row"),
+        ([{"text": "x"}], {"form": "conversation"}, "is not a conversation row"),
         ([{"id": "1", "domain": "d", "messages": "hello"}], {"form": "conversation"},
          "line 1 is not a conversation row .*messages is not a list of {role, content}"),
         ([{"id": "1", "domain": "d", "messages": [], "check": {"kind": "math", "option": {}}}],

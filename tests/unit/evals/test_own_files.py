@@ -166,9 +166,9 @@ def test_a_file_that_is_none_says_where(tmp_path: Path, body: bytes, why: str) -
     ("body", "why"),
     [
         (b'{"problem": "p", "answer": 4}', "holds a dict; give a list"),
-        (b'{"problem": "p"}\n{"problem": "q"}', "is no JSON"),
+        (b'{"problem": "p"}\n{"problem": "q"}', "is not JSON"),
         (b"[1]", "item 1 is a int"),
-        (b"[", "is no JSON"),
+        (b"[", "is not JSON"),
     ],
 )
 def test_a_json_file_holds_a_list_of_objects(tmp_path: Path, body: bytes, why: str) -> None:
@@ -199,7 +199,7 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path, body: bytes) -> None:
     ("body", "why"),
     [
         (b"PK\x03\x04\x14\x00", "is a spreadsheet"),
-        ("problem,answer\nö,4\n".encode("latin-1"), "is no UTF-8"),
+        ("problem,answer\nö,4\n".encode("latin-1"), "is not UTF-8"),
         (b"problem,answer\na, b,4\n", "line 2 has 3 cells, the first line names 2"),
         (b"problem,answer\na\n", "line 2 has 1 cells"),
         (b'problem,answer\n"a,4\nb,5\n', "line .* is not CSV"),
@@ -246,7 +246,7 @@ def test_parquet_with_nulls_and_a_broken_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="row 2: answer is null"):
         benchmark("math-500").load(Loading(tmp_path))
     path.write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="is no Parquet file"):
+    with pytest.raises(UserError, match="is not a Parquet file"):
         read_rows(path)
 
 

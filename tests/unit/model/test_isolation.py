@@ -360,10 +360,12 @@ def test_models_that_cannot_isolate_refuse() -> None:
             )
         )
     )
-    for model, word in ((mamba, "Mamba"), (windowed, "windows")):
-        ids = torch.zeros(1, 4).long()
-        assert word in model.base_model.forward.reason
-        assert torch.equal(model(ids, seq_idx=torch.zeros(1, 4).int()).logits, model(ids).logits)
+    ids, documents = torch.zeros(1, 4).long(), torch.zeros(1, 4).int()
+    assert "windows" in windowed.base_model.forward.reason
+    assert torch.equal(windowed(ids, seq_idx=documents).logits, windowed(ids).logits)
+    assert "Mamba" in mamba.base_model.forward.reason
+    with pytest.raises(ValueError, match="does not hand seq_idx to its layers"):
+        mamba(ids, seq_idx=documents)  # transformers drops it on the way
 
 
 def test_self_test_passes_and_leaves_the_model_alone() -> None:

@@ -42,7 +42,7 @@ def without(key: str) -> dict[str, Any]:
 PART = {"kind": "math", "reference": "4"}
 # What is wrong with a row -> the row, the reason it is counted under, words of its line.
 BAD: dict[str, tuple[Any, str, str]] = {
-    "no JSON": ("{", "unreadable", "is no JSON"),
+    "no JSON": ("{", "unreadable", "is not JSON"),
     "no messages": (without("messages"), "unreadable", "KeyError: 'messages'"),
     "a null id": (row(None), "unreadable", "id is null, neither text nor a whole number"),
     "a blank id": (row(" "), "unreadable", "id is ' '"),

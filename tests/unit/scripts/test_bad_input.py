@@ -284,7 +284,7 @@ NOT_HERE: list[tuple[str, Callable[[Path], Stages], list[str]]] = [
     ("column", lambda f: {**PIPELINE, "last": tiny.sft_stage(
         parts=part(type="jsonl", path=jsonl(f, {"msgs": []})))}, ["no column 'messages'"]),
     ("parquet", lambda f: {**PIPELINE, "last": tiny.sft_stage(
-        parts=part(type="parquet", path=jsonl(f, {"messages": []})))}, ["is no Parquet file"]),
+        parts=part(type="parquet", path=jsonl(f, {"messages": []})))}, ["is not a Parquet file"]),
     ("prompts", lambda f: grpo(
         held_out={"type": "jsonl", "form": "conversation", "path": f"{f}/*.jsonl"}),
      ["source 'held_out'", "no file matches"]),

@@ -26,14 +26,14 @@ def _text(content: Any, **more: Any) -> dict[str, Any]:
 
 
 UNREADABLE = {
-    "html": (b"<html><body>Please log in</body></html>", "no JSON: '<html><body>Please log in"),
-    "cut": (_body(_text("It is 4"))[:40], "no JSON"),
-    "empty": (b"", "no JSON"),
+    "html": (b"<html><body>Please log in</body></html>", "not JSON: '<html><body>Please log in"),
+    "cut": (_body(_text("It is 4"))[:40], "not JSON"),
+    "empty": (b"", "not JSON"),
     "null": (b"null", "null in place of an object"),
     "list": (b"[1]", "[1] in place of an object"),
     "nan": (b"NaN", "NaN in place of an object"),
-    "not utf-8": (b"\xff\xfe{}", "no JSON"),
-    "deep": (b"[" * 100_000, "no JSON"),
+    "not utf-8": (b"\xff\xfe{}", "not JSON"),
+    "deep": (b"[" * 100_000, "not JSON"),
     "no choices": (b'{"choices": []}', "no choice"),
     "null choices": (b'{"choices": null}', "no choice"),
     "null choice": (b'{"choices": [null]}', "without a message"),

@@ -18,7 +18,10 @@ from workbench.rundir import RunDir
 
 SHIPPED = ("smoke", "miniature", "miniature-paper")
 # Kinds whose results checkers decide; a world source and a blend run none.
-CHECKED = {"grpo", "dpo", "reward_model", "merge", "evals", "ablation"}
+CHECKED = {
+    "grpo", "dpo", "reward_model", "merge", "evals", "ablation", "synthesize", "rejection",
+    "distill_on_policy",
+}  # fmt: skip
 
 
 def finished(name: str, folder: Path) -> tuple[Recipe, RunDir]:
