@@ -4,11 +4,13 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig
 
 from engine.protocol import Completion
 from engine.sync_check import check_arrival
+from model import logprobs
 from model.hybrid import build_config, load_model
 from model.layers.isolation import check_isolation
 from model.logprobs import Truncation
@@ -75,10 +77,16 @@ def test_packed_logprobs_and_gradients_are_those_of_each_reply_alone() -> None:
         assert float((mine.grad - theirs.grad).abs().max()) < 1e-6, name
 
 
-def test_only_reply_positions_reach_the_output_layer() -> None:
+def test_only_reply_positions_reach_the_output_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(_llama().config, seed=0)
     rows: list[int] = []
-    model.lm_head.register_forward_hook(lambda _, inputs, out: rows.append(out.shape[1]))
+    product = logprobs.linear_logprobs
+
+    def counted(hidden: torch.Tensor, *rest: Any) -> Any:
+        rows.append(len(hidden))
+        return product(hidden, *rest)
+
+    monkeypatch.setattr(logprobs, "linear_logprobs", counted)
     (row,) = pack(_rollouts(), 64)
     reply_logprobs(model, row, Truncation())
     assert rows == [sum(reply for _, reply in LENGTHS)]

@@ -26,8 +26,9 @@ def test_every_recipe_has_a_plan(path: Path) -> None:
     done = _plan("--recipe", str(path))
     assert done.returncode == 0, done.stderr
     table = done.stdout.split("\n\n")[1].splitlines()
-    ends = {line.find("GiB in all") + len("GiB in all") for line in table[:1]}
-    assert len(ends) == 1 and len(table) > 1
+    if path.stem == "nano2-data":  # it trains nothing, so its rows are in the table of data below
+        table = done.stdout.split("\n\n")[3].splitlines()
+    assert len(table) > 1
     # One row a stage at least, and every row names its stage first.
     assert all(line.split()[0] for line in table)
 

@@ -73,8 +73,7 @@ def test_a_run_of_the_12b_without_the_hub_ends_in_one_line(
     alone = [
         word
         for stage in ("pretrain", "long-context", "sft1", "sft2", "sft3")
-        for name, value in (("workers", "1"), ("strategy", "none"))
-        for word in ("--set", f"stages.{stage}.distributed.{name}={value}")
+        for word in ("--set", f"stages.{stage}.distributed={{strategy: none}}")
     ]
     done = subprocess.run(
         [sys.executable, "scripts/run_stage.py", "tokenizer", "--recipe", "recipes/nano2-12b.yaml",
