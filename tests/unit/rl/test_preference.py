@@ -194,7 +194,16 @@ def test_ktos_loss_is_the_papers(tokenizer: PreTrainedTokenizerFast, tmp_path: P
     """Equation 7: the zero is the mean drift on each prompt with the reply of the one before it."""
     config = kto(tmp_path, good_weight=2.0)
     rows, _ = labelled_rows(given(config, REPLIES[:4]), tokenizer, thinking=False, row_tokens=400)
-    reference, policy, model = small(5), small(6), small(5)
+    reference, policy, model = small(5), small(5), small(5)
+    prompts, replies = [r["prompt_ids"] for r in rows], [r["completion_ids"] for r in rows]
+    # A policy that knows which reply is whose: else the zero is cut off at 0, or any reply's drift is alike.
+    learner = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    for _ in range(40):
+        for prompt, reply in zip(prompts, replies, strict=True):
+            labels = torch.tensor([[-100] * len(prompt) + reply])
+            policy(input_ids=torch.tensor([[*prompt, *reply]]), labels=labels).loss.backward()
+        learner.step()
+        learner.zero_grad()
     trainer = StrictKTOTrainer(
         model=model,
         args=kto_arguments(config, tmp_path / "c", 1),
@@ -211,8 +220,10 @@ def test_ktos_loss_is_the_papers(tokenizer: PreTrainedTokenizerFast, tmp_path: P
         row = [*prompt, *reply], [0] * len(prompt) + [1] * len(reply)
         return alone(policy, *row) - alone(reference, *row)
 
-    prompts, replies = [r["prompt_ids"] for r in rows], [r["completion_ids"] for r in rows]
-    zero = max(0.0, sum(drift(p, replies[n - 1]) for n, p in enumerate(prompts)) / 4)
+    zero, of_own = (
+        sum(drift(p, replies[n - shift]) for n, p in enumerate(prompts)) / 4 for shift in (1, 0)
+    )
+    assert zero > 0 and abs(of_own - zero) > 0.02
     expected = []
     for row in rows:
         ratio = drift(row["prompt_ids"], row["completion_ids"])
