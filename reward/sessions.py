@@ -157,6 +157,8 @@ class Session:
 
 
 def _kill(group: int) -> None:
+    if group <= 1:  # to the kernel that is a name for every process of this user
+        raise ValueError(f"{group} is not a session's process group")
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 

@@ -23,14 +23,6 @@ MUTATIONS = (
         _OWN,
     ),
     Mutation(
-        "episodes share a process",
-        "reward/session_main.py",
-        "        pid = os.fork()\n",
-        "        pid = 0 if os.fork() == 0 else 1\n",
-        "the process of an episode is not the one that is stopped",
-        _OWN,
-    ),
-    Mutation(
         "an episode's process stays",
         "environments/own/world.py",
         "        weakref.finalize(self, session.close)\n",

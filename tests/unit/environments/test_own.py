@@ -1,6 +1,7 @@
 """A user's own environment in the loop: whole episodes in processes of their own, and what breaks there."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from evals.inputs import check_evals
 from evals.jobs import jobs_of
 from evals.responder import LocalResponder
 from evals.run import evaluate
+from reward import sessions
 from rl.config import GrpoConfig
 from rl.inputs import check_grpo
 from rl.sample import Sampler
@@ -241,3 +243,15 @@ def test_its_file_counts_as_content_and_a_bad_name_is_refused(tmp_path: Path) ->
         wrong = config.model_copy(update={"environments": {name: OwnTasks(type=LAMPS)}})
         with pytest.raises(UserError, match="give another"):
             check_evals(wrong)
+
+
+@pytest.mark.parametrize("group", [-1, 0, 1])
+def test_a_group_that_means_every_process_is_never_killed(
+    group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """killpg(1) is kill(-1): all that this user runs."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
+    with pytest.raises(ValueError, match="is not a session's process group"):
+        sessions._kill(group)
+    assert killed == []

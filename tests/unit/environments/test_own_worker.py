@@ -101,7 +101,11 @@ def test_what_the_model_did_wrong_is_told_to_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("tool", "says"),
-    [("broken", "tool broken: KeyError: 'x'"), ("odd", "tool odd returned object")],
+    [
+        ("broken", "tool broken: KeyError: 'x'"),
+        ("odd", "tool odd returned object"),
+        ("unread", "tool unread: JSONDecodeError"),  # a ValueError by its class alone
+    ],
 )
 def test_a_fault_of_the_tool_is_no_answer(tmp_path: Path, tool: str, says: str) -> None:
     begun(tmp_path, LAMP, "Lamp", {"goal": 0})
