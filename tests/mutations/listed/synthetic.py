@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Mutation
 
 _DRIVE = ("tests/unit/synthesis/test_drive.py",)
+_VOTES = ("tests/unit/synthesis/test_votes.py",)
 _TRANSLATE = ("tests/unit/synthesis/test_translate.py",)
 _ABLATION = ("tests/unit/evals/test_ablation.py",)
 
@@ -45,7 +46,7 @@ MUTATIONS = (
         "if top >= at_least and top > second + lost:",
         "if top >= at_least and top > second:",
         "a row is kept although the replies that did not come could have outvoted it",
-        _DRIVE,
+        _VOTES,
     ),
     Mutation(
         "a row that hangs on lost answers is removed",
@@ -69,7 +70,7 @@ MUTATIONS = (
         "if path.stat().st_size and not _ends_a_line(path):",
         "if False:",
         "after a kill the next reply is written onto half a line, and both are lost",
-        _DRIVE,
+        _VOTES,
     ),
     Mutation(
         "one seed for every try",
