@@ -15,7 +15,7 @@ from reports.svg import Chart, Panel, Series
 from workbench.files import write_whole
 from workbench.records import Difference, Estimate, to_json
 from workbench.rundir import json_text
-from workbench.statistics import mean_of_differences, mean_over_seeds, two_way_interval
+from workbench.statistics import asks_of, mean_of_differences, mean_over_seeds, two_way_interval
 
 Verdict = Literal["shown", "not shown", "reversed", "one seed"]
 TABLE, RECORDS, PAGE = "replication.md", "replication.json", "report.html"
@@ -124,10 +124,10 @@ def _by_question(sides: Mapping[int, tuple[Any, Any]]) -> Estimate | None:
         return None
     values, seeds, asked = list[float](), list[str](), list[str]()
     for seed, (old, new) in sides.items():
-        for key in old.questions.keys() & new.questions.keys():
-            values.append(new.questions[key].value - old.questions[key].value)
-            seeds.append(str(seed))
-            asked.append(new.questions[key].asks)
+        shared = [key for key in old.questions if key in new.questions]
+        values += [new.questions[key].value - old.questions[key].value for key in shared]
+        seeds += [str(seed)] * len(shared)
+        asked += asks_of(shared, old.questions, new.questions)
     return two_way_interval(values, seeds, asked)[0] if values else None
 
 

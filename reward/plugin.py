@@ -184,22 +184,29 @@ def stamp_of(path: str) -> tuple[str, int]:
 
 @cache
 def _describe(path: str, stamp: tuple[str, int]) -> Description:
-    # A process of its own: what loading breaks or leaves behind must not meet the next function.
+    found = ask_description("function", _WORKER, path)
+    options = found["options"]
+    return Description(
+        form=found["form"],
+        is_async=found["is_async"],
+        options=None if options is None else tuple(options),
+    )
+
+
+def ask_description(what: str, worker: str, path: str) -> dict[str, Any]:
+    """What `describe` of a worker's module says of a user's function or class. Raises: UserError."""
+    # A process of its own: what loading breaks or leaves behind must not meet the next one.
     pool = WorkerPool(1)
     try:
-        done = pool.call(f"{_WORKER}:describe", [target_of(path)], timeout_s=LOAD_LIMIT_S)
+        done = pool.call(f"{worker}:describe", [target_of(path)], timeout_s=LOAD_LIMIT_S)
     finally:
         pool.close()
     if done.status != "ok":
-        raise UserError(f"function {path!r} cannot be loaded: {done.reason}")
+        raise UserError(f"{what} {path!r} cannot be loaded: {done.reason}")
     if "problem" in done.value:
-        raise UserError(f"function {path!r}: {done.value['problem']}")
-    options = done.value["options"]
-    return Description(
-        form=done.value["form"],
-        is_async=done.value["is_async"],
-        options=None if options is None else tuple(options),
-    )
+        raise UserError(f"{what} {path!r}: {done.value['problem']}")
+    found: dict[str, Any] = done.value
+    return found
 
 
 @cache

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError, one_line
+from workbench.files import whole_file
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::[^:/]+)*://")
 _PACKAGES = {
@@ -76,14 +77,12 @@ def local_copies(pattern: str) -> list[Path]:
 def _copy(url: str, target: Path) -> None:
     """The file appears whole, or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_name(f".{target.name}.{os.getpid()}")
     system, path = _system(url)
     try:
-        system.get_file(path, str(half))
-        os.replace(half, target)
+        with whole_file(target) as half:
+            system.get_file(path, str(half))
     except Exception as error:  # noqa: BLE001 - see remote_files
-        half.unlink(missing_ok=True)
-        raise UserError(f"{url} cannot be copied ({one_line(error)[:200]})") from None
+        raise UserError(f"{url} cannot be copied ({one_line(error, 200)})") from None
 
 
 def _system(url: str) -> tuple[Any, str]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_mix.duplicates.files import save
 from data_mix.hashed_runs import hashed
-from data_mix.shards import put_in_place, write_durably
+from data_mix.shards import write_durably
 from data_mix.words import words
 from workbench import registry
 from workbench.errors import UserError
@@ -74,10 +75,7 @@ def looked_for(path: Path, size: int) -> tuple[list[str], NDArray[np.uint64]]:
     if not common.exists():
         questions = read(path)
         write_durably(prompts, json_text(prompts_of(questions)))
-        half = common.with_name(f".{common.name}")
-        with half.open("wb") as file:
-            np.save(file, common_runs(questions, size))
-        put_in_place(half, common)
+        save(common, common_runs(questions, size))
     return list(read_json(prompts)), np.load(common)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from environments.config import OwnTasks
 from environments.own.world import WORKER
 from environments.protocol import Task
-from reward.plugin import LOAD_LIMIT_S, stamp_of
+from reward.plugin import ask_description, stamp_of
 from reward.workers import WorkerPool
 from workbench.content import Contents, Reads
 from workbench.conversation import Message
@@ -167,21 +167,12 @@ def _digest(path: str) -> str:
 
 @cache
 def _describe(path: str, stamp: object) -> Description:
-    # A process of its own: what loading breaks or leaves behind must not meet the next class.
-    pool = WorkerPool(1)
-    try:
-        done = pool.call(f"{WORKER}:describe", [target_of(path)], timeout_s=LOAD_LIMIT_S)
-    finally:
-        pool.close()
-    if done.status != "ok":
-        raise UserError(f"environment {path!r} cannot be loaded: {done.reason}")
-    if "problem" in done.value:
-        raise UserError(f"environment {path!r}: {done.value['problem']}")
-    options = done.value["options"]
+    found = ask_description("environment", WORKER, path)
+    options = found["options"]
     return Description(
-        tools=done.value["tools"],
+        tools=found["tools"],
         options=None if options is None else tuple(options),
-        has_tasks=done.value["has_tasks"],
-        has_call=done.value["has_call"],
-        has_task_of=done.value["has_task_of"],
+        has_tasks=found["has_tasks"],
+        has_call=found["has_call"],
+        has_task_of=found["has_task_of"],
     )
