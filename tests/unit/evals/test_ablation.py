@@ -100,7 +100,8 @@ def test_an_ablation_stands_for_its_stages_and_reads_back_the_same() -> None:
     assert (one.kind, one.seed, one.initial, one.needs[0]) == ("pretrain", 2, "parent", "pretrain")
     assert one.blend.phases[0].weights["fr-sft"] == 0.05
     assert "fr-sft" not in recipe.stages["table3-without-2"].blend.phases[0].weights  # type: ignore[attr-defined]
-    assert recipe.stages["table4-rows-128-qa-1"].row_tokens == 128  # type: ignore[attr-defined]
+    longest: Any = recipe.stages["table4-rows-1024-qa-1"]
+    assert (longest.row_tokens, longest.blend.phases[0].weights["long-qa"]) == (1024, 0.2)
     assert build(recipe.resolved()).resolved() == recipe.resolved()
     changed: Any = load(
         RECIPE, ["stages.table3.train.total_tokens=4096", "stages.table3.seeds=[7]"]
