@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from model.lora_config import LoraConfig
 
-# Projections by layer kind. Mamba's out_proj is left to the base: its weight is handed to the
-# fused kernel directly, so an adapter around it would be ignored on a GPU.
-HYBRID_TARGETS: dict[str, tuple[str, ...]] = {
-    "linear_attention": ("in_proj",),
-    "mlp": ("up_proj", "down_proj"),
-    "full_attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-}
-TRANSFORMER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Projections of every family, by what they stand in. Mamba's out_proj is left to the base: its weight is
+# handed to the fused kernel directly, so an adapter around it would be ignored on a GPU. Routed experts
+# are one tensor for all of them, not linear layers: an adapter reaches the shared ones.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "mamba": ("in_proj",),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"),
+    "feed_forward": (
+        "gate_proj", "up_proj", "down_proj", "gate_up_proj", "input_linear", "output_linear",
+    ),
+}  # fmt: skip
 _NAME = "default"
 _INNER = ".base_layer"
 
@@ -31,13 +33,8 @@ _INNER = ".base_layer"
 def target_modules(model: nn.Module) -> list[str]:
     """Full names of the linear layers to adapt. Raises: ValueError where a layer has none."""
     config = model.config  # type: ignore[union-attr]
-    hybrid = config.model_type == "nemotron_h"
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    wanted = (
-        {t for group in HYBRID_TARGETS.values() for t in group}
-        if hybrid
-        else set(TRANSFORMER_TARGETS)
-    )
+    wanted = {target for group in TARGETS.values() for target in group}
     chosen = [name for name in names if name.rsplit(".", 1)[-1] in wanted]
     covered = {_layer(name) for name in chosen}
     missing = set(range(config.num_hidden_layers)) - covered

@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from model.layers.experts import ByDocument
 from model.layers.layout import DocumentLayout
-from model.layers.mixer import DocumentMamba2Mixer, Parts
+from model.layers.mixer import DocumentMamba2, DocumentMamba2Mixer, Parts
 from workbench.errors import UserError
 
 _GROUP = "_context_group"
@@ -40,6 +41,17 @@ def split_rows(model: PreTrainedModel, group: dist.ProcessGroup | None) -> None:
                 f"distributed.context {size} does not divide the model's {name} ({value}); the processes "
                 "of a row share its heads"
             )
+    other = [
+        type(module).__name__
+        for module in model.modules()
+        if isinstance(module, ByDocument)
+        or (isinstance(module, DocumentMamba2) and not isinstance(module, DocumentMamba2Mixer))
+    ]
+    if other:
+        raise UserError(
+            f"distributed.context {size}: layers of {other[0]} cannot work on a slice of a row; leave context "
+            "at 1 for this model"
+        )
     for module in model.modules():
         if isinstance(module, DocumentMamba2Mixer):
             module.__class__ = ContextMixer

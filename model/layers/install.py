@@ -4,17 +4,13 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.models.nemotron_h.modeling_nemotron_h import (
-    NemotronHMamba2Mixer,
-    NemotronHMLP,
-    NemotronHRMSNorm,
-)
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMLP, NemotronHRMSNorm
 
-from model.layers import attention, context
+from model.layers import attention, context, experts, hybrids
 from model.layers.alone import DocumentsAlone
 from model.layers.feed_forward import FusedFeedForward
 from model.layers.layout import DocumentLayout
-from model.layers.mixer import DocumentMamba2Mixer
+from model.layers.mixer import DocumentMamba2
 from model.layers.norm import FusedRMSNorm
 
 # transformers clamps the time step of NemotronH from below at `time_step_min`, which is meant
@@ -30,15 +26,17 @@ _RECURRENT = ("mamba", "ssm", "deltanet", "rwkv", "recurrent", "conv1d", "shortc
 def install(model: PreTrainedModel) -> PreTrainedModel:
     """Isolate documents in `model` (in place) whenever it is called with seq_idx [B, T].
 
-    NemotronH: attention, convolution and scan. Attention-only models: attention, with positions
-    that restart. Any other model takes its documents one by one (`DocumentsAlone`).
+    Hybrids of Mamba-2 and attention: attention, convolution and scan. Attention-only models: attention,
+    with positions that restart. Layers of experts take their documents one by one (`experts`); so does
+    any other model as a whole (`DocumentsAlone`).
     """
     for module in model.modules():
-        if type(module) is NemotronHMamba2Mixer:
-            module.__class__ = DocumentMamba2Mixer
-            module.time_step_limit = tuple(model.config.time_step_limit)
+        if (mixer := hybrids.isolated(module)) is not None:
+            module.__class__ = mixer
+            module.time_step_limit = hybrids.limits(module)
         elif type(module) in _FASTER:
             module.__class__ = _FASTER[type(module)]
+    experts.install(model)
     if hasattr(model.config, "time_step_min") and hasattr(model.config, "ssm_state_size"):
         model.config.time_step_min = min(model.config.time_step_min, NO_TIME_STEP_CLAMP)
     refusal = _why_not(model)
@@ -59,15 +57,14 @@ def install(model: PreTrainedModel) -> PreTrainedModel:
 
 def _why_not(model: PreTrainedModel) -> str | None:
     """Why documents cannot be isolated in this model, or None if they can."""
-    ours: tuple[str, ...] = ()
-    for name, module in model.named_modules():
-        if isinstance(module, DocumentMamba2Mixer):
-            ours += (f"{name}.",)
-        elif not name.startswith(ours) and any(
-            # The name GptOssModel has "ssm" in it, and no state.
-            w in type(module).__name__.lower().replace("gptoss", "")
-            for w in _RECURRENT
-        ):
+    named = dict(model.named_modules())
+    ours = [name for name, module in named.items() if isinstance(module, DocumentMamba2)]
+    for name, module in named.items():
+        # Inside one of our layers, or around it (Zamba2MambaDecoderLayer): that layer keeps the state.
+        known = any(f"{name}.".startswith(f"{o}.") or o.startswith(f"{name}.") for o in ours)
+        # The name GptOssModel has "ssm" in it, and no state.
+        kind = type(module).__name__.lower().replace("gptoss", "")
+        if not known and any(word in kind for word in _RECURRENT):
             return f"{type(module).__name__} ({name}) carries state across documents"
     config = model.config
     kinds = getattr(config, "layer_types", None) or []

@@ -113,6 +113,11 @@ class DocumentLayout:
         return torch.cat([self.starts, self.starts.new_tensor([self.batch * self.length])]).int()
 
     @cached_property
+    def sizes(self) -> list[int]:
+        """Tokens of each document, in the order of the flattened batch."""
+        return [int(size) for size in self.lengths.tolist()]
+
+    @cached_property
     def longest(self) -> int:
         return int(self.lengths.max())
 

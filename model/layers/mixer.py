@@ -1,6 +1,7 @@
-"""NemotronH's Mamba-2 layer with documents isolated in its convolution and its scan.
+"""Mamba-2 layers with documents isolated in their convolution and their scan.
 
-Installed by swapping the class of transformers' layer: same modules, same state dict.
+Installed by swapping the class of transformers' layer: same modules, same state dict. NemotronH's is
+here; those of the other hybrids are in `model.layers.hybrids`.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ class Parts(NamedTuple):
     """Parameters of a layer's heads, all of them or a share: [heads] where not said otherwise.
 
     conv_weight [channels of x, B and C, taps], conv_bias the same channels; decay: A_log; skip: D;
-    norm [heads * head_dim].
+    norm [heads * head_dim], or [0] where the family has none.
     """
 
     conv_weight: torch.Tensor
@@ -36,8 +37,23 @@ class Parts(NamedTuple):
     groups: int
 
 
-class DocumentMamba2Mixer(NemotronHMamba2Mixer):
-    """Mamba-2 over packed rows. With a cache it is transformers' own layer."""
+class DocumentMamba2:
+    """Mamba-2 over packed rows, in front of a family's own layer class. With a cache it is that layer."""
+
+    num_heads: int
+    head_dim: int
+    n_groups: int
+    ssm_state_size: int
+    intermediate_size: int
+    chunk_size: int
+    time_step_limit: tuple[float, float]
+    in_proj: torch.nn.Module
+    out_proj: torch.nn.Module
+    conv1d: torch.nn.Conv1d
+    norm: Any
+    dt_bias: torch.Tensor
+    A_log: torch.Tensor
+    D: torch.Tensor
 
     def forward(
         self,
@@ -58,13 +74,18 @@ class DocumentMamba2Mixer(NemotronHMamba2Mixer):
         if cache_params is not None:
             if document_layout is not None:
                 raise ValueError("seq_idx cannot be combined with a state cache")
-            return super().forward(hidden_states, cache_params, attention_mask, **kwargs)
+            # Of the family's class, which stands behind this one.
+            return super().forward(hidden_states, cache_params, attention_mask, **kwargs)  # type: ignore[misc]
         if document_layout is not None:
             attention_mask = None  # padding is documents of its own in the layout
         hidden_states = apply_mask_to_padding_states(hidden_states, attention_mask)
-        gate, xbc, dt = self.cut(self.in_proj(hidden_states), self.widths())
+        gate, xbc, dt = self.cut(self.project(hidden_states), self.widths())
         y = self.mix(gate, xbc, dt, self.parts(), attention_mask, document_layout)
         return self.out_proj(y.to(hidden_states.dtype))
+
+    def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[B, T, hidden] -> gate, x, B, C and dt side by side."""
+        return self.in_proj(hidden_states)
 
     def widths(self) -> list[int]:
         """Channels of the gate, x, B, C and dt, as in_proj makes them."""
@@ -86,7 +107,7 @@ class DocumentMamba2Mixer(NemotronHMamba2Mixer):
             dt_bias=self.dt_bias,
             decay=self.A_log,
             skip=self.D,
-            norm=self.norm.weight,
+            norm=getattr(self.norm, "weight", self.D[:0]),
             heads=self.num_heads,
             groups=self.n_groups,
         )
@@ -107,6 +128,10 @@ class DocumentMamba2Mixer(NemotronHMamba2Mixer):
         serve = kernels.mamba_kernels_serve(xbc, layout)
         path = self._kernels if serve else self._torch
         y = path(xbc, dt, a, parts, padding, layout)
+        return self.normed(y, gate, parts)
+
+    def normed(self, y: torch.Tensor, gate: torch.Tensor, parts: Parts) -> torch.Tensor:
+        """The gate and the norm, over groups of channels -> [B, T, heads * head_dim], fp32."""
         groups = parts.heads * self.head_dim // self.norm.group_size
         return gated_norm(y, gate, parts.norm, groups=groups, eps=self.norm.variance_epsilon)
 
@@ -147,3 +172,7 @@ class DocumentMamba2Mixer(NemotronHMamba2Mixer):
             x, dt, a, b, c, d=parts.skip.float(), chunk=self.chunk_size, seq_idx=seq_idx
         )
         return y.reshape(rows, length, -1).float()
+
+
+class DocumentMamba2Mixer(DocumentMamba2, NemotronHMamba2Mixer):
+    """NemotronH's Mamba-2 layer over packed rows."""

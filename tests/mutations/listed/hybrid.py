@@ -188,4 +188,28 @@ MUTATIONS = (
         "a family with windows trains across documents",
         ("tests/unit/model/test_families.py",),
     ),
+    Mutation(
+        "experts take the tokens of all documents together",
+        "model/layers/experts.py",
+        "if layout is None or len(layout.sizes) == 1:",
+        "if True:",
+        "another document's routing reaches this one's last bits",
+        ("tests/unit/model/test_families.py",),
+    ),
+    Mutation(
+        "a recomputed layer of experts has the documents of the newest row",
+        "model/layers/experts.py",
+        "if isinstance(child, ByDocument):",
+        "if isinstance(child, ByDocument) and child.documents is None:",
+        "activation checkpointing cuts a row where another row's documents end",
+        ("tests/unit/model/test_families.py",),
+    ),
+    Mutation(
+        "Falcon-H1's multipliers are left out",
+        "model/layers/hybrids.py",
+        "self.in_proj(hidden_states * self.ssm_in_multiplier) * self.mup_vector",
+        "self.in_proj(hidden_states * self.ssm_in_multiplier)",
+        "a packed row is another model than transformers' own",
+        ("tests/unit/model/test_families.py",),
+    ),
 )
