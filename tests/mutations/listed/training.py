@@ -153,8 +153,8 @@ MUTATIONS = (
     Mutation(
         "LoRA leaves the Mamba layers out",
         "model/lora.py",
-        '"linear_attention": ("in_proj",),',
-        '"linear_attention": (),',
+        '"mamba": ("in_proj",),',
+        '"mamba": (),',
         "more than half of a hybrid's layers are not adapted",
         ("tests/unit/model/test_lora.py",),
         _LORA,
@@ -162,8 +162,8 @@ MUTATIONS = (
     Mutation(
         "LoRA adapts half of a feed-forward layer",
         "model/lora.py",
-        '"mlp": ("up_proj", "down_proj"),',
-        '"mlp": ("up_proj",),',
+        '"gate_proj", "up_proj", "down_proj", "gate_up_proj"',
+        '"gate_proj", "up_proj", "gate_up_proj"',
         "down projections are not adapted though each layer is covered",
         ("tests/unit/model/test_lora.py",),
         _LORA,
