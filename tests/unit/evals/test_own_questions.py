@@ -194,3 +194,15 @@ def test_the_users_files_count_as_what_the_stage_reads(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE + "\n# changed\n")
     now = [Contents(tmp_path).of(*mark)[1] for mark in marks]
     assert (then[0] == now[0], then[1] == now[1]) == (True, False)
+
+
+def test_the_ablations_recall_asks_for_a_code_that_its_text_holds_once() -> None:
+    asked = _loaded("docs/examples/codes.py:short")
+    assert len(asked) == len({one.id for one in asked}) == 150
+    for one in asked:
+        ((kind, kwargs),) = ((c["instruction_id"], c["kwargs"]) for c in one.check.reference)
+        ((word,), text) = (kwargs["keywords"], one.prompt[-1]["content"])
+        assert kind == "keywords:existence" and text.count(f" is {word}.") == 1
+        # About 500 characters of text in whole passages of at most 400.
+        assert 500 <= len(text) <= 1000
+        assert one.problem.endswith(word.replace(" ", ":"))
