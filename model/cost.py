@@ -138,26 +138,83 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     fsdp: fp32 weights, gradients and moments over N / replicate processes; in the buffers two gathered
     layers and a gradient of one (bf16: matrices travel so, gradients are added in fp32), and the
     embedding and unembedding, whole in fp32.
+    fp8: as bf16, but of quantised matrices a byte a parameter (their scales are 1/4096 of that); fsdp: two
+    gathered layers and one turned for the backward pass at a byte, and a gradient twice in fp32.
     """
     total = parameters(s)
     trained = lora_parameters(s, load.lora_rank) if load.lora_rank else total
     held = total + (trained if load.lora_rank else 0)
     if load.strategy in ("none", "ddp"):
         half = load.lora_rank is not None and load.base == "bfloat16"
-        cast = 2 * (held - total * half) if load.precision == "bf16" else 0
+        cast = 2 * (held - total * half) if load.precision != "fp32" else 0
+        cast -= _in_fp8(s, load)  # a byte instead of two
         return 4 * held - 2 * total * half, 4 * trained, 8 * trained, cast
     if load.strategy == "fsdp":
         shards = load.workers // load.replicate
-        b = 2 if load.precision == "bf16" else 4
-        gathered = (2 * b + b + 4) * max(_layer_parameters(s)) + 4 * parameters_by_kind(s).output
+        b = _computed(load)
+        layer = (2 * b + b + 4) * max(_layer_parameters(s))
+        if load.precision == "fp8":
+            layer = (2 * 1 + 1 + 4 + 4) * max(_layer_parameters(s))
+        gathered = layer + 4 * parameters_by_kind(s).output
         return 4 * total // shards, 4 * total // shards, 8 * total // shards, gathered
-    size, workers = (2 if load.precision == "bf16" else 4), load.workers
+    size, workers = (_computed(load)), load.workers
     bucket = size * min(BUCKET_VALUES, trained)
     gradients, optimizer = size * trained // workers, 12 * trained // workers
     if load.strategy == "zero2":
         return size * held, gradients, optimizer, bucket
     gathered = size * min(GATHER_PARAMETERS, held)
     return size * held // workers, gradients, optimizer, bucket + gathered
+
+
+def _computed(load: TrainingLoad) -> int:
+    """Bytes of a value that is computed."""
+    return 4 if load.precision == "fp32" else 2
+
+
+class Products(NamedTuple):
+    """The matrix products of one layer: how many, and their parameters together."""
+
+    count: int
+    parameters: int
+
+
+def products(s: Shape) -> list[Products]:
+    """Of every layer, in order."""
+    if isinstance(s, DecoderShape):
+        width = s.query_width + s.key_width
+        each = 2 * s.hidden_size * width + 3 * s.hidden_size * s.intermediate_size
+        return [Products(7, each)] * s.layers
+    heads = 2 * s.num_attention_heads + 2 * s.num_key_value_heads
+    kinds = {
+        "M": Products(2, s.hidden_size * (2 * s.d_inner + s.conv_dim + s.mamba_num_heads)),
+        "-": Products(2, 2 * s.hidden_size * s.intermediate_size),
+        "*": Products(4, s.hidden_size * heads * s.head_dim),
+    }
+    return [kinds[kind] for kind in s.pattern]
+
+
+def quantised_shares(s: Shape, load: TrainingLoad) -> list[float]:
+    """The share of each layer's products that `precision: fp8` quantises: all but those at the ends."""
+    layers = products(s)
+    first, last = load.fp8_ends, sum(p.count for p in layers) - load.fp8_ends
+    shares, at = list[float](), 0
+    for layer in layers:
+        inside = max(0, min(at + layer.count, last) - max(at, first))
+        shares.append(inside / layer.count if load.precision == "fp8" else 0.0)
+        at += layer.count
+    return shares
+
+
+def _in_fp8(s: Shape, load: TrainingLoad) -> int:
+    """Parameters of quantised matrices."""
+    pairs = zip(products(s), quantised_shares(s, load), strict=True)
+    return round(sum(layer.parameters * share for layer, share in pairs))
+
+
+def fp8_share(s: Shape, load: TrainingLoad) -> float:
+    """The share of a training's FLOPs that are products in FP8."""
+    document = load.document_tokens or load.row_tokens
+    return 2 * _in_fp8(s, load) / forward_flops(s, document)
 
 
 def _layer_parameters(s: Shape) -> list[int]:
@@ -188,15 +245,31 @@ def _activation_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int]:
 def _layers_bytes(s: Shape, load: TrainingLoad) -> list[int]:
     """Bytes a token that each layer keeps."""
     if isinstance(s, DecoderShape):
-        computed = 2 if load.precision == "bf16" else 4
+        computed = _computed(load)
         return [s.layer_activation_bytes(computed, _stream_bytes(load))] * s.layers
     per_layer = {kind: layer_activation_bytes(s, kind, load) for kind in "M-*"}
-    return [per_layer[kind] for kind in s.pattern]
+    saved = {kind: _saved_in_fp8(s, kind) for kind in "M-*"}
+    shares = quantised_shares(s, load)
+    return [
+        per_layer[kind] + round(share * saved[kind])
+        for kind, share in zip(s.pattern, shares, strict=True)
+    ]
+
+
+def _saved_in_fp8(s: HybridShape, kind: str) -> float:
+    """Bytes a token that a layer keeps more (less than 0: fewer) where its products are in FP8: each has its
+    own input at a byte and a scale for 128, where bf16 keeps two bytes; attention's output stays beside."""
+    b = 1 + 4 / 128
+    if kind == "M":
+        return (b - 2) * (s.hidden_size + s.d_inner)
+    if kind == "-":
+        return (b - 2) * (s.hidden_size + s.intermediate_size)
+    return (3 * b - 2) * s.hidden_size + b * s.num_attention_heads * s.head_dim
 
 
 def _stream_bytes(load: TrainingLoad) -> int:
     """Bytes a value of the residual stream: that of the weights (autocast leaves it in fp32)."""
-    return 2 if load.precision == "bf16" and load.strategy in ("zero2", "zero3") else 4
+    return 2 if load.precision != "fp32" and load.strategy in ("zero2", "zero3") else 4
 
 
 def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int:
@@ -208,7 +281,7 @@ def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int
     -: the ReLU and its square.  *: q, k, v, k and v repeated for every query head, the output,
     and a number a head.
     """
-    b = 2 if load.precision == "bf16" else 4
+    b = _computed(load)
     common = s.hidden_size * (_stream_bytes(load) + 4 + b)
     if kind == "M":
         states = 4 * s.d_inner * s.ssm_state_size // SCAN_CHUNK
@@ -223,7 +296,7 @@ def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int
 def _output_bytes(s: Shape, load: TrainingLoad) -> int:
     """The unembedding and its loss, a slice of tokens at a time: hidden states, their gradient,
     the fp32 gradient of the unembedding, and 2^20 logits twice."""
-    b = 2 if load.precision == "bf16" else 4
+    b = _computed(load)
     tokens = load.row_tokens * load.microbatch_rows // load.context
     grad = 0 if load.lora_rank else 4 * s.vocab_size * s.hidden_size
     return 2 * tokens * s.hidden_size * b + grad + 2 * 4 * 2**20

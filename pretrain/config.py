@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from data_mix.config import BlendConfig
+from model.fp8.config import Fp8Config, Precision, check_section, computed, quantised
 from workbench.content import Reads
 from workbench.distributed.config import DistributedConfig
 from workbench.load import Activations
@@ -78,8 +79,11 @@ class TrainingConfig(StageConfig):
     """AdamW's decay on matrices [paper]."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16: autocast with fp32 master weights."""
+    precision: Precision = "bf16"
+    """bf16: autocast with fp32 master weights. fp8: the same, and the layers' matrix products in FP8, by the
+    card on Hopper (H100, H200), emulated to the bit on a CPU; see `fp8` and docs/fp8.md."""
+    fp8: Fp8Config = Fp8Config()
+    """How `precision: fp8` quantises; the defaults are the paper's."""
     threads: int = Field(2, ge=1)
     """CPU threads of the trainer; a step's microbatches share them, one thread each."""
     blend: BlendConfig
@@ -96,15 +100,28 @@ class TrainingConfig(StageConfig):
 
     @model_validator(mode="after")
     def _shares_out(self) -> "TrainingConfig":
+        check_section(self.precision, self.fp8)
         spread = self.distributed
         if spread.strategy not in ("none", "fsdp"):
             raise ValueError(
                 f"distributed.strategy {spread.strategy!r} is for sft alone; use fsdp (or none)"
             )
+        if spread.on and self.quantised and self.fp8.granularity == "tensor":
+            raise ValueError("fp8.granularity tensor is for comparison, in one process")
         if spread.on:
             spread.check_rows(self.rows_per_step, self.microbatch_rows)
             spread.check_row_tokens(self.row_tokens)
         return self
+
+    @property
+    def computed(self) -> Literal["fp32", "bf16"]:
+        """The type of all that is not in FP8."""
+        return computed(self.precision, self.fp8)
+
+    @property
+    def quantised(self) -> Fp8Config | None:
+        """How projections are quantised; None: not."""
+        return quantised(self.precision, self.fp8)
 
     @property
     def reserved(self) -> tuple[float, float | None]:

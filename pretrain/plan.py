@@ -50,6 +50,7 @@ def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
                 context=spread.context,
                 replicate=spread.replicate,
                 precision=config.precision,
+                fp8_ends=config.fp8.ends,
                 activations=config.activations,
             ),
         ),

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from model.fp8.linear import convert
+from model.fp8.products import check_device
 from model.hybrid import Hybrid, build_config, load_model, save_model
 from model.layers.isolation import check_isolation
 from model.sharding.check import check_shards
@@ -28,6 +30,10 @@ from workbench.memory import keep_freed_memory
 from workbench.stage import StageContext
 
 _INITIAL = "initial"
+_SHARED_SCALES = (
+    "fp8.granularity tensor: documents of a row share scales, so that they are not isolated; this stage is "
+    "for comparison alone"
+)
 
 
 def run(context: StageContext) -> None:
@@ -51,6 +57,7 @@ def run(context: StageContext) -> None:
         model = load_model(context.parent_model, device=place)
     else:
         model = new_model(context, len(tokenizer), place)
+    make_ready(context, model)
     train(context, model, tokenizer)
 
 
@@ -63,7 +70,7 @@ def train_worker(context: StageContext) -> None:
     shards = Shards(
         own if config.initial == "new" else context.parent_model, make_mesh(config.distributed)
     )
-    train(context, shards.read(config.precision), load_tokenizer(context), shards=shards)
+    train(context, shards.read(config), load_tokenizer(context), shards=shards)
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,11 @@ class Shards:
     origin: Path
     mesh: Mesh
 
-    def read(self, precision: str) -> PreTrainedModel:
+    def read(self, config: TrainingConfig) -> PreTrainedModel:
         """The model, each process its share, proved to isolate documents."""
-        model = read_sharded(self.origin, self.mesh, precision=precision)
+        model = read_sharded(
+            self.origin, self.mesh, precision=config.computed, fp8=config.quantised
+        )
         check_shards(model)
         return model
 
@@ -87,14 +96,12 @@ def train(
     objective: Objective | None = None,
     shards: Shards | None = None,
 ) -> None:
-    """Train on the stage's blend and save; continues from the newest checkpoint.
+    """Train a model that is ready on the stage's blend and save; continues from the newest checkpoint.
 
     objective: what is minimised; None: cross entropy of the next token. shards: where the model is
     sharded; None: it is one process's.
     """
     config: TrainingConfig = context.config
-    if shards is None:
-        check_isolation(model)
     set_activations(model, config.activations)
     documents: BlendDocuments | None = None
     if group.is_first():
@@ -144,6 +151,22 @@ def prepare(context: StageContext) -> None:
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
+    if config.quantised is not None:
+        check_device(group.device())  # before anything is made or read
+
+
+def make_ready(context: StageContext, model: PreTrainedModel) -> None:
+    """Let the model of one process compute as the stage says, proved to isolate documents."""
+    config: TrainingConfig = context.config
+    how = config.quantised
+    if how is not None and how.granularity == "tensor":
+        check_isolation(model)
+        convert(model, how, model.device)
+        context.note(warnings=[_SHARED_SCALES])
+        return
+    if how is not None:
+        convert(model, how, model.device)
+    check_isolation(model)
 
 
 def new_model(context: StageContext, vocab_size: int, device: str) -> Hybrid:

@@ -166,7 +166,7 @@ class Trainer:
 
     def _share(self, part: Rows, num_valid: int) -> torch.Tensor:
         """A microbatch's part of the step's mean loss."""
-        return self.objective.loss_sum(self.model, part, self.config.precision) / num_valid
+        return self.objective.loss_sum(self.model, part, self.config.computed) / num_valid
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bitwise equal continuation needs."""

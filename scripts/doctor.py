@@ -150,7 +150,8 @@ def _card(index: int) -> Finding:
     it = torch.cuda.get_device_properties(index)
     major_minor = (it.major, it.minor)
     free, _ = torch.cuda.mem_get_info(index)
-    types = [name for name, least in (("bf16", (8, 0)), ("fp8", (8, 9))) if major_minor >= least]
+    types = ["bf16"] if major_minor >= (8, 0) else []
+    types += ["fp8"] if major_minor == (9, 0) else []  # in blocks of 128, as torch has it
     found = (
         f"{it.name}, {it.total_memory / _GIB:.0f} GiB ({free / _GIB:.0f} free), "
         f"SM{it.major}.{it.minor}, {' and '.join(types) or 'fp32 and fp16 only'}"

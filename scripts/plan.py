@@ -220,9 +220,28 @@ def _table(plan: dict[str, Any]) -> list[str]:
         "",
         "GiB a process, at whole rows. <=: the most it can be; what it will be is not known.",
         _NOTE,
+        *_fp8_lines(plan),
         *(["", "one card each, at nine tenths of its memory:", *notes] if notes else []),
     ]
     return [*out, *_data_lines(plan)]
+
+
+def _fp8_lines(plan: dict[str, Any]) -> list[str]:
+    """What is assumed of FP8, or that the hardware has none."""
+    loads = [load for stage in plan["stages"].values() for load in stage["loads"]]
+    share = max((load["fp8_share"] for load in loads if load["what"] == "training"), default=0.0)
+    hardware = plan["hardware"]
+    if not share:
+        return []
+    if hardware["fp8_gain"] is None:
+        return [
+            f"fp8 (!): {hardware['name']} has no FP8 in blocks of 128 (Hopper has): the stage would be refused; "
+            "set precision: bf16"
+        ]
+    return [
+        f"fp8: {share:.0%} of a step's FLOPs are products in FP8, assumed {hardware['fp8_gain']:g} times as fast "
+        "as in bf16; gathered weights take a byte (docs/fp8.md)"
+    ]
 
 
 _DATA_HEAD = ("stage", "what", "rows or replies", "prompt tokens", "reply tokens", "core-hours", "disk", "traffic")  # fmt: skip
@@ -289,7 +308,8 @@ def _row(name: str, load: dict[str, Any]) -> tuple[str, ...]:
     memory = load["memory"]
     if load["what"] == "training":
         layout = (
-            f"{load['workers']} x {load['strategy']}, {load['precision']}, {load['activations']}"
+            f"{load['workers']} x {load['strategy']}, {load['precision']}"
+            f"{'' if load['runs'] else ' (!)'}, {load['activations']}"
         )
         parts = ["weights", "gradients", "optimizer"]
         rest = memory["buffers"] + memory["activations"] + memory["output"]

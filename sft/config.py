@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from data_mix.config import no_conversations
 from environments.config import EnvironmentSource, PromptsConfig
+from model.fp8.config import Fp8Config, Precision, check_section, computed, quantised
 from model.lora_config import LoraConfig
 from workbench.distributed.config import DistributedConfig
 from workbench.load import Activations
@@ -88,8 +89,11 @@ class SftConfig(StageConfig):
     again. offload: checkpoint, and the inputs wait in the CPU's memory."""
     distributed: DistributedConfig = DistributedConfig()
     """Several processes: data parallel, optionally sharded, rows shared too (fsdp)."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16: autocast with fp32 master weights."""
+    precision: Precision = "bf16"
+    """bf16: autocast with fp32 master weights. fp8: the same, and the layers' matrix products in FP8, by the
+    card on Hopper (H100, H200), emulated to the bit on a CPU; see `fp8` and docs/fp8.md."""
+    fp8: Fp8Config = Fp8Config()
+    """How `precision: fp8` quantises; the defaults are the paper's."""
     threads: int = Field(2, ge=1)
     """CPU threads of the trainer."""
     lora: LoraConfig | None = None
@@ -102,6 +106,15 @@ class SftConfig(StageConfig):
     @model_validator(mode="after")
     def _fits(self) -> "SftConfig":
         self.distributed.check_rows(self.rows_per_step, self.microbatch_rows)
+        check_section(self.precision, self.fp8)
+        if self.precision == "fp8" and self.fp8.granularity == "tensor":
+            raise ValueError("fp8.granularity tensor is for comparisons of pretrain; use blocks")
+        if self.precision == "fp8" and self.lora:
+            raise ValueError("lora with precision fp8: FP8 trains all weights; use precision: bf16")
+        if self.precision == "fp8" and self.distributed.strategy in ("zero2", "zero3"):
+            raise ValueError(
+                f"{self.distributed.strategy} with precision fp8: its weights are bf16, not fp32; use fsdp or ddp"
+            )
         if self.lora and self.distributed.strategy == "zero3":
             raise ValueError("lora with zero3: adapters are small; use ddp or zero2")
         if self.distributed.sharded and (self.lora or self.trl):
@@ -110,6 +123,16 @@ class SftConfig(StageConfig):
                 "use ddp or zero2"
             )
         return self
+
+    @property
+    def computed(self) -> Literal["fp32", "bf16"]:
+        """The type of all that is not in FP8."""
+        return computed(self.precision, self.fp8)
+
+    @property
+    def quantised(self) -> Fp8Config | None:
+        """How projections are quantised; None: not."""
+        return quantised(self.precision, self.fp8)
 
     @property
     def reserved(self) -> tuple[float, float | None]:

@@ -46,6 +46,7 @@ def _load(config: SftConfig, samples: int) -> TrainingLoad:
         context=spread.context,
         replicate=spread.replicate,
         precision=config.precision,
+        fp8_ends=config.fp8.ends,
         activations=config.activations,
         lora_rank=config.lora.rank if config.lora else None,
         base=config.lora.base if config.lora else "float32",

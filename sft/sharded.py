@@ -95,7 +95,7 @@ class SftLoop:
         lr = self.config.lr * self._lr(self.step)
         for each in self.core.optimizer.param_groups:
             each["lr"] = lr
-        model, precision = self.core.model, self.config.precision
+        model, precision = self.core.model, self.config.computed
         loss = self.core.backward(
             [lambda b=b: token_loss_sum(model, b, precision) / valid for b in batches]  # type: ignore[misc]
         )
@@ -139,7 +139,9 @@ def train_sharded(
     """Train in every worker, each with its share; continues from the newest checkpoint."""
     config: SftConfig = context.config
     mesh = make_mesh(config.distributed)
-    model = read_sharded(context.parent_model, mesh, precision=config.precision)
+    model = read_sharded(
+        context.parent_model, mesh, precision=config.computed, fp8=config.quantised
+    )
     check_shards(model)
     set_activations(model, config.activations)
     align_special_tokens(model, tokenizer)

@@ -12,6 +12,8 @@ from budget.truncation import truncate_share
 from data_mix.supervised import take_conversations
 from environments.config import EnvironmentSource
 from environments.solutions import solutions
+from model.fp8.linear import convert
+from model.fp8.products import check_device
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, merge_adapters, save_adapters
@@ -46,6 +48,8 @@ def run(context: StageContext) -> None:
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
+    if config.quantised is not None and not config.distributed.on:
+        check_device(group.device())
     context.progress(message="reading data")
     tokenizer = read_tokenizer(context.parent_model)
     rows, accounting = build_rows(config, tokenizer, context.seed)
@@ -143,6 +147,8 @@ def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Data
     config: SftConfig = context.config
     dtype = config.lora.base if config.lora else "float32"
     model = load_model(context.parent_model, dtype=dtype, device=str(group.place(config)))
+    if config.quantised is not None:
+        convert(model, config.quantised, model.device)
     if config.concatenate:
         check_isolation(model)
     if config.lora:

@@ -94,12 +94,13 @@ def trl_config(config: SftConfig, folder: Path, seed: int) -> TrlConfig:
         "activation_offloading": config.activations == "offload",
         "average_tokens_across_devices": True,
         "ddp_find_unused_parameters": False,
+        "bf16": config.computed == "bf16",
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
     if spread.strategy in ("zero2", "zero3"):
         values["deepspeed"] = deepspeed_config(
             spread.strategy,
-            precision=config.precision,
+            precision=config.computed,
             grad_clip=config.grad_clip,
             microbatch_rows=config.microbatch_rows,
             accumulate=accumulate,

@@ -12,6 +12,7 @@ class TrainingLoad:
     """Tokens trained on, and one process's share of a step.
 
     document_tokens: mean length of a document in a row, which attention is quadratic in.
+    fp8_ends: matrix products at each end that precision fp8 leaves in bf16.
     base: how a model frozen beside adapters is held.
     bound: the tokens are the most there can be, not the expected number.
     Example: TrainingLoad(tokens=20_000_000_000_000, row_tokens=8192, workers=512, strategy="zero3")
@@ -26,7 +27,8 @@ class TrainingLoad:
     strategy: Strategy = "none"
     context: int = 1
     replicate: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp8"] = "fp32"
+    fp8_ends: int = 4
     activations: Activations = "keep"
     lora_rank: int | None = None
     base: Literal["float32", "bfloat16"] = "float32"

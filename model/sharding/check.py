@@ -5,7 +5,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from model.layers import context
-from model.layers.isolation import IsolationError
+from model.layers.isolation import IsolationError, check_scales
 from model.sharding.shard import inside
 from workbench.distributed import group
 
@@ -30,6 +30,7 @@ def check_shards(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _check(model: PreTrainedModel) -> None:
+    check_scales(model, group.device())
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (1, sum(_LENGTHS)), generator=generator).to(group.device())

@@ -14,6 +14,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from model.checkpoint import check_files, check_loading, reading
+from model.fp8.config import Fp8Config
+from model.fp8.linear import convert
 from model.hybrid import appearing, make_savable, portable
 from model.layers.context import split_rows
 from model.layers.install import install
@@ -30,11 +32,16 @@ FILE_BYTES = 4 << 30
 
 
 def read_sharded(
-    folder: Path, mesh: Mesh, *, precision: str = "fp32", dtype: torch.dtype = torch.float32
+    folder: Path,
+    mesh: Mesh,
+    *,
+    precision: str = "fp32",
+    dtype: torch.dtype = torch.float32,
+    fp8: Fp8Config | None = None,
 ) -> PreTrainedModel:
     """The checkpoint's model with documents isolated and its parameters sharded; see `load_model`.
 
-    Each process reads its own slices. Every process must call it. Raises: UserError as `load_model`.
+    fp8: how its projections are quantised; None: not. Each process reads its own slices. Every process must call it. Raises: UserError as `load_model`.
     """
     check_files(folder)
     with reading(folder):
@@ -48,6 +55,8 @@ def read_sharded(
     install(model)
     split_rows(model, mesh.context)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if fp8 is not None:
+        convert(model, fp8, group.device())
     shard(model, mesh, precision)
     model.to_empty(device=group.device())
     for name, buffer in model.named_buffers():

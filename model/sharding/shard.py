@@ -18,6 +18,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from model.fp8.gather import gather_in_fp8
+from model.fp8.linear import BlockLinear
 from workbench.distributed.mesh import Mesh
 from workbench.errors import UserError
 from workbench.load import Activations
@@ -34,13 +36,20 @@ _MATRICES = MixedPrecisionPolicy(
 def shard(model: PreTrainedModel, mesh: Mesh, precision: str = "fp32") -> PreTrainedModel:
     """Shard the parameters of `model` over `mesh.params`, in place; `precision`: fp32 or bf16.
 
+    Weights of layers that compute in FP8 travel in FP8 (model.fp8.gather), whatever it is.
+
     Gradients are summed over all processes, not averaged: a loss is divided by the whole step's count,
     so that its gradients only have to be added.
     """
     for block in blocks(model):
-        if precision == "bf16":
-            matrices: list[nn.Module] = [m for m in block.modules() if isinstance(m, nn.Linear)]
-            fully_shard(matrices, mesh=mesh.params, mp_policy=_MATRICES)
+        matrices: list[nn.Module] = [m for m in block.modules() if isinstance(m, nn.Linear)]
+        in_fp8 = [m for m in matrices if isinstance(m, BlockLinear)]
+        if in_fp8:
+            fully_shard(in_fp8, mesh=mesh.params)
+            gather_in_fp8(in_fp8[0])
+        rest = [m for m in matrices if not isinstance(m, BlockLinear)]
+        if precision == "bf16" and rest:
+            fully_shard(rest, mesh=mesh.params, mp_policy=_MATRICES)
         fully_shard(block, mesh=mesh.params)
     fully_shard(model, mesh=mesh.params)
     setattr(model, _INSIDE, _call.__get__(model))

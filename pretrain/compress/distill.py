@@ -20,7 +20,7 @@ from pretrain.compress.held_out import compare, summary
 from pretrain.compress.kl import linear_kl
 from pretrain.documents import BlendDocuments
 from pretrain.rows import RowStream
-from pretrain.stage import Shards, prepare, train
+from pretrain.stage import Shards, make_ready, prepare, train
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
 from workbench.distributed.mesh import make_mesh
@@ -82,6 +82,7 @@ def run(context: StageContext) -> None:
     student = load_model(student_folder, device=place)
     teacher = load_model(teacher_folder, dtype=_teacher_dtype(config), device=place)
     check_isolation(teacher)
+    make_ready(context, student)
     _distill(context, student, teacher, None)
 
 
@@ -94,12 +95,12 @@ def train_worker(context: StageContext) -> None:
     dtype = getattr(torch, _teacher_dtype(config))
     teacher = read_sharded(_teacher_folder(context), shards.mesh, dtype=dtype)
     check_shards(teacher)
-    _distill(context, shards.read(config.precision), teacher, shards)
+    _distill(context, shards.read(config), teacher, shards)
 
 
 def _teacher_dtype(config: DistillConfig) -> str:
     # Under bf16 autocast its products are in bf16 anyway, and it needs no master weights.
-    return "bfloat16" if config.precision == "bf16" else "float32"
+    return "bfloat16" if config.computed == "bf16" else "float32"
 
 
 def _distill(

@@ -12,8 +12,8 @@ MUTATIONS = (
     Mutation(
         "each microbatch by its own tokens",
         "pretrain/train.py",
-        "self.config.precision) / num_valid",
-        "self.config.precision) / max(part.num_valid, 1)",
+        "self.config.computed) / num_valid",
+        "self.config.computed) / max(part.num_valid, 1)",
         "the gradient depends on how a step is split, the fault of 2024's trainers",
         _STEP,
     ),
