@@ -174,7 +174,7 @@ def _computed(load: TrainingLoad) -> int:
 class Products(NamedTuple):
     """The matrix products of one layer: how many, and their parameters together."""
 
-    count: int
+    number: int
     parameters: int
 
 
@@ -196,12 +196,12 @@ def products(s: Shape) -> list[Products]:
 def quantised_shares(s: Shape, load: TrainingLoad) -> list[float]:
     """The share of each layer's products that `precision: fp8` quantises: all but those at the ends."""
     layers = products(s)
-    first, last = load.fp8_ends, sum(p.count for p in layers) - load.fp8_ends
+    first, last = load.fp8_ends, sum(p.number for p in layers) - load.fp8_ends
     shares, at = list[float](), 0
     for layer in layers:
-        inside = max(0, min(at + layer.count, last) - max(at, first))
-        shares.append(inside / layer.count if load.precision == "fp8" else 0.0)
-        at += layer.count
+        inside = max(0, min(at + layer.number, last) - max(at, first))
+        shares.append(inside / layer.number if load.precision == "fp8" else 0.0)
+        at += layer.number
     return shares
 
 

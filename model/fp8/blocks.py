@@ -92,7 +92,8 @@ def _power_of_two(exponent: torch.Tensor) -> torch.Tensor:
 def encode(x: torch.Tensor, multiplier: torch.Tensor, block: Block, above: int = 0) -> torch.Tensor:
     """x [R, C] times its blocks' multipliers, in E4M3; values beyond 448 become 448, NaN stays NaN."""
     tiles = in_blocks(x.float(), block, above) * multiplier[:, None, :, None]
-    return _flat(tiles.clamp_(-LARGEST, LARGEST).to(E4M3), *x.shape, above)
+    rows, columns = x.shape
+    return _flat(tiles.clamp_(-LARGEST, LARGEST).to(E4M3), rows, columns, above)
 
 
 def in_blocks(x: torch.Tensor, block: Block, above: int = 0) -> torch.Tensor:

@@ -58,7 +58,8 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(*kept)
         ctx.how, ctx.block, ctx.types, ctx.shape = how, blocks.block, (x.dtype, w.dtype), x.shape
         y = multiply(_tiles(x.reshape(-1, x.shape[-1]), how), blocks, dtype)
-        return y.view(*x.shape[:-1], y.shape[-1])
+        # Not a view to autograd: nobody else has y.
+        return torch.ops.aten._unsafe_view.default(y, [*x.shape[:-1], y.shape[-1]])
 
     @staticmethod
     @once_differentiable
@@ -71,7 +72,7 @@ class _Product(torch.autograd.Function):
             flat = dy.reshape(-1, dy.shape[-1])
             dx = multiply(_tiles(flat, ctx.how), weight, to_x).view(ctx.shape)
         if ctx.needs_input_grad[1]:
-            x = Blocks(*along, ctx.along)
+            x = Blocks(along[0], along[1], ctx.along)
             dw = multiply(_tiles(by_rows(_rows(dy)), ctx.how), x, to_w)
         return dx, dw, None, None, None
 

@@ -4,6 +4,7 @@ Every process must call every forward pass, backward pass and gather: they are c
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +26,7 @@ from workbench.errors import UserError
 from workbench.load import Activations
 
 T = TypeVar("T")
-_INSIDE = "_anneal_inside"
+_INSIDE, _HALF = "_anneal_inside", "_anneal_half"
 # Matrices travel as bf16, which is what autocast would make of them; scales, decays, convolutions and
 # the residual stream stay in fp32 (a bf16 A_log is another time scale). Gradients are added in fp32.
 _MATRICES = MixedPrecisionPolicy(
@@ -53,6 +54,7 @@ def shard(model: PreTrainedModel, mesh: Mesh, precision: str = "fp32") -> PreTra
         fully_shard(block, mesh=mesh.params)
     fully_shard(model, mesh=mesh.params)
     setattr(model, _INSIDE, _call.__get__(model))
+    setattr(model, _HALF, precision == "bf16")
     register_fsdp_forward_method(model, _INSIDE)
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -80,7 +82,14 @@ def inside(model: PreTrainedModel, work: Callable[[PreTrainedModel], T]) -> T:
     """
     if not isinstance(model, FSDPModule):
         return work(model)
-    out: T = getattr(model, _INSIDE)(work)
+    kind = next(model.parameters()).device.type
+    # Matrices that travel as bf16 meet a stream in fp32: proofs and figures need autocast as losses do.
+    with (
+        torch.autocast(kind, dtype=torch.bfloat16, enabled=True)
+        if getattr(model, _HALF)
+        else nullcontext()
+    ):
+        out: T = getattr(model, _INSIDE)(work)
     if not torch.is_grad_enabled():
         model.reshard()  # the root stays whole for a backward pass that will not come
     return out

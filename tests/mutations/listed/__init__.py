@@ -5,6 +5,7 @@ from tests.mutations.listed import (
     conversations,
     data,
     environments,
+    fp8,
     hybrid,
     policy,
     runs,
@@ -15,6 +16,7 @@ from tests.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
     *hybrid.MUTATIONS,
+    *fp8.MUTATIONS,
     *data.MUTATIONS,
     *training.MUTATIONS,
     *policy.MUTATIONS,

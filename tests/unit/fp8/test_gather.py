@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 
 from model.fp8 import gather
 from model.fp8.blocks import quantise
 from model.fp8.config import Fp8Config
 from model.fp8.linear import BlockLinear, convert, quantised_weight, weight_block
 from model.hybrid import load_model
+from model.packed import Rows, token_loss_sum
 from model.sharding.check import check_shards
 from model.sharding.core import Core
 from model.sharding.files import read_sharded
@@ -94,20 +96,24 @@ def gathered(folder: Path) -> Any:
     handles = [m.register_forward_pre_hook(_keep(seen, n)) for m, n in names.items()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        backward(core, 0, 1)
+        mine = Rows(*map(core.share, tiny.rows(0)))
+        core.backward([lambda: token_loss_sum(core.model, mine, "bf16")])
     for handle in handles:
         handle.remove()
     sent = {}
-    for module in core.model.modules():
-        for group in getattr(module, "_get_fsdp_state", lambda: None)()._fsdp_param_groups if hasattr(module, "_get_fsdp_state") else ():  # fmt: skip
-            for param in group.fsdp_params:
-                if isinstance(param, gather._Fp8Param):
-                    name = names[param._module_info.module]
-                    (out,) = param.all_gather_outputs
-                    sent[name] = (out.dtype, out.numel())
+    for group in _groups(core.model):
+        for param in group.fsdp_params:
+            if isinstance(param, gather._Fp8Param):
+                (out,) = param.all_gather_outputs
+                sent[names[param._module_info.module]] = (out.dtype, out.numel())
     masters = {n: whole(m.weight.detach()) for m, n in names.items()}
     grads = {n: (whole(m.weight.grad).dtype, m.weight.dtype) for m, n in names.items()}
     return seen, sent, masters, grads
+
+
+def _groups(model: torch.nn.Module) -> list[Any]:
+    modules = [m for m in model.modules() if isinstance(m, FSDPModule)]
+    return [group for m in modules for group in m._get_fsdp_state()._fsdp_param_groups]
 
 
 def _keep(seen: dict[str, Any], name: str) -> Any:

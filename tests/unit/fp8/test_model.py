@@ -64,7 +64,7 @@ def test_products_but_the_first_and_last_four(
     assert not {*first, *last} & set(middle) and len({*first, *middle, *last}) == all_products
     load = TrainingLoad(tokens=1, row_tokens=8192, precision="fp8")
     shares = cost.quantised_shares(shape(preset), load)
-    counts = [layer.count for layer in cost.products(shape(preset))]
+    counts = [layer.number for layer in cost.products(shape(preset))]
     assert sum(s * c for s, c in zip(shares, counts, strict=True)) == converted
 
 
