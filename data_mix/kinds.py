@@ -8,7 +8,7 @@ KINDS = {
         run="data_mix.curate.stage:run",
         plan="data_mix.curate.plan:plan_curate",
         about="rows in, rows out by named steps, shard by shard",
-        version=1,
+        version=2,
         on_card=False,
         inputs="data_mix.curate.plan:check_inputs",
     ),

@@ -36,7 +36,14 @@ _NAMES = {
     "fields for `model.overrides`": "model.presets:HybridShape",
 }
 _CHECKERS = "reward.dispatch:CHECKERS"
-_WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "anything"}
+_WORDS = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Any: "anything",
+    NoneType: "null",
+}
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _EVERYWHERE = ("kind", *StageConfig.model_fields)
 

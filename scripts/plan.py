@@ -209,6 +209,10 @@ def _table(plan: dict[str, Any]) -> list[str]:
         rows += [_row(name, load) for load in stage["loads"]] or [(name, "no estimate", *("",) * 9)]
     notes = [f"{n}: {s['unknown']}" for n, s in plan["stages"].items() if s.get("unknown")]
     notes += [f"{n}: {line}" for n, s in plan["stages"].items() if (line := s.get("cards"))]
+    if (
+        len(rows) == 1 and not notes
+    ):  # data alone: nothing is trained or generated on a card of ours
+        return _data_lines(plan)[1:]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     for row in rows:
         cells = [

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from data_mix.config import HubSource, JsonlSource, ParquetSource, ShardsSource
+from data_mix.curate.code_text import languages
 from data_mix.data_stage import DataStageConfig
 from data_mix.quality.config import ClassifierConfig, HubClassifierConfig
 from data_mix.shard_columns import CONVERSATION, Columns, needs_text
@@ -147,9 +148,10 @@ class LanguageStep(StepConfig):
 
 
 PERMISSIVE = (
-    "0BSD", "Apache-2.0", "BlueOak-1.0.0", "BSD-1-Clause", "BSD-2-Clause", "BSD-2-Clause-Patent", "BSD-3-Clause",
-    "BSD-3-Clause-Clear", "BSL-1.0", "CC0-1.0", "HPND", "ISC", "MIT", "MIT-0", "MIT-CMU", "NCSA", "PostgreSQL",
-    "PSF-2.0", "Python-2.0", "Python-2.0.1", "Unlicense", "UPL-1.0", "X11", "Zlib",
+    "0BSD", "Apache-2.0", "BlueOak-1.0.0", "BSD-1-Clause", "BSD-2-Clause", "BSD-2-Clause-NetBSD", "BSD-2-Clause-Patent",
+    "BSD-3-Clause", "BSD-3-Clause-Clear", "BSD-3-Clause-HP", "BSD-3-Clause-Tso", "BSL-1.0", "CC0-1.0", "HPND", "ISC",
+    "MIT", "MIT-0", "MIT-CMU", "MIT-Modern-Variant", "MIT-testregex", "NCSA", "PostgreSQL", "PSF-2.0", "Python-2.0",
+    "Python-2.0.1", "Unlicense", "UPL-1.0", "X11", "Zlib",
 )  # fmt: skip
 """Licences that ask for no more than to be named. None asks that what is made be given away."""
 
@@ -170,6 +172,131 @@ class LicenceStep(StepConfig):
         needs_text(before)
         needs_text(before, what="path")
         return {**before, "license": "text"}
+
+
+Limits = tuple[float | None, float | None]
+"""The least and the most that is kept; null at either side: no limit."""
+
+
+class TextLimits(Section):
+    """What a source file's text must be like. Shares are of all characters unless said otherwise."""
+
+    characters: Limits = (50, None)
+    """Its length [OpenCoder]."""
+    lines: Limits = (10, 100_000)
+    """Its lines [OpenCoder]."""
+    longest_line: Limits = (None, 1000)
+    """Characters of its longest line [StarCoder]."""
+    mean_line: Limits = (5, 100)
+    """Mean characters of a line [most: StarCoder; least: OpenCoder]."""
+    words: Limits = (30, None)
+    """Its words [OpenCoder]."""
+    mean_word: Limits = (2, 10)
+    """Mean characters of a word [OpenCoder]."""
+    alphabetic: Limits = (0.5, None)
+    """Share of letters, of all but blanks [OpenCoder; StarCoder: 0.25]."""
+    digits: Limits = (None, 0.2)
+    """Share of digits, of all but blanks [OpenCoder]."""
+    blanks: Limits = (None, 0.5)
+    """Share of blanks [OpenCoder]."""
+    replaced: Limits = (None, 0.01)
+    """Share of characters that could not be decoded [OpenCoder]."""
+    encoded: Limits = (None, 0.5)
+    """Share of base64, hexadecimal and escapes; a run of more than 1,024 counts as all [The Stack v2]."""
+    repeated_runs: Limits = (None, 0.6)
+    """Share of runs of ten words that stand more than once [OpenCoder: by characters]."""
+
+
+class CodeLimits(TextLimits):
+    """The limits of code. Comments and code are told apart by Pygments."""
+
+    comments: Limits = (None, 0.8)
+    """Share of comments [OpenCoder]."""
+    repeated_lines: Limits = (None, 0.7)
+    """Share of lines of code that stand more than once [OpenCoder]."""
+    strings: Limits = (None, 0.6)
+    """Share of the code that is in quotes [OpenCoder]."""
+    long_string_lines: Limits = (None, 0.2)
+    """Lines in quotes with more than 20 words, a line of code [OpenCoder]."""
+    long_words: Limits = (None, 0.4)
+    """Share of the code in words of more than 20 characters in quotes, but for addresses [OpenCoder]."""
+    hexadecimal: Limits = (None, 0.4)
+    """Share of the code that is hexadecimal numbers [OpenCoder]."""
+    to_do_lines: Limits = (None, 0.01)
+    """Lines of comments with `todo`, `fixme` or `your code here`, a line [OpenCoder]."""
+    assert_lines: Limits = (None, 0.4)
+    """Share of lines of code with `assert` [OpenCoder]."""
+
+
+class PythonLimits(Section):
+    """What Python must be like besides, a line of code, by its syntax tree [OpenCoder's limits]."""
+
+    functions: Limits = (None, 0.2)
+    """Functions."""
+    simple_functions: Limits = (None, 0.1)
+    """Functions that only return."""
+    pass_lines: Limits = (None, 0.05)
+    """`pass`."""
+    import_lines: Limits = (None, 0.3)
+    """Imports."""
+    print_lines: Limits = (None, 0.4)
+    """Calls of `print`."""
+    variables: Limits = (1, None)
+    """Names that are given a value, in all."""
+
+
+class DataLimits(TextLimits):
+    """The limits of JSON, YAML, XML and tables."""
+
+    characters: Limits = (50, 5000)
+    """Its length [StarCoder]."""
+    unique_words: Limits = (0.4, None)
+    """Share of words that are different [OpenCoder]."""
+
+
+class PageLimits(TextLimits):
+    """The limits of HTML."""
+
+    shown: Limits = (0.2, None)
+    """Share of the text that a reader sees [StarCoder]."""
+    shown_characters: Limits = (100, None)
+    """Its length [StarCoder]."""
+
+
+class CodeStep(StepConfig):
+    """Removes source files that teach little: generated, mostly data, stubs, broken (column
+    `programming_language`). The limits are those published for OpenCoder (arXiv 2411.04905) and StarCoder
+    (2305.06161); the first that a file breaks is its reason."""
+
+    open: ClassVar[str] = "data_mix.curate.steps.code:Code"
+    type: Annotated[Literal["code"], Reads("package", "Pygments")]
+    languages: tuple[str, ...] = ()
+    """Keep these alone, as Pygments names them; empty: all that a file's name can tell."""
+    generated: Literal["remove", "keep"] = "remove"
+    """Files whose first 40 lines say that a generator wrote them, and files of package managers' locks."""
+    unparsed: Literal["remove", "keep"] = "remove"
+    """Python that is not Python 3."""
+    code: CodeLimits = CodeLimits()
+    """Limits of code."""
+    python: PythonLimits = PythonLimits()
+    """Further limits of Python."""
+    data: DataLimits = DataLimits()
+    """Limits of data."""
+    html: PageLimits = PageLimits()
+    """Limits of HTML."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "CodeStep":
+        known = languages()
+        if wrong := [name for name in self.languages if name not in known]:
+            raise ValueError(str(unknown_name("programming language", wrong[0], known)))
+        return self
+
+    def columns(self, before: Columns) -> Columns:
+        """See StepConfig."""
+        needs_text(before)
+        needs_text(before, what="path")
+        return {**before, "programming_language": "text"}
 
 
 class DecontaminateStep(StepConfig):
@@ -225,6 +352,7 @@ Step = Annotated[
     | FixTextStep
     | LanguageStep
     | LicenceStep
+    | CodeStep
     | DecontaminateStep
     | ScoreStep,
     Field(discriminator="type"),

@@ -51,8 +51,17 @@ def exact_key(text: str) -> int:
 
 def band_keys(signatures: NDArray[np.uint32], bands: int) -> NDArray[np.uint64]:
     """64 bits for each band of each signature [bands, documents]."""
+    out = np.empty((bands, len(signatures)), _U64)
+    step = max(_BLOCK // max(signatures.shape[1], 1), 1)
+    for start in range(0, len(signatures), step):
+        block = signatures[start : start + step]
+        out[:, start : start + step] = _band_keys(block, bands)
+    return out
+
+
+def _band_keys(signatures: NDArray[np.uint32], bands: int) -> NDArray[np.uint64]:
     split = signatures.reshape(len(signatures), bands, -1).astype(_U64)
     power, _ = powers(split.shape[2])
     spread = mixed(split + _U64(1))
     salt = mixed(np.arange(bands, dtype=_U64) + _U64(1))
-    return mixed((spread * power[: split.shape[2]]).sum(axis=2, dtype=_U64) + salt).T.copy()
+    return mixed((spread * power[: split.shape[2]]).sum(axis=2, dtype=_U64) + salt).T

@@ -9,7 +9,6 @@ from data_mix.curate.licences import (
     header_of,
     licence_files,
     read_texts,
-    says_copyleft,
     spdx_allowed,
     spdx_in,
 )
@@ -30,14 +29,11 @@ class Licence(RowStep):
     def one(self, item: Item) -> Decision:
         """See RowStep."""
         text, path = item.row["text"], Path(item.row["path"])
-        expression = spdx_in(text)
+        expression = spdx_in(text) or self._sidecar(path)
         if expression is not None:
             item.row["license"] = expression
             return None if spdx_allowed(expression, self._allow) else self.removed("not allowed")
         found = self._licences.of_text(header_of(text))
-        if not found and says_copyleft(text):
-            item.row["license"] = "copyleft header"
-            return self.removed("not allowed")
         found = found or self._beside(path)
         if not found:
             return self.removed("unknown")
@@ -45,6 +41,13 @@ class Licence(RowStep):
         if all(one.allowed(self._allow) for one in found):
             return None
         return self.removed("not allowed")
+
+    def _sidecar(self, path: Path) -> str | None:
+        """The expression of a file FILE.license, as REUSE has it."""
+        file = path.with_name(f"{path.name}.license")
+        if not file.is_file():
+            return None
+        return spdx_in(file.read_text(encoding="utf-8", errors="replace"))
 
     def _beside(self, path: Path) -> list[Found]:
         folder = path.parent

@@ -242,4 +242,28 @@ MUTATIONS = (
         "files beside a forbidden licence in unknown words are let through",
         ("tests/unit/data_mix/test_licences.py",),
     ),
+    Mutation(
+        "a licence with one condition more is the licence",
+        "data_mix/curate/licences.py",
+        "if _COPYLEFT.search(said) or _CONDITION in said:",
+        "if _COPYLEFT.search(said):",
+        "texts with a condition that nobody has read are let through",
+        ("tests/unit/data_mix/test_licences.py",),
+    ),
+    Mutation(
+        "a licence made of parts of two others is found",
+        "data_mix/curate/licences.py",
+        "out[place] = min(contained[place], most / self._sizes[place])",
+        "out[place] = contained[place]",
+        "files under two permissive licences are removed for a third that none of them names",
+        ("tests/unit/data_mix/test_licences.py",),
+    ),
+    Mutation(
+        "a generator is believed wherever it is named",
+        "data_mix/curate/code_measures.py",
+        '    head = "\\n".join(text[:_HEAD_CHARACTERS].split("\\n", _HEAD_LINES)[:_HEAD_LINES])',
+        "    head = text",
+        "the generators themselves are removed, whose templates hold the mark",
+        ("tests/unit/data_mix/test_code.py",),
+    ),
 )

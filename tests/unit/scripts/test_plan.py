@@ -138,3 +138,9 @@ def test_a_family_that_is_not_known_is_not_guessed(tmp_path: Path) -> None:
     assert done.stdout.startswith("tiny: the model's size is not known\n")
     assert ["sft", "no", "estimate"] in [line.split() for line in done.stdout.splitlines()]
     assert "sft: what a model of the family 'qwen3_moe' costs is not known" in done.stdout
+
+
+def test_a_recipe_of_data_alone_has_no_table_of_cards() -> None:
+    shown = _plan("--recipe", "recipes/nano2-data.yaml").stdout
+    assert "code-files" in shown and "core-hours" in shown
+    assert "GiB in all" not in shown and "GiB a process" not in shown
