@@ -186,7 +186,7 @@ def _kernels() -> list[Finding]:
     words = (
         "mamba-ssm and causal-conv1d import; they serve rows of one document"
         if scan
-        else "mamba-ssm is not installed; the torch path serves every row"
+        else "mamba-ssm is not installed; fused Triton kernels or the torch path serve every row"
     )
     return [Finding("kernels", words)]
 

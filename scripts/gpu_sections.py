@@ -11,7 +11,7 @@ from gpu_bench import LIMIT, TINY, Bench, Found, Training, documents
 from torch import nn
 
 from model.hybrid import build_config, load_model
-from model.layers import kernels
+from model.layers import fused, kernels
 from model.layers.attention import document_sdpa
 from model.layers.conv import causal_conv_silu
 from model.layers.gated_norm import gated_norm
@@ -37,9 +37,11 @@ def card(bench: Bench) -> Found:
         "varlen_attn" if kernels.varlen_attention_serves(half, 0.0) else "by documents"
     )
     lone = torch.empty(1, 8, 16, device=bench.device)
+    lone_documents = kernels.mamba_kernels_serve(lone, None)
     found["scan"] = (
-        "mamba-ssm for lone documents" if kernels.mamba_kernels_serve(lone, None) else "torch"
-    )
+        "Triton" if fused.serves("scan", lone, 64, 128)
+        else "mamba-ssm for lone documents" if lone_documents else "torch"
+    )  # fmt: skip
     found["triton"], error = _triton(bench)
     if error > 1e-6:
         found["failures"].append(f"a Triton kernel is off by {error:.1e}")

@@ -1,6 +1,7 @@
-"""Sections of scripts/gpu_check.py about speed and memory."""
+"""Sections of scripts/gpu_check.py about speed and memory, and about the fused kernels."""
 
 import copy
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -110,6 +111,57 @@ def loss(bench: Bench) -> Found:
         "peak_gib": bench.peak() / 2**30,
         "failures": failures,
     }
+
+
+def fused(bench: Bench) -> Found:
+    """Each Triton kernel against torch's operations: errors, leaks, and on a card the time of both."""
+    if not (bench.on_card or os.environ.get("TRITON_INTERPRET") == "1"):
+        return {"kernels": "not tried: no card, and TRITON_INTERPRET is not 1", "failures": []}
+    from model.layers.triton import parity
+
+    widths = bench.pick(
+        (
+            ("scan", (80, 128)),
+            ("scan", (64, 128)),
+            ("conv", (4,)),
+            ("norm", (1280,)),
+            ("norm", (5120,)),
+        ),
+        (("scan", (8, 16)), ("conv", (4,)), ("norm", (24,))),
+    )
+    found, failures, layout = dict[str, Found](), list[str](), parity.documents(bench.device)
+    for kind, sizes in widths:
+        for dtype in (torch.float32, torch.bfloat16):
+            name = f"{kind} {list(sizes)} {str(dtype).removeprefix('torch.')}"
+            one = parity.case(kind, sizes)
+            error = max(parity.errors(one, bench.device, dtype, layout))
+            found[name] = {"error": error}
+            if not error <= parity.LIMIT[dtype]:
+                failures.append(f"{name} is off by {error:.1e}")
+            if leak := parity.leak(one, bench.device, dtype, layout):
+                failures.append(f"{name} {leak}")
+            if bench.on_card:
+                found[name] |= _times(bench, parity.case(kind, sizes, 8192), dtype)
+    return {"kernels": found, "failures": failures}
+
+
+def _times(bench: Bench, one: Any, dtype: torch.dtype) -> Found:
+    """Milliseconds of a pass forward and backward over 8,192 tokens, by the kernel and by torch."""
+    from model.layers.layout import DocumentLayout
+    from workbench import kernels
+
+    layout = DocumentLayout((torch.arange(8192, device=bench.device) // 1000)[None])
+    leaves = [v.to(device=bench.device, dtype=dtype).requires_grad_() for v in one.inputs]
+    before = kernels.chosen()
+    kernels.choose("torch", bench.device.type)  # which the kernel's own call does not ask
+    try:
+        ms = {
+            name: 1e3 * bench.seconds(lambda run=run: run(leaves, layout).sum().backward(), 5)
+            for name, run in (("ms", one.kernel), ("torch_ms", one.torch))
+        }
+    finally:
+        kernels.choose(before, bench.device.type)
+    return ms | {"speedup": ms["torch_ms"] / ms["ms"]}
 
 
 def fp8(bench: Bench) -> Found:

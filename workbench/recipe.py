@@ -16,6 +16,7 @@ from workbench import recipe_yaml, registry
 from workbench.content import places_read, stages_named
 from workbench.errors import UserError, name_problem
 from workbench.inherit import extended, with_likes
+from workbench.kernels import Choice
 from workbench.schema import Section
 from workbench.served import ServedModel
 from workbench.trackers import TrackerConfig
@@ -52,7 +53,7 @@ class ClusterSection(Section):
 class StageConfig(Section):
     """What every stage has; kinds add their own fields."""
 
-    SAME_RESULT: ClassVar[frozenset[str]] = frozenset({"cpus", "gpus"})
+    SAME_RESULT: ClassVar[frozenset[str]] = frozenset({"cpus", "gpus", "kernels"})
     """Fields that do not change what a stage makes: resources, and when it gives up."""
 
     kind: str
@@ -64,6 +65,11 @@ class StageConfig(Section):
     gpus: float | None = Field(None, ge=0)
     """GPUs that the stage reserves, sees and uses; 0: none, it computes on the CPU. A share of one is that
     share of its memory. null: where a card is there, the stage and its engines share it (docs/gpu.md)."""
+    kernels: Choice = "auto"
+    """What a hybrid's layers are computed with on a card. auto: the fused Triton kernels, once each has shown
+    on this card that it equals torch's operations and leaks nothing between documents; what fails falls back
+    with one line. required, triton: the same, but what fails is refused. torch: torch's operations alone.
+    mamba-ssm: that package's kernels for rows of one document, torch for the others. A CPU computes with torch."""
     seed: int | None = Field(None, ge=0, lt=2**63)
     """Overrides the recipe's seed for this stage."""
 

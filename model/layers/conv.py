@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from model.layers import fused
 from model.layers.blocks import values_at_once
 from model.layers.layout import DocumentLayout
 
@@ -24,9 +25,11 @@ def causal_conv_silu(
 ) -> torch.Tensor:
     """x [B, T, C], weight [C, K], bias [C] or None -> [B, T, C], in fp32 (or fp64 for fp64).
 
-    Without a layout each row is one document. Tokens of one document reach no other, in either
+    Of x's own type where the fused kernel serves. Without a layout each row is one document. Tokens of one document reach no other, in either
     direction and to the bit: a tap that would cross is dropped, not multiplied by zero.
     """
+    if fused.serves("conv", x, weight.shape[1]):
+        return fused.part("conv").conv_silu(x, weight, bias, fused.position(x, layout))
     if layout is None:
         rows = torch.zeros(x.shape[:2], dtype=torch.int32, device=x.device)
         layout = DocumentLayout(rows)

@@ -5,14 +5,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from model.layers import fused
+
 
 def gated_norm(
     y: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, *, groups: int, eps: float
 ) -> torch.Tensor:
-    """weight * rms_norm(y * silu(gate)) over each of `groups` equal parts -> [B, T, D], fp32.
+    """weight * rms_norm(y * silu(gate)) over each of `groups` equal parts -> [B, T, D], of y's type.
 
-    y, gate [B, T, D]; weight [D]. The backward pass keeps y, gate and one number a group.
+    y, gate [B, T, D]; weight [D]. The backward pass keeps y, gate and one number a group. Of y's own type
+    where the fused kernel serves.
     """
+    if fused.serves("norm", y, y.shape[-1] // groups):
+        return fused.part("norm").gated_norm(y, gate, weight, groups=groups, eps=eps)
     return _GatedNorm.apply(y, gate, weight, groups, eps)
 
 

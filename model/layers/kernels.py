@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
+from model.layers import fused
 from model.layers.layout import DocumentLayout
+from workbench import kernels as stage
+from workbench.errors import UserError
 
 # mamba-ssm and causal-conv1d count offsets in 32 bits (state-spaces/mamba issue 1015): beyond this
 # many values between the first token and the last they read elsewhere, and say nothing.
@@ -40,15 +43,23 @@ def _conv_kernel() -> Any:
 def mamba_kernels_serve(x: torch.Tensor, layout: DocumentLayout | None) -> bool:
     """Whether mamba-ssm's kernels may take x [B, T, C], a view of a wider tensor.
 
-    They may not where a row holds several documents: their decay sums run on from one document to
+    They do where the fused kernels do not. They may not where a row holds several documents: their decay sums run on from one document to
     the next, so that a rounding of one reaches the others (472 of 1,120 values in a trial), and
     isolation to the bit is lost. They may not beyond 32-bit offsets either.
     """
+    if stage.chosen() == "torch" or fused.serves("conv", x, 4):
+        return False
     packed = layout is not None and len(layout.starts) > layout.batch
     offset = x.shape[0] * x.shape[1] * x.stride(-2)
     if packed or not x.is_cuda or offset > _MOST_OFFSET:
         return False
-    return _scan_kernel() is not None and _conv_kernel() is not None
+    found = _scan_kernel() is not None and _conv_kernel() is not None
+    if stage.chosen() == "mamba-ssm" and not found:
+        raise UserError(
+            "kernels is 'mamba-ssm', but mamba-ssm and causal-conv1d do not import here; install them "
+            "(requirements/cuda-kernels.txt), or set kernels: auto"
+        )
+    return found
 
 
 def varlen_attention_serves(query: torch.Tensor, dropout: float) -> bool:

@@ -108,6 +108,11 @@ class DocumentLayout:
         return (tokens - begin).view(self.batch, self.length)
 
     @cached_property
+    def places(self) -> torch.Tensor:
+        """position_ids as int32, as the fused kernels read them."""
+        return self.position_ids.int()
+
+    @cached_property
     def cu_seqlens(self) -> torch.Tensor:
         """[D + 1] int32 cumulative lengths over the flattened batch, as varlen kernels want."""
         return torch.cat([self.starts, self.starts.new_tensor([self.batch * self.length])]).int()

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHRMSNorm
 
+from model.layers import fused
 from model.layers.blocks import row_blocks
 
 
@@ -13,6 +14,8 @@ class FusedRMSNorm(NemotronHRMSNorm):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[..., D] -> [..., D] of the same type; worked out in fp32."""
+        if fused.serves("norm", hidden_states, hidden_states.shape[-1]):
+            return fused.part("norm").rms_norm(hidden_states, self.weight, self.variance_epsilon)
         if hidden_states.dtype != torch.float32 or self.weight.dtype != torch.float32:
             return super().forward(hidden_states)
         return _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)

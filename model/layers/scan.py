@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from model.layers import fused
 from model.layers.blocks import values_at_once
 from model.layers.layout import DocumentLayout, ScanMasks, causal_masks
 
@@ -28,6 +29,7 @@ from model.layers.layout import DocumentLayout, ScanMasks, causal_masks
 # and 64 are within a few percent of each other for head_dim and state size of 32 to 128. On a GPU
 # longer chunks mean fewer kernels, and a quarter of the saved states.
 _CPU_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 32, 128
+LOG2_E = math.log2(math.e)
 # Values of the quadratic part worked on at once by a CPU, so that a block stays in the L2 cache.
 _CACHE_VALUES = 1 << 17
 
@@ -61,16 +63,20 @@ def chunk_scan(
     xbc [B, T, H*P + 2*G*N]: x, B and C side by side, as they leave the convolution.
     dt [B, T, H]: time steps, after softplus. a [H]: negative decay rates. d [H]: skip weights.
     chunk: tokens of a chunk; None: `chunk_tokens` of the device.
-    Autocast does not apply: the recurrence is always worked out in full precision.
+    Autocast does not apply: states and sums are always fp32. Where the fused kernel serves, y has the
+    type of xbc, which its products' factors are rounded to.
     """
     with torch.autocast(xbc.device.type, enabled=False):
+        if chunk is None and fused.serves("scan", xbc, sizes.head_dim, sizes.state):
+            log_decay, place = dt.float() * (a.float() * LOG2_E), fused.position(xbc, layout)
+            return fused.part("scan").scan(xbc, dt.float(), log_decay, d.float(), sizes, place)
         dtype = torch.float64 if xbc.dtype == torch.float64 else torch.float32
         length = xbc.shape[1]
         chunk = min(chunk or chunk_tokens(xbc.device), length)
         masks = causal_masks(chunk, xbc.device) if layout is None else layout.scan_masks(chunk)
         dt = dt.to(dtype)
         xbc, dt = (F.pad(v.to(dtype), (0, 0, 0, -length % chunk)) for v in (xbc, dt))
-        log_decay = dt * (a.to(dtype) * math.log2(math.e))
+        log_decay = dt * (a.to(dtype) * LOG2_E)
         y = _ChunkScan.apply(xbc, dt, log_decay, d.to(dtype), sizes, masks, chunk)
         return y[:, :length]
 

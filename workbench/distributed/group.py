@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from workbench import placement
+from workbench import kernels, placement
 from workbench.errors import UserError
 from workbench.recipe import StageConfig
 
@@ -40,7 +40,7 @@ def place(config: StageConfig) -> torch.device:
     """Where the stage's model, data and proofs belong, made this process's own.
 
     Triton launches on the current card, and a share of a card is the share of its memory. Raises:
-    UserError where the stage reserves a card and sees none.
+    UserError where the stage reserves a card and sees none, or its kernels need one.
     """
     gpus = next((s.gpus for s in placement.seats(config) if s.who == "workers"), config.gpus)
     found = device()
@@ -53,6 +53,7 @@ def place(config: StageConfig) -> torch.device:
         torch.cuda.set_device(found)
         if gpus and gpus < 1:
             torch.cuda.set_per_process_memory_fraction(gpus, found)
+    kernels.choose(config.kernels, found.type)
     return found
 
 

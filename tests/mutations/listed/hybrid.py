@@ -11,8 +11,53 @@ _LAYOUTS = (
 _OPERATIONS = ("tests/unit/model/test_layers.py",)
 _PRUNE = ("tests/unit/pretrain/test_prune.py",)
 _DISTILL = ("tests/unit/pretrain/test_distill.py",)
+# Two layouts in Triton's interpreter.
+_TRITON = (
+    "tests/unit/model/test_triton.py"
+    "::test_layouts_equal_the_torch_path_and_leak_nothing_and_a_wrong_kernel_does_not_serve",
+)
 
 MUTATIONS = (
+    Mutation(
+        "a fused chunk reaches across documents",
+        "model/layers/triton/scan_kernels.py",
+        "return (apart >= 0) & (apart <= position[:, None])",
+        "return apart >= 0",
+        "tokens of a chunk reach those of the documents after theirs",
+        _TRITON,
+    ),
+    Mutation(
+        "a fused state enters the next document",
+        "model/layers/triton/scan_kernels.py",
+        "tl.where(place > at, tl.exp2(before), 0.0)",
+        "tl.exp2(before)",
+        "a document reads the state that the one before left at the chunk's edge",
+        _TRITON,
+    ),
+    Mutation(
+        "a fused decay's gradient has the token's own pair",
+        "model/layers/triton/scan_kernels.py",
+        "grad = tl.sum(tl.where(earlier < later, from_later, 0.0), 1)",
+        "grad = tl.sum(tl.where(earlier <= later, from_later, 0.0), 1)",
+        "decay rates and time steps learn from pairs that they do not lie between",
+        _TRITON,
+    ),
+    Mutation(
+        "a tile begins at a 32-bit number",
+        "model/layers/triton/conv_kernels.py",
+        "number, tiles = tl.program_id(0).to(tl.int64), tl.cdiv(tokens, BT)",
+        "number, tiles = tl.program_id(0), tl.cdiv(tokens, BT)",
+        "rows beyond 2^31 values are read elsewhere",
+        _TRITON,
+    ),
+    Mutation(
+        "a wrong kernel serves",
+        "model/layers/triton/parity.py",
+        "if not worst <= limit:",
+        "if False:",
+        "a kernel that is wrong on a card trains there without a word",
+        _TRITON,
+    ),
     Mutation(
         "state enters the next document",
         "model/layers/layout.py",

@@ -39,9 +39,9 @@ def examine(check: Any, name: str, limit_s: int = 60) -> dict[str, Any]:
 
 def test_sections_pass_here_and_their_limits_fit_eight_minutes_and_a_half(check: Any) -> None:
     names = [section.name for section in check.check.SECTIONS]
-    assert len(names) == 11
+    assert len(names) == 12
     assert sum(section.limit_s for section in check.check.SECTIONS) <= 540
-    for name in ("card", "parity", "long", "fp8", "grpo", "resume"):
+    for name in ("card", "parity", "fused", "long", "fp8", "grpo", "resume"):
         line = examine(check, name)
         assert line["passed"], line
     assert examine(check, "grpo")["cosine"] == pytest.approx(1, abs=1e-9)
@@ -93,3 +93,12 @@ def test_the_command_says_what_failed_and_by_its_exit_code() -> None:
     wrong = subprocess.run([*words[:4], "--only", "lean"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "leak" in wrong.stderr
+
+
+@pytest.mark.stress
+def test_the_fused_kernels_pass_in_the_interpreter() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    words = [sys.executable, "scripts/gpu_check.py", "--device", "cpu", "--only", "fused"]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"scan [8, 16] bfloat16": {"error": ' in done.stdout
