@@ -126,7 +126,7 @@ def check_state(model: Any, optimizer: Any, state: Mapping[str, Any]) -> None:
     problems = _problems(report)
     count = sum(len(group["params"]) for group in optimizer.param_groups)
     moments = len(state["optimizer"]["state"])
-    if moments != count:
+    if moments != count and (moments or state["step"]):  # before the first step there are none
         problems.append(f"of the optimizer for {moments} parameters instead of {count}")
     if problems:
         raise UserError(

@@ -17,6 +17,7 @@ from workbench.errors import unknown_name
 from workbench.own_code import is_own
 from workbench.recipe import StageConfig
 from workbench.schema import Section
+from workbench.validation import ValidationConfig
 
 _VARIANTS: dict[str, dict[str, object]] = {
     "grpo": {"aggregate": "sequence"},
@@ -216,6 +217,18 @@ def check_spread(spread: DistributedConfig, *, lora: bool) -> None:
         )
 
 
+class GrpoValidation(ValidationConfig):
+    """The reward on prompts that are not trained on, while the policy is trained."""
+
+    source: PromptsConfig | None = None
+    """Prompts with a check, or tasks. null: further ones of `held_out`. None of them is asked for the
+    held-out reward before and after, which would otherwise be chosen along with the best checkpoint."""
+    num_prompts: int = Field(64, ge=2)
+    """How many of them."""
+    samples: int = Field(1, ge=1)
+    """Replies a prompt; the interval is clustered by problem."""
+
+
 class GrpoConfig(StageConfig):
     """Stage kind `grpo`."""
 
@@ -228,6 +241,8 @@ class GrpoConfig(StageConfig):
     """Prompts, with a check, or tasks for the reward before and after; take others than `prompts`."""
     num_held_out: int = Field(200, ge=2)
     """How many of them; a source that holds fewer is an error."""
+    validation: GrpoValidation | None = None
+    """Measure the reward every so many steps, keep the best checkpoint, end early; null: not."""
     skip_bad: bool = False
     """Leave out rows that cannot be asked or checked (too long, no message, a check or reference that is
     none, an id used twice), and count them by reason in `rows` of the manifest. false: they end the run
@@ -345,6 +360,13 @@ class GrpoConfig(StageConfig):
         return True
 
     @property
+    def asked(self) -> list[tuple[str, PromptsConfig]]:
+        """Name -> source of prompts or tasks."""
+        own = self.validation.source if self.validation else None
+        more = [("validation", own)] if own is not None else []
+        return [("prompts", self.prompts), ("held_out", self.held_out), *more]
+
+    @property
     def checked(self) -> bool:
         """Whether a reward comes from the prompts' own checks."""
         return any(source.kind == "checker" for source in self.reward.sources().values())
@@ -368,7 +390,7 @@ class GrpoConfig(StageConfig):
             )
         if self.condition is not None and self.thinking is not True:
             raise ValueError("condition needs a trace; set thinking: true")
-        for name, prompts in (("prompts", self.prompts), ("held_out", self.held_out)):
+        for name, prompts in self.asked:
             if isinstance(prompts, EnvironmentSource) and self.condition is not None:
                 raise ValueError(
                     f"condition is for single questions; {name} are an environment's tasks"
@@ -382,6 +404,12 @@ class GrpoConfig(StageConfig):
                 raise ValueError(
                     f"reward.model {source.model!r} is not in needs ({', '.join(self.needs)}); add it"
                 )
+        kinds = {source.kind for source in self.reward.sources().values()}
+        if self.validation is not None and self.validation.samples > 1 and "judge" in kinds:
+            raise ValueError(
+                f"validation.samples {self.validation.samples} with a judge, which compares a prompt's one "
+                "reply with its first one; leave samples out"
+            )
         check_spread(self.distributed, lora=self.lora is not None)
         if self.lora is not None and self.lora.dropout:
             raise ValueError(

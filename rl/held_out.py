@@ -9,17 +9,27 @@ from workbench.errors import UserError
 
 
 def check_held_out(
-    trained: Sequence[Conversation | Task], held_out: Sequence[Conversation | Task]
+    trained: Sequence[Conversation | Task],
+    held_out: Sequence[Conversation | Task],
+    *,
+    name: str = "held_out",
 ) -> None:
     """Raises: UserError where what is held out, or its problem in other words, is trained on."""
-    known = {key for item in trained for key in _keys(item)}
-    both = [item.id for item in held_out if not known.isdisjoint(_keys(item))]
+    both = shared_with(trained, held_out)
     if both:
         what = "tasks" if isinstance(held_out[0], Task) else "prompts"
         raise UserError(
-            f"{len(both)} of {len(held_out)} held-out {what} are also trained on ({both[0]}, ...); "
-            "give `held_out` another split"
+            f"{len(both)} of {len(held_out)} {name.replace('_', '-')} {what} are also trained on "
+            f"({both[0]}, ...); give `{name}` another split"
         )
+
+
+def shared_with(
+    known: Sequence[Conversation | Task], others: Sequence[Conversation | Task]
+) -> list[str]:
+    """The ids of `others` that `known` holds too, perhaps in other words."""
+    keys = {key for item in known for key in _keys(item)}
+    return [item.id for item in others if not keys.isdisjoint(_keys(item))]
 
 
 def _keys(item: Conversation | Task) -> Iterable[str]:

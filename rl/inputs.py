@@ -32,7 +32,7 @@ def check_grpo(config: GrpoConfig) -> list[str]:
     Raises: UserError where data is missing, a row is bad or a check does not take `reward_options`.
     """
     check_data(config, rows_apart=("prompts", "held_out"))
-    for prompts in (config.prompts, config.held_out):
+    for _, prompts in config.asked:
         if isinstance(prompts, EnvironmentSource):
             check_environment(prompts.tasks)
     for source in config.reward.sources().values():

@@ -6,6 +6,7 @@ optimizer) and rl.loss.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +27,8 @@ from workbench.checkpoint import rng_state, set_rng_state
 from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
-from workbench.distributed.state import load_latest
+from workbench.distributed.state import load_latest, return_to
+from workbench.validation import Validation
 
 # Enough of each to see a layer's error in both paths of an engine.
 _DIAGNOSED_ROLLOUTS, _DIAGNOSED_TOKENS = 2, 16
@@ -79,7 +81,9 @@ class Grpo:
         config: GrpoConfig,
         seed: int,
         shards: Shards | None = None,
+        validation: Validation | None = None,
     ) -> None:  # fmt: skip
+        self.validation = validation or Validation()
         self.model, self.sampler, self.pool = model, sampler, Pool(pool, seed)
         self.config, self.seed, self.shards = config, seed, shards
         if shards is None:
@@ -91,10 +95,10 @@ class Grpo:
 
     def fit(self, hooks: Hooks, checkpoints: Saves) -> bool:
         """Train to the end. Returns False where it was asked to stop (state is saved)."""
-        self._publish(None)
+        self._begin(hooks, checkpoints)
         rollouts = self._prefetch() if self.sampler is not None else None
         try:
-            while self.step < self.config.num_steps:
+            while self.step < self.config.num_steps and not self.validation.ended:
                 started = time.perf_counter()
                 sampled = self._take(rollouts)
                 metrics = self.measure(sampled) | {"wait_s": time.perf_counter() - started}
@@ -107,7 +111,7 @@ class Grpo:
                 hooks.log(self.step, metrics, self.tokens)
                 hooks.progress(self.step)
                 stop = hooks.should_stop()
-                if stop or self.step % self.config.checkpoint_every_steps == 0:
+                if stop or self._saves():
                     checkpoints.save(self.step, self.state_dict())
                 if stop:
                     return False
@@ -116,6 +120,24 @@ class Grpo:
             checkpoints.finish()
             if rollouts is not None:
                 rollouts.close()
+
+    def _begin(self, hooks: Hooks, checkpoints: Saves) -> None:
+        """The weights to the engine, and what they are worth before the first step."""
+        found = self._publish(None)
+        if "validation_s" in found:
+            hooks.log(self.step, found, self.tokens)
+            if self.validation.must_save(self.step):
+                checkpoints.save(self.step, self.state_dict())
+
+    def _saves(self) -> bool:
+        due = self.step % self.config.checkpoint_every_steps == 0
+        return due or self.validation.must_save(self.step)
+
+    def return_to(self, folder: Path, step: int) -> None:
+        """The weights of a kept checkpoint, in the engine as well."""
+        state = return_to(folder, step, self.model, self.updater.optimizer)
+        self.updater.load_weights(state)
+        self._sync()
 
     def _prefetch(self) -> Prefetch:
         return Prefetch(
@@ -180,10 +202,19 @@ class Grpo:
         return diagnose(self.model, traces, self.config.engine.dtype)
 
     def _publish(self, rollouts: Prefetch | None) -> dict[str, float]:
-        """Give the engine the weights, under the number of updates as their version.
+        """Give the engine the weights, validate where that is due, then let sampling go on.
 
         Raises: SyncError; nothing is sampled from weights that failed their checks.
         """
+        found = self._sync()
+        with rollouts.paused() if rollouts is not None else nullcontext():
+            found |= self.validation.at(self.step, last=self.step == self.config.num_steps)
+        if rollouts is not None:
+            rollouts.published(self.step)
+        return found
+
+    def _sync(self) -> dict[str, float]:
+        """The weights to the engine, under the number of updates as their version. Raises: SyncError."""
         begun = time.perf_counter()
         engine = None if self.sampler is None else self.sampler.engine
         how: dict[str, Any] = {
@@ -196,8 +227,6 @@ class Grpo:
         else:
             assert engine is not None
             report = sync(self.model, engine, **how)
-        if rollouts is not None:
-            rollouts.published(self.step)
         errors = {} if report is None else {"probe_error": max(report)}
         return errors | {"sync_s": time.perf_counter() - begun}
 
@@ -208,6 +237,7 @@ class Grpo:
             "tokens": self.tokens,
             "position": self.position,
             **self.updater.state_dict(),
+            **self.validation.state_dict(),
             "rng": rng_state(),
         }
 
@@ -221,6 +251,7 @@ class Grpo:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.updater.load_state_dict(state)
+        self.validation.load_state_dict(state)
         set_rng_state(state["rng"])
         self.step, self.tokens = int(state["step"]), int(state["tokens"])
         self.position = int(state["position"])

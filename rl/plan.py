@@ -25,6 +25,10 @@ def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
     if rounds > 1:
         line += f"; dynamic sampling may sample up to {rounds} times as many prompts"
     replies = a_step * config.num_steps * rounds + 2 * config.num_held_out
+    if (validation := config.validation) is not None:
+        times = config.num_steps // validation.every + 1 + bool(config.num_steps % validation.every)
+        line += f"; {times} validations of {validation.num_prompts} prompts x {validation.samples} replies"
+        replies += times * validation.num_prompts * validation.samples
     tokens = replies * config.max_tokens * turns
     return StagePlan(
         lines=(line,),

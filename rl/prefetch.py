@@ -7,7 +7,8 @@ never in the order in which replies end: that would favour short ones.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rl.sample import Rollout, Sampled
 
@@ -32,7 +33,7 @@ class Prefetch:
         self._changed = threading.Condition()
         self._ready: deque[Sampled] = deque()
         self._error: BaseException | None = None
-        self._closed = False
+        self._closed = self._paused = self._sampling = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="rollouts")
         if max_staleness > 0:
             self._thread.start()
@@ -58,6 +59,19 @@ class Prefetch:
             self._version = version
             self._changed.notify_all()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is sampled meanwhile; what is at work ends first. An engine has one batch at a time."""
+        with self._changed:
+            self._paused = True
+            self._changed.wait_for(lambda: not self._sampling)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._paused = False
+                self._changed.notify_all()
+
     def close(self) -> None:
         """End the sampling; what it is at may still end first."""
         with self._changed:
@@ -73,18 +87,20 @@ class Prefetch:
                     self._changed.wait_for(lambda: self._closed or self._may_begin(step))  # noqa: B023
                     if self._closed:
                         return
+                    self._sampling = True
                 sampled = self._collect(self._position)
                 self._position = sampled.position
                 with self._changed:
+                    self._sampling = False
                     self._ready.append(sampled)
                     self._changed.notify_all()
         except BaseException as error:  # noqa: BLE001 - raised again where the trainer waits
             with self._changed:
-                self._error = error
+                self._error, self._sampling = error, False
                 self._changed.notify_all()
 
     def _may_begin(self, step: int) -> bool:
-        return step <= self._version + self.max_staleness
+        return not self._paused and step <= self._version + self.max_staleness
 
 
 def check_versions(groups: Sequence[Sequence[Rollout]], step: int, max_staleness: int) -> None:

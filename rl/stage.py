@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 from uuid import uuid4
 
 import torch
@@ -31,6 +31,7 @@ from rl.reward_source import reward_source
 from rl.rollout_log import RolloutLog
 from rl.rows import Rules, good_tasks, take_rows, too_long, warnings_of
 from rl.sample import Sampler, thinks
+from rl.validation import apart, policy_estimates
 from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
@@ -40,10 +41,11 @@ from workbench.distributed.mesh import Mesh, make_mesh
 from workbench.distributed.state import ShardedCheckpoints
 from workbench.memory import keep_freed_memory
 from workbench.own_code import is_own
-from workbench.records import to_json
+from workbench.records import Estimate, to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 from workbench.statistics import paired_difference
+from workbench.validation import Validation
 
 T = TypeVar("T")
 
@@ -73,17 +75,21 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     asked = _in_first(lambda: _questions(context, tokenizer))
     model, shards = _policy(context, mesh)
     asker = _in_first(lambda: _Asker(context, tokenizer, asked))
-    sampler, pool = (asker.sampler, asked[0]) if asker and asked else (None, [])
-    grpo = Grpo(model, sampler, pool, config, context.seed, shards)
+    sampler, pool = (asker.sampler, asked.pool) if asker and asked else (None, [])
+    validation = _validation(context, asker)
+    grpo = Grpo(model, sampler, pool, config, context.seed, shards, validation)
     folder = context.stage_dir / "checkpoints"
     resumed = grpo.resume(folder)
     if asker:
         asker.begin(grpo.step, resumed=resumed)
     _measured_in_first(asker, "before")
-    checkpoints = ShardedCheckpoints(folder) if mesh else Checkpoints(folder)
+    saves = ShardedCheckpoints if mesh else Checkpoints
+    checkpoints = saves(folder, spared=lambda: validation.kept_step)
     if not grpo.fit(_hooks(context, config, asker), checkpoints):
         context.stop()
-    _measured_in_first(asker, "after")  # the engine holds the last step's weights
+    if (best := validation.must_return(grpo.step)) is not None:
+        grpo.return_to(folder, best)
+    _measured_in_first(asker, "after")  # the engine holds the weights that are saved
     _save(context, model, tokenizer, sharded=mesh is not None)
     if asker:
         asker.engine.close()
@@ -111,13 +117,48 @@ def _measured_in_first(asker: "_Asker | None", when: str) -> None:
     group.from_first(measure)
 
 
-def _questions(context: StageContext, tokenizer: Any) -> "tuple[Prompts, Prompts]":
+class _Asked(NamedTuple):
+    """What is trained on, measured before and after, and measured on the way."""
+
+    pool: "Prompts"
+    held_out: "Prompts"
+    validation: "Prompts"
+
+
+def _questions(context: StageContext, tokenizer: Any) -> _Asked:
     context.progress(message="looking at the prompts")
+    config: GrpoConfig = context.config
     pool, held_out = take_questions(context, tokenizer)
-    must_be_checkable(q.check for q in (*pool, *held_out) if isinstance(q, Conversation))
+    wanted = config.validation
+    further: Sequence[Conversation | Task] = held_out[config.num_held_out :]
+    held_out = held_out[: config.num_held_out]
+    if wanted is not None and wanted.source is not None:
+        further, account = _take(
+            context, tokenizer, "validation", wanted.source, wanted.num_prompts, {}
+        )
+        context.note(rows={**context.outputs["rows"], "validation": account})
+    must_be_checkable(q.check for q in (*pool, *held_out, *further) if isinstance(q, Conversation))
     check_held_out(pool, held_out)
+    if wanted is not None:
+        check_held_out(pool, further, name="validation")
+        further = apart(held_out, further)
     context.progress(message="starting the engine")
-    return pool, held_out
+    return _Asked(pool, held_out, cast(Prompts, further))
+
+
+def _validation(context: StageContext, asker: "_Asker | None") -> Validation:
+    """The validations of a training; the first process asks, and all of them know."""
+
+    def note(outputs: dict[str, Any]) -> None:
+        if asker:
+            context.note(**outputs)
+
+    def measure() -> dict[str, Estimate]:
+        return group.from_first(lambda: asker.validate() if asker else {})
+
+    config: GrpoConfig = context.config
+    shares = ("checker_reward", *(["reward"] if _measured(config)[1] else []))
+    return Validation(config.validation, measure, by="reward", note=note, shares=shares)
 
 
 def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, Shards | None]:
@@ -153,12 +194,10 @@ def _save(context: StageContext, model: Any, tokenizer: Any, *, sharded: bool) -
 class _Asker:
     """The side of a stage that samples: engine, prompts, held-out measure and record. One process has it."""
 
-    def __init__(
-        self, context: StageContext, tokenizer: Any, asked: "tuple[Prompts, Prompts] | None"
-    ) -> None:
+    def __init__(self, context: StageContext, tokenizer: Any, asked: _Asked | None) -> None:
         assert asked is not None
         config: GrpoConfig = context.config
-        self.context, self.held_out = context, asked[1]
+        self.context, self.held_out, self.further = context, asked.held_out, asked.validation
         budgets = config.thinking_budget is not None
         self.engine = start_engine(
             context.parent_model, with_budgets(config.engine) if budgets else config.engine
@@ -204,6 +243,19 @@ class _Asker:
         context.outputs["differences"] = self._differences()
         context.outputs["engine"] = self.engine.describe()
 
+    def validate(self) -> dict[str, Estimate]:
+        """The reward on the validation's prompts, with the weights that the engine has."""
+        config: GrpoConfig = self.context.config
+        assert config.validation is not None
+        self.context.progress(message="validation")
+        found = policy_estimates(
+            self.sampler, self.further, config.validation, seed=self.context.seed,
+            max_failed_share=config.max_failed_share,
+        )  # fmt: skip
+        if self.anchors:
+            write_json(self._kept, self.anchors)
+        return found
+
     def _differences(self) -> list[Any]:
         config: GrpoConfig = self.context.config
         outputs, differences = self.context.outputs, []
@@ -227,7 +279,33 @@ Prompts = list[Conversation] | list[Task]
 
 
 def take_questions(context: StageContext, tokenizer: Any) -> tuple[Prompts, Prompts]:
-    """The prompts to train on and those held out, each of which can be asked and checked."""
+    """The prompts to train on and those held out, each of which can be asked and checked. Where a
+    validation takes further ones of the latter, they stand behind them."""
+    config: GrpoConfig = context.config
+    more = config.validation.num_prompts if config.validation else 0
+    if config.validation is not None and config.validation.source is not None:
+        more = 0
+    pool, asked = _take(
+        context, tokenizer, "prompts", config.prompts, config.num_prompts, config.reward_options
+    )
+    # The held-out reward keeps the prompt's own options.
+    held_out, kept = _take(
+        context, tokenizer, "held_out", config.held_out, config.num_held_out + more, {}
+    )
+    accounts = {"prompts": asked, "held_out": kept}
+    context.note(rows=accounts, warnings=warnings_of(accounts))
+    return pool, held_out
+
+
+def _take(
+    context: StageContext,
+    tokenizer: Any,
+    name: str,
+    source: PromptsConfig,
+    count: int,
+    options: Mapping[str, Any],
+) -> tuple[Prompts, dict[str, Any]]:
+    """Prompts or tasks of one source, and the account of those that were left out."""
     config: GrpoConfig = context.config
 
     def fits(question: Conversation | Task) -> str:
@@ -238,24 +316,14 @@ def take_questions(context: StageContext, tokenizer: Any) -> tuple[Prompts, Prom
         ids = prompt_ids(asked, question.tools, on, tokenizer=tokenizer)
         return too_long(len(ids), config.max_tokens, config.engine.max_model_len)
 
-    def take(
-        name: str, source: PromptsConfig, count: int, options: Mapping[str, Any]
-    ) -> tuple[Prompts, dict[str, Any]]:
-        if isinstance(source, EnvironmentSource):
-            tasks = take_tasks(source.tasks, count, context.seed)
-            return good_tasks(tasks, fits, skip_bad=config.skip_bad, name=name)
-        rules = Rules(config.checked, config.skip_bad, options, fits)
-        rows, account = take_rows(source, count, rules, name=name, seed=context.seed)
-        if config.condition is not None:
-            rows = [conditioned(row, config.condition) for row in rows]
-        return rows, account
-
-    pool, asked = take("prompts", config.prompts, config.num_prompts, config.reward_options)
-    # The held-out reward keeps the prompt's own options.
-    held_out, kept = take("held_out", config.held_out, config.num_held_out, {})
-    accounts = {"prompts": asked, "held_out": kept}
-    context.note(rows=accounts, warnings=warnings_of(accounts))
-    return pool, held_out
+    if isinstance(source, EnvironmentSource):
+        tasks = take_tasks(source.tasks, count, context.seed)
+        return good_tasks(tasks, fits, skip_bad=config.skip_bad, name=name)
+    rules = Rules(config.checked, config.skip_bad, options, fits)
+    rows, account = take_rows(source, count, rules, name=name, seed=context.seed)
+    if config.condition is not None:
+        rows = [conditioned(row, config.condition) for row in rows]
+    return rows, account
 
 
 _CHECKED = "checker on the same replies"

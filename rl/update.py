@@ -331,11 +331,15 @@ class Updater:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
+        self.load_weights(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Of `state_dict()` the weights alone."""
         if has_adapters(self.model):
             load_adapter_state(self.model, state["model"])
         else:
             self.model.load_state_dict(state["model"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def split(groups: Sequence[list[Rollout]], parts: int) -> list[list[list[Rollout]]]:

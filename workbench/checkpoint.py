@@ -6,7 +6,7 @@ State is tensors and plain values, and only such a file is opened: a pickle can 
 import pkgutil
 import random
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,12 +19,15 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from workbench.errors import UserError, one_line
 from workbench.files import whole_file
 
+Spared = Callable[[], int | None]
+"""The step of a checkpoint that must stay, asked for whenever older ones are deleted."""
+
 
 class Checkpoints:
-    """The checkpoints/ folder of a stage; keeps the newest `keep`."""
+    """The checkpoints/ folder of a stage; keeps the newest `keep`, and the step that `spared` names."""
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int = 2, spared: Spared = lambda: None) -> None:
+        self.folder, self.keep, self.spared = folder, keep, spared
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write step-N.pt by rename, then delete older ones."""
@@ -35,7 +38,7 @@ class Checkpoints:
         save_whole(state, path)
         odd = get_unsafe_globals_in_checkpoint(path)
         assert not odd, f"the state holds {', '.join(odd)}: it could never be continued from"
-        for old in older_states(self.folder, self.keep):
+        for old in older_states(self.folder, self.keep, self.spared()):
             old.unlink() if old.is_file() else shutil.rmtree(old)
         return path
 
@@ -57,9 +60,14 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), key=lambda path: path.name.partition(".")[0])
 
 
-def older_states(folder: Path, keep: int) -> list[Path]:
-    """All but the newest `keep`."""
-    return states(folder)[:-keep]
+def older_states(folder: Path, keep: int, spared: int | None = None) -> list[Path]:
+    """All but the newest `keep` and the one of the step `spared`."""
+    return [path for path in states(folder)[:-keep] if step_of(path) != spared]
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint."""
+    return int(path.name.partition(".")[0].rsplit("-", 1)[1])
 
 
 def load_state(path: Path, *, mmap: bool = False) -> dict[str, Any]:

@@ -184,6 +184,38 @@ METRICS: dict[str, Metric] = {
             "merge_score", "", "the sweep's metric at one alpha, mean over its benchmarks", "up"
         ),
         Metric("accuracy", "share", "mean of the answers' values over all benchmarks", "up"),
+        Metric(
+            "validation/reward",
+            "share",
+            "mean reward of replies to prompts that are not trained on, at the training's temperature",
+            "up",
+        ),
+        Metric(
+            "validation/checker_reward",
+            "share",
+            "what the checker says of the same replies, where another source rewards them",
+            "up",
+        ),
+        Metric(
+            "validation/loss",
+            "nats/token",
+            "loss on rows that are not trained on: cross-entropy of a token in pretraining and SFT; of "
+            "preferences the logistic loss of a pair's margin (KTO: of a reply's), in nats",
+            "down",
+        ),
+        Metric(
+            "validation/accuracy",
+            "share",
+            "of the same rows: tokens whose likeliest prediction is the right one; pairs in which the "
+            "better side scores higher; replies that went the way of their label",
+            "up",
+        ),
+        Metric(
+            "validation/*",
+            "",
+            "NAME_low and NAME_high: ends of that value's 95% interval, clustered by problem",
+        ),
+        Metric("validation_s", "s", "time of the step's validation", "down"),
     )
 }
 

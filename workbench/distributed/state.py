@@ -20,20 +20,30 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from workbench.checkpoint import damaged, load_state, older_states, save_whole, states
+from workbench.checkpoint import (
+    Spared,
+    damaged,
+    load_state,
+    older_states,
+    save_whole,
+    states,
+    step_of,
+)
 from workbench.distributed import group
+from workbench.errors import UserError
 
 _PLAIN, _TENSORS = "plain.pt", ("model", "optimizer")
 
 
 class ShardedCheckpoints:
-    """The checkpoints/ folder of a stage in many processes; keeps the newest `keep`.
+    """The checkpoints/ folder of a stage in many processes; keeps the newest `keep`, and the step that
+    `spared` names.
 
     Every process makes one and calls the same methods. Saving goes on while the training does.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int = 2, spared: Spared = lambda: None) -> None:
+        self.folder, self.keep, self.spared = folder, keep, spared
         # Its own group: saving goes on in a thread, and must not meet the training's collectives.
         self._group = dist.new_group(backend="gloo")
         self._saving: tuple[int, Future[Any]] | None = None
@@ -80,7 +90,7 @@ class ShardedCheckpoints:
         with self._appearing:
             if self._half(step).is_dir():
                 self._half(step).rename(self.folder / f"step-{step:08d}")
-                for old in older_states(self.folder, self.keep):
+                for old in older_states(self.folder, self.keep, self.spared()):
                     old.unlink() if old.is_file() else shutil.rmtree(old)
 
     def _half(self, step: int) -> Path:
@@ -100,6 +110,16 @@ def load_latest(
         return None
     newest = folder / names[-1]
     return load(newest, model, optimizer)
+
+
+def return_to(
+    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """The state of one step in a folder. Every process must call it. Raises: UserError without it."""
+    names = group.from_first(lambda: [p.name for p in states(folder) if step_of(p) == step])
+    if not names:
+        raise UserError(f"the checkpoint of step {step} is gone from {folder}; rerun --fresh")
+    return load(folder / names[0], model, optimizer)
 
 
 def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
