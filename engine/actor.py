@@ -26,6 +26,7 @@ from workbench.cluster import end_idle_engines, runtime_env
 from workbench.errors import UserError
 from workbench.placement import local_cards, settled
 from workbench.provenance import digest
+from workbench.stuck import answer_in, answers_where
 
 IDLE_EXIT_S = 600.0
 _POLL_S = 0.5
@@ -44,6 +45,8 @@ class Lease(NamedTuple):
     node: str
     pid: int
     number: int
+    stacks: str = ""
+    """Where the engine says what it is at, should the stage be stuck (workbench.stuck)."""
 
     def is_dead(self, node: str) -> bool:
         """Whether the holder has gone. A holder on another node counts as alive."""
@@ -72,6 +75,7 @@ class EngineActor:
         if self._lease is not None and not self._lease.is_dead(_node_id()):
             return self._lease == lease
         self._lease, self._used = lease, time.monotonic()
+        answer_in(Path(lease.stacks) if lease.stacks else None, f"engine-{os.getpid()}")
         return True
 
     def is_idle(self) -> bool:
@@ -82,6 +86,7 @@ class EngineActor:
         """Give the engine back."""
         if self._lease == lease:
             self._lease, self._used = None, time.monotonic()
+            answer_in(None, "")
 
     def start(self, model: str, config: EngineConfig) -> int:
         """Have an engine with this checkpoint's weights; returns the actor's process id."""
@@ -400,7 +405,7 @@ def _acquire(spec: _Spec) -> tuple[Any, Lease]:
     environment = runtime_env(gpus)
     environment["env_vars"] |= ENVIRONMENT | ({} if gpus else ENVIRONMENT_CPU)
     environment["env_vars"]["OMP_NUM_THREADS"] = str(spec.config.threads)
-    lease = Lease(_node_id(), os.getpid(), next(_LEASES))
+    lease = Lease(_node_id(), os.getpid(), next(_LEASES), answers_where())
     number, deadline = 0, time.monotonic() + _DEAD_NAME_S
     while time.monotonic() < deadline:
         name = f"engine-{shape}-{number}"

@@ -11,6 +11,7 @@ from workbench.distributed.config import DistributedConfig
 from workbench.load import Activations
 from workbench.recipe import StageConfig
 from workbench.schema import Section
+from workbench.validation import LossValidation
 
 
 class TokenizerConfig(StageConfig):
@@ -60,6 +61,15 @@ class ScheduleConfig(Section):
         return self
 
 
+class RowsValidation(LossValidation):
+    """Loss and accuracy of next tokens on documents that are not trained on."""
+
+    blend: BlendConfig
+    """Where they come from. Give other files, or another split, than the stage's own."""
+    documents: int = Field(64, ge=2)
+    """How many different ones, from all phases alike; each is cut to `row_tokens`."""
+
+
 class TrainingConfig(StageConfig):
     """What every training on a blend has: rows, optimizer, checkpoints."""
 
@@ -92,6 +102,9 @@ class TrainingConfig(StageConfig):
     """A resumable checkpoint every so many steps."""
     log_every_steps: int = Field(1, ge=1)
     """A metrics line every so many steps."""
+    validation: RowsValidation | None = None
+    """Measure the loss on other documents every so many steps, keep the best checkpoint, end early; null:
+    not."""
     activations: Activations = "keep"
     """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
     again. offload: checkpoint, and the inputs wait in the CPU's memory."""

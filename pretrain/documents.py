@@ -6,6 +6,8 @@ from typing import Any
 from data_mix.config import BlendConfig
 from data_mix.documents import Document, trainable
 from data_mix.mixing import Mixer
+from model.held_out import Sample
+from pretrain.config import RowsValidation
 from workbench.chat import render
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -50,3 +52,28 @@ class BlendDocuments:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.mixer.load_state_dict(state)
+
+
+def other_documents(
+    wanted: RowsValidation, tokenizer: Any, row_tokens: int, seed: int
+) -> list[Sample]:
+    """The documents of a validation, cut to a row, with the labels of pretraining: each token but the first.
+
+    Raises: UserError where the blend gives fewer different ones.
+    """
+    drawn = BlendDocuments(wanted.blend, tokenizer, seed)
+    found: dict[tuple[int, ...], None] = {}
+    for number in range(_DRAWS * wanted.documents):
+        ids = tuple(drawn.draw(number / _DRAWS / wanted.documents))[:row_tokens]
+        if len(ids) > 1:
+            found[ids] = None
+    chosen = list(found)[:: max(len(found) // wanted.documents, 1)][: wanted.documents]
+    if len(chosen) < wanted.documents:
+        raise UserError(
+            f"validation: its blend gives {len(found)} different documents of two tokens or more, and "
+            f"{wanted.documents} are asked for; lower validation.documents or add sources"
+        )
+    return [(list(ids), [-100, *ids[1:]]) for ids in chosen]
+
+
+_DRAWS = 4  # draws a document: small sources repeat themselves

@@ -3,12 +3,14 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.fp8.linear import convert
 from model.fp8.products import check_device
+from model.held_out import next_token_estimates, single_rows
 from model.hybrid import Hybrid, build_config, load_model, save_model
 from model.layers.isolation import check_isolation
 from model.sharding.check import check_shards
@@ -16,7 +18,7 @@ from model.sharding.files import read_sharded, write_sharded
 from model.sharding.shard import set_activations
 from model.tokenizer import read_tokenizer
 from pretrain.config import PretrainConfig, TrainingConfig
-from pretrain.documents import BlendDocuments
+from pretrain.documents import BlendDocuments, other_documents
 from pretrain.feed import SharedRows
 from pretrain.rows import RowStream
 from pretrain.train import Hooks, Objective, Trainer
@@ -24,10 +26,13 @@ from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
 from workbench.distributed.mesh import Mesh, make_mesh
-from workbench.distributed.state import ShardedCheckpoints, load_latest
+from workbench.distributed.state import ShardedCheckpoints, load, load_latest
 from workbench.errors import UserError
+from workbench.fork import origin_state
 from workbench.memory import keep_freed_memory
+from workbench.records import Estimate
 from workbench.stage import StageContext
+from workbench.validation import Validation
 
 _INITIAL = "initial"
 _SHARED_SCALES = (
@@ -112,27 +117,64 @@ def train(
         config,
         objective,
         mesh=shards.mesh if shards else None,
+        validation=_validation(context, model, tokenizer),
     )
     folder = context.stage_dir / "checkpoints"
     state = load_latest(folder, model, trainer.optimizer)
     if state is not None:
         trainer.load_state_dict(state)
+    elif (origin := origin_state(context.stage_dir)) is not None:
+        trainer.load_weights(load(origin, model, trainer.optimizer))
     if group.is_first():
         if state is not None:
             context.metrics.truncate_after(trainer.step)
         context.note(parameters=sum(p.numel() for p in model.parameters()), phases=_phases(config))
-    checkpoints = ShardedCheckpoints(folder) if shards else Checkpoints(folder)
+    saves = ShardedCheckpoints if shards else Checkpoints
+    checkpoints = saves(
+        folder, keep=max(2, config.keep_checkpoints), spared=lambda: trainer.validation.kept_step
+    )
     finished = trainer.fit(_hooks(context, config), checkpoints)
     if documents is not None:
         context.outputs["data"] = documents.accounting()
     context.outputs["tokens"] = trainer.tokens
     if not finished:
         context.stop()
+    if (best := trainer.validation.must_return(trainer.step)) is not None:
+        trainer.return_to(folder, best)
     target = context.stage_dir / "model"
     if shards:
         write_sharded(model, target, like=shards.origin, tokenizer=tokenizer)
     else:
         save_model(model, target, tokenizer)
+
+
+def _validation(
+    context: StageContext, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Validation:
+    """Loss and accuracy on other documents, in every process of a training."""
+    config: TrainingConfig = context.config
+    wanted = config.validation
+    if wanted is None:
+        return Validation()
+    documents = group.from_first(
+        lambda: other_documents(wanted, tokenizer, config.row_tokens, context.seed)
+    )
+    rows = single_rows(
+        documents, batch=config.microbatch_rows, pad=int(tokenizer.pad_token_id or 0),
+        multiple=config.distributed.context,
+    )  # fmt: skip
+    names = [str(number) for number in range(len(documents))]
+
+    def measure() -> dict[str, Estimate]:
+        if group.is_first():
+            context.progress(message="validation")
+        return next_token_estimates(model, rows, names, config.precision)
+
+    def note(outputs: dict[str, Any]) -> None:
+        if group.is_first():
+            context.note(**outputs)
+
+    return Validation(wanted, measure, by=wanted.by, note=note)
 
 
 def _rows(

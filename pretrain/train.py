@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,8 +17,10 @@ from model.sharding.core import Core
 from pretrain.config import TrainingConfig
 from pretrain.optimizer import adamw
 from pretrain.schedule import WSD
-from workbench.checkpoint import rng_state, set_rng_state
+from workbench.checkpoint import check_same_tensors, rng_state, set_rng_state
 from workbench.distributed.mesh import Mesh
+from workbench.distributed.state import return_to
+from workbench.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,10 @@ class Trainer:
         config: TrainingConfig,
         objective: Objective | None = None,
         mesh: Mesh | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self.model, self.stream, self.config = model, stream, config
+        self.validation = validation or Validation()
         self.objective = objective or NextToken()
         schedule = config.schedule
         total = config.num_steps * config.step_tokens
@@ -122,21 +127,42 @@ class Trainer:
     def fit(self, hooks: Hooks, checkpoints: Saves) -> bool:
         """Train to the end. Returns False where it was asked to stop (state is saved)."""
         self.model.train()
+        self._begin(hooks, checkpoints)
         stop = False
-        while self.step < self.config.num_steps and not stop:
+        while self.step < self.config.num_steps and not stop and not self.validation.ended:
             started = time.perf_counter()
             batch = self.stream.batch(self.config.rows_per_step, self.step / self.config.num_steps)
             metrics = self.train_step(batch)
             self.step += 1
             metrics["tokens_per_s"] = self.config.step_tokens / (time.perf_counter() - started)
-            if self.step % self.config.log_every_steps == 0 or self.step == self.config.num_steps:
-                hooks.log(self.step, metrics, self.tokens)
+            last = self.step == self.config.num_steps
+            found = self.validation.at(self.step, last=last)
+            if found or last or self.step % self.config.log_every_steps == 0:
+                hooks.log(self.step, metrics | found, self.tokens)
             hooks.progress(self.step, self.tokens)
             stop = hooks.should_stop()
-            if stop or self.step % self.config.checkpoint_every_steps == 0:
+            due = self.step % self.config.checkpoint_every_steps == 0
+            if stop or due or self.validation.must_save(self.step):
                 checkpoints.save(self.step, self.state_dict())
         checkpoints.finish()
         return not stop
+
+    def _begin(self, hooks: Hooks, checkpoints: Saves) -> None:
+        """What the model is worth before the first step."""
+        found = self.validation.at(self.step)
+        if found:
+            hooks.log(self.step, found, self.tokens)
+        if found and self.validation.must_save(self.step):
+            checkpoints.save(self.step, self.state_dict())
+
+    def return_to(self, folder: Path, step: int) -> None:
+        """The weights of a kept checkpoint. Every process of the training must call it."""
+        self.load_weights(return_to(folder, step, self.model, self.optimizer))
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Of `state_dict()` the weights alone. Raises: UserError where they are of another model."""
+        check_same_tensors(self.model.state_dict(), state["model"])
+        self.model.load_state_dict(state["model"], strict=True)
 
     def train_step(self, batch: Rows) -> dict[str, float]:
         """One optimizer step on the rows of the whole step, of which this process takes its share.
@@ -175,6 +201,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "stream": self.stream.state_dict(),
+            **self.validation.state_dict(),
             "rng": rng_state(),
         }
 
@@ -184,6 +211,7 @@ class Trainer:
         self.model.load_state_dict(state["model"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.stream.load_state_dict(state["stream"])
+        self.validation.load_state_dict(state)
         set_rng_state(state["rng"])
         self.step = int(state["step"])
 

@@ -18,10 +18,12 @@ from workbench.errors import UserError, one_line
 from workbench.progress import duration_words
 from workbench.rundir import read_json_lines
 from workbench.statistics import mean_interval
+from workbench.stuck import FOLDER, REPORT
 
 ROLLOUTS = "rollouts.jsonl"
 _SHOWN, _CHARACTERS = 12, 3000
 _SILENT_S = 120.0
+_STACKS_CHARACTERS = 50_000
 
 
 def watch_page(root: Path, *, every_s: float = 3.0) -> str:
@@ -49,10 +51,23 @@ def _stage(facts: RunFacts, stage: StageFacts, now: float) -> dict[str, Any]:
         "heard": _heard(stage, now),
         "panels": [*losses, *stage_panels(stage)],
         "waits": _waits(stage),
+        "stuck": _stuck(facts.root / stage.name, stage),
         "step": rows[0]["step"] if rows else None,
         "reward": _reward(rows),
         "rollouts": [_rollout(row) for row in rows[:_SHOWN]],
     }
+
+
+def _stuck(folder: Path, stage: StageFacts) -> str:
+    """Where a stage's processes stood when it made no progress, until it goes on."""
+    path = folder / FOLDER / REPORT
+    if stage.status != "unfinished" or not path.is_file():
+        return ""
+    progress, since = folder / "progress.json", path.stat().st_mtime
+    gone_on = progress.is_file() and progress.stat().st_mtime > since
+    return (
+        "" if gone_on else path.read_text(encoding="utf-8", errors="replace")[:_STACKS_CHARACTERS]
+    )
 
 
 def _where(stage: StageFacts) -> str:

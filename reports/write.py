@@ -59,6 +59,7 @@ def page_of(facts: RunFacts) -> dict[str, Any]:
         "ramp_light": Markup(css_variables(count)),
         "ramp_dark": Markup(css_variables(count, dark=True)),
         "verdict": verdict(facts),
+        "awaited": ", ".join(s.name for s in stages if s.kind == "evals" and s.status != "done"),
         "tiles": _tiles(facts),
         "stages": stage_views(facts),
         "tables": [

@@ -27,7 +27,8 @@ from workbench.checkpoint import rng_state, set_rng_state
 from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
-from workbench.distributed.state import load_latest, return_to
+from workbench.distributed.state import load, load_latest, return_to
+from workbench.fork import origin_state
 from workbench.validation import Validation
 
 # Enough of each to see a layer's error in both paths of an engine.
@@ -242,10 +243,13 @@ class Grpo:
         }
 
     def resume(self, folder: Path) -> bool:
-        """Continue from the newest checkpoint in a folder, of however many processes; False without one."""
+        """Continue from the newest checkpoint in a folder, of however many processes; False without one.
+        A fork without the optimizer's state begins with the weights of its origin."""
         state = load_latest(folder, self.model, self.updater.optimizer)
         if state is not None:
             self.load_state_dict(state)
+        elif (origin := origin_state(folder.parent)) is not None:
+            self.updater.load_weights(load(origin, self.model, self.updater.optimizer))
         return state is not None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -84,7 +84,9 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
         asker.begin(grpo.step, resumed=resumed)
     _measured_in_first(asker, "before")
     saves = ShardedCheckpoints if mesh else Checkpoints
-    checkpoints = saves(folder, spared=lambda: validation.kept_step)
+    checkpoints = saves(
+        folder, keep=max(2, config.keep_checkpoints), spared=lambda: validation.kept_step
+    )
     if not grpo.fit(_hooks(context, config, asker), checkpoints):
         context.stop()
     if (best := validation.must_return(grpo.step)) is not None:

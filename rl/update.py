@@ -21,6 +21,7 @@ from rl.loss import LossSettings, PolicyBatch, policy_loss
 from rl.optimizer import make_optimizer, rate_share
 from rl.own import own_loss
 from rl.sample import Rollout
+from workbench.checkpoint import check_same_tensors
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
 
@@ -335,7 +336,8 @@ class Updater:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def load_weights(self, state: dict[str, Any]) -> None:
-        """Of `state_dict()` the weights alone."""
+        """Of `state_dict()` the weights alone. Raises: UserError where they are of another model."""
+        check_same_tensors(self.state_dict()["model"], state["model"])
         if has_adapters(self.model):
             load_adapter_state(self.model, state["model"])
         else:

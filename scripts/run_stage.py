@@ -2,6 +2,7 @@
 
     python scripts/run_stage.py all --recipe recipes/miniature.yaml
     python scripts/run_stage.py grpo --recipe recipes/miniature.yaml --set stages.grpo.num_steps=20
+    python scripts/run_stage.py grpo --recipe recipes/miniature.yaml --run slower --fork miniature/grpo@10 --set stages.grpo.lr=3e-5
     ray job submit --working-dir . -- python scripts/run_stage.py all --recipe recipes/miniature.yaml
 
 `python` is the environment's: .venv/bin/python, which `make setup` makes. Exit codes: 0 done, 2 the user's mistake, 1 a failure or a stop (the same command continues).
@@ -11,6 +12,11 @@ import argparse
 import json
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workbench.recipe import Recipe
+    from workbench.rundir import RunDir
 
 try:
     from workbench.command import RECIPE_HELP, SET_HELP, command
@@ -30,6 +36,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and plan")
     parser.add_argument("--fresh", action="store_true", help="run the named stages from scratch")
+    parser.add_argument(
+        "--fork", metavar="RUN/STAGE[@STEP]",
+        help="begin the named stage at a checkpoint of another run, and take over what it needs from there; "
+        "@best: that of the best validation (with --run NAME; stages.STAGE.fork.optimizer=false: its weights "
+        "alone)",
+    )  # fmt: skip
     parser.add_argument("--address", metavar="RAY", help="a running Ray cluster, host:port or auto")
 
 
@@ -37,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     """Build, run, close."""
     if args.address:
         args.overrides.append(f"cluster.address={args.address}")
+    if args.fork:
+        args.overrides.insert(0, f"stages.{_forked(args)}.fork.checkpoint={json.dumps(args.fork)}")
     from workbench.graph.dag import order
     from workbench.recipe import load
     from workbench.rundir import RunDir
@@ -47,12 +61,13 @@ def run(args: argparse.Namespace) -> int:
     from workbench.graph.plan import check_disk, plan_run
 
     place.check_owner(recipe.resolved())
+    taken = _taken(args, recipe, place) if args.fork else []
     named = set(recipe.stages) if "all" in args.stages else set(args.stages)
     fresh = named if args.fresh else set()
     plan = plan_run(recipe, place, stages, fresh=fresh)
     if args.dry_run:
         print(json.dumps(recipe.resolved(), indent=1, ensure_ascii=False))
-        print("\n".join(plan.lines))
+        print("\n".join([*plan.lines, *taken]))
         return 0
     from workbench.cluster import check_address
     from workbench.installed import require
@@ -73,6 +88,39 @@ def run(args: argparse.Namespace) -> int:
         code = drive(recipe, place, stages, fresh=fresh, out=sys.stdout, ended=again)
         print(write_report(place.root))
     return code
+
+
+def _forked(args: argparse.Namespace) -> str:
+    """The one stage that a fork is of."""
+    from workbench.errors import UserError
+
+    if len(args.stages) != 1 or args.stages == ["all"]:
+        raise UserError(
+            f"--fork with {len(args.stages)} stages ({' '.join(args.stages)}); name the one stage that begins "
+            "at the checkpoint"
+        )
+    return str(args.stages[0])
+
+
+def _taken(args: argparse.Namespace, recipe: "Recipe", place: "RunDir") -> list[str]:
+    """Take over what the forked stage needs from the run that it comes from, unless nothing is to be
+    written; a line that says so."""
+    from workbench.fork import check_forks, missing_needs, take_needs
+
+    stage = _forked(args)
+    origin = check_forks(recipe, place, [stage]).get(stage)
+    if origin is None:
+        return []
+    names = missing_needs(recipe, place, stage, origin.run)
+    if not names:
+        return []
+    line = f"from run {origin.run.name}: {', '.join(names)}"
+    if args.dry_run:
+        return [f"to be taken over {line}; they are then skipped where the recipe says the same"]
+    with place.claimed():
+        take_needs(place, names, origin.run)
+    print(f"taken over {line}")
+    return []
 
 
 if __name__ == "__main__":

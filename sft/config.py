@@ -12,6 +12,7 @@ from workbench.distributed.config import DistributedConfig
 from workbench.load import Activations
 from workbench.recipe import StageConfig
 from workbench.schema import Section
+from workbench.validation import LossValidation
 
 
 class PartConfig(Section):
@@ -46,6 +47,24 @@ class TruncationConfig(Section):
     """Shortest trace kept, in tokens [paper: 1-2k]."""
     max_tokens: int = Field(2048, ge=1)
     """Longest trace kept, in tokens."""
+
+
+class SftValidation(LossValidation):
+    """Loss and token accuracy on conversations that are not trained on."""
+
+    parts: dict[str, PartConfig] = Field(default_factory=dict)
+    """Where they come from, as the stage's `parts`. Either this or `share`."""
+    share: float | None = Field(None, gt=0, lt=1)
+    """Share of the stage's own conversations that is held out instead, by problem: what asks the same is
+    on one side."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "SftValidation":
+        if bool(self.parts) == (self.share is not None):
+            raise ValueError(
+                "give either parts (conversations of its own) or share (of the stage's)"
+            )
+        return self
 
 
 class SftConfig(StageConfig):
@@ -100,6 +119,9 @@ class SftConfig(StageConfig):
     """Adapters; null: full fine-tuning."""
     checkpoint_every_steps: int = Field(100, ge=1)
     """A resumable checkpoint every so many steps."""
+    validation: SftValidation | None = None
+    """Measure the loss on other conversations every so many steps, keep the best checkpoint, end early;
+    null: not."""
     trl: dict[str, Any] = Field(default_factory=dict)
     """Any further field of TRL's SFTConfig; checked by constructing it."""
 
@@ -117,6 +139,11 @@ class SftConfig(StageConfig):
             )
         if self.lora and self.distributed.strategy == "zero3":
             raise ValueError("lora with zero3: adapters are small; use ddp or zero2")
+        if self.validation is not None and self.distributed.strategy in ("zero2", "zero3"):
+            raise ValueError(
+                f"validation with {self.distributed.strategy}: DeepSpeed's checkpoints are its own; use ddp "
+                "or fsdp"
+            )
         if self.distributed.sharded and (self.lora or self.trl):
             raise ValueError(
                 f"{'lora' if self.lora else 'trl'} with fsdp: TRL trains adapters and has its own options; "

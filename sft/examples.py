@@ -46,6 +46,8 @@ class Accounting:
     """Part -> conversations left out of it, for they do not end with an assistant turn."""
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
     """Part -> reason -> conversations left out of it, for nothing can be learned from their reply."""
+    validation: dict[str, int] | None = None
+    """Samples that are held out, and those left out of them as longer than a row."""
     rows: int = 0
     fill_rate: float = 0.0
 
@@ -62,6 +64,7 @@ class Accounting:
             "left_out": self.left_out,
             "rows": self.rows,
             "fill_rate": round(self.fill_rate, 5),
+            **({"validation": self.validation} if self.validation else {}),
         }
 
 

@@ -8,7 +8,8 @@ from sft.config import SftConfig
 
 def check_sft(config: SftConfig) -> list[str]:
     """As data_mix.inputs.check_rows, and whether environments can be played."""
-    for part in config.parts.values():
+    further = config.validation.parts if config.validation else {}
+    for part in (*config.parts.values(), *further.values()):
         if isinstance(part.source, EnvironmentSource):
             check_environment(part.source.tasks)
     return check_rows(config)

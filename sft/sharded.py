@@ -7,7 +7,7 @@ tests; state continues in any number of processes.
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,11 +22,13 @@ from model.sharding.files import read_sharded, write_sharded
 from model.sharding.shard import set_activations
 from sft.config import SftConfig
 from sft.trainer import RowCollator
-from workbench.checkpoint import rng_state, set_rng_state
+from workbench.checkpoint import check_same_tensors, rng_state, set_rng_state
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh, make_mesh
-from workbench.distributed.state import ShardedCheckpoints, load_latest
+from workbench.distributed.state import ShardedCheckpoints, load, load_latest, return_to
+from workbench.fork import origin_state
 from workbench.stage import StageContext
+from workbench.validation import Validation
 
 # transformers' Trainer decays everything else.
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -79,6 +81,7 @@ class SftLoop:
             config.lr_scheduler, _one_parameter(), warmup, self.order.num_steps
         ).lr_lambdas[0]  # type: ignore[attr-defined]
         self.step, self.tokens = 0, 0
+        self.validation = Validation()
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step: the mean over the step's tokens with loss, however split."""
@@ -121,8 +124,14 @@ class SftLoop:
             "model": self.core.model.state_dict(),
             "optimizer": self.core.optimizer.state_dict(),
             "stream": {"tokens": self.tokens},
+            **self.validation.state_dict(),
             "rng": rng_state(),
         }
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Of a state the weights alone. Raises: UserError where they are of another model."""
+        check_same_tensors(self.core.model.state_dict(), state["model"])
+        self.core.model.load_state_dict(state["model"], strict=True)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue. UserError where the state is not of this model and optimizer."""
@@ -130,13 +139,18 @@ class SftLoop:
         self.core.model.load_state_dict(state["model"], strict=True)
         self.core.optimizer.load_state_dict(state["optimizer"])
         self.step, self.tokens = int(state["step"]), int(state["stream"]["tokens"])
+        self.validation.load_state_dict(state)
         set_rng_state(state["rng"])
 
 
 def train_sharded(
-    context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: RowTable
+    context: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: RowTable,
+    validate: Callable[[PreTrainedModel], Validation] = lambda model: Validation(),
 ) -> None:
-    """Train in every worker, each with its share; continues from the newest checkpoint."""
+    """Train in every worker, each with its share; continues from the newest checkpoint. validate: the
+    validations of a model."""
     config: SftConfig = context.config
     mesh = make_mesh(config.distributed)
     model = read_sharded(
@@ -146,30 +160,43 @@ def train_sharded(
     set_activations(model, config.activations)
     align_special_tokens(model, tokenizer)
     loop = SftLoop(model.train(), rows, config, context.seed, mesh)
+    validation = loop.validation = validate(model)
     folder = context.stage_dir / "checkpoints"
     state = load_latest(folder, model, loop.core.optimizer)
     if state is not None:
         loop.load_state_dict(state)
+    elif (origin := origin_state(context.stage_dir)) is not None:
+        loop.load_weights(load(origin, model, loop.core.optimizer))
     if group.is_first():
         context.metrics.truncate_after(loop.step)
-    saves = ShardedCheckpoints(folder)
+    saves = ShardedCheckpoints(
+        folder, keep=max(2, config.keep_checkpoints), spared=lambda: validation.kept_step
+    )
+    if (found := validation.at(loop.step)) and group.is_first():
+        context.log_metrics(loop.step, found, tokens=loop.tokens)
+    if found and validation.must_save(loop.step):
+        saves.save(loop.step, loop.state_dict())
     stop = False
-    while loop.step < loop.order.num_steps and not stop:
+    while loop.step < loop.order.num_steps and not stop and not validation.ended:
         started = time.perf_counter()
         before = loop.tokens
         found = loop.train_step()
         found["tokens_per_s"] = (loop.tokens - before) / (time.perf_counter() - started)
+        found |= validation.at(loop.step, last=loop.step == loop.order.num_steps)
         if group.is_first():
             context.log_metrics(loop.step, found, tokens=loop.tokens)
             context.progress(
                 step=loop.step, total=loop.order.num_steps, tokens=loop.tokens, message="train"
             )
         stop = group.from_first(context.should_stop)
-        if stop or loop.step % config.checkpoint_every_steps == 0:
+        due = loop.step % config.checkpoint_every_steps == 0
+        if stop or due or validation.must_save(loop.step):
             saves.save(loop.step, loop.state_dict())
     saves.finish()
     if stop:
         context.stop()
+    if (best := validation.must_return(loop.step)) is not None:
+        loop.load_weights(return_to(folder, best, model, loop.core.optimizer))
     write_sharded(
         model, context.stage_dir / "model", like=context.parent_model, tokenizer=tokenizer
     )

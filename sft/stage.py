@@ -2,7 +2,9 @@
 
 import random
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -14,11 +16,12 @@ from environments.config import EnvironmentSource
 from environments.solutions import solutions
 from model.fp8.linear import convert
 from model.fp8.products import check_device
+from model.held_out import next_token_estimates, single_rows
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
-from sft.config import SftConfig
+from sft.config import PartConfig, SftConfig
 from sft.examples import (
     Accounting,
     Row,
@@ -31,15 +34,19 @@ from sft.examples import (
 )
 from sft.sharded import train_sharded
 from sft.trainer import LOGGED, RowCollator, StrictSFTTrainer, trl_config
+from sft.validation import split_share, validation_samples
 from workbench.checkpoint import seed_everything
 from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
 from workbench.memory import keep_freed_memory
+from workbench.records import Estimate
+from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
-from workbench.strict_trainer import MetricsCallback, last_checkpoint
+from workbench.strict_trainer import MetricsCallback, first_notes, train_strictly
+from workbench.validation import Validation
 
-_ROWS = "rows"
+_ROWS, _HELD_OUT = "rows", "validation.json"
 
 
 def run(context: StageContext) -> None:
@@ -52,7 +59,7 @@ def run(context: StageContext) -> None:
         check_device(group.device())
     context.progress(message="reading data")
     tokenizer = read_tokenizer(context.parent_model)
-    rows, accounting = build_rows(config, tokenizer, context.seed)
+    rows, held_out, accounting = build_rows(config, tokenizer, context.seed)
     warnings = [
         f"part {part!r}: {count:,} conversations without a final assistant turn were left out"
         for part, count in accounting.without_reply.items()
@@ -62,6 +69,8 @@ def run(context: StageContext) -> None:
         for reason, count in reasons.items()
     ]
     context.note(data=accounting.as_dict(), warnings=warnings)
+    if held_out is not None:
+        write_json(context.stage_dir / _HELD_OUT, held_out)
     if not config.distributed.on:
         _train(context, tokenizer, Dataset.from_list([asdict(row) for row in rows]))
         return
@@ -84,9 +93,30 @@ def train_worker(context: StageContext) -> None:
     rows = Dataset.load_from_disk(context.stage_dir / _ROWS)
     if config.distributed.sharded:
         group.place(config)
-        train_sharded(context, tokenizer, rows)
+        train_sharded(context, tokenizer, rows, lambda m: validation_of(context, m, tokenizer))
     else:
         _train(context, tokenizer, rows)
+
+
+def validation_of(context: StageContext, model: Any, tokenizer: Any) -> Validation:
+    """Loss and accuracy on the samples that are held out, in every process of a training."""
+    config: SftConfig = context.config
+    if config.validation is None:
+        return Validation()
+    samples, problems = read_json(context.stage_dir / _HELD_OUT)
+    rows = single_rows(
+        samples, batch=config.microbatch_rows, pad=int(tokenizer.pad_token_id or 0),
+        multiple=config.distributed.context,
+    )  # fmt: skip
+
+    def measure() -> dict[str, Estimate]:
+        if group.is_first():
+            context.progress(message="validation")
+        return next_token_estimates(model, rows, problems, config.precision)
+
+    return Validation(
+        config.validation, measure, by=config.validation.by, note=first_notes(context)
+    )
 
 
 def whole_batches(rows: list[Row], multiple: int) -> list[Row]:
@@ -99,10 +129,19 @@ def whole_batches(rows: list[Row], multiple: int) -> list[Row]:
 
 def build_rows(
     config: SftConfig, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> tuple[list[Row], Accounting]:
-    """The whole training set, from the stage's parts."""
+) -> tuple[list[Row], list[Any] | None, Accounting]:
+    """The whole training set from the stage's parts, and what it is validated by (None: nothing): the
+    samples and what each of them asks."""
     accounting = Accounting()
-    conversations = collect(config, seed, accounting)
+    conversations = collect(config.parts, seed, accounting)
+    held_out: list[Any] | None = None
+    if (wanted := config.validation) is not None:
+        further = collect(wanted.parts, seed, Accounting())
+        if wanted.share is not None:
+            conversations, further = split_share(conversations, wanted.share, seed)
+        *held_out, accounting.validation = validation_samples(
+            conversations, further, wanted, tokenizer, row_tokens=config.row_tokens
+        )
     whole = add_stripped(conversations, config.strip_reasoning_share, seed)
     accounting.stripped = len(whole) - len(conversations)
     if config.truncation:
@@ -123,13 +162,15 @@ def build_rows(
         seed=seed,
         accounting=accounting,
     )
-    return rows, accounting
+    return rows, held_out, accounting
 
 
-def collect(config: SftConfig, seed: int, accounting: Accounting) -> list[Conversation]:
+def collect(
+    parts: Mapping[str, PartConfig], seed: int, accounting: Accounting
+) -> list[Conversation]:
     """The parts' conversations, in the recipe's order; those without a reply are left out."""
     out: list[Conversation] = []
-    for name, part in config.parts.items():
+    for name, part in parts.items():
         if isinstance(part.source, EnvironmentSource):
             taken = solutions(part.source, part.samples, seed)
         else:
@@ -154,7 +195,9 @@ def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Data
     if config.lora:
         add_adapters(model, config.lora)
     checkpoints = context.stage_dir / "checkpoints"
-    callback = MetricsCallback(context, LOGGED, about="train")
+    callback = MetricsCallback(
+        context, LOGGED, about="train", validation=validation_of(context, model, tokenizer)
+    )
     trainer = StrictSFTTrainer(
         model=model,
         args=trl_config(config, checkpoints, context.seed),
@@ -165,12 +208,7 @@ def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Data
     )
     draws = config.lora is not None and config.lora.dropout > 0
     trainer.threads = 1 if draws else config.threads
-    resume = last_checkpoint(checkpoints)
-    if resume and group.is_first():
-        context.metrics.truncate_after(int(resume.rsplit("-", 1)[1]))
-    trainer.train(resume_from_checkpoint=resume)
-    if callback.stopped:
-        context.stop()
+    train_strictly(trainer, callback, checkpoints)
     weights = trainer.whole_weights()
     if group.is_first():
         if config.lora:

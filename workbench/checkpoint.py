@@ -6,7 +6,7 @@ State is tensors and plain values, and only such a file is opened: a pickle can 
 import pkgutil
 import random
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -116,6 +116,29 @@ def damaged(path: Path, why: str) -> UserError:
         f"checkpoint {path} is damaged ({why[:200]}); delete it to continue from the one before, or "
         "rerun --fresh"
     )
+
+
+def check_same_tensors(own: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+    """Raises: UserError unless a checkpoint's tensors have the names and shapes of a model's."""
+    problems = {
+        "missing": sorted(own.keys() - kept.keys()),
+        "unexpected": sorted(kept.keys() - own.keys()),
+        "of another shape": [
+            f"{name} {list(kept[name].shape)} instead of {list(own[name].shape)}"
+            for name in sorted(own.keys() & kept.keys())
+            if own[name].shape != kept[name].shape
+        ],
+    }
+    found = [
+        f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for what, names in problems.items()
+        if names
+    ]
+    if found:
+        raise UserError(
+            f"the checkpoint is of another model: tensors {'; '.join(found)}; continue or fork one of the "
+            "same shape"
+        )
 
 
 def save_whole(state: Any, path: Path) -> None:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from workbench import recipe_yaml, registry
 from workbench.content import places_read, stages_named
@@ -48,13 +48,27 @@ class ClusterSection(Section):
     through it twice over: where they do not fit, Ray writes them to disk."""
     stop_grace_s: float = Field(60.0, ge=0)
     """How long a stage may take to save after Ctrl-C or SIGTERM, in seconds."""
+    stuck_after_s: float | None = Field(1800.0, gt=0)
+    """A stage that has written nothing for so many seconds says once where each of its processes stands: on
+    the terminal, in its log and on the page of `anneal watch`. Nothing is ended. null: never."""
+
+
+class ForkConfig(Section):
+    """Where a stage begins in place of its first step."""
+
+    checkpoint: str
+    """RUN/STAGE, RUN/STAGE@STEP or RUN/STAGE@best: a checkpoint of a stage of the same kind. RUN is the
+    name of a run beside this one, or its folder. Without a step: the newest."""
+    optimizer: bool = True
+    """true: the training goes on from that step with its optimizer, data and generators, and what the
+    recipe changes (a learning rate) holds from there on. false: the weights alone; it begins at step 0."""
 
 
 class StageConfig(Section):
     """What every stage has; kinds add their own fields."""
 
-    SAME_RESULT: ClassVar[frozenset[str]] = frozenset({"cpus", "gpus", "kernels"})
-    """Fields that do not change what a stage makes: resources, and when it gives up."""
+    SAME_RESULT: ClassVar[frozenset[str]] = frozenset({"cpus", "gpus", "kernels", "keep_checkpoints"})
+    """Fields that do not change what a stage makes: resources, what is kept, and when it gives up."""
 
     kind: str
     """What the stage does: one of the installed kinds."""
@@ -72,6 +86,17 @@ class StageConfig(Section):
     mamba-ssm: that package's kernels for rows of one document, torch for the others. A CPU computes with torch."""
     seed: int | None = Field(None, ge=0, lt=2**63)
     """Overrides the recipe's seed for this stage."""
+    fork: ForkConfig | None = None
+    """Begin at a checkpoint of another run (`anneal run --fork` sets it); null: at the first step. Only for
+    kinds that train. The model of the first need stays the reference, and what is measured `before`."""
+    keep_checkpoints: int = Field(0, ge=0)
+    """Checkpoints, the newest ones, that stay when the stage is done, to fork from; that of the best
+    validation stays with them. 0: none. While it runs there are two at least."""
+
+    @field_validator("fork", mode="before")
+    @classmethod
+    def _fork_by_name(cls, value: Any) -> Any:
+        return {"checkpoint": value} if isinstance(value, str) else value
 
     @property
     def served(self) -> tuple[str, ...]:

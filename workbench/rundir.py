@@ -256,10 +256,14 @@ class RunDir:
             file.flush()
             yield
 
-    def tidy(self, stage: str) -> None:
-        """Delete what a finished stage does not need: resumable state, halves left by a kill."""
+    def tidy(self, stage: str, *, keep_states: bool = False) -> None:
+        """Delete what a finished stage does not need: resumable state, halves left by a kill.
+
+        keep_states: others are going to begin at its checkpoints.
+        """
         folder = self.stage(stage)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if not keep_states:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         for half in folder.glob(".*"):
             if half.is_dir():
                 shutil.rmtree(half, ignore_errors=True)

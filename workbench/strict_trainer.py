@@ -2,18 +2,20 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from workbench.checkpoint import check_plain, load_state, save_whole
+from workbench.checkpoint import check_plain, check_same_tensors, load_state, save_whole
 from workbench.distributed import group
 from workbench.errors import UserError
+from workbench.fork import origin_state
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
+from workbench.validation import Validation
 
 _STATE_FILE = "anneal_model.pt"
 _COMPLETE_FILE = "anneal_complete.json"
@@ -34,6 +36,8 @@ class TrainerSection(Protocol):
     def precision(self) -> str: ...
     @property
     def checkpoint_every_steps(self) -> int: ...
+    @property
+    def keep_checkpoints(self) -> int: ...
     @property
     def trl(self) -> dict[str, Any]: ...
 
@@ -59,7 +63,7 @@ def trl_arguments(
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": config.checkpoint_every_steps,
-        "save_total_limit": 2,
+        "save_total_limit": max(2, config.keep_checkpoints),
         "report_to": [],
         "disable_tqdm": True,
         "remove_unused_columns": False,
@@ -100,6 +104,9 @@ class StrictResume:
     DeepSpeed keeps and restores its own shards, strictly. The last file written says "complete".
     """
 
+    validation = Validation()
+    """Its history is part of each checkpoint."""
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         own: Any = self
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
@@ -109,13 +116,37 @@ class StrictResume:
             save_whole(state, folder / _STATE_FILE)
         group.barrier()
         if group.is_first():
-            write_json(folder / _COMPLETE_FILE, {"workers": group.workers()})
+            found = {"workers": group.workers()} | own.validation.state_dict()
+            write_json(folder / _COMPLETE_FILE, found)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own: Any = self
         state = load_state(Path(resume_from_checkpoint) / _STATE_FILE)
         target = model if model is not None else own.model
-        own.accelerator.unwrap_model(target).load_state_dict(state, strict=True)
+        whole = own.accelerator.unwrap_model(target)
+        check_same_tensors(whole.state_dict(), state)
+        whole.load_state_dict(state, strict=True)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The Trainer restores the rates too, over those of a fork's own recipe; to the bit they are the
+        same where the recipe is."""
+        own: Any = self
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        scheduler = getattr(own, "lr_scheduler", None)
+        if checkpoint is None or own.is_deepspeed_enabled or not hasattr(scheduler, "base_lrs"):
+            return
+        if scheduler.base_lrs == [own.args.learning_rate] * len(scheduler.base_lrs):
+            return
+        scheduler.base_lrs = [own.args.learning_rate] * len(scheduler.base_lrs)
+        rates = [
+            base * share(scheduler.last_epoch)
+            for base, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
+        scheduler._last_lr = rates
+        for part, base, rate in zip(
+            own.optimizer.param_groups, scheduler.base_lrs, rates, strict=True
+        ):
+            part["initial_lr"], part["lr"] = base, rate
 
     def _load_best_model(self) -> None:
         raise RuntimeError("load_best_model_at_end is not supported: it loads with strict=False")
@@ -173,11 +204,40 @@ class MetricsCallback(TrainerCallback):
     """
 
     def __init__(
-        self, context: StageContext, names: Mapping[str, str], *, offset: int = 0, about: str
+        self,
+        context: StageContext,
+        names: Mapping[str, str],
+        *,
+        offset: int = 0,
+        about: str,
+        validation: Validation | None = None,
     ) -> None:
         self.context, self.names, self.offset, self.about = context, names, offset, about
+        self.validation = validation or Validation()
+        self.save_now: Callable[[], None] = lambda: None
+        """Saves a checkpoint at once: the trainer's own, before its first step."""
         self.stopped = False
         self._tokens: int | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """What the model is worth before the first step."""
+        if self._validate(args, state):
+            self.save_now()
+
+    def _validate(self, args: TrainingArguments, state: TrainerState) -> bool:
+        """Validate where that is due. Returns whether this step must be saved."""
+        found = self.validation.at(state.global_step, last=state.global_step >= state.max_steps)
+        if found and group.is_first():
+            self.context.log_metrics(self.offset + state.global_step, found)
+        if (kept := self.validation.kept_step) is not None:  # the Trainer then spares it
+            state.best_model_checkpoint = os.path.join(args.output_dir or "", f"checkpoint-{kept}")
+        return bool(found) and self.validation.must_save(state.global_step)
 
     def on_log(
         self,
@@ -209,6 +269,43 @@ class MetricsCallback(TrainerCallback):
                 step=state.global_step, total=state.max_steps, message=self.about,
                 tokens=self._tokens,
             )  # fmt: skip
+        if self._validate(args, state):
+            control.should_save = True
+        if self.validation.ended:
+            control.should_training_stop = True
         if group.any_of(self.context.should_stop()):
             self.stopped = True
             control.should_save = control.should_training_stop = True
+
+
+def train_strictly(trainer: Any, callback: MetricsCallback, folder: Path) -> None:
+    """Train from the newest checkpoint in a folder to the end; the model then has the weights to keep.
+
+    Raises: StopRequested where the stage was asked to stop (state is saved).
+    """
+    validation = trainer.validation = callback.validation
+    callback.save_now = lambda: trainer._save_checkpoint(trainer.model, None)
+    resume = last_checkpoint(folder)
+    done = int(resume.rsplit("-", 1)[1]) if resume else 0
+    if not resume and (origin := origin_state(folder.parent)) is not None:
+        _check_checkpoint(origin)
+        trainer._load_from_checkpoint(os.fspath(origin))
+    if resume:
+        validation.load_state_dict(read_json(Path(resume) / _COMPLETE_FILE))
+    if group.is_first():
+        callback.context.metrics.truncate_after(callback.offset + done)
+    trainer.train(resume_from_checkpoint=resume)
+    if callback.stopped:
+        callback.context.stop()
+    if (best := validation.must_return(trainer.state.global_step)) is not None:
+        trainer._load_from_checkpoint(os.fspath(folder / f"checkpoint-{best}"))
+
+
+def first_notes(context: StageContext) -> Callable[[dict[str, Any]], None]:
+    """Puts what a validation found into the manifest, in the first process of a training."""
+
+    def note(outputs: dict[str, Any]) -> None:
+        if group.is_first():
+            context.note(**outputs)
+
+    return note

@@ -34,7 +34,7 @@ from workbench.records import UNKNOWN, to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 from workbench.statistics import paired_difference
-from workbench.strict_trainer import MetricsCallback, last_checkpoint
+from workbench.strict_trainer import MetricsCallback, train_strictly
 
 _NAMES = {
     "loss": "loss",
@@ -249,12 +249,7 @@ def _train(
         processing_class=tokenizer,
         callbacks=[callback],
     )
-    resume = last_checkpoint(folder)
-    done = int(resume.rsplit("-", 1)[1]) if resume else 0
-    context.metrics.truncate_after(offset + done)
-    trainer.train(resume_from_checkpoint=resume)
-    if callback.stopped:
-        context.stop()
+    train_strictly(trainer, callback, folder)
     write_json(_round_folder(context, number) / "steps.json", trainer.state.global_step)
     if config.lora:
         save_adapters(model, config.lora, _round_folder(context, number) / "adapter", str(policy))

@@ -9,6 +9,7 @@ from data_mix.config import HubSource, JsonlSource, ParquetSource
 from model.lora_config import LoraConfig
 from workbench.errors import unknown_name
 from workbench.recipe import StageConfig
+from workbench.validation import LossValidation
 
 GivenSource = JsonlSource | ParquetSource | HubSource
 
@@ -16,6 +17,14 @@ DpoLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
     "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
 ]  # fmt: skip
+
+
+class PairsValidation(LossValidation):
+    """Loss and accuracy on further rows of `held_out`, while the policy (or reward model) is trained."""
+
+    num_rows: int = Field(64, ge=2)
+    """How many rows (reward_model: prompts) behind the `num_held_out`. Those of a prompt that the measure
+    before and after asks are left out: the best checkpoint is not chosen by them."""
 
 
 class PreferenceConfig(StageConfig):
@@ -32,6 +41,8 @@ class PreferenceConfig(StageConfig):
     """Rows of other prompts, for the measure before and after."""
     num_held_out: int = Field(200, ge=2)
     """How many of them."""
+    validation: PairsValidation | None = None
+    """Measure further held-out rows every so many steps, keep the best checkpoint, end early; null: not."""
     skip_bad: bool = False
     """Leave out rows that teach nothing (equal sides, an empty reply, a tie, what cannot be read) and count
     them by reason in `rows` of the manifest. false: one ends the run."""

@@ -1,6 +1,5 @@
 """Stage kinds `offline_dpo` and `kto`: given preferences in, a policy out, measured before and after."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,23 @@ from rl.dpo.trainer import PairCollator, StrictDPOTrainer
 from rl.held_out import check_held_out
 from rl.preference.config import KtoConfig, OfflineDpoConfig, PreferenceConfig
 from rl.preference.rows import as_conversations, counts, labelled_rows, pair_rows, take_given
+from rl.preference.validation import margin_estimates, must_be_two
 from rl.rows import warnings_of
 from workbench.checkpoint import seed_everything
 from workbench.distributed import group
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
-from workbench.records import to_json
+from workbench.records import Estimate, to_json
 from workbench.stage import StageContext
 from workbench.statistics import paired_difference
-from workbench.strict_trainer import MetricsCallback, StrictResume, last_checkpoint, pair_arguments
+from workbench.strict_trainer import (
+    MetricsCallback,
+    StrictResume,
+    first_notes,
+    pair_arguments,
+    train_strictly,
+)
+from workbench.validation import Validation
 
 _NAMES = {
     "loss": "loss",
@@ -51,7 +58,7 @@ def run(context: StageContext) -> None:
     tokenizer = read_tokenizer(context.parent_model)
     pad = int(tokenizer.pad_token_id or 0)
     context.progress(message="reading data")
-    train, held_out = _rows(context, tokenizer)
+    train, held_out, further = _rows(context, tokenizer)
     dtype = config.lora.base if config.lora else "float32"
     model = load_model(context.parent_model, dtype=dtype, device=str(group.device()))
     check_isolation(model)
@@ -59,7 +66,8 @@ def run(context: StageContext) -> None:
         add_adapters(model, config.lora)
     context.progress(message="held-out preferences before")
     before = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
-    _train(context, model, tokenizer, train)
+    validation = _validation(context, model, further, pad)
+    _train(context, model, tokenizer, train, validation)
     after = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
     context.outputs["differences"] = to_json(list(differences(held_out, before, after)))
     if config.lora:
@@ -67,17 +75,18 @@ def run(context: StageContext) -> None:
         save_adapters(model, config.lora, folder, str(context.parent_model))
         merge_adapters(model)
     save_model(model, context.stage_dir / "model", tokenizer)
-    shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
 
 
-def _rows(context: StageContext, tokenizer: Any) -> tuple[Rows, Rows]:
-    """The rows of both sets, with their account in the manifest."""
+def _rows(context: StageContext, tokenizer: Any) -> tuple[Rows, Rows, Rows]:
+    """The rows to train on, to measure before and after and to validate by, with their account in the
+    manifest."""
     config: PreferenceConfig = context.config
     make: Callable[..., tuple[Rows, int]] = pair_rows if config.form == "pairs" else labelled_rows
     taken, made, accounts = {}, {}, {}
+    more = config.validation.num_rows if config.validation else 0
     for name, source, count in (
         ("source", config.source, config.samples),
-        ("held_out", config.held_out, config.num_held_out),
+        ("held_out", config.held_out, config.num_held_out + more),
     ):
         given, accounts[name] = take_given(
             source, count, skip_bad=config.skip_bad, name=name, seed=context.seed
@@ -100,7 +109,50 @@ def _rows(context: StageContext, tokenizer: Any) -> tuple[Rows, Rows]:
         if account["dropped_longer"]
     ]
     context.note(rows=accounts, warnings=warnings)
-    return made["source"], made["held_out"]
+    held_out, further = made["held_out"], Rows()
+    if more:
+        held_out, further = _apart(held_out, config.num_held_out)
+        must_be_two(further, more)
+    return made["source"], held_out, further
+
+
+def _apart(rows: Rows, count: int) -> tuple[Rows, Rows]:
+    """The first `count` rows, and those behind them that ask none of their prompts."""
+    asked = {row["prompt"] for row in rows[:count]}
+    return rows[:count], [row for row in rows[count:] if row["prompt"] not in asked]
+
+
+def _validation(context: StageContext, model: Any, rows: Rows, pad: int) -> Validation:
+    """beta times how far training moved a pair apart (a reply, the way of its label), on the further rows."""
+    config: PreferenceConfig = context.config
+    if config.validation is None:
+        return Validation()
+    before = _held_out_logps(model, rows, pad, config.microbatch_pairs)
+    prompts = [row["prompt"] for row in rows]
+
+    def measure() -> dict[str, Estimate]:
+        context.progress(message="validation")
+        was_training = model.training
+        now = _held_out_logps(model, rows, pad, config.microbatch_pairs)
+        model.train(was_training)
+        return margin_estimates([config.beta * m for m in moved(rows, before, now)], prompts)
+
+    return Validation(
+        config.validation, measure, by=config.validation.by, note=first_notes(context)
+    )
+
+
+def moved(rows: Rows, before: dict[str, list[float]], now: dict[str, list[float]]) -> list[float]:
+    """Nats by which each pair's sides moved apart, or each reply the way of its label."""
+    if "reply" in now:
+        signs = [1.0 if row["label"] else -1.0 for row in rows]
+        found = zip(signs, before["reply"], now["reply"], strict=True)
+        return [sign * (b - a) for sign, a, b in found]
+    gaps = [
+        [c - r for c, r in zip(side["chosen"], side["rejected"], strict=True)]
+        for side in (before, now)
+    ]
+    return [b - a for a, b in zip(*gaps, strict=True)]
 
 
 @torch.no_grad()
@@ -175,10 +227,12 @@ def _share(gap: float) -> float:
     return 1.0 if gap > 0 else 0.0 if gap < 0 else 0.5
 
 
-def _train(context: StageContext, model: Any, tokenizer: Any, rows: Rows) -> None:
+def _train(
+    context: StageContext, model: Any, tokenizer: Any, rows: Rows, validation: Validation
+) -> None:
     config: PreferenceConfig = context.config
     folder = context.stage_dir / "checkpoints"
-    callback = MetricsCallback(context, _NAMES, about=f"{len(rows)} rows")
+    callback = MetricsCallback(context, _NAMES, about=f"{len(rows)} rows", validation=validation)
     data = Dataset.from_list([{k: v for k, v in row.items() if k != "prompt"} for row in rows])
     shared: dict[str, Any] = {
         "model": model.train(),
@@ -193,11 +247,7 @@ def _train(context: StageContext, model: Any, tokenizer: Any, rows: Rows) -> Non
     else:
         assert isinstance(config, KtoConfig)
         trainer = StrictKTOTrainer(args=kto_arguments(config, folder, context.seed), **shared)
-    resume = last_checkpoint(folder)
-    context.metrics.truncate_after(int(resume.rsplit("-", 1)[1]) if resume else 0)
-    trainer.train(resume_from_checkpoint=resume)
-    if callback.stopped:
-        context.stop()
+    train_strictly(trainer, callback, folder)
 
 
 class StrictKTOTrainer(StrictResume, KTOTrainer):

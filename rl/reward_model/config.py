@@ -8,6 +8,7 @@ from data_mix.columns import ColumnsConfig
 from data_mix.config import SourceConfig, no_checks
 from engine.config import EngineConfig
 from model.lora_config import LoraConfig
+from rl.preference.config import PairsValidation
 from workbench.recipe import StageConfig
 
 
@@ -25,6 +26,9 @@ class RewardModelConfig(StageConfig):
     """Prompts, or given pairs, for the pair accuracy."""
     num_held_out: int = Field(200, ge=2)
     """How many."""
+    validation: PairsValidation | None = None
+    """Measure pairs of further held-out prompts every so many steps, keep the best checkpoint, end early;
+    null: not."""
     margin_weight: float = Field(1.0, ge=0)
     """Of given pairs with a margin: the better score must be ahead by so many times the margin (Llama 2,
     arXiv 2307.09288, eq. 2). 0: margins do not count."""

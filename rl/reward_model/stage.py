@@ -20,8 +20,9 @@ from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
 from rl.held_out import check_held_out
+from rl.preference.validation import margin_estimates
 from rl.reward_model.config import RewardModelConfig
-from rl.reward_model.given import given_data
+from rl.reward_model.given import further_of, given_data
 from rl.reward_model.pairs import make_pairs, sample
 from rl.rows import Rules, take_rows, too_long, warnings_of
 from workbench.chat import prompt_ids
@@ -30,11 +31,18 @@ from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
-from workbench.records import Difference, to_json
+from workbench.records import Difference, Estimate, to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 from workbench.statistics import paired_difference
-from workbench.strict_trainer import MetricsCallback, StrictResume, last_checkpoint, pair_arguments
+from workbench.strict_trainer import (
+    MetricsCallback,
+    StrictResume,
+    first_notes,
+    pair_arguments,
+    train_strictly,
+)
+from workbench.validation import Validation
 
 _NAMES = {
     "loss": "loss",
@@ -69,7 +77,8 @@ def run(context: StageContext) -> None:
         add_adapters(model.causal, config.lora)
     held_out = data["held_out"]["rows"]
     before = pair_values(model, held_out, tokenizer)
-    _train(context, model, tokenizer, data["train"]["rows"])
+    validation = _validation(context, model, tokenizer, data)
+    _train(context, model, tokenizer, data["train"]["rows"], validation)
     after = pair_values(model.eval(), held_out, tokenizer)
     context.outputs["differences"] = [to_json(pair_accuracy(held_out, before, after))]
     if config.lora:
@@ -78,7 +87,6 @@ def run(context: StageContext) -> None:
         merge_adapters(model.causal)
     shutil.rmtree(context.stage_dir / "model", ignore_errors=True)
     save_score_model(model, context.stage_dir / "model", tokenizer)
-    shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
 
 
 def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
@@ -95,7 +103,7 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
     modes = [mode == "with" for mode in config.thinking]
     asked, accounts = _questions(config, modes, tokenizer, context.seed)
     must_be_checkable(question.check for questions in asked.values() for question in questions)
-    check_held_out(asked["train"], asked["held_out"])
+    check_held_out(asked["train"], [q for name in asked if name != "train" for q in asked[name]])
     context.progress(message="sampling replies")
     engine = start_engine(context.parent_model, config.engine)
     sampling = Sampling(
@@ -131,10 +139,14 @@ def _questions(
 
     rules = Rules(True, config.skip_bad, fits=fits)
     train, account = take_rows(config.prompts, config.num_prompts, rules, name="prompts", seed=seed)
-    held_out, kept = take_rows(
-        config.held_out, config.num_held_out, rules, name="held_out", seed=seed
+    more = config.validation.num_rows if config.validation else 0
+    taken, kept = take_rows(
+        config.held_out, config.num_held_out + more, rules, name="held_out", seed=seed
     )
-    return {"train": train, "held_out": held_out}, {"train": account, "held_out": kept}
+    asked = {"train": train, "held_out": taken[: config.num_held_out]}
+    if more:
+        asked["validation"] = further_of(taken, config.num_held_out, more)
+    return asked, {"train": account, "held_out": kept, "validation": {}}
 
 
 def _check(name: str, account: dict[str, Any], config: RewardModelConfig) -> None:
@@ -150,12 +162,40 @@ def _check(name: str, account: dict[str, Any], config: RewardModelConfig) -> Non
         )
 
 
-def pair_values(model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[float]:
-    """Of each pair: 1 where the better conversation scores higher, 0.5 for a tie, else 0."""
+def _validation(
+    context: StageContext, model: ScoreModel, tokenizer: Any, data: dict[str, Any]
+) -> Validation:
+    """Loss and accuracy on the pairs of further prompts."""
+    config: RewardModelConfig = context.config
+    if config.validation is None:
+        return Validation()
+    rows = data["validation"]["rows"]
+    prompts = [row["prompt"] for row in rows]
+
+    def measure() -> dict[str, Estimate]:
+        context.progress(message="validation")
+        was_training = model.training
+        found = margin_estimates(pair_margins(model.eval(), rows, tokenizer), prompts)
+        model.train(was_training)
+        return found
+
+    return Validation(
+        config.validation, measure, by=config.validation.by, note=first_notes(context)
+    )
+
+
+def pair_margins(model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[float]:
+    """Of each pair the better conversation's score minus that of the worse."""
     pad = int(tokenizer.pad_token_id or 0)
     better = score_rows(model, [r["chosen_ids"] for r in rows], pad_token_id=pad)
     worse = score_rows(model, [r["rejected_ids"] for r in rows], pad_token_id=pad)
-    return [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
+    return [b - w for b, w in zip(better, worse, strict=True)]
+
+
+def pair_values(model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[float]:
+    """Of each pair: 1 where the better conversation scores higher, 0.5 for a tie, else 0."""
+    margins = pair_margins(model, rows, tokenizer)
+    return [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
 
 
 def pair_accuracy(
@@ -194,11 +234,15 @@ class StrictRewardTrainer(StrictResume, RewardTrainer):
 
 
 def _train(
-    context: StageContext, model: ScoreModel, tokenizer: Any, rows: Sequence[dict[str, Any]]
+    context: StageContext,
+    model: ScoreModel,
+    tokenizer: Any,
+    rows: Sequence[dict[str, Any]],
+    validation: Validation,
 ) -> None:
     config: RewardModelConfig = context.config
     folder = context.stage_dir / "checkpoints"
-    callback = MetricsCallback(context, _NAMES, about="reward model")
+    callback = MetricsCallback(context, _NAMES, about="reward model", validation=validation)
     columns = [c for c in ("chosen_ids", "rejected_ids", "margin") if c in rows[0]]
     trainer = StrictRewardTrainer(
         model=model,
@@ -208,11 +252,7 @@ def _train(
         processing_class=tokenizer,
         callbacks=[callback],
     )
-    resume = last_checkpoint(folder)
-    context.metrics.truncate_after(int(resume.rsplit("-", 1)[1]) if resume else 0)
-    trainer.train(resume_from_checkpoint=resume)
-    if callback.stopped:
-        context.stop()
+    train_strictly(trainer, callback, folder)
 
 
 def trl_config(config: RewardModelConfig, folder: Path, seed: int) -> TrlConfig:

@@ -17,6 +17,8 @@ from workbench.errors import StopRequested, UserError, one_line
 from workbench.recipe import build
 from workbench.rundir import RunDir, read_json, write_json
 from workbench.stage import StageContext
+from workbench.stuck import FOLDER as STACKS
+from workbench.stuck import answer_in
 
 _FOLDER = "workers"
 
@@ -107,6 +109,7 @@ def _in_worker(job: dict[str, Any]) -> None:
         inputs={name: Path(path) for name, path in job["inputs"].items()},
         outputs=dict(job["outputs"]),
     )
+    answer_in(context.stage_dir / STACKS, f"rank-{rank}")
     status, message = "done", ""
     work: Callable[[StageContext], None] = registry.resolve(job["work"])
     try:

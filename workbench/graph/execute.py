@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TextIO
@@ -15,6 +15,7 @@ from workbench.graph.task import Outcome, run_stage
 from workbench.progress import ProgressDisplay
 from workbench.recipe import Recipe
 from workbench.rundir import RunDir
+from workbench.stuck import StuckWatch, watched
 
 
 @dataclass
@@ -34,6 +35,12 @@ class Drive:
     def settle(self, nodes: Sequence[placement.Node]) -> None:
         """Choose the cards that the recipe leaves out, now that it is known what there is."""
         self.nodes, self.recipe = nodes, placement.settle(self.recipe, nodes)
+
+    def stuck_watch(self, stage: str) -> StuckWatch | None:
+        """What tells when the stage makes no progress; None where that is not wanted."""
+        after_s = self.recipe.cluster.stuck_after_s
+        folder = self.run.stage(stage)
+        return None if after_s is None else StuckWatch(folder, after_s, self.show.note)
 
     def has_room(self, stage: str, running: Iterable[str]) -> bool:
         """Whether the stage and its engines find their cards beside the stages that run. One that
@@ -145,7 +152,10 @@ def _drive_here(state: Drive) -> None:
         if decision is None:
             return
         state.show.watch(decision.stage, state.run.stage(decision.stage))
-        state.finish(run_stage(resolved, str(state.run.root), decision, False))
+        stuck = state.stuck_watch(decision.stage)
+        with watched(stuck) if stuck else nullcontext():
+            outcome = run_stage(resolved, str(state.run.root), decision, False)
+        state.finish(outcome)
 
 
 def _drive_on_ray(state: Drive) -> None:
@@ -154,6 +164,7 @@ def _drive_on_ray(state: Drive) -> None:
     remote = ray.remote(run_stage)
     resolved = state.recipe.resolved()
     running: dict[Any, str] = {}
+    stuck: dict[str, StuckWatch | None] = {}
     stopping_since: float | None = None
     while True:
         if not state.signals and not state.failed:
@@ -171,6 +182,7 @@ def _drive_on_ray(state: Drive) -> None:
                     runtime_env=cluster.runtime_env(gpus or 0.0),
                 ).remote(resolved, str(state.run.root), decision, True)
                 running[task] = decision.stage
+                stuck[decision.stage] = state.stuck_watch(decision.stage)
                 state.show.watch(decision.stage, state.run.stage(decision.stage))
         if not running:
             return
@@ -178,6 +190,8 @@ def _drive_on_ray(state: Drive) -> None:
         for task in finished:
             state.finish(_outcome(task, running.pop(task)))
         state.show.refresh()
+        for watch in [found for name in running.values() if (found := stuck[name])]:
+            watch.look()
         if state.signals:
             stopping_since = stopping_since or time.monotonic()
             late = time.monotonic() - stopping_since > state.recipe.cluster.stop_grace_s

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workbench import placement, registry
 from workbench.errors import UserError
+from workbench.fork import check_forks
 from workbench.graph.dag import FRESH, Decision, decide
 from workbench.recipe import Recipe
 from workbench.rundir import RunDir
@@ -61,6 +62,13 @@ def plan_run(
         if name in fresh and not decisions[name].run:
             decisions[name] = Decision(name, True, FRESH)
         plans[name] = costs[name]
+    for name, origin in check_forks(
+        recipe, run, [n for n, d in decisions.items() if d.run]
+    ).items():
+        whole = recipe.stages[name].fork
+        how = "with its optimizer" if whole and whole.optimizer else "its weights alone"
+        line = f"begins at {origin.describe()}, {how}"
+        plans[name] = replace(plans[name], lines=(*plans[name].lines, line))
     kinds = {n: registry.kind(recipe.stages[n].kind) for n, d in decisions.items() if d.run}
     for name, kind in kinds.items():
         looked_at = _check_inputs(recipe, name, kind)

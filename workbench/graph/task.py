@@ -16,12 +16,14 @@ from workbench import registry
 from workbench.content import Reads, pinned
 from workbench.disk import is_full, no_space
 from workbench.errors import StopRequested, UserError, one_line
+from workbench.fork import begin
 from workbench.graph.dag import FRESH, Decision, config_digest, data_digests, declared_versions
 from workbench.hub import newest_commit
 from workbench.provenance import digest, git_state, hardware, versions
 from workbench.recipe import Recipe, StageConfig, build
 from workbench.rundir import Manifest, RunDir, utc_now
 from workbench.stage import StageContext, stage_seed
+from workbench.stuck import answering
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def _run_claimed(recipe: Recipe, run: RunDir, decision: Decision, own_process: b
     )
     started = time.monotonic()
     before_s = manifest.wall_s
-    with _output_to(run.stage(decision.stage) / "log.txt", own_process):
+    folder = run.stage(decision.stage)
+    with _output_to(folder / "log.txt", own_process), answering(folder, "stage"):
         outcome = _attempt(context, manifest.kind)
         with suppress(OSError):  # a full disk, which the outcome says already
             context.close()
@@ -81,12 +84,18 @@ def _run_claimed(recipe: Recipe, run: RunDir, decision: Decision, own_process: b
     manifest.outputs = context.outputs
     _close_manifest(run, manifest, outcome)
     if outcome.status == "done":
-        run.tidy(decision.stage)  # after the manifest: a kill in between must not lose the state
+        keep = config.keep_checkpoints > 0
+        run.tidy(
+            decision.stage, keep_states=keep
+        )  # after the manifest: a kill in between must not lose the state
     return outcome
 
 
 def _attempt(context: StageContext, kind: str) -> Outcome:
     try:
+        forked = begin(context.recipe, context.run, context.name)
+        if forked is not None:
+            context.note(forked_from=forked)
         registry.resolve(registry.kind(kind).run)(context)
     except StopRequested as stop:
         return Outcome(context.name, "stopped", str(stop))

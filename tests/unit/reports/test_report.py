@@ -230,6 +230,38 @@ def test_a_run_can_be_reported_at_any_time(tmp_path: Path, done: int) -> None:
             assert "No model has been evaluated yet" in page.text
 
 
+def test_a_run_without_evaluations_lacks_nothing(tmp_path: Path) -> None:
+    """No stage of its recipe evaluates: the page has no such section, and says what validation found."""
+    run = write_fake_run(tmp_path / "plain", n=5)
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["stages"] = {n: s for n, s in recipe["stages"].items() if s["kind"] != "evals"}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    shutil.rmtree(run / "evals")
+    path = run / "sft1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    value = {"value": 0.5, "stderr": 0.1, "ci95": [0.3, 0.7], "n": 9}
+    worse = value | {"value": 0.75}
+    manifest["outputs"]["validation"] = {
+        "by": "loss", "keep": "best", "ended_early": True, "best_step": 4,
+        "history": [{"step": 0, "loss": worse}, {"step": 4, "loss": value}, {"step": 8, "loss": worse}],
+    }  # fmt: skip
+    manifest["outputs"]["forked_from"] = {
+        "run": "/runs/a",
+        "stage": "sft1",
+        "step": 3,
+        "optimizer": False,
+    }
+    path.write_text(json.dumps(manifest))
+    summary, page = write_report(run), _page(run)
+    for text in (page.text, summary):
+        assert "evaluated" not in text and "What each stage gained" not in text
+        assert (
+            "sft1: best of 3 validations at step 4, loss 0.5 (95% 0.3 to 0.7), whose weights are kept; "
+            "ended early at step 8." in text
+        )
+        assert "sft1 begins at step 3 of sft1 in /runs/a, with its weights alone." in text
+
+
 def test_a_failed_stage_says_why(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path / "failed", done=5, failed="grpo")
     summary, page = write_report(run), _page(run)

@@ -1,6 +1,7 @@
 """The live page: what is in it, that nothing in it runs, and that a run in the middle of writing is no end."""
 
 import json
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reports.read import read_run
 from reports.watch import server, watch_page
 from tests.fake_run import HOSTILE, write_fake_run
 from workbench.errors import UserError
@@ -99,3 +101,16 @@ def test_what_cannot_be_watched_is_one_line(tmp_path: Path, run: Path, address: 
         server(tmp_path / "nowhere", port=0)
     with pytest.raises(UserError, match="give another --port"):
         server(run, port=int(address.rpartition(":")[2]))
+
+
+def test_a_stuck_stage_shows_where_it_stands_until_it_goes_on(tmp_path: Path) -> None:
+    root = write_fake_run(tmp_path / "part", done=5, n=5)
+    stage = next(s.name for s in read_run(root).stages.values() if s.status == "unfinished")
+    (root / stage / "stacks").mkdir()
+    (root / stage / "stacks" / "stuck.txt").write_text("in collective <b>")
+    assert "<pre>in collective &lt;b&gt;</pre>" in watch_page(root)
+    progress = root / stage / "progress.json"
+    progress.write_text("{}")
+    later = (root / stage / "stacks" / "stuck.txt").stat().st_mtime + 5
+    os.utime(progress, (later, later))
+    assert "in collective" not in watch_page(root)
