@@ -96,7 +96,7 @@ def _forked(args: argparse.Namespace) -> str:
 
     if len(args.stages) != 1 or args.stages == ["all"]:
         raise UserError(
-            f"--fork with {len(args.stages)} stages ({' '.join(args.stages)}); name the one stage that begins "
+            f"--fork needs one stage, got {' '.join(args.stages)!r}; name the one stage that begins "
             "at the checkpoint"
         )
     return str(args.stages[0])

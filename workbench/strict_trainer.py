@@ -132,7 +132,7 @@ class StrictResume:
         same where the recipe is."""
         own: Any = self
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        scheduler = getattr(own, "lr_scheduler", None)
+        scheduler: Any = own.lr_scheduler
         if checkpoint is None or own.is_deepspeed_enabled or not hasattr(scheduler, "base_lrs"):
             return
         if scheduler.base_lrs == [own.args.learning_rate] * len(scheduler.base_lrs):

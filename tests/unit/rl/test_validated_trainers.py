@@ -42,13 +42,9 @@ def section(folder: Path, kind: str) -> dict[str, Any]:
     """Five steps of a kind at a rate at which it overshoots, validated at each."""
     wanted: dict[str, Any] = {"every": 1, "keep": "best", "patience": 2}
     if kind == "pretrain":
-        blend = {
-            **tiny.BLEND,
-            "sources": {"math": {"type": "pretraining", "category": "math", "split": "validation"}},
-        }
         return tiny.pretrain_stage(
             initial="parent", total_tokens=STEPS * 4 * 64,
-            validation={**wanted, "blend": blend, "documents": 6},
+            validation={**wanted, "blend": tiny.BLEND, "documents": 6},
         )  # fmt: skip
     if kind == "sft":
         rows = [
@@ -106,7 +102,7 @@ def by_hand(
             if step == dies_at:
                 raise Dies
             found = dict(measure())
-            assert math.isfinite(found["loss"].value) and found["loss"].stderr > 0
+            assert math.isfinite(found["loss"].value) and found["loss"].stderr >= 0
             value = losses[step]
             return found | {"loss": validation.Estimate(value, 0.0, (value, value), 4)}
 
@@ -152,8 +148,9 @@ def test_the_best_is_saved_and_a_kill_in_a_validation_costs_nothing(
     assert [line["step"] for line in lines if "lr" in line] == [1, 2, 3, 4]
     assert {2} <= saved.keys() and len(saved) <= 3
     best = weights(whole.stage_dir)
+    # Files name a NemotronH's body otherwise than the model does.
     name = next(n for n in saved[2] if "embed" in n and n.endswith("weight"))
-    mine = next(t for n, t in best.items() if n.endswith(name.removeprefix("causal.")))
+    mine = next(t for n, t in best.items() if n.endswith("embeddings.weight"))
     assert torch.equal(mine, saved[2][name])
     assert not torch.equal(mine, saved[max(saved)][name])
 
