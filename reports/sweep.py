@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.benchmark import Benchmark
+from evals.console import cost
 from evals.registry import benchmark
 from reports.page import write_page
 from reports.read import Evaluation, RunFacts
@@ -91,6 +92,9 @@ def notes(found: Evaluation) -> list[str]:
     formed = result.well_formed_rate
     if formed is not None and (shown := round(100 * formed)) < 100:
         out.append(f"{shown}% well-formed")
+    if result.cost:
+        known = result.cost.get("sum") is not None
+        out.append(f"cost {cost({'cost': result.cost})}" if known else "cost not known")
     return out
 
 

@@ -65,6 +65,17 @@ def test_departures_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_served_model_cost_stands_on_the_pages(tmp_path: Path) -> None:
+    """Beside its value; of one without a price nothing is said."""
+    price = {"sum": 0.01234, "currency": "USD"}
+    _result(tmp_path, "dear", "bfcl-v3-simple", None, cost=price)
+    _result(tmp_path, "odd", "bfcl-v3-simple", None, cost=price | {"sum": None})
+    _result(tmp_path, "free", "bfcl-v3-simple", None)
+    page = _index(tmp_path)
+    assert page.count("<small>cost 0.0123 USD</small>") == 1
+    assert page.count("cost not known") == 1 and page.count("<small>cost") == 2
+
+
 def test_each_model_has_its_own_departures(tmp_path: Path) -> None:
     """The table named those of the alphabet's first model for all."""
     whole = _result(tmp_path, "ada", "aime24", None)["sampling"]

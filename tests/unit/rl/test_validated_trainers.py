@@ -57,9 +57,9 @@ def section(folder: Path, kind: str) -> dict[str, Any]:
             validation={**wanted, "share": 0.4},
         )  # fmt: skip
     form = "labelled" if kind == "kto" else "pairs"
-    rows = REPLIES if kind == "kto" else PAIRS
-    held = written(folder, "held", rows[4:], form=form)
-    train = written(folder, "train", rows[:4], form=form)
+    given: list[Any] = REPLIES if kind == "kto" else PAIRS
+    held = written(folder, "held", given[4:], form=form)
+    train = written(folder, "train", given[:4], form=form)
     own = (
         {"prompts": train, "num_prompts": 4}
         if kind == "reward_model"

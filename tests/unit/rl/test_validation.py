@@ -38,12 +38,14 @@ def engine_of(tokenizer: PreTrainedTokenizerFast, right: Callable[[int, int], bo
     """right(version, sample): whether that reply is right."""
 
     def script(prompt: Sequence[int], sample: int) -> list[int]:
-        word = "yes" if right(made.version, sample) else "no"
+        word = "yes" if right(engine.version, sample) else "no"
         words: list[int] = tokenizer.encode(word, add_special_tokens=False)
         return [*words, int(tokenizer.eos_token_id or 0)]
 
-    made = ScriptedEngine(script, lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
-    return made
+    engine = ScriptedEngine(
+        script, lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
+    )
+    return engine
 
 
 def test_the_interval_is_clustered_by_problem(tokenizer: PreTrainedTokenizerFast) -> None:
