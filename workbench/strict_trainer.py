@@ -294,7 +294,11 @@ def train_strictly(trainer: Any, callback: MetricsCallback, folder: Path) -> Non
         validation.load_state_dict(read_json(Path(resume) / _COMPLETE_FILE))
     if group.is_first():
         callback.context.metrics.truncate_after(callback.offset + done)
-    trainer.train(resume_from_checkpoint=resume)
+    if resume and validation.ended:  # and the process died before the stage had
+        trainer._load_from_checkpoint(resume)
+        trainer.state.global_step = done
+    else:
+        trainer.train(resume_from_checkpoint=resume)
     if callback.stopped:
         callback.context.stop()
     if (best := validation.must_return(trainer.state.global_step)) is not None:
