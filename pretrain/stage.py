@@ -168,7 +168,7 @@ def _validation(
     def measure() -> dict[str, Estimate]:
         if group.is_first():
             context.progress(message="validation")
-        return next_token_estimates(model, rows, names, config.precision)
+        return next_token_estimates(model, rows, names, config.computed)
 
     def note(outputs: dict[str, Any]) -> None:
         if group.is_first():

@@ -112,7 +112,7 @@ def validation_of(context: StageContext, model: Any, tokenizer: Any) -> Validati
     def measure() -> dict[str, Estimate]:
         if group.is_first():
             context.progress(message="validation")
-        return next_token_estimates(model, rows, problems, config.precision)
+        return next_token_estimates(model, rows, problems, config.computed)
 
     return Validation(
         config.validation, measure, by=config.validation.by, note=first_notes(context)
