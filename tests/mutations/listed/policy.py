@@ -292,8 +292,8 @@ MUTATIONS = (
     Mutation(
         "sampled ahead beyond the bound",
         "rl/prefetch.py",
-        "return step <= self._version + self.max_staleness",
-        "return step <= self._version + self.max_staleness + 1",
+        "step <= self._version + self.max_staleness\n",
+        "step <= self._version + self.max_staleness + 1\n",
         "tokens are older than max_staleness allows",
         _PREFETCH,
     ),

@@ -184,8 +184,8 @@ MUTATIONS = (
     Mutation(
         "a TRL stage resumes with its first weights",
         "workbench/strict_trainer.py",
-        "own.accelerator.unwrap_model(target).load_state_dict(state, strict=True)",
-        "del target, state",
+        "        whole.load_state_dict(state, strict=True)",
+        "        del state",
         "SFT, DPO and reward models go on from the parent's weights",
         ("tests/unit/rl/test_dpo.py::test_a_resume_continues_to_the_bit",),
         _RESUME,
@@ -201,8 +201,8 @@ MUTATIONS = (
     Mutation(
         "the newest checkpoints are deleted",
         "workbench/checkpoint.py",
-        "return states(folder)[:-keep]",
-        "return states(folder)[keep:]",
+        "for path in states(folder)[:-keep] if",
+        "for path in states(folder)[keep:] if",
         "only the oldest states are kept",
         _TRAIN,
     ),
