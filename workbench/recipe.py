@@ -67,7 +67,9 @@ class ForkConfig(Section):
 class StageConfig(Section):
     """What every stage has; kinds add their own fields."""
 
-    SAME_RESULT: ClassVar[frozenset[str]] = frozenset({"cpus", "gpus", "kernels", "keep_checkpoints"})
+    SAME_RESULT: ClassVar[frozenset[str]] = frozenset(
+        {"cpus", "gpus", "kernels", "keep_checkpoints"}
+    )
     """Fields that do not change what a stage makes: resources, what is kept, and when it gives up."""
 
     kind: str
