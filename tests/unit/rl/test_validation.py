@@ -224,5 +224,5 @@ def test_what_cannot_be_is_refused_in_a_line(
             tmp_path, tokenizer, rows, validation={"every": 1, "samples": 2},
             reward={"kind": "judge", "judge": {"endpoint": "http://x/v1#m"}},
         )  # fmt: skip
-    with pytest.raises(UserError, match=r"stages\.grpo\.validation\.evry: unknown key.*every"):
+    with pytest.raises(UserError, match=r"'stages\.grpo\.validation\.evry'; did you mean 'every'"):
         context_of(tmp_path, tokenizer, rows, validation={"every": 1, "evry": 1})
