@@ -17,7 +17,7 @@ from torch.nn.utils import skip_init
 
 from model.fp8.blocks import TOKENS, WEIGHTS, Block, Blocks, by_rows, quantise
 from model.fp8.config import Fp8Config
-from model.fp8.products import check_device, multiply, turned
+from model.fp8.products import check_card, check_device, multiply, turned
 from workbench.errors import UserError
 
 # Routers choose experts by small differences: they stay as they are.
@@ -128,6 +128,8 @@ def convert(model: Any, how: Fp8Config, device: torch.device) -> list[str]:
     Raises: UserError where nothing is left to quantise, or where the device has no such FP8.
     """
     check_device(device)
+    if device.type != "cpu":
+        check_card(device)
     names = chosen(model, how.ends)
     for name in names:
         module = model.base_model.get_submodule(name)
