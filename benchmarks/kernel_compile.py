@@ -60,16 +60,21 @@ class _Recorder:
         assert 0 < grid[0] < 2**31 and 0 < grid[1] < 2**16, grid
 
         def launch(*args: Any, **named: Any) -> None:
-            options = {k: named.pop(k) for k in ("num_warps", "num_stages") if k in named}
+            options = {
+                k: named.pop(k) for k in ("num_warps", "num_stages", "maxnreg") if k in named
+            }
             given = dict(zip(self.kernel.arg_names, args, strict=False)) | named
             signature, constants, aligned = {}, {}, []
             marked = {p.name for p in self.kernel.params if p.is_constexpr}
+            plain = {p.name for p in self.kernel.params if p.do_not_specialize}
             for name, value in given.items():
-                signature[name] = _type(value, name in marked)
+                signature[name] = _type(value, name in marked, name in plain)
                 if signature[name] == "constexpr":
                     constants[name] = value
-                elif not isinstance(value, float) and (
-                    isinstance(value, torch.Tensor) or value % 16 == 0
+                elif (
+                    name not in plain
+                    and not isinstance(value, float)
+                    and (isinstance(value, torch.Tensor) or value % 16 == 0)
                 ):
                     aligned.append(name)
             one = Launch(self.name, self.kernel, signature, constants, tuple(aligned), options)
@@ -78,9 +83,9 @@ class _Recorder:
         return launch
 
 
-def _type(value: Any, constant: bool) -> str:
+def _type(value: Any, constant: bool, plain: bool) -> str:
     """As Triton's launcher has it: numbers equal to 1 are compiled in."""
-    if constant or (isinstance(value, int) and value == 1):
+    if constant or (isinstance(value, int) and value == 1 and not plain):
         return "constexpr"
     if isinstance(value, torch.Tensor):
         short = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}

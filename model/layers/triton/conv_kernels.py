@@ -35,7 +35,7 @@ def _before_silu(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def forward(
     x, weight, bias, position, out, tokens, channels, stride_row, stride_token,
     BIAS: tl.constexpr, TAPS: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
@@ -66,7 +66,7 @@ def _grad_before_silu(
     return grad * gate * (1 + pre * (1 - gate)), place
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "pieces"])
 def backward(
     x, weight, bias, position, grad_out, grad_x, grad_taps,
     tokens, channels, stride_row, stride_token, pieces,

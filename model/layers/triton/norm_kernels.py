@@ -24,7 +24,7 @@ def _values(x, gate, at, of, inside, tokens, row_width, stride_row, stride_token
     return v, g, v
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tokens"])
 def forward(
     x, gate, weight, out, rows, tokens, row_width, width, stride_row, stride_token, eps,
     GATE: tl.constexpr, ROWS: tl.constexpr, W: tl.constexpr,
@@ -39,7 +39,7 @@ def forward(
     tl.store(out + at[:, None] * row_width + (part + of)[None, :], v * scale[:, None] * factor[None, :], mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tokens"])
 def backward(
     x, gate, weight, grad_out, grad_x, grad_gate, grad_weight,
     rows, tokens, row_width, width, stride_row, stride_token, eps,

@@ -29,6 +29,9 @@ SEGMENT_VALUES = 1 << 28
 # Programs that fill a large card; fewer heads a program where there would be less. The number follows from
 # the shape alone, so that every card adds in the same order.
 _PROGRAMS = 512
+# A thread's, for the kernel with the most to hold: left alone, ptxas gives it half of them on SM 8.0, for a
+# second block that its tiles leave no room for.
+_REGISTERS = 255
 # Beyond this a program's tiles do not fit in the registers.
 MOST_STATE = 128
 
@@ -230,7 +233,7 @@ class _Work:
             gradients[grid](
                 xbc, dt, self.log_decay, self.entering, self.leaving, self.through, self.position,
                 states, grads, self.d, grad_y, grad_xbc, grad_bc, grad_dt, grad_log, grad_skip,
-                *numbers, **options, num_warps=8, num_stages=1,
+                *numbers, **options, num_warps=8, num_stages=1, maxnreg=_REGISTERS,
             )  # fmt: skip
         grad_xbc[..., s.heads * s.head_dim :] = grad_bc.sum(0)
         return grad_xbc, grad_dt, grad_log, grad_skip.sum((0, 2))

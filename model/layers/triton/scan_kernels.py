@@ -7,7 +7,8 @@ of the logarithms between them, never a difference of sums: exact where decays a
 another document is in it.
 
 Offsets of tiles are counted in 64 bits, and only what lies inside a tile in 32. The states and all sums are fp32; products take their factors in DOT (bf16, fp16, or fp32 with
-PRECISION). Nothing is added atomically: the same input gives the same bits.
+PRECISION). Nothing is added atomically: the same input gives the same bits. Lengths are not
+specialised on: another row is not another compilation.
 
 Legend: L tokens a chunk, P head_dim, N state size; PT a tile of P, NB the power of two that holds N; `padded`
 tokens of whole chunks. HALF_HERE: whether products of half-precision factors are to be worked out in fp32
@@ -72,7 +73,7 @@ def _pair_decays(log_decay, inside, at):
     return tl.where(inside, tl.exp2(tl.where(inside, between, float("-inf"))), 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def decays(log_decay, position, entering, leaving, through, heads, tokens, padded, L: tl.constexpr):
     """How much of the state before its chunk reaches a token, of a token the state after, of one state the other.
 
@@ -96,7 +97,7 @@ def decays(log_decay, position, entering, leaving, through, heads, tokens, padde
     tl.store(through + series * chunks + chunk, tl.where(end >= L, tl.exp2(tl.sum(values)), 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "first_chunk", "last_chunk"])
 def states_before(
     xbc, dt, leaving, through, states, carry,
     stride_row, stride_token, tokens, padded, heads, head_dim, groups, state, first_chunk, last_chunk,
@@ -132,7 +133,7 @@ def states_before(
     tl.store(carry + series * one + tile, before, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "first_chunk", "chunks", "splits"])
 def outputs(
     xbc, dt, log_decay, entering, position, states, skip, y,
     stride_row, stride_token, tokens, padded, heads, head_dim, groups, state, first_chunk, chunks, splits,
@@ -173,7 +174,7 @@ def outputs(
             _store(out, y, row, first, column, rest, tokens, tokens * width, width, L, PT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "first_chunk", "last_chunk"])
 def grads_after(
     xbc, entering, through, grad_y, grads, carry,
     stride_row, stride_token, tokens, padded, heads, head_dim, groups, state, first_chunk, last_chunk,
@@ -225,7 +226,7 @@ def _decay_gradient(pairs, reached, left, whole, inside, at):
     return grad + whole
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "first_chunk", "chunks", "splits"])
 def gradients(
     xbc, dt, log_decay, entering, leaving, through, position, states, grads, skip, grad_y,
     grad_xbc, grad_bc, grad_dt, grad_log, grad_skip,
