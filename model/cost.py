@@ -9,10 +9,11 @@ kernels' scratch space.
 from typing import NamedTuple
 
 from model.decoder import DecoderShape
-from model.presets import HybridShape
+from model.presets import LAYER_KINDS, HybridShape
 from model.sizes import (
     Shape,
     attention_parameters,
+    expert_parameters,
     mamba_parameters,
     mlp_parameters,
     parameters,
@@ -24,7 +25,8 @@ SCAN_CHUNK = 128  # tokens; inside a chunk the scan is quadratic, as mamba-ssm c
 
 
 class LayerParameters(NamedTuple):
-    """Parameters by layer kind. output: embedding and unembedding (untied), and the final norm."""
+    """Parameters by layer kind. mlp: layers of experts too. output: embedding and unembedding (untied), and
+    the final norm."""
 
     mamba: int
     mlp: int
@@ -43,22 +45,24 @@ def parameters_by_kind(s: Shape) -> LayerParameters:
         return LayerParameters(0, mlp, s.parameters - mlp - output, output)
     return LayerParameters(
         mamba=s.pattern.count("M") * mamba_parameters(s),
-        mlp=s.pattern.count("-") * mlp_parameters(s),
+        mlp=s.pattern.count("-") * mlp_parameters(s) + s.pattern.count("E") * expert_parameters(s),
         attention=s.pattern.count("*") * attention_parameters(s),
         output=2 * s.vocab_size * s.hidden_size + s.hidden_size,
     )
 
 
 def lora_parameters(s: Shape, rank: int) -> int:
-    """Adapters of model.lora: rank x (inputs + outputs) of in_proj, up, down, q, k, v and o."""
+    """Adapters of model.lora: rank x (inputs + outputs) of in_proj, up, down, q, k, v and o; of
+    experts the shared one."""
     if isinstance(s, DecoderShape):
         return s.lora_parameters(rank)
     heads, keys = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
     mamba = s.hidden_size + s.d_inner + s.conv_dim + s.mamba_num_heads
     mlp = 2 * (s.hidden_size + s.intermediate_size)
     attention = 2 * (s.hidden_size + heads) + 2 * (s.hidden_size + keys)
-    count = s.pattern.count
-    return rank * (count("M") * mamba + count("-") * mlp + count("*") * attention)
+    shared = 2 * (s.hidden_size + s.moe_shared_expert_intermediate_size)
+    of_kind = {"M": mamba, "-": mlp, "*": attention, "E": shared}
+    return rank * sum(of_kind[kind] for kind in s.pattern)
 
 
 def forward_flops(s: Shape, document_tokens: float) -> float:
@@ -84,6 +88,7 @@ def forward_flops(s: Shape, document_tokens: float) -> float:
         s.pattern.count("M") * (2 * mamba + scan + conv)
         + s.pattern.count("-") * 2 * (2 * s.hidden_size * s.intermediate_size)
         + s.pattern.count("*") * (2 * attention + scores)
+        + s.pattern.count("E") * 2 * expert_parameters(s, active=True)
         + 2 * s.vocab_size * s.hidden_size
     )
 
@@ -189,6 +194,8 @@ def products(s: Shape) -> list[Products]:
         "M": Products(2, s.hidden_size * (2 * s.d_inner + s.conv_dim + s.mamba_num_heads)),
         "-": Products(2, 2 * s.hidden_size * s.intermediate_size),
         "*": Products(4, s.hidden_size * heads * s.head_dim),
+        # Routed experts are one tensor, which stays as it is.
+        "E": Products(2, 2 * s.hidden_size * s.moe_shared_expert_intermediate_size),
     }
     return [kinds[kind] for kind in s.pattern]
 
@@ -222,6 +229,7 @@ def _layer_parameters(s: Shape) -> list[int]:
     if isinstance(s, DecoderShape):
         return [s.parameters_of_a_layer]
     counted = {"M": mamba_parameters(s), "-": mlp_parameters(s), "*": attention_parameters(s)}
+    counted |= {"E": expert_parameters(s)}
     return [counted[kind] for kind in sorted(set(s.pattern))]
 
 
@@ -247,8 +255,8 @@ def _layers_bytes(s: Shape, load: TrainingLoad) -> list[int]:
     if isinstance(s, DecoderShape):
         computed = _computed(load)
         return [s.layer_activation_bytes(computed, _stream_bytes(load))] * s.layers
-    per_layer = {kind: layer_activation_bytes(s, kind, load) for kind in "M-*"}
-    saved = {kind: _saved_in_fp8(s, kind) for kind in "M-*"}
+    per_layer = {kind: layer_activation_bytes(s, kind, load) for kind in LAYER_KINDS}
+    saved = {kind: _saved_in_fp8(s, kind) for kind in LAYER_KINDS}
     shares = quantised_shares(s, load)
     return [
         per_layer[kind] + round(share * saved[kind])
@@ -264,6 +272,8 @@ def _saved_in_fp8(s: HybridShape, kind: str) -> float:
         return (b - 2) * (s.hidden_size + s.d_inner)
     if kind == "-":
         return (b - 2) * (s.hidden_size + s.intermediate_size)
+    if kind == "E":  # the shared one's products alone
+        return (b - 2) * (s.hidden_size + s.moe_shared_expert_intermediate_size)
     return (3 * b - 2) * s.hidden_size + b * s.num_attention_heads * s.head_dim
 
 
@@ -278,7 +288,8 @@ def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int
     Every layer: the norm's input, its fp32 normed value and the input of the first projection.
     M: conv's input, the sum before SiLU and the result (x, B and C), in fp32; dt; the gate; the
     scan's output in fp32; the input of out_proj; a state once a chunk.
-    -: the ReLU and its square.  *: q, k, v, k and v repeated for every query head, the output,
+    -: the ReLU and its square.  E: the same of each expert that a token has, its input and output there,
+    and two numbers of the router for each expert.  *: q, k, v, k and v repeated for every query head, the output,
     and a number a head.
     """
     b = _computed(load)
@@ -289,6 +300,10 @@ def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int
         return common + widths + states
     if kind == "-":
         return common + 2 * s.intermediate_size * b
+    if kind == "E":
+        each = s.num_experts_per_tok * (s.moe_intermediate_size * 2 + 2 * s.hidden_size)
+        shared = 2 * s.moe_shared_expert_intermediate_size
+        return common + b * (each + shared) + 8 * s.n_routed_experts
     heads = 4 * s.num_attention_heads + 2 * s.num_key_value_heads
     return common + heads * s.head_dim * b + 4 * s.num_attention_heads
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.presets import LAYER_KINDS, HybridShape
+from model.presets import EXPERT_SIZES, LAYER_KINDS, HybridShape
 from workbench.errors import UserError
 
 
@@ -190,17 +190,16 @@ def _hybrid(config: Mapping[str, Any]) -> HybridShape:
     letters = {word: letter for letter, word in LAYER_KINDS.items()}
     pattern = config.get("hybrid_override_pattern")
     if not pattern:
-        pattern = "".join(letters.get(word, "E") for word in config.get("layers_block_type") or ())
-    if "E" in pattern:
-        raise UserError(
-            "what layers of experts (pattern letter E) cost is not known, and not guessed"
-        )
+        pattern = "".join(letters.get(word, "?") for word in config.get("layers_block_type") or ())
+    needed = _HYBRID + (EXPERT_SIZES if "E" in pattern else ())
+    if config.get("moe_latent_size") and "E" in pattern:
+        raise UserError("what latent experts (moe_latent_size) cost is not known, and not guessed")
     values = {**config, "head_dim": config.get("head_dim", config.get("attention_head_dim"))}
-    if missing := [key for key in _HYBRID if not isinstance(values.get(key), int)]:
+    if missing := [key for key in needed if not isinstance(values.get(key), int)]:
         raise UserError(
             f"config.json gives no number for {', '.join(missing)}: nothing can be planned from it"
         )
-    return HybridShape(pattern=pattern, **{key: values[key] for key in _HYBRID})
+    return HybridShape(pattern=pattern, **{key: values[key] for key in needed})
 
 
 def _windowed(config: Mapping[str, Any], layers: int) -> int:

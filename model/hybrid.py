@@ -15,7 +15,7 @@ from transformers import NemotronHForCausalLM as Hybrid
 
 from model.checkpoint import check_files, check_loading, reading
 from model.layers.install import install
-from model.presets import DTYPES, HybridShape, shape
+from model.presets import DTYPES, EXPERT_SIZES, HybridShape, shape
 from workbench.errors import UserError
 
 _DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
@@ -50,8 +50,13 @@ def build_config(preset: str | HybridShape | None = None, **fields: Any) -> Nemo
         bos_token_id=s.bos_token_id,
         eos_token_id=s.eos_token_id,
         dtype=s.dtype,
+        **(_experts(s) if "E" in s.pattern else {}),
         architectures=["NemotronHForCausalLM"],
     )
+
+
+def _experts(s: HybridShape) -> dict[str, Any]:
+    return {name: getattr(s, name) for name in (*EXPERT_SIZES, "routed_scaling_factor")}
 
 
 def load_model(

@@ -1,6 +1,6 @@
 """Shapes of hybrid models, named and checked. Imports no torch, so that a plan costs no start-up.
 
-Layer patterns use the field's letters: ``M`` Mamba-2, ``-`` feed-forward, ``*`` attention.
+Layer patterns use the field's letters: ``M`` Mamba-2, ``-`` feed-forward, ``*`` attention, ``E`` experts.
 Numbers of Nemotron Nano 2: arXiv 2508.14444, its model cards, and Table 10 for the candidates.
 """
 
@@ -12,8 +12,14 @@ from workbench.errors import UserError, unknown_name
 from workbench.recipe import Recipe
 
 DTYPES = ("float32", "bfloat16", "float64")
-LAYER_KINDS = {"M": "linear_attention", "-": "mlp", "*": "full_attention"}
+LAYER_KINDS = {"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"}
+# What a layer of experts needs; 0 where there is none.
+EXPERT_SIZES = (
+    "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size",
+    "moe_shared_expert_intermediate_size",
+)  # fmt: skip
 _PATTERN_12B = "M-M-M-M*-" + "M-M-M-M*-" * 5 + "M-M-M-M-"
+_PATTERN_30B = "MEMEM*E" + "MEMEM*E" * 4 + "MEMEMEM*EMEMEMEME"
 _PATTERN_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
 
 
@@ -23,7 +29,9 @@ class HybridShape:
 
     ``mamba_num_heads * mamba_head_dim`` is the inner width of a Mamba layer; it need not be a
     multiple of ``hidden_size``. ``initializer_range`` is the standard deviation of the initial
-    weights. ``chunk_size`` is the chunk of the scan in tokens, for engines that read it.
+    weights. ``chunk_size`` is the chunk of the scan in tokens, for engines that read it. A layer of
+    experts sends each token to ``num_experts_per_tok`` of ``n_routed_experts`` feed-forwards of
+    ``moe_intermediate_size``, times ``routed_scaling_factor``, and to a shared one.
 
     >>> shape("miniature", vocab_size=1024).d_inner
     256
@@ -49,6 +57,11 @@ class HybridShape:
     bos_token_id: int = 1
     eos_token_id: int = 2
     dtype: str = "bfloat16"
+    n_routed_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    moe_shared_expert_intermediate_size: int = 0
+    routed_scaling_factor: float = 1.0
 
     def __post_init__(self) -> None:
         _check(self)
@@ -77,13 +90,14 @@ def _check(s: HybridShape) -> None:
         if letter not in LAYER_KINDS:
             raise UserError(
                 f"layer pattern {s.pattern!r} has {letter!r} at layer {place}; "
-                "allowed: M (Mamba-2), - (feed-forward), * (attention)"
+                "allowed: M (Mamba-2), - (feed-forward), * (attention), E (experts)"
             )
     for field in dataclasses.fields(s):
         name, value = field.name, getattr(s, field.name)
         if field.type is int and (isinstance(value, bool) or not isinstance(value, int)):
             raise UserError(f"model field {name} is {value!r}; a whole number is needed")
-        if field.type is int and value < (0 if name.endswith("_token_id") else 1):
+        may_be_0 = name.endswith("_token_id") or (name in EXPERT_SIZES and "E" not in s.pattern)
+        if field.type is int and value < (0 if may_be_0 else 1):
             raise UserError(f"model field {name} is {value}; it must be positive")
         if field.type is float and not _is_positive(value):
             raise UserError(f"model field {name} is {value!r}; a positive number is needed")
@@ -93,6 +107,10 @@ def _check(s: HybridShape) -> None:
     _divides(
         "num_attention_heads", s.num_attention_heads, "num_key_value_heads", s.num_key_value_heads
     )
+    if s.num_experts_per_tok > s.n_routed_experts:
+        raise UserError(
+            f"num_experts_per_tok {s.num_experts_per_tok} is more than n_routed_experts {s.n_routed_experts}"
+        )
     special = max(s.pad_token_id, s.bos_token_id, s.eos_token_id)
     if special >= s.vocab_size:
         raise UserError(f"special token id {special} is outside vocab_size {s.vocab_size}")
@@ -149,6 +167,23 @@ PRESETS: dict[str, HybridShape] = {
     ),
     "nano2-12b": _NANO2_12B,
     "nano2-9b": _NANO2_9B,
+    # Nemotron 3 Nano 30B-A3B: sizes of NVIDIA's Megatron-Bridge recipe for it. [secondary]
+    "nano3-30b-a3b": dataclasses.replace(
+        _NANO2_12B,
+        pattern=_PATTERN_30B,
+        hidden_size=2688,
+        intermediate_size=1856,
+        mamba_num_heads=64,
+        mamba_head_dim=64,
+        num_attention_heads=32,
+        num_key_value_heads=2,
+        max_position_embeddings=262144,
+        n_routed_experts=128,
+        num_experts_per_tok=6,
+        moe_intermediate_size=1856,
+        moe_shared_expert_intermediate_size=3712,
+        routed_scaling_factor=2.5,
+    ),
     # The other two candidates of the paper's Table 10; they share the 9B's depth.
     "nano2-9b-candidate1": dataclasses.replace(
         _NANO2_9B, intermediate_size=17920, mamba_num_heads=112

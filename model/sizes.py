@@ -37,6 +37,16 @@ def mlp_parameters(s: HybridShape) -> int:
     return 2 * s.hidden_size * s.intermediate_size + s.hidden_size
 
 
+def expert_parameters(s: HybridShape, *, active: bool = False) -> int:
+    """One layer of experts and its norm: experts (no gate), the shared one, the router's matrix.
+
+    active: of a token's own experts alone. The router's correction bias is a buffer, not a parameter.
+    """
+    experts = s.num_experts_per_tok if active else s.n_routed_experts
+    widths = experts * s.moe_intermediate_size + s.moe_shared_expert_intermediate_size
+    return s.hidden_size * (2 * widths + s.n_routed_experts + 1)
+
+
 def attention_parameters(s: HybridShape) -> int:
     """One attention layer (no bias, no positions) and its norm."""
     heads = 2 * s.num_attention_heads + 2 * s.num_key_value_heads
@@ -56,8 +66,24 @@ def parameters(s: Shape) -> int:
         s.pattern.count("M") * mamba_parameters(s)
         + s.pattern.count("-") * mlp_parameters(s)
         + s.pattern.count("*") * attention_parameters(s)
+        + s.pattern.count("E") * expert_parameters(s)
     )
     return layers + 2 * s.vocab_size * s.hidden_size + s.hidden_size
+
+
+def active_parameters(s: Shape) -> int:
+    """Those that one token passes: of layers of experts its own alone. The embedding is a look-up, and counts
+    as its one row; so model cards count.
+
+    >>> from model.presets import shape
+    >>> round(active_parameters(shape("nano3-30b-a3b")) / 1e9, 1)
+    3.2
+    """
+    idle = 0
+    if not isinstance(s, DecoderShape):
+        each = expert_parameters(s) - expert_parameters(s, active=True)
+        idle = s.pattern.count("E") * each + s.vocab_size * s.hidden_size - s.hidden_size
+    return parameters(s) - idle
 
 
 def kv_cache_bytes(s: Shape, tokens: int, *, bytes_per_value: int = 2) -> int:

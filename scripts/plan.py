@@ -157,7 +157,7 @@ def shape_of(recipe: "Recipe", name: str) -> Any:
 def layers_of(s: Any) -> dict[str, int]:
     """Layers by kind: a hybrid's letters, or a Transformer's family."""
     if hasattr(s, "pattern"):
-        return {kind: s.pattern.count(kind) for kind in "M-*"}
+        return {kind: s.pattern.count(kind) for kind in "M-*E" if kind != "E" or "E" in s.pattern}
     return {s.family: s.layers}
 
 

@@ -12,7 +12,9 @@ from model.presets import shape
 from model.sizes import GIB, parameters
 from workbench.load import GenerationLoad, TrainingLoad
 
-KIND_OF = {"linear_attention": "mamba", "mlp": "mlp", "full_attention": "attention"}
+KIND_OF = {
+    "linear_attention": "mamba", "mlp": "mlp", "moe": "mlp", "full_attention": "attention",
+}  # fmt: skip
 
 
 def _meta(preset: str) -> torch.nn.Module:
@@ -22,7 +24,7 @@ def _meta(preset: str) -> torch.nn.Module:
 
 def test_parameters_by_kind_are_those_of_transformers_model() -> None:
     """[derived] every parameter of the meta-device model, counted where it stands."""
-    for preset in ("miniature", "nano2-12b", "nano2-9b"):
+    for preset in ("miniature", "nano2-12b", "nano2-9b", "nano3-30b-a3b"):
         model = _meta(preset)
         kinds = shape(preset).layer_kinds
         counted = {"mamba": 0, "mlp": 0, "attention": 0, "output": 0}
@@ -38,11 +40,12 @@ def test_lora_parameters_are_those_of_the_adapted_linears() -> None:
     """[derived] rank x (in + out) of the linears that model.lora names, on the real module tree."""
     from model.lora import target_modules
 
-    model = _meta("nano2-9b")
-    names = set(target_modules(model))
-    linears = [m for n, m in model.named_modules() if n in names]
-    expected = sum(16 * (m.in_features + m.out_features) for m in linears)  # type: ignore[operator]
-    assert cost.lora_parameters(shape("nano2-9b"), 16) == expected
+    for preset in ("nano2-9b", "nano3-30b-a3b"):
+        model = _meta(preset)
+        names = set(target_modules(model))
+        linears = [m for n, m in model.named_modules() if n in names]
+        expected = sum(16 * (m.in_features + m.out_features) for m in linears)  # type: ignore[operator]
+        assert cost.lora_parameters(shape(preset), 16) == expected
 
 
 def test_forward_flops_of_a_shape_worked_out_by_hand() -> None:
@@ -62,6 +65,18 @@ def test_forward_flops_of_a_shape_worked_out_by_hand() -> None:
     assert cost.training_flops(s, load) == 3 * 2096 * 1000
     again = TrainingLoad(tokens=1000, row_tokens=6, activations="checkpoint")
     assert cost.training_flops(s, again) == 4 * 2096 * 1000
+
+
+def test_experts_cost_what_a_token_visits() -> None:
+    """[derived] 2 of 8 experts of 8 x 16 twice, the shared one of 8 x 4 twice, a router of 8 x 8, a norm of 8:
+    2 x (2 x 256 + 64 + 64 + 8) FLOPs (the norm counts as its weights), and 8 x (2 x 8 x 16 + 2 x 4 + 8 + 1) parameters."""
+    s = shape(
+        "miniature", pattern="E", hidden_size=8, n_routed_experts=8, num_experts_per_tok=2,
+        moe_intermediate_size=16, moe_shared_expert_intermediate_size=4,
+    )  # fmt: skip
+    head = 2 * s.vocab_size * 8
+    assert cost.forward_flops(s, 6) - head == 2 * (2 * 256 + 64 + 64 + 8)
+    assert parameters(s) - head - 8 == 8 * (2 * 8 * 16 + 2 * 4 + 8 + 1)
 
 
 def test_pretraining_flops_of_the_12b_are_those_of_its_card() -> None:
@@ -149,8 +164,12 @@ def test_kept_activations_are_those_autograd_saves() -> None:
     A third of tolerance: the torch scan keeps decays that the CUDA kernel computes again.
     """
     tokens = 512
-    for kind in "M-*":
-        s = shape("miniature", pattern=kind * 4)
+    for kind in "M-*E":
+        experts = {
+            "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96,
+            "moe_shared_expert_intermediate_size": 128,
+        }  # fmt: skip
+        s = shape("miniature", pattern=kind * 4, **(experts if kind == "E" else {}))
         model = load_model(build_config(s), seed=0)
         for module in model.modules():
             if type(module) is FusedFeedForward:  # under autocast transformers' own layer runs

@@ -8,7 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from model import cost
 from model.decoder import FAMILIES, DecoderShape, configuration, described
-from model.hybrid import load_model
+from model.hybrid import build_config, load_model
+from model.presets import shape
 from model.sizes import kv_cache_bytes, parameters
 from tests.unit.model.test_cost import _saved_bytes
 from workbench.errors import UserError
@@ -73,3 +74,12 @@ def test_what_is_not_known_is_not_guessed() -> None:
         )
     with pytest.raises(UserError, match="not in the local cache"):
         configuration("nobody/nothing")
+
+
+def test_a_hybrid_with_experts_is_read_from_its_configuration() -> None:
+    given = shape("nano3-30b-a3b")
+    config = build_config(given).to_dict()
+    found = described(config)
+    assert parameters(found) == parameters(given) == 31_577_937_344
+    with pytest.raises(UserError, match="moe_latent_size"):
+        described(config | {"moe_latent_size": 1024})

@@ -9,7 +9,7 @@ from transformers import NemotronHForCausalLM
 
 from model.hybrid import build_config
 from model.presets import PRESETS, shape
-from model.sizes import GIB, memory, parameters, state_bytes
+from model.sizes import GIB, active_parameters, memory, parameters, state_bytes
 from workbench.errors import UserError
 
 # [model card] 12.31B and 8.89B; [paper] Table 10: 8.92, 8.89, 8.97.
@@ -18,6 +18,8 @@ PARAMETERS = {
     "nano2-9b": 8.888e9,
     "nano2-9b-candidate1": 8.923e9,
     "nano2-9b-candidate3": 8.966e9,
+    # [secondary] 31.6B, of which a token passes 3.2B with its row of the embedding (test below).
+    "nano3-30b-a3b": 31.578e9,
 }
 
 
@@ -29,6 +31,23 @@ def test_closed_formula_equals_transformers_model(preset: str) -> None:
     assert parameters(shape(preset)) == count
     if preset in PARAMETERS:
         assert count == pytest.approx(PARAMETERS[preset], abs=0.5e6)
+
+
+def test_a_token_of_the_30b_passes_a_tenth_of_it() -> None:
+    """[secondary] 3.2B active parameters; [derived] of 128 experts 6 and the shared one, 23 times."""
+    s = shape("nano3-30b-a3b")
+    assert [s.pattern.count(kind) for kind in "ME*-"] == [23, 23, 6, 0]
+    assert round(active_parameters(s) / 1e9, 1) == 3.2
+    idle = 23 * 122 * 2 * 2688 * 1856 + 131071 * 2688
+    assert parameters(s) - active_parameters(s) == idle
+
+
+def test_a_layer_of_experts_needs_its_sizes() -> None:
+    with pytest.raises(UserError, match="n_routed_experts is 0; it must be positive"):
+        shape("miniature", pattern="ME")
+    sizes = {"moe_intermediate_size": 8, "moe_shared_expert_intermediate_size": 8}
+    with pytest.raises(UserError, match="num_experts_per_tok 4 is more than n_routed_experts 2"):
+        shape("miniature", pattern="ME", n_routed_experts=2, num_experts_per_tok=4, **sizes)
 
 
 def test_layers_of_nano2() -> None:
