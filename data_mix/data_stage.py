@@ -19,7 +19,7 @@ class Workers(Section):
 class DataStageConfig(StageConfig):
     """A stage that makes shards of rows (data_mix.shards)."""
 
-    SAME_RESULT = frozenset({"cpus", "gpus", "workers", "max_failed", "retries", "expected"})
+    SAME_RESULT = StageConfig.SAME_RESULT | {"workers", "max_failed", "retries", "expected"}
 
     cpus: float = Field(0.0, ge=0)
     """Logical CPUs the stage itself reserves: none, for it waits for its workers."""

@@ -307,9 +307,11 @@ TaskConfig = Annotated[
 class SynthesizeConfig(StageConfig):
     """Stage kind `synthesize`: seeds in, rows that models wrote and gates let through out."""
 
-    SAME_RESULT: ClassVar[frozenset[str]] = frozenset(
-        {"cpus", "gpus", "max_failed", "row_tokens", "seed_tokens"}
-    )
+    SAME_RESULT: ClassVar[frozenset[str]] = StageConfig.SAME_RESULT | {
+        "max_failed",
+        "row_tokens",
+        "seed_tokens",
+    }
 
     kind: Literal["synthesize"]
     task: TaskConfig
