@@ -6,7 +6,7 @@ Facts: paper, section on SFT stage 3: traces cut to 1-2k tokens, about 5% of the
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import MutableSequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,24 +120,24 @@ class TruncationStatistics:
 
 
 def truncate_share(
-    conversations: Sequence[Conversation],
+    conversations: MutableSequence[Conversation],
     share: float,
     *,
     tokenizer: Any,
     min_tokens: int,
     max_tokens: int,
     rng: random.Random,
-) -> tuple[list[Conversation], dict[str, Any]]:
+) -> dict[str, Any]:
     """Replace `share` of all conversations by themselves with a cut trace, in place.
 
-    They are drawn at random among those that can be cut. Returns the list and its statistics
+    They are drawn at random among those that can be cut. Returns statistics
     (`TruncationStatistics.as_dict`), which say so where too few could be.
 
     Raises: UserError where some are wanted and none can be cut.
     """
     if not 0 <= share <= 1:
         raise UserError(f"truncation: share {share}; it must be in [0, 1]")
-    out = list(conversations)
+    out = conversations
     done = TruncationStatistics(len(out), round(share * len(out)))
     for index in rng.sample(range(len(out)), len(out)):
         if len(done.kept_tokens) == done.wanted:
@@ -157,4 +157,4 @@ def truncate_share(
             f"truncation: none of {len(out)} conversations has a trace longer than min_tokens "
             f"{min_tokens}; lower it, or set the share to 0"
         )
-    return out, done.as_dict()
+    return done.as_dict()

@@ -1,5 +1,6 @@
 """Random access to the rows of local JSONL and Parquet files, without reading them into memory."""
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -60,10 +61,11 @@ class JsonlRows:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = list(files)
-        places: list[tuple[int, int, int]] = []  # file, byte offset, line number
+        places = array("q")  # file, byte offset, line number
         for number, path in enumerate(self._files):
-            places += [(number, offset, line_number) for line_number, offset, _ in lines_of(path)]
-        self._places = np.array(places, dtype=np.int64).reshape(-1, 3)
+            for line_number, offset, _ in lines_of(path):
+                places.extend((number, offset, line_number))
+        self._places = np.frombuffer(places, dtype=np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -84,7 +86,7 @@ class JsonlRows:
 
     def order(self, seed: str) -> Sequence[int]:
         """A plain permutation."""
-        numbers = list(range(len(self)))
+        numbers = array("q", range(len(self)))
         Random(seed).shuffle(numbers)
         return numbers
 
@@ -138,4 +140,4 @@ class ParquetRows:
         rng.shuffle(blocks)
         for block in blocks:
             rng.shuffle(block)
-        return [number for block in blocks for number in block]
+        return array("q", (number for block in blocks for number in block))

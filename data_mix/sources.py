@@ -1,11 +1,13 @@
 """Sources: endless seeded streams of documents that resume exactly, by one number."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import numpy as np
 
 from data_mix.bfcl import bfcl_conversations
 from data_mix.config import (
@@ -69,7 +71,11 @@ class Source(ABC):
 
         Raises UserError where the source holds fewer.
         """
-        return [self.at(position) for position in range(count)]
+        return list(self.each(count))
+
+    def each(self, count: int) -> Iterator[Document]:
+        """As `take`, one after another, without holding them all where they lie in files."""
+        return (self.at(position) for position in range(count))
 
     def look(self, count: int) -> Iterator[tuple[Document | UserError, str]]:
         """As `take`, each with its place; of a row that cannot be read the error in its stead."""
@@ -131,7 +137,7 @@ class _World(Source):
             num_terms=self._config.num_terms,
         )
 
-    def take(self, count: int) -> list[Document]:
+    def each(self, count: int) -> Iterator[Document]:
         """As many of each domain as its proportion asks for, prompts never repeated, shuffled."""
         config = self._config
         shares = PROPORTIONS if config.domain == "mix" else {config.domain: 1.0}
@@ -140,7 +146,7 @@ class _World(Source):
             terms = config.num_terms
             drawn += conversations(domain, config.split, number, self._seed, num_terms=terms)
         Random(f"{self._seed}/order").shuffle(drawn)
-        return drawn
+        return iter(drawn)
 
 
 def _apportion(shares: dict[str, float], count: int) -> dict[str, int]:
@@ -168,10 +174,10 @@ class _Listed(Source):
             Random(f"{self._seed}/{self.name}/{number_of_pass}").shuffle(order)
         return self._documents[order[place]]
 
-    def take(self, count: int) -> list[Document]:
+    def each(self, count: int) -> Iterator[Document]:
         if count > len(self._documents):
             raise _too_few(self.name, len(self._documents), count)
-        return super().take(count)
+        return super().each(count)
 
 
 class _LocalFile(Source):
@@ -198,34 +204,39 @@ class _LocalFile(Source):
         self._config, self._seed, self._lenient = config, seed, lenient
         self._removed: dict[str, int] = {}
         if isinstance(config, ShardsSource):
-            self._kept = self._select(config, files)
+            kept = self._select(config, files)
         else:
-            self._kept = self._clean(config.clean)
-        if not self._kept:
+            kept = self._clean(config.clean)
+        # A mark a row: a set of numbers takes a hundred times the memory.
+        self._kept = np.zeros(len(self._rows), dtype=bool)
+        self._kept[np.fromiter(kept, np.int64)] = True
+        self._num_kept = int(self._kept.sum())
+        if not self._num_kept:
             raise UserError(
                 f"source {name!r}: none of its {len(self._rows)} rows is left after cleaning "
                 f"({self._removed}); loosen `clean` or `where`, or check {self._place!r}"
             )
-        self._pass, self._order = -1, [0]
+        self._pass, self._order = -1, np.zeros(1, np.int64)
 
     def _document(self, number: int) -> Document:
         row, where = self._rows.row(number)
         return document_of(row, self._config, where=f"source {self.name!r}: {where}")
 
-    def _select(self, config: ShardsSource, files: Sequence[Path]) -> set[int]:
+    def _select(self, config: ShardsSource, files: Sequence[Path]) -> Iterable[int]:
         if self._rows and not self._lenient:
             self._document(0)
-        kept = set(rows_where(files, config.where, name=self.name))
-        if config.where:
-            self._removed["where"] = len(self._rows) - len(kept)
+        if not config.where:
+            return range(len(self._rows))
+        kept = list(rows_where(files, config.where, name=self.name))
+        self._removed["where"] = len(self._rows) - len(kept)
         return kept
 
-    def _clean(self, clean: CleanConfig) -> set[int]:
-        numbers = list(range(len(self._rows)))
+    def _clean(self, clean: CleanConfig) -> Iterable[int]:
         if clean == CleanConfig():
-            if numbers and not self._lenient:
+            if self._rows and not self._lenient:
                 self._document(0)  # a wrong column is found now and not in the middle of a run
-            return set(numbers)
+            return range(len(self._rows))
+        numbers = list(range(len(self._rows)))
         unread = {n for n in numbers if self._lenient and isinstance(self._read(n), UserError)}
         judge = _Judge(clean, self._removed)
         numbers = [n for n in numbers if n not in unread and judge.keeps(self._document(n))]
@@ -244,33 +255,35 @@ class _LocalFile(Source):
 
     @property
     def size(self) -> int:
-        return len(self._kept)
+        return self._num_kept
 
     def at(self, position: int) -> Document:
         return self._document(self._number(position))
 
     def _number(self, position: int) -> int:
-        number_of_pass, place = divmod(position, len(self._kept))
+        number_of_pass, place = divmod(position, self.size)
         if number_of_pass != self._pass:
-            shuffled = self._rows.order(f"{self._seed}/{self.name}/{number_of_pass}")
-            self._order = [n for n in shuffled if n in self._kept]
+            shuffled = np.asarray(
+                self._rows.order(f"{self._seed}/{self.name}/{number_of_pass}"), np.int64
+            )
+            self._order = shuffled[self._kept[shuffled]]
             self._pass = number_of_pass
-        return self._order[place]
+        return int(self._order[place])
 
-    def take(self, count: int) -> list[Document]:
-        if count > len(self._kept):
-            raise _too_few(self.name, len(self._kept), count)
-        return super().take(count)
+    def each(self, count: int) -> Iterator[Document]:
+        if count > self.size:
+            raise _too_few(self.name, self.size, count)
+        return super().each(count)
 
     def look(self, count: int) -> Iterator[tuple[Document | UserError, str]]:
-        if count > len(self._kept):
-            raise _too_few(self.name, len(self._kept), count)
+        if count > self.size:
+            raise _too_few(self.name, self.size, count)
         for position in range(count):
             number = self._number(position)
             yield self._read(number), self._rows.place(number)
 
     def accounting(self) -> dict[str, Any]:
-        return {"rows": len(self._rows), "kept": len(self._kept), "removed": dict(self._removed)}
+        return {"rows": len(self._rows), "kept": self.size, "removed": dict(self._removed)}
 
 
 def _too_few(name: str, held: int, count: int) -> UserError:
@@ -354,11 +367,13 @@ class _Hub(Source):
         self.position += 1
         return document
 
-    def take(self, count: int) -> list[Document]:
-        drawn = list(islice(_Hub(self.name, self._config)._stream, count))
-        if len(drawn) < count:
-            raise _too_few(self.name, len(drawn), count)
-        return drawn
+    def each(self, count: int) -> Iterator[Document]:
+        drawn = 0
+        for document in islice(_Hub(self.name, self._config)._stream, count):
+            yield document
+            drawn += 1
+        if drawn < count:
+            raise _too_few(self.name, drawn, count)
 
     def look(self, count: int) -> Iterator[tuple[Document | UserError, str]]:
         drawn = list(islice(_Hub(self.name, self._config)._rows(), count))

@@ -14,12 +14,17 @@ def take_conversations(
     source: SourceConfig, count: int, *, name: str, seed: int
 ) -> list[Conversation]:
     """`count` conversations. Raises: UserError where the source gives plain text."""
-    out = []
-    for document in open_source(source, name=name, seed=seed).take(count):
+    return list(each_conversation(source, count, name=name, seed=seed))
+
+
+def each_conversation(
+    source: SourceConfig, count: int, *, name: str, seed: int
+) -> Iterator[Conversation]:
+    """The same one after another, without holding them all."""
+    for document in open_source(source, name=name, seed=seed).each(count):
         if not isinstance(document, Conversation):
             raise _no_conversation(name, document)
-        out.append(document)
-    return out
+        yield document
 
 
 def _no_conversation(name: str, document: Document) -> UserError:

@@ -115,6 +115,9 @@ class SftConfig(StageConfig):
     """How `precision: fp8` quantises; the defaults are the paper's."""
     threads: int = Field(2, ge=1)
     """CPU threads of the trainer."""
+    data_workers: int = Field(1, ge=1)
+    """Processes that render and tokenise the samples, before the training; 1: the stage's own. The rows
+    are the same for any number."""
     lora: LoraConfig | None = None
     """Adapters; null: full fine-tuning."""
     checkpoint_every_steps: int = Field(100, ge=1)

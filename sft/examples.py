@@ -1,35 +1,21 @@
 """From conversations to training rows: render, strip, truncate, pack, and account for it."""
 
 import random
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from data_mix.messages import unusable_reply
-from sft.packing import pack
+from sft.packing import Packing, alone, pack
+from sft.samples import Example, PackedRows, Samples, write_rows
 from workbench.chat import render
 from workbench.chat.template import TRACE_KEYS, split_trace, without_keywords
 from workbench.conversation import Conversation
 from workbench.errors import UserError
-
-
-@dataclass(frozen=True)
-class Example:
-    """One rendered sample: input_ids [T] and labels [T] (-100 outside the assistant's tokens)."""
-
-    domain: str
-    input_ids: list[int]
-    labels: list[int]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training row: whole samples in a line. seq_idx [T] numbers them."""
-
-    input_ids: list[int]
-    labels: list[int]
-    seq_idx: list[int]
 
 
 @dataclass
@@ -111,107 +97,131 @@ def unrolled(conversation: Conversation) -> list[Conversation]:
 
 
 def with_replies(
-    conversations: Sequence[Conversation], *, part: str, accounting: Accounting
-) -> list[Conversation]:
+    conversations: Iterable[Conversation], *, part: str, accounting: Accounting
+) -> Iterator[Conversation]:
     """Those that end with an assistant turn: nothing in the others carries loss.
 
     The others are counted. Raises: UserError, naming the part, where there are only such.
     """
-    kept = [c for c in conversations if c.reply is not None]
-    if left_out := len(conversations) - len(kept):
+    first: Conversation | None = None
+    seen, left_out, reasons = 0, 0, Counter[str]()
+    for conversation in conversations:
+        first = first or conversation
+        seen += 1
+        if conversation.reply is None:
+            left_out += 1
+        elif reason := unusable_reply(conversation.reply):
+            reasons[reason] += 1
+        else:
+            yield conversation
+    if left_out:
         accounting.without_reply[part] = left_out
-    if not kept:
-        last = conversations[0].messages[-1]["role"] if conversations[0].messages else "nothing"
+    if reasons:
+        accounting.left_out[part] = dict(reasons)
+    if first is not None and left_out == seen:
+        last = first.messages[-1]["role"] if first.messages else "nothing"
         raise UserError(
-            f"part {part!r}: none of its {len(conversations):,} conversations ends with an assistant "
-            f"turn (the first, {conversations[0].id!r:.80}, ends with {last!r}), so there is nothing to "
+            f"part {part!r}: none of its {seen:,} conversations ends with an assistant "
+            f"turn (the first, {first.id!r:.80}, ends with {last!r}), so there is nothing to "
             "train on; add the replies or remove the part"
         )
-    return _usable(kept, part, accounting)
-
-
-def _usable(kept: list[Conversation], part: str, accounting: Accounting) -> list[Conversation]:
-    reasons = [unusable_reply(c.reply or {}) for c in kept]
-    if counted := Counter(reason for reason in reasons if reason):
-        accounting.left_out[part] = dict(counted)
-    usable = [c for c, reason in zip(kept, reasons, strict=True) if reason is None]
-    if not usable:
-        why = ", ".join(f"{reason}: {count:,}" for reason, count in counted.items())
+    if left_out + reasons.total() == seen:
+        why = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
         raise UserError(f"part {part!r}: no reply is left to train on ({why}); mend or remove it")
-    return usable
 
 
-def add_stripped(
-    conversations: Sequence[Conversation], share: float, seed: int
-) -> list[Conversation]:
-    """Add, for a random `share` of prompts, a copy whose reasoning was stripped.
+def add_stripped(conversations: MutableSequence[Conversation], share: float, seed: int) -> int:
+    """Add, for a random `share` of prompts, a copy whose reasoning was stripped. Returns how many.
 
     The paper adds a subsample of about 10% of prompts; it does not replace them.
     """
-    rng = random.Random(seed)
-    with_trace = [c for c in conversations if c.thinking and c.reply]
-    chosen = rng.sample(with_trace, round(share * len(with_trace)))
-    return [*conversations, *(without_reasoning(c) for c in chosen)]
+    if not share:
+        return 0
+    with_trace = array("q", (n for n, c in enumerate(conversations) if c.thinking and c.reply))
+    chosen = random.Random(seed).sample(range(len(with_trace)), round(share * len(with_trace)))
+    conversations.extend(without_reasoning(conversations[with_trace[place]]) for place in chosen)
+    return len(chosen)
+
+
+def to_example(conversation: Conversation, tokenizer: Any) -> Example:
+    """Render a conversation; the last assistant turn carries the loss."""
+    c = conversation
+    done = render(
+        c.messages, tools=c.tools, thinking=c.thinking, tokenizer=tokenizer, loss_on="last"
+    )
+    labels = [i if m else -100 for i, m in zip(done.input_ids, done.loss_mask, strict=True)]
+    return Example(c.domain, list(done.input_ids), labels)
 
 
 def to_examples(conversations: Iterable[Conversation], tokenizer: Any) -> list[Example]:
-    """Render each conversation; the last assistant turn carries the loss."""
-    out = []
-    for c in conversations:
-        done = render(
-            c.messages, tools=c.tools, thinking=c.thinking, tokenizer=tokenizer, loss_on="last"
-        )
-        labels = [i if m else -100 for i, m in zip(done.input_ids, done.loss_mask, strict=True)]
-        out.append(Example(c.domain, list(done.input_ids), labels))
-    return out
+    """Render each conversation."""
+    return [to_example(c, tokenizer) for c in conversations]
 
 
 def to_rows(
-    examples: Sequence[Example],
+    samples: Samples,
     *,
     row_tokens: int,
     concatenate: bool,
     drop_longer: bool,
     seed: int,
     accounting: Accounting,
-) -> list[Row]:
+) -> PackedRows:
     """Rows in training order: concatenated samples, or one sample a row.
 
     Raises: UserError on an empty set, one without a token to train on, or on a sample longer than the
     row unless `drop_longer`.
     """
-    kept = [e for e in examples if len(e.input_ids) <= row_tokens] if drop_longer else examples
-    accounting.dropped_longer = len(examples) - len(kept)
-    if not kept:
+    lengths = samples.lengths
+    kept = np.flatnonzero(lengths <= row_tokens) if drop_longer else np.arange(len(samples))
+    accounting.dropped_longer = len(samples) - len(kept)
+    if not len(kept):
         raise UserError(
-            f"no sample is left to train on ({len(examples)} before dropping those longer than "
+            f"no sample is left to train on ({len(samples)} before dropping those longer than "
             f"{row_tokens:,} tokens); raise row_tokens or check the sources"
         )
-    for example in kept:
-        accounting.samples[example.domain] += 1
-        accounting.tokens[example.domain] += len(example.input_ids)
-        accounting.loss_tokens += sum(label != -100 for label in example.labels)
+    _count(samples, kept, lengths, accounting)
     if not accounting.loss_tokens:
         raise UserError(
             f"none of the {len(kept):,} samples has a token to train on: their assistant turns are "
             "empty, or the chat template marks none; check the sources"
         )
-    order = list(range(len(kept)))
+    shuffled = kept[_shuffled(len(kept), seed)]
+    packing = pack(lengths[shuffled], row_tokens)  # without concatenation too: it refuses long ones
+    packing = packing if concatenate else alone(len(shuffled))
+    accounting.fill_rate = packing.fill_rate
+    rows = _in_training_order(packing, shuffled, seed)
+    accounting.rows = len(rows.starts) - 1
+    return write_rows(samples, rows)
+
+
+def _count(samples: Samples, kept: np.ndarray, lengths: np.ndarray, accounting: Accounting) -> None:
+    domains = samples.domains[kept]
+    accounting.loss_tokens = int(samples.losses[kept].sum())
+    for number, name in enumerate(samples.domain_names):
+        of_it = domains == number
+        if of_it.any():
+            accounting.samples[name] = int(of_it.sum())
+            accounting.tokens[name] = int(lengths[kept[of_it]].sum())
+
+
+def _shuffled(count: int, seed: int) -> np.ndarray:
+    """A permutation, as `random` makes it."""
+    order = array("q", range(count))
     random.Random(seed).shuffle(order)
-    shuffled = [kept[i] for i in order]
-    packing = pack([len(e.input_ids) for e in shuffled], row_tokens)
-    groups = packing.rows if concatenate else [[i] for i in range(len(shuffled))]
-    accounting.fill_rate = packing.fill_rate if concatenate else 1.0
-    rows = [_row([shuffled[i] for i in sorted(group)]) for group in groups]
-    # The packer ends with the short leftovers; shuffle so that rows are alike along training.
-    random.Random(seed + 1).shuffle(rows)
-    accounting.rows = len(rows)
-    return rows
+    return np.frombuffer(order, np.int64)
 
 
-def _row(examples: Sequence[Example]) -> Row:
-    ids = [i for e in examples for i in e.input_ids]
-    seq_idx = [n for n, e in enumerate(examples) for _ in e.input_ids]
-    # The first token of a sample is never predicted from the sample before it.
-    labels = [label for e in examples for label in (-100, *e.labels[1:])]
-    return Row(ids, labels, seq_idx)
+def _in_training_order(packing: Packing, shuffled: np.ndarray, seed: int) -> Packing:
+    """Sample numbers for places in `shuffled`, sorted in each row; the rows shuffled.
+
+    The packer ends with the short leftovers; shuffled, rows are alike along training.
+    """
+    order = _shuffled(len(packing.starts) - 1, seed + 1)
+    sizes = np.diff(packing.starts)
+    starts = np.concatenate([[0], np.cumsum(sizes[order])])
+    new_place = np.empty(len(order), np.int64)
+    new_place[order] = np.arange(len(order))
+    row_of = np.repeat(new_place, sizes)  # of each member, its row in the new order
+    members = packing.members[np.lexsort((packing.members, row_of))]
+    return Packing(shuffled[members], starts, packing.fill_rate)

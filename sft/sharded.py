@@ -21,6 +21,7 @@ from model.sharding.core import Core
 from model.sharding.files import read_sharded, write_sharded
 from model.sharding.shard import set_activations
 from sft.config import SftConfig
+from sft.samples import EMPTY_ROW
 from sft.trainer import RowCollator
 from workbench.checkpoint import check_same_tensors, rng_state, set_rng_state
 from workbench.distributed import group
@@ -32,7 +33,6 @@ from workbench.validation import Validation
 
 # transformers' Trainer decays everything else.
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-_EMPTY = {"input_ids": [0], "labels": [-100], "seq_idx": [0]}
 
 
 class RowTable(Protocol):
@@ -110,12 +110,12 @@ class SftLoop:
             )
         self.core.update()
         self.step += 1
-        length = sum(len(row["input_ids"]) for row in mine if row is not _EMPTY)
+        length = sum(len(row["input_ids"]) for row in mine if row is not EMPTY_ROW)
         self.tokens += round(group.total(length) / split)
         return {"loss": loss, "lr": lr, "grad_norm": norm}
 
     def _row(self, number: int | None) -> Any:
-        return _EMPTY if number is None else self.rows[number]
+        return EMPTY_ROW if number is None else self.rows[number]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bitwise equal continuation needs."""

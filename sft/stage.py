@@ -1,9 +1,10 @@
 """Stage kind `sft`: conversations in, a fine-tuned plain checkpoint out."""
 
+import json
 import random
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from budget.truncation import truncate_share
-from data_mix.supervised import take_conversations
+from data_mix.spilled import Spilled
+from data_mix.supervised import each_conversation
 from environments.config import EnvironmentSource
 from environments.solutions import solutions
 from model.fp8.linear import convert
@@ -24,14 +26,14 @@ from model.tokenizer import read_tokenizer
 from sft.config import PartConfig, SftConfig
 from sft.examples import (
     Accounting,
-    Row,
     add_stripped,
-    to_examples,
     to_rows,
     unrolled,
     with_replies,
     worked_in_answer,
 )
+from sft.rendering import rendered
+from sft.samples import PackedRows, write_samples
 from sft.sharded import train_sharded
 from sft.trainer import LOGGED, RowCollator, StrictSFTTrainer, trl_config
 from sft.validation import split_share, validation_samples
@@ -46,7 +48,9 @@ from workbench.stage import StageContext
 from workbench.strict_trainer import MetricsCallback, first_notes, train_strictly
 from workbench.validation import Validation
 
-_ROWS, _HELD_OUT = "rows", "validation.json"
+_SAMPLES, _HELD_OUT = "samples", "validation.json"
+_HALF = ".samples"  # becomes the other by rename, with all that is in it
+_ACCOUNTING = "accounting.json"
 
 
 def run(context: StageContext) -> None:
@@ -57,30 +61,49 @@ def run(context: StageContext) -> None:
     seed_everything(context.seed)
     if config.quantised is not None and not config.distributed.on:
         check_device(group.device())
-    context.progress(message="reading data")
     tokenizer = read_tokenizer(context.parent_model)
-    rows, held_out, accounting = build_rows(config, tokenizer, context.seed)
-    warnings = [
+    folder = _kept_rows(context, tokenizer)
+    if config.distributed.on:
+        context.progress(message="starting workers")
+        run_workers(context, config.distributed, "sft.stage:train_worker")
+    else:
+        _train(context, tokenizer, as_dataset(PackedRows(folder)))
+    shutil.rmtree(folder)
+
+
+def _kept_rows(context: StageContext, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """The folder of the stage's rows: as an earlier attempt left it, whole, or made now."""
+    folder, half = context.stage_dir / _SAMPLES, context.stage_dir / _HALF
+    if not folder.is_dir():
+        context.progress(message="reading data")
+        shutil.rmtree(half, ignore_errors=True)
+
+        def tell(done: int, total: int) -> None:
+            context.progress(step=done, total=total, message="tokenising samples")
+            if context.should_stop():
+                context.stop()
+
+        _, held_out, accounting = build_rows(
+            context.config, tokenizer, context.seed, half, tell=tell
+        )
+        if held_out is not None:
+            write_json(context.stage_dir / _HELD_OUT, held_out)
+        (half / _ACCOUNTING).write_text(json.dumps(accounting.as_dict()))
+        half.rename(folder)
+    data = json.loads((folder / _ACCOUNTING).read_text())
+    context.note(data=data, warnings=_warnings(data))
+    return folder
+
+
+def _warnings(data: dict[str, Any]) -> list[str]:
+    return [
         f"part {part!r}: {count:,} conversations without a final assistant turn were left out"
-        for part, count in accounting.without_reply.items()
+        for part, count in data["without_reply"].items()
     ] + [
         f"part {part!r}: {count:,} conversations were left out ({reason})"
-        for part, reasons in accounting.left_out.items()
+        for part, reasons in data["left_out"].items()
         for reason, count in reasons.items()
     ]
-    context.note(data=accounting.as_dict(), warnings=warnings)
-    if held_out is not None:
-        write_json(context.stage_dir / _HELD_OUT, held_out)
-    if not config.distributed.on:
-        _train(context, tokenizer, Dataset.from_list([asdict(row) for row in rows]))
-        return
-    # Built once, here; the workers map the file.
-    if not config.distributed.sharded:
-        rows = whole_batches(rows, config.microbatch_rows * config.distributed.workers)
-    Dataset.from_list([asdict(row) for row in rows]).save_to_disk(context.stage_dir / _ROWS)
-    context.progress(message="starting workers")
-    run_workers(context, config.distributed, "sft.stage:train_worker")
-    shutil.rmtree(context.stage_dir / _ROWS)
 
 
 def train_worker(context: StageContext) -> None:
@@ -90,12 +113,14 @@ def train_worker(context: StageContext) -> None:
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     tokenizer = read_tokenizer(context.parent_model)
-    rows = Dataset.load_from_disk(context.stage_dir / _ROWS)
+    folder = context.stage_dir / _SAMPLES
     if config.distributed.sharded:
         group.place(config)
+        rows = PackedRows(folder)
         train_sharded(context, tokenizer, rows, lambda m: validation_of(context, m, tokenizer))
     else:
-        _train(context, tokenizer, rows)
+        multiple = config.microbatch_rows * config.distributed.workers
+        _train(context, tokenizer, as_dataset(whole_batches(folder, multiple)))
 
 
 def validation_of(context: StageContext, model: Any, tokenizer: Any) -> Validation:
@@ -119,34 +144,48 @@ def validation_of(context: StageContext, model: Any, tokenizer: Any) -> Validati
     )
 
 
-def whole_batches(rows: list[Row], multiple: int) -> list[Row]:
-    """Add rows of one token and no loss, so that every worker has as many microbatches.
+def as_dataset(rows: PackedRows) -> Dataset:
+    """What TRL asks for: the rows' numbers, which become rows when a batch is read."""
+    return Dataset.from_dict({"row": range(len(rows))}).with_transform(rows.columns)
+
+
+def whole_batches(folder: Path, multiple: int) -> PackedRows:
+    """With rows of one token and no loss behind, so that every worker has as many microbatches.
 
     Without them the loader would fill up with real rows, which would count twice.
     """
-    return [*rows, *[Row([0], [-100], [0])] * (-len(rows) % multiple)]
+    return PackedRows(folder, spare=-len(PackedRows(folder)) % multiple)
 
 
 def build_rows(
-    config: SftConfig, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> tuple[list[Row], list[Any] | None, Accounting]:
-    """The whole training set from the stage's parts, and what it is validated by (None: nothing): the
-    samples and what each of them asks."""
+    config: SftConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    folder: Path,
+    *,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[PackedRows, list[Any] | None, Accounting]:
+    """The whole training set from the stage's parts, in files of `folder`, and what it is validated by
+    (None: nothing): the samples and what each of them asks.
+
+    tell: is told now and then how many samples of how many are tokenised.
+    """
     accounting = Accounting()
-    conversations = collect(config.parts, seed, accounting)
+    whole = Spilled(folder)
+    whole.extend(collect(config.parts, seed, accounting))
     held_out: list[Any] | None = None
     if (wanted := config.validation) is not None:
-        further = collect(wanted.parts, seed, Accounting())
+        further = list(collect(wanted.parts, seed, Accounting()))
         if wanted.share is not None:
-            conversations, further = split_share(conversations, wanted.share, seed)
+            every, whole = whole, Spilled(folder)
+            further = split_share(every, wanted.share, seed, kept=whole)
         *held_out, accounting.validation = validation_samples(
-            conversations, further, wanted, tokenizer, row_tokens=config.row_tokens
+            whole, further, wanted, tokenizer, row_tokens=config.row_tokens
         )
-    whole = add_stripped(conversations, config.strip_reasoning_share, seed)
-    accounting.stripped = len(whole) - len(conversations)
+    accounting.stripped = add_stripped(whole, config.strip_reasoning_share, seed)
     if config.truncation:
         cut = config.truncation
-        whole, accounting.truncated = truncate_share(
+        accounting.truncated = truncate_share(
             whole,
             cut.share,
             tokenizer=tokenizer,
@@ -154,8 +193,9 @@ def build_rows(
             max_tokens=cut.max_tokens,
             rng=random.Random(seed),
         )
+    samples = write_samples(folder, rendered(whole, tokenizer, config.data_workers, tell))
     rows = to_rows(
-        to_examples(whole, tokenizer),
+        samples,
         row_tokens=config.row_tokens,
         concatenate=config.concatenate,
         drop_longer=config.drop_longer,
@@ -167,20 +207,19 @@ def build_rows(
 
 def collect(
     parts: Mapping[str, PartConfig], seed: int, accounting: Accounting
-) -> list[Conversation]:
+) -> Iterator[Conversation]:
     """The parts' conversations, in the recipe's order; those without a reply are left out."""
-    out: list[Conversation] = []
     for name, part in parts.items():
+        taken: Iterator[Conversation]
         if isinstance(part.source, EnvironmentSource):
-            taken = solutions(part.source, part.samples, seed)
+            taken = iter(solutions(part.source, part.samples, seed))
         else:
-            taken = take_conversations(part.source, part.samples, name=name, seed=seed)
+            taken = each_conversation(part.source, part.samples, name=name, seed=seed)
         if part.loss == "all":
-            taken = [reply for conversation in taken for reply in unrolled(conversation)]
-        taken = with_replies(taken, part=name, accounting=accounting)
-        worked = part.reasoning == "answer"
-        out += [worked_in_answer(c) for c in taken] if worked else taken
-    return out
+            taken = (reply for conversation in taken for reply in unrolled(conversation))
+        for conversation in with_replies(taken, part=name, accounting=accounting):
+            worked = part.reasoning == "answer"
+            yield worked_in_answer(conversation) if worked else conversation
 
 
 def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:

@@ -6,9 +6,34 @@ _MIXING = ("tests/unit/data_mix/test_mixing.py",)
 _EXAMPLES = ("tests/unit/sft/test_training_rows.py",)
 _TRUNCATION = ("tests/unit/budget/test_truncation.py",)
 
+_SAMPLES = ("tests/unit/sft/test_samples.py",)
 _COLUMNS = ("tests/unit/data_mix/test_columns.py",)
 
 MUTATIONS = (
+    Mutation(
+        "the row that is fullest is not asked first",
+        "sft/packing.py",
+        "room = size + (enough & -enough).bit_length() - 1",
+        "room = size + enough.bit_length() - 1",
+        "rows are other ones than those of the recipe's version",
+        _SAMPLES,
+    ),
+    Mutation(
+        "tokens without loss are learnt when they come from a file",
+        "sft/samples.py",
+        "labels = np.where(signed < 0, -100, signed)",
+        "labels = np.where(signed < 0, ~signed, signed)",
+        "prompts are trained on",
+        _SAMPLES,
+    ),
+    Mutation(
+        "chunks of samples as they get ready",
+        "sft/rendering.py",
+        "yield waiting.popleft().result()\n        while",
+        "yield waiting.pop().result()\n        while",
+        "rows depend on the number of data workers",
+        _SAMPLES,
+    ),
     Mutation(
         "the second reply of a pair never wins",
         "data_mix/forms.py",

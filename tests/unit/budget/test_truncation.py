@@ -145,8 +145,9 @@ def test_the_share_is_of_all_conversations_and_accounted_for(
     mix = [*short, *long]
 
     def cut(share: float, seed: int) -> tuple[list[Conversation], dict[str, Any]]:
-        return truncate_share(
-            mix,
+        out = [*mix]
+        return out, truncate_share(
+            out,
             share,
             tokenizer=tokenizer,
             min_tokens=10,

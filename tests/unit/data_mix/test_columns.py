@@ -283,7 +283,7 @@ def test_every_reply_of_a_dialogue_can_be_trained(tmp_path: Path) -> None:
     assert found["d-reply-1"] == dialogue[:2] and found["d-reply-2"] == dialogue[:4]
     assert len(found) == 3
     counted = Accounting()
-    assert len(collect(part(source), 0, counted)) == 1 and counted.without_reply == {"own": 1}
+    assert len(list(collect(part(source), 0, counted))) == 1 and counted.without_reply == {"own": 1}
 
 
 def test_preferences_are_refused_where_conversations_are_read() -> None:

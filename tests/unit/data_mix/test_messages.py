@@ -80,7 +80,7 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
     assert [c.id for c in with_replies(rows, part="p", accounting=accounting)] == ["0"]
     assert accounting.as_dict()["left_out"] == {"p": {"weight 0": 1, "no reply text": 2}}
     with pytest.raises(UserError, match="no reply text: 1"):
-        with_replies(rows[3:], part="p", accounting=accounting)
+        list(with_replies(rows[3:], part="p", accounting=accounting))
 
 
 def test_a_stripped_copy_is_off_whatever_the_prompt_says(

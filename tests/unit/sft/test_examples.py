@@ -7,7 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sft.config import SftConfig
-from sft.examples import Accounting, Example, add_stripped, to_examples, to_rows, worked_in_answer
+from sft.examples import Accounting, add_stripped, to_examples, to_rows, worked_in_answer
+from sft.samples import Example, write_samples
 from sft.stage import build_rows, collect
 from workbench.chat import prompt_ids
 from workbench.conversation import Conversation
@@ -49,7 +50,7 @@ def test_a_part_says_where_its_reasoning_stands() -> None:
         "off": {"source": source, "samples": 3, "reasoning": "answer"},
     }
     config = SftConfig.model_validate({"kind": "sft", "needs": ["sft2"], "parts": parts})
-    conversations = collect(config, 1, Accounting())  # the same three problems in both parts
+    conversations = list(collect(config, 1, Accounting()))  # the same three problems in both parts
     assert [c.thinking for c in conversations] == [True] * 3 + [False] * 3
     for plain, worked in zip(conversations[:3], conversations[3:], strict=True):
         assert plain.reply is not None
@@ -57,7 +58,7 @@ def test_a_part_says_where_its_reasoning_stands() -> None:
         trace = plain.reply["reasoning_content"]
         assert worked.reply["content"] == f"{trace}\n{plain.reply['content']}"
     # Nothing is left to strip from them.
-    assert len(add_stripped(conversations, 1.0, seed=1)) == 6 + 3
+    assert add_stripped(conversations, 1.0, seed=1) == 3
 
 
 def test_conversations_without_a_reply_are_left_out_and_counted(
@@ -68,7 +69,7 @@ def test_conversations_without_a_reply_are_left_out_and_counted(
     path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     part = {"source": {"type": "jsonl", "path": str(path)}, "samples": 3}
     config = SftConfig.model_validate({"kind": "sft", "parts": {"mine": part}, "row_tokens": 64})
-    made, accounting = build_rows(config, tokenizer, seed=1)
+    made, accounting = build_rows(config, tokenizer, 1, tmp_path / "rows")
     assert len(made) == 1
     assert accounting.as_dict()["without_reply"] == {"mine": 2}
     assert accounting.loss_tokens > 0
@@ -77,14 +78,14 @@ def test_conversations_without_a_reply_are_left_out_and_counted(
         {"kind": "sft", "parts": {"mine": {**part, "samples": 2}}, "row_tokens": 64}
     )
     with pytest.raises(UserError, match=r"part 'mine': none of its 2 .* \(the first, .*'user'\)"):
-        build_rows(config, tokenizer, seed=1)
+        build_rows(config, tokenizer, 1, tmp_path / "rows")
 
 
-def test_rows_without_a_token_to_train_on_are_refused() -> None:
+def test_rows_without_a_token_to_train_on_are_refused(tmp_path: Path) -> None:
     silent = [Example("d", [1, 2, 3], [-100] * 3)] * 2
     with pytest.raises(UserError, match="none of the 2 samples has a token to train on"):
         to_rows(
-            silent,
+            write_samples(tmp_path, [(one.domain, one.signed) for one in silent]),
             row_tokens=8,
             concatenate=False,
             drop_longer=False,
@@ -93,22 +94,22 @@ def test_rows_without_a_token_to_train_on_are_refused() -> None:
         )
 
 
-def test_the_manifest_says_what_was_cut(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_manifest_says_what_was_cut(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     parts = {"world": {"source": {"type": "world", "domain": "math"}, "samples": 40}}
     body = {"kind": "sft", "needs": ["sft2"], "parts": parts, "row_tokens": 512}
     cut = {"share": 0.25, "min_tokens": 2, "max_tokens": 6}
     with_cuts = SftConfig.model_validate({**body, "truncation": cut})
     without = SftConfig.model_validate(body)
-    rows, accounting = build_rows(with_cuts, tokenizer, seed=3)
-    plain, nothing = build_rows(without, tokenizer, seed=3)
+    rows, accounting = build_rows(with_cuts, tokenizer, 3, tmp_path / "cut")
+    plain, nothing = build_rows(without, tokenizer, 3, tmp_path / "whole")
     told = accounting.as_dict()["truncated_traces"]
     assert (told["conversations"], told["wanted"], told["cut"]) == (40, 10, 10)
     assert (told["missing"], told["domains"], told["share"]) == (0, {"math": 10}, 0.25)
     assert 2 <= told["kept_tokens_min"] <= told["kept_tokens_mean"] <= told["kept_tokens_max"] <= 6
     # The two arms of the ablation differ in these samples alone, and stand in the same order.
     pairs = list(zip(rows, plain, strict=True))
-    assert sum(a.input_ids != b.input_ids for a, b in pairs) == 10
-    removed = sum(len(b.input_ids) - len(a.input_ids) for a, b in pairs)
+    assert sum(a["input_ids"] != b["input_ids"] for a, b in pairs) == 10
+    removed = sum(len(b["input_ids"]) - len(a["input_ids"]) for a, b in pairs)
     # The newline before the tag goes too.
     assert removed == round(10 * (told["trace_tokens_mean"] - told["kept_tokens_mean"] + 1))
     assert nothing.as_dict()["truncated_traces"] == {}

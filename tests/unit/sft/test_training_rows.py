@@ -1,28 +1,35 @@
 """What of a conversation is trained on once it stands in a row with others."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from transformers import PreTrainedTokenizerFast
 
-from sft.examples import Accounting, Example, Row, add_stripped, to_examples, to_rows
+from sft.examples import Accounting, add_stripped, to_examples, to_rows
+from sft.samples import Example, Row, write_samples
 from workbench.conversation import Conversation
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 
 
 def rows_of(examples: list[Example], row_tokens: int, *, concatenate: bool) -> list[Row]:
-    return to_rows(
-        examples, row_tokens=row_tokens, concatenate=concatenate, drop_longer=False, seed=1,
-        accounting=Accounting(),
-    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        samples = write_samples(Path(folder), [(one.domain, one.signed) for one in examples])
+        rows = to_rows(
+            samples, row_tokens=row_tokens, concatenate=concatenate, drop_longer=False, seed=1,
+            accounting=Accounting(),
+        )  # fmt: skip
+        return list(rows)
 
 
 def test_no_sample_of_a_row_predicts_the_next_ones_first_token() -> None:
     """Even where all of a sample carries loss, as in plain text."""
     examples = [Example("d", [n, n, n], [n, n, n]) for n in (1, 2, 3)]
     (row,) = rows_of(examples, 9, concatenate=True)
-    assert sorted(row.input_ids) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert row.seq_idx == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert row.labels == [
-        -100 if place % 3 == 0 else token for place, token in enumerate(row.input_ids)
+    assert sorted(row["input_ids"]) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert row["seq_idx"] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert row["labels"] == [
+        -100 if place % 3 == 0 else token for place, token in enumerate(row["input_ids"])
     ]
 
 
@@ -30,12 +37,12 @@ def test_samples_of_unlike_lengths_are_numbered_from_their_first_token() -> None
     examples = [Example("d", [10 + n] * n, [10 + n] * n) for n in (1, 2, 4)]
     (row,) = rows_of(examples, 7, concatenate=True)
     for number in range(3):
-        tokens = {t for t, n in zip(row.input_ids, row.seq_idx, strict=True) if n == number}
+        tokens = {t for t, n in zip(row["input_ids"], row["seq_idx"], strict=True) if n == number}
         (token,) = tokens
-        assert row.seq_idx.count(number) == token - 10
+        assert row["seq_idx"].count(number) == token - 10
     alone = rows_of(examples, 7, concatenate=False)
-    assert sorted(len(one.input_ids) for one in alone) == [1, 2, 4]
-    assert all(set(one.seq_idx) == {0} for one in alone)
+    assert sorted(len(one["input_ids"]) for one in alone) == [1, 2, 4]
+    assert all(set(one["seq_idx"]) == {0} for one in alone)
 
 
 def test_of_several_turns_the_last_alone_carries_loss(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -66,7 +73,8 @@ def test_stripped_copies_are_added_and_ask_for_no_reasoning(
         )
         for n in range(10)
     ]  # fmt: skip
-    made = add_stripped(whole, 0.3, seed=1)
+    made = [*whole]
+    assert add_stripped(made, 0.3, seed=1) == 3
     assert made[:10] == whole
     copies = made[10:]
     assert len(copies) == 3
