@@ -104,7 +104,7 @@ def _measure(folder: Path, count: int, args: argparse.Namespace) -> dict[str, fl
     def tell(done: int, total: int) -> None:
         told[0] = time.perf_counter()
 
-    rows, accounting = stage.build_rows(config, tokenizer, 1, folder / "rows", tell=tell)
+    rows, _, accounting = stage.build_rows(config, tokenizer, 1, folder / "rows", tell=tell)
     built = time.perf_counter()
     tokens = sum(len(row["input_ids"]) for row in rows)
     assert tokens == sum(accounting.tokens.values())

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from typing import Any
 
 from model.held_out import Sample
@@ -14,15 +14,19 @@ from workbench.errors import UserError
 
 
 def split_share(
-    conversations: Sequence[Conversation], share: float, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
-    """(trained on, held out), by problem: what asks the same is on one side."""
-    kept, held_out = list[Conversation](), list[Conversation]()
+    conversations: Iterable[Conversation],
+    share: float,
+    seed: int,
+    *,
+    kept: MutableSequence[Conversation],
+) -> list[Conversation]:
+    """Those held out; the others go into `kept`. By problem: what asks the same is on one side."""
+    held_out = list[Conversation]()
     for one in conversations:
         digest = hashlib.sha256(f"{seed}/{problem_of(one)}".encode()).digest()
         place = int.from_bytes(digest[:8], "big") / 2**64
         (held_out if place < share else kept).append(one)
-    return kept, held_out
+    return held_out
 
 
 def problem_of(conversation: Conversation) -> str:

@@ -278,12 +278,14 @@ def test_every_reply_of_a_dialogue_can_be_trained(tmp_path: Path) -> None:
         tmp_path / "a.jsonl", {"id": "d", "messages": dialogue}, {"messages": [ASKED, said("4")]}
     )
     source = {"type": "jsonl", "path": str(path)}
-    every = collect(part(source, loss="all"), 0, Accounting())
+    every = collect(part(source, loss="all").parts, 0, Accounting())
     found = {c.id: c.messages for c in every}
     assert found["d-reply-1"] == dialogue[:2] and found["d-reply-2"] == dialogue[:4]
     assert len(found) == 3
     counted = Accounting()
-    assert len(list(collect(part(source), 0, counted))) == 1 and counted.without_reply == {"own": 1}
+    assert len(list(collect(part(source).parts, 0, counted))) == 1 and counted.without_reply == {
+        "own": 1
+    }
 
 
 def test_preferences_are_refused_where_conversations_are_read() -> None:

@@ -65,10 +65,10 @@ def test_packed_rows_of_a_recipe_reach_the_model_sample_by_sample(
     """From `concatenate: true` to the batch: ids, numbers and positions, padding apart."""
     part = {"source": {"type": "world", "domain": "math"}, "samples": 12}
     body = {"kind": "sft", "needs": ["p"], "parts": {"world": part}, "row_tokens": 512}
-    plain, _ = build_rows(
+    plain, _, _ = build_rows(
         SftConfig.model_validate(body | {"concatenate": False}), tokenizer, 3, tmp_path / "plain"
     )
-    packed, _ = build_rows(
+    packed, _, _ = build_rows(
         SftConfig.model_validate(body | {"concatenate": True}), tokenizer, 3, tmp_path / "packed"
     )
     assert len(packed) < len(plain) == 12

@@ -50,7 +50,9 @@ def test_a_part_says_where_its_reasoning_stands() -> None:
         "off": {"source": source, "samples": 3, "reasoning": "answer"},
     }
     config = SftConfig.model_validate({"kind": "sft", "needs": ["sft2"], "parts": parts})
-    conversations = list(collect(config, 1, Accounting()))  # the same three problems in both parts
+    conversations = list(
+        collect(config.parts, 1, Accounting())
+    )  # the same three problems in both parts
     assert [c.thinking for c in conversations] == [True] * 3 + [False] * 3
     for plain, worked in zip(conversations[:3], conversations[3:], strict=True):
         assert plain.reply is not None
@@ -69,7 +71,7 @@ def test_conversations_without_a_reply_are_left_out_and_counted(
     path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     part = {"source": {"type": "jsonl", "path": str(path)}, "samples": 3}
     config = SftConfig.model_validate({"kind": "sft", "parts": {"mine": part}, "row_tokens": 64})
-    made, accounting = build_rows(config, tokenizer, 1, tmp_path / "rows")
+    made, _, accounting = build_rows(config, tokenizer, 1, tmp_path / "rows")
     assert len(made) == 1
     assert accounting.as_dict()["without_reply"] == {"mine": 2}
     assert accounting.loss_tokens > 0
@@ -100,8 +102,8 @@ def test_the_manifest_says_what_was_cut(tmp_path: Path, tokenizer: PreTrainedTok
     cut = {"share": 0.25, "min_tokens": 2, "max_tokens": 6}
     with_cuts = SftConfig.model_validate({**body, "truncation": cut})
     without = SftConfig.model_validate(body)
-    rows, accounting = build_rows(with_cuts, tokenizer, 3, tmp_path / "cut")
-    plain, nothing = build_rows(without, tokenizer, 3, tmp_path / "whole")
+    rows, _, accounting = build_rows(with_cuts, tokenizer, 3, tmp_path / "cut")
+    plain, _, nothing = build_rows(without, tokenizer, 3, tmp_path / "whole")
     told = accounting.as_dict()["truncated_traces"]
     assert (told["conversations"], told["wanted"], told["cut"]) == (40, 10, 10)
     assert (told["missing"], told["domains"], told["share"]) == (0, {"math": 10}, 0.25)

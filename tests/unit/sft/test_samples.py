@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from data_mix.spilled import Spilled
 from sft.config import SftConfig
 from sft.packing import pack
 from sft.samples import PackedRows, Row
-from sft.stage import build_rows, whole_batches
+from sft.stage import as_dataset, build_rows, whole_batches
 from workbench.conversation import Conversation
 from workbench.recipe import load
 
@@ -40,7 +41,7 @@ def digest(rows: Sequence[Row]) -> str:
 def built(tmp_path: Path, tokenizer: Any, name: str, **changes: Any) -> PackedRows:
     config: Any = load("recipes/smoke.yaml", []).stages[name]
     config = config.model_copy(update={"row_tokens": 1024, "drop_longer": True, **changes})
-    rows, _ = build_rows(config, tokenizer, 7, tmp_path)
+    rows, _, _ = build_rows(config, tokenizer, 7, tmp_path)
     return rows
 
 
@@ -60,7 +61,7 @@ def test_rows_are_the_same_for_any_number_of_processes(
     made = {}
     for workers in (1, 2):
         config = SftConfig.model_validate({**body, "data_workers": workers})
-        rows, _ = build_rows(config, tokenizer, 7, tmp_path / str(workers))
+        rows, _, _ = build_rows(config, tokenizer, 7, tmp_path / str(workers))
         made[workers] = digest(rows)
     assert made[1] == made[2]
 
@@ -146,3 +147,12 @@ def test_memory_is_flat_in_the_number_of_samples(tmp_path: Path) -> None:
         for count in (20_000, 200_000)
     }  # fmt: skip
     assert (peak[200_000] - peak[20_000]) / 180_000 < 200  # bytes a sample, whatever its length
+
+
+def test_trl_reads_from_disk_what_it_read_from_a_list(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = built(tmp_path, tokenizer, "sft1")
+    mapped, listed = as_dataset(rows), Dataset.from_list(list(rows))
+    assert mapped.__getitems__([2, 0]) == listed.__getitems__([2, 0])
+    assert next(iter(mapped)) == listed[0] and len(mapped) == len(listed)
