@@ -34,7 +34,7 @@ def test_the_head_does_not_depend_on_what_was_drawn_before_it(
         rows = [{"prompt": "p", "chosen_ids": [5, 6], "rejected_ids": [7]}]
         return {name: {"rows": rows, "account": {}} for name in ("train", "held_out")}
 
-    def train(context: Any, model: Any, tokenizer: Any, rows: Any) -> None:
+    def train(context: Any, model: Any, tokenizer: Any, rows: Any, validation: Any) -> None:
         heads.append(model.head.weight.detach().clone())
         raise Begun
 
@@ -46,7 +46,7 @@ def test_the_head_does_not_depend_on_what_was_drawn_before_it(
     )
     for _ in range(2):
         context: Any = SimpleNamespace(
-            config=StageConfig(kind="reward_model").model_copy(update={"threads": 1, "lora": None}),
+            config=StageConfig(kind="reward_model").model_copy(update={"threads": 1, "lora": None, "validation": None}),
             seed=7, parent_model=tmp_path, outputs={},
             stage_dir=tmp_path, progress=lambda **words: None, note=lambda **found: None,
         )  # fmt: skip
