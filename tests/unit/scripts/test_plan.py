@@ -54,8 +54,16 @@ def test_the_12b_in_json() -> None:
     assert pretrain["seconds"] == pytest.approx(in_bf16 * (1 - share + share / 1.4))
     for stage in ("pretrain", "long-context", "sft1", "sft2", "sft3"):
         assert plan["stages"][stage]["loads"][0]["fits"] is True
+    assert plan["stages"]["grpo"]["loads"][1]["fits"] is True
     # What cannot run as it stands must say so.
-    assert plan["stages"]["grpo"]["loads"][1]["fits"] is False
+    whole = (
+        "--set",
+        "stages.grpo.distributed.strategy=none",
+        "--set",
+        "stages.grpo.distributed.workers=1",
+    )
+    done = _plan("--recipe", "recipes/nano2-12b.yaml", "--json", *whole)
+    assert json.loads(done.stdout)["stages"]["grpo"]["loads"][1]["fits"] is False
 
 
 def test_hardware_without_fp8_is_marked() -> None:

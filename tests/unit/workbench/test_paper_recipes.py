@@ -6,6 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+from model.estimate import HARDWARE
+from scripts.plan import build
+from workbench.recipe import load
+
 PATHS = [Path("recipes/nano2-12b.yaml"), Path("recipes/nano2-9b.yaml")]
 
 
@@ -32,3 +36,13 @@ def test_phases_switch_where_the_paper_does_and_are_whole(path: Path) -> None:
     assert [phase["until"] for phase in phases] == [0.6, 0.9, 1.0]
     for phase in (*phases, *longer):
         assert sum(phase["weights"].values()) == pytest.approx(100, abs=0.02)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_every_stage_fits_the_cards_it_is_placed_on(path: Path) -> None:
+    plan = build(load(path, []), HARDWARE["h100"])
+    priced = {(name, one["what"]): one for name, s in plan["stages"].items() for one in s["loads"]}
+    assert [key for key, one in priced.items() if not one["fits"]] == []
+    # [derived] fp32 weights over 8 cards: 4 P / 8.
+    trained = priced["grpo", "training"]["memory"]["weights"]
+    assert trained == plan["model"]["parameters"] // 2
