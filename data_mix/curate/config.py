@@ -315,8 +315,9 @@ class DecontaminateStep(StepConfig):
     """Another model that is shown the likest questions; null: shared words alone decide."""
     candidates: int = Field(5, ge=1)
     """With a judge: most questions that a text is compared with."""
-    likeness: float = Field(0.4, gt=0, lt=1)
-    """With a judge: the least likeness (cosine of character runs) of a question that is put to it."""
+    likeness: float = Field(0.1, gt=0, lt=1)
+    """With a judge: the least likeness (cosine of character runs) of a question that is put to it. At 0.1, 86
+    to 100% of rephrased questions are, and about half of all innocent texts (docs/data.md)."""
     data: Annotated[str, Reads("files")] = "data/evals"
     """Folder with the data of benchmarks that no installed package has."""
 

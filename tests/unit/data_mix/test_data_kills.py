@@ -2,12 +2,15 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.data_kills import differ_after_kills
+from tests.data_stages import files_of
 
 
 def _stages(folder: Path) -> dict[str, Any]:
@@ -32,3 +35,43 @@ def test_five_kills_change_nothing(tmp_path: Path) -> None:
 @pytest.mark.stress
 def test_a_hundred_kills_change_nothing(tmp_path: Path) -> None:
     assert differ_after_kills(tmp_path, _stages(tmp_path), kills=100, seed=2) == []
+
+
+def _run(folder: Path, stages: dict[str, Any]) -> tuple[int, str]:
+    """One run in a process of its own: (exit code, its last line)."""
+    code = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from tests.data_stages import run_stages\n"
+        "from workbench.errors import UserError\n"
+        "try:\n"
+        "    number, said = run_stages(Path(sys.argv[1]), json.loads(sys.argv[2]))\n"
+        "except UserError as error:\n"
+        "    number, said = 2, str(error)\n"
+        "print(said)\n"
+        "sys.exit(number)\n"
+    )
+    command = [sys.executable, "-c", code, str(folder), json.dumps(stages)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("room", [40, 90, 120, 150, 170])
+def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(tmp_path: Path, room: int) -> None:
+    stages, disk = _stages(tmp_path), tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    try:
+        exit_code, said = _run(disk / "run", stages)
+        assert exit_code != 0 and "no disk space" in said and said.count("\n") < 4, said
+        subprocess.run([*mount[:4], "remount,size=64m", "tmpfs", str(disk)], check=True)
+        assert _run(disk / "run", stages)[0] == 0
+        assert _run(tmp_path / "whole", stages)[0] == 0
+        for stage in stages:
+            assert files_of(disk / "run", stage) == files_of(tmp_path / "whole", stage)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
