@@ -13,7 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from model.layers import context
+from model.layers.context import group_of
 from model.loss import add_product, logit_slices
+from workbench.errors import UserError
 
 # Logits in hand at once on a CPU. More than a loss takes: whoever fits in one slice keeps its probabilities
 # and recomputes nothing.
@@ -165,7 +168,7 @@ _HEAD_SETTINGS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "l
 
 def plain_head(model: Any) -> Tensor | None:
     """The matrix [V, D] of an output layer that is a product of the last hidden states and nothing else;
-    None for any other one (a bias, a scale, a cap). Looked at once, in a forward pass of two tokens."""
+    None for any other one (a bias, a scale, a cap). Looked at once, in a forward pass of a few tokens."""
     layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
     if type(layer) is not nn.Linear or layer.bias is not None:
         return None
@@ -187,8 +190,11 @@ def _is_product(model: Any, layer: nn.Linear) -> bool:
         layer.register_forward_hook(lambda _, args, out: seen.update(read=args[0], said=out)),
     ]
     try:
-        two = torch.tensor([[0, 1]], device=layer.weight.device)
-        logits = model(input_ids=two, use_cache=False).logits
+        few = (
+            torch.arange(8, device=layer.weight.device)[None] % 2
+        )  # shares out over a row's processes
+        documents = {} if group_of(model) is None else {"seq_idx": torch.zeros_like(few).int()}
+        logits = model(input_ids=few, use_cache=False, **documents).logits
     finally:
         for hook in hooks:
             hook.remove()
@@ -210,9 +216,11 @@ def model_logprobs(
     """Log-probability of each target under the truncated policy, and whether that policy can sample it.
 
     input_ids: a packed row. document: the number of the document that each token is of. position: the
-    token that stands before each target; no other one reaches the output layer.
+    token that stands before each target; no other one reaches the output layer. Where processes share
+    the row each of them gets all values (model.layers.context). Raises: UserError where they cannot.
     """
     device = next(model.parameters()).device
+    input_ids, document = context.padded(model, input_ids, document)
     inputs = {
         "input_ids": input_ids[None].to(device),
         "seq_idx": document[None].to(device),
@@ -221,7 +229,15 @@ def model_logprobs(
     position, target = position.to(device), target.to(device)
     weight = plain_head(model)
     if weight is None:
+        if group_of(model) is not None:
+            raise UserError(
+                f"{type(model).__name__} changes its logits behind the output layer, so processes cannot "
+                "share its rows; set distributed.context: 1"
+            )
         logits = model(**inputs, logits_to_keep=position).logits[0]
         return token_logprobs(logits, target, truncation)
-    hidden = model.base_model(**inputs).last_hidden_state[0, position]
-    return linear_logprobs(hidden, weight, target, truncation)
+    hidden = model.base_model(**inputs).last_hidden_state[0]
+    own, mine = context.at_places(model, hidden, position)
+    values, supported = linear_logprobs(own, weight, target[mine], truncation)
+    values = context.put_together(model, values, mine)
+    return values, context.put_together(model, supported.to(values.dtype), mine) > 0

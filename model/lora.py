@@ -5,7 +5,8 @@ PEFT's defaults adapt the attention layers of a NemotronH alone (2 of 14 in a sm
 the model in place, so it keeps its class, its names of layers and its isolation of documents.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _NAME = "default"
 _INNER = ".base_layer"
+Gather = Callable[[Tensor], Tensor]
 
 
 def target_modules(model: nn.Module) -> list[str]:
@@ -72,6 +74,24 @@ def _peft_config(config: LoraConfig, targets: list[str]) -> Any:
     )
 
 
+def drawn_adapters(model: nn.Module, config: LoraConfig) -> dict[str, Tensor]:
+    """`add_adapters` to a model on the meta device, which holds no numbers: returns the adapters' values by
+    name, the very draws that a model with numbers would have got."""
+    before = torch.get_rng_state()
+    add_adapters(model, config)
+    torch.set_rng_state(before)
+    out = dict[str, Tensor]()
+    for name, layer in _adapted(model).items():
+        a, b = layer.lora_A[_NAME], layer.lora_B[_NAME]
+        first = nn.Linear(a.in_features, a.out_features, bias=False)
+        nn.Linear(b.in_features, b.out_features, bias=False)  # drawn, then set to zero
+        nn.init.kaiming_uniform_(first.weight, a=math.sqrt(5))
+        held = first.weight.detach().to(layer.base_layer.weight.dtype)
+        out[f"{name}.lora_A.{_NAME}.weight"] = held.float()
+        out[f"{name}.lora_B.{_NAME}.weight"] = torch.zeros(b.out_features, b.in_features)
+    return out
+
+
 def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
     """What is trained of an adapted model."""
     return [p for layer in _adapted(model).values() for p in layer.parameters() if p.requires_grad]
@@ -104,29 +124,46 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def _delta(layer: Any) -> Float[Tensor, "out in"]:
+def _delta(layer: Any, gather: Gather) -> Float[Tensor, "out in"]:
     """alpha / rank x B A, in fp32."""
-    a, b = layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
+    a, b = gather(layer.lora_A[_NAME].weight), gather(layer.lora_B[_NAME].weight)
     return (b.float() @ a.float()) * layer.scaling[_NAME]
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @torch.no_grad()
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the model with its adapters merged, under the names that it has without any; the
-    model itself stays as it is. Adapted layers are in fp32, so that nobody loses a small update in bf16 who
-    does not hold bf16."""
-    layers, out = _adapted(model), dict[str, Tensor]()
+def merged_tensors(
+    model: nn.Module, gather: Gather = _as_it_is, *, narrow: bool = False
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor of the model with its adapters merged, under the names that it has
+    without any; the model itself stays as it is. Adapted layers are in fp32, so that nobody loses a small
+    update in bf16 who does not hold bf16; narrow: in their own type.
+
+    gather: makes a tensor whole that may be sharded.
+    """
+    layers = _adapted(model)
     for name, tensor in model.state_dict().items():
-        owner, inner, rest = name.rpartition(f"{_INNER}.")
         if ".lora_" in name:
             continue
-        if not inner:
-            out[name] = tensor
-        elif rest == "weight":
-            out[f"{owner}.weight"] = tensor.float() + _delta(layers[owner])
-        else:
-            out[f"{owner}.{rest}"] = tensor
-    return out
+        whole, plain = gather(tensor), without_inner(name)
+        if plain != name and plain.endswith(".weight"):
+            owner = plain.removesuffix(".weight")
+            merged = whole.float() + _delta(layers[owner], gather)
+            whole = merged.to(tensor.dtype) if narrow else merged
+        yield plain, whole
+
+
+def without_inner(name: str) -> str:
+    """A tensor's name in the model before `add_adapters`."""
+    return name.replace(f"{_INNER}.", ".")
+
+
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """`merged_tensors`, all at once."""
+    return dict(merged_tensors(model))
 
 
 @torch.no_grad()
@@ -134,7 +171,7 @@ def merge_adapters(model: nn.Module) -> nn.Module:
     """Merge them into the weights, in their own type, and take them out, in place."""
     for name, layer in _adapted(model).items():
         base = layer.base_layer
-        base.weight.copy_(base.weight.float() + _delta(layer))
+        base.weight.copy_(base.weight.float() + _delta(layer, _as_it_is))
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, base)
     model.requires_grad_(True)
@@ -155,8 +192,34 @@ def load_adapter_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def save_adapters(model: nn.Module, config: LoraConfig, folder: Path, base: str) -> Path:
-    """Write the adapters in PEFT's format: `PeftModel.from_pretrained(base model, folder)` reads them."""
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint keeps of the weights: what is trained of an adapted model, all of any other."""
+    state = model.state_dict()
+    if not has_adapters(model):
+        return state
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {name: tensor for name, tensor in state.items() if name in trained}
+
+
+def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put back `trained_state`. Raises: ValueError or RuntimeError where it is not of this model."""
+    adapted = has_adapters(model)
+    if adapted and state.keys() != trained_state(model).keys():
+        raise ValueError("the checkpoint's adapters are not those of this model")
+    model.load_state_dict(state, strict=not adapted)
+
+
+def save_adapters(
+    model: nn.Module,
+    config: LoraConfig,
+    folder: Path,
+    base: str,
+    state: dict[str, Tensor] | None = None,
+) -> Path:
+    """Write the adapters in PEFT's format: `PeftModel.from_pretrained(base model, folder)` reads them.
+
+    state: their values, where the model's own are shards.
+    """
     from safetensors.torch import save_file  # noqa: PLC0415 - only where adapters are asked for
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +228,7 @@ def save_adapters(model: nn.Module, config: LoraConfig, folder: Path, base: str)
     about.save_pretrained(folder)
     tensors = {
         f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": tensor.detach().cpu().contiguous()
-        for name, tensor in adapter_state(model).items()
+        for name, tensor in (adapter_state(model) if state is None else state).items()
     }
     save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
     return folder

@@ -32,8 +32,7 @@ class ScoreModel(nn.Module):
         super().__init__()
         self.causal = causal
         width = causal.config.get_text_config().hidden_size
-        self.head = nn.Linear(width, 1, bias=False)
-        nn.init.normal_(self.head.weight, std=1 / (width + 1) ** 0.5)
+        self.head = new_head(width)
         # TRL asks for it; a copy, so that the saved checkpoint stays a plain language model.
         self.config = copy.deepcopy(causal.config)
         self.config.num_labels = 1
@@ -57,15 +56,27 @@ class ScoreModel(nn.Module):
         """What TRL's trainer calls; tags are for the hub."""
 
 
+def new_head(width: int) -> nn.Linear:
+    """An untrained head; draws from torch's global random state."""
+    head = nn.Linear(width, 1, bias=False)
+    nn.init.normal_(head.weight, std=1 / (width + 1) ** 0.5)
+    return head
+
+
 def save_score_model(model: ScoreModel, folder: Path, tokenizer: Any) -> Path:
     """Write the checkpoint and the head; it appears whole."""
     half = folder.with_name(f".{folder.name}.head")
     save_model(model.causal, half, tokenizer)
-    save_file({"weight": model.head.weight.detach().cpu().contiguous()}, str(half / _HEAD_FILE))
-    about = {"input": "conversation without traces, answer in place of the reply", "outputs": 1}
-    (half / _ABOUT_FILE).write_text(json.dumps(about) + "\n")
+    write_head(model.head.weight, half)
     half.rename(folder)
     return folder
+
+
+def write_head(weight: torch.Tensor, folder: Path) -> None:
+    """Put a head's weight [1, D] beside the language model that it reads."""
+    save_file({"weight": weight.detach().cpu().contiguous()}, str(folder / _HEAD_FILE))
+    about = {"input": "conversation without traces, answer in place of the reply", "outputs": 1}
+    (folder / _ABOUT_FILE).write_text(json.dumps(about) + "\n")
 
 
 def load_score_model(folder: str | Path, device: str = "cpu") -> ScoreModel:

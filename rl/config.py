@@ -12,7 +12,7 @@ from reward.pairwise import PairwiseConfig
 from reward.plugin import FunctionConfig
 from reward.rubric import RubricConfig
 from workbench.content import Reads
-from workbench.distributed.config import DistributedConfig
+from workbench.distributed.config import DistributedConfig, check_spread
 from workbench.errors import unknown_name
 from workbench.own_code import is_own
 from workbench.recipe import StageConfig
@@ -197,24 +197,6 @@ class ConditionConfig(Section):
                 f"instruction {self.instruction!r:.80} must hold {{budget}}, and no other braces"
             )
         return self
-
-
-def check_spread(spread: DistributedConfig, *, lora: bool) -> None:
-    """Raises: ValueError where a stage of RL cannot be spread over processes like this."""
-    if spread.strategy not in ("none", "fsdp"):
-        raise ValueError(
-            f"distributed.strategy {spread.strategy!r} is for sft alone; use fsdp (or none)"
-        )
-    if spread.context > 1:
-        raise ValueError(
-            f"distributed.context {spread.context}: rows of replies are not split between processes; "
-            "leave it out"
-        )
-    if lora and spread.on:
-        raise ValueError(
-            "lora with strategy fsdp: adapters are not sharded; train them in one process "
-            "(strategy none), or train all weights"
-        )
 
 
 class GrpoValidation(ValidationConfig):
@@ -410,7 +392,7 @@ class GrpoConfig(StageConfig):
                 f"validation.samples {self.validation.samples} with a judge, which compares a prompt's one "
                 "reply with its first one; leave samples out"
             )
-        check_spread(self.distributed, lora=self.lora is not None)
+        check_spread(self.distributed)
         if self.lora is not None and self.lora.dropout:
             raise ValueError(
                 f"lora.dropout {self.lora.dropout}: the policy that samples drops nothing, so the trained "

@@ -2,7 +2,7 @@
 
 from environments.config import EnvironmentSource
 from rl.config import GrpoConfig
-from workbench.distributed.config import why_not
+from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
 from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe
@@ -41,7 +41,7 @@ def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
 
 def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLoad, ...]:
     """Rollouts, and the training on them; prompts are not counted."""
-    engine, spread = config.engine, config.distributed
+    engine = config.engine
     return (
         GenerationLoad(
             tokens=tokens,
@@ -58,10 +58,7 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
             * config.max_tokens,
             row_tokens=config.microbatch_tokens,
             document_tokens=min(engine.max_model_len, config.microbatch_tokens),
-            workers=spread.workers,
-            gpus=spread.gpus_per_worker if spread.on else config.gpus,
-            strategy=spread.strategy,
-            replicate=spread.replicate,
+            **load_of(config.distributed, config.gpus),
             precision=config.precision,
             activations=config.activations,
             lora_rank=config.lora.rank if config.lora else None,

@@ -18,7 +18,7 @@ from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, merge_adapters, save_adapters
 from model.sharding.check import check_shards
-from model.sharding.files import read_sharded, write_sharded
+from model.sharding.files import read_sharded, write_adapters, write_sharded
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.advantage import Kind
@@ -167,10 +167,12 @@ def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, Shards | Non
     """The model to train, proved to isolate documents; with what else it needs in several processes."""
     config: GrpoConfig = context.config
     if mesh is not None:
-        model = read_sharded(context.parent_model, mesh, precision=config.precision)
+        model = read_sharded(
+            context.parent_model, mesh, precision=config.precision, lora=config.lora
+        )
         check_shards(model)
         frozen = None
-        if config.loss.kl_coefficient:
+        if config.loss.kl_coefficient and config.lora is None:
             frozen = read_sharded(context.parent_model, mesh, precision=config.precision)
         name = group.from_first(lambda: f"weights-{uuid4().hex}")
         return model, Shards(mesh, Post(name), frozen)
@@ -182,12 +184,13 @@ def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, Shards | Non
 
 def _save(context: StageContext, model: Any, tokenizer: Any, *, sharded: bool) -> None:
     config: GrpoConfig = context.config
-    target = context.stage_dir / "model"
+    target, folder = context.stage_dir / "model", context.stage_dir / "adapter"
     if sharded:
+        if config.lora:
+            write_adapters(model, config.lora, folder, context.parent_model)
         write_sharded(model, target, like=context.parent_model, tokenizer=tokenizer)
         return
     if config.lora:
-        folder = context.stage_dir / "adapter"
         save_adapters(model, config.lora, folder, str(context.parent_model))
         merge_adapters(model)
     save_model(model, target, tokenizer)

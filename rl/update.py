@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from engine.protocol import Completion
+from model.layers import context
 from model.logprobs import Truncation, model_logprobs, plain_head
-from model.lora import adapter_state, adapters_off, has_adapters, load_adapter_state
+from model.lora import adapters_off, load_trained_state, trained_state
 from model.sharding.core import Core
 from model.sharding.shard import inside, set_activations
 from rl.config import GrpoConfig
@@ -209,9 +210,12 @@ def deal(batches: Sequence[PolicyBatch], rank: int, ranks: int) -> list[PolicyBa
     return mine + [_NOTHING] * (rounds - len(mine))
 
 
-def summed(sums: dict[str, float]) -> dict[str, float]:
-    """The sums over the batches of all processes; gradients are added up by the sharding itself."""
-    return {name: group.total(sums[name]) for name in sorted(sums)}
+def summed(sums: dict[str, float], *, counts: bool = True) -> dict[str, float]:
+    """The sums over the batches of all processes; gradients are added up by the sharding itself.
+
+    counts: whether this process's are among them: of those that share a row one counts it.
+    """
+    return {name: group.total(sums[name] if counts else 0.0) for name in sorted(sums)}
 
 
 class Updater:
@@ -278,7 +282,7 @@ class Updater:
                 self.model, part, self.settings, self.truncation, totals=totals, version=version,
                 precision=self.config.precision,
             )  # fmt: skip
-            sums = summed(sums)
+            sums = summed(sums, counts=context.counts(self.model))
             check(sums)
             norms.append(self.step())
             metrics = {k: metrics.get(k, 0.0) + v for k, v in sums.items()}
@@ -326,9 +330,7 @@ class Updater:
 
     def state_dict(self) -> dict[str, Any]:
         """What is trained of the weights, and the moments."""
-        adapted = has_adapters(self.model)
-        weights = adapter_state(self.model) if adapted else self.model.state_dict()
-        return {"model": weights, "optimizer": self.optimizer.state_dict()}
+        return {"model": trained_state(self.model), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
@@ -338,10 +340,7 @@ class Updater:
     def load_weights(self, state: dict[str, Any]) -> None:
         """Of `state_dict()` the weights alone. Raises: UserError where they are of another model."""
         check_same_tensors(self.state_dict()["model"], state["model"])
-        if has_adapters(self.model):
-            load_adapter_state(self.model, state["model"])
-        else:
-            self.model.load_state_dict(state["model"], strict=True)
+        load_trained_state(self.model, state["model"])
 
 
 def split(groups: Sequence[list[Rollout]], parts: int) -> list[list[list[Rollout]]]:

@@ -15,7 +15,7 @@ from engine.sync_check import (
     probe_ids,
 )
 from model.logprobs import Truncation, model_logprobs
-from model.lora import has_adapters, merged_state
+from model.lora import has_adapters, merged_state, without_inner
 from model.sharding.core import whole_tensors
 from model.sharding.shard import inside
 from workbench.distributed import group
@@ -67,7 +67,8 @@ def sync_shares(
 def own_share(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The whole tensors that are this process's to send, on the CPU: every so manieth of them."""
     # A tied head is a second name of the embedding, which engines know too.
-    names = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
+    own = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
+    names = {without_inner(name) for name in own}
     named = ((name, tensor) for name, tensor in whole_tensors(model) if name in names)
     mine = enumerate(named)
     return {

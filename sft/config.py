@@ -8,7 +8,7 @@ from data_mix.config import no_conversations
 from environments.config import EnvironmentSource, PromptsConfig
 from model.fp8.config import Fp8Config, Precision, check_section, computed, quantised
 from model.lora_config import LoraConfig
-from workbench.distributed.config import DistributedConfig
+from workbench.distributed.config import DistributedConfig, check_dropout
 from workbench.load import Activations
 from workbench.recipe import StageConfig
 from workbench.schema import Section
@@ -147,11 +147,10 @@ class SftConfig(StageConfig):
                 f"validation with {self.distributed.strategy}: DeepSpeed's checkpoints are its own; use ddp "
                 "or fsdp"
             )
-        if self.distributed.sharded and (self.lora or self.trl):
-            raise ValueError(
-                f"{'lora' if self.lora else 'trl'} with fsdp: TRL trains adapters and has its own options; "
-                "use ddp or zero2"
-            )
+        if self.lora:
+            check_dropout(self.distributed, self.lora.dropout)
+        if self.distributed.sharded and self.trl:
+            raise ValueError("trl with fsdp: these are TRL's options; use ddp or zero2")
         return self
 
     @property

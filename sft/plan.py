@@ -3,7 +3,7 @@
 from data_mix.sizes import most_tokens
 from environments.config import EnvironmentSource
 from sft.config import SftConfig
-from workbench.distributed.config import why_not
+from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
 from workbench.load import TrainingLoad
 from workbench.recipe import Recipe
@@ -40,11 +40,7 @@ def _load(config: SftConfig, samples: int) -> TrainingLoad:
         row_tokens=config.row_tokens,
         microbatch_rows=config.microbatch_rows,
         document_tokens=round(mean),
-        workers=spread.workers,
-        gpus=spread.gpus_per_worker if spread.on else config.gpus,
-        strategy=spread.strategy,
-        context=spread.context,
-        replicate=spread.replicate,
+        **load_of(spread, config.gpus),
         precision=config.precision,
         fp8_ends=config.fp8.ends,
         activations=config.activations,

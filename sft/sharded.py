@@ -15,10 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 from transformers.trainer_utils import align_special_tokens
 
 from model.checkpoint import check_state
+from model.lora import has_adapters, load_trained_state, trained_state
 from model.packed import Rows, token_loss_sum
 from model.sharding.check import check_shards
 from model.sharding.core import Core
-from model.sharding.files import read_sharded, write_sharded
+from model.sharding.files import read_sharded, write_adapters, write_sharded
 from model.sharding.shard import set_activations
 from sft.config import SftConfig
 from sft.samples import EMPTY_ROW
@@ -26,6 +27,7 @@ from sft.trainer import RowCollator
 from workbench.checkpoint import check_same_tensors, rng_state, set_rng_state
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh, make_mesh
+from workbench.distributed.order import RowOrder
 from workbench.distributed.state import ShardedCheckpoints, load, load_latest, return_to
 from workbench.fork import origin_state
 from workbench.stage import StageContext
@@ -40,26 +42,6 @@ class RowTable(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, number: int) -> Any: ...
-
-
-class RowOrder:
-    """Which rows each step has: one order, whatever the number of processes.
-
-    Every epoch is a permutation of its own; a step never spans two. As transformers' Trainer has it.
-    """
-
-    def __init__(self, num_rows: int, rows_per_step: int, epochs: float, seed: int) -> None:
-        self.num_rows, self.rows_per_step, self.seed = num_rows, rows_per_step, seed
-        self.epoch_steps = -(-num_rows // rows_per_step)
-        self.num_steps = math.ceil(epochs * self.epoch_steps)
-
-    def step(self, number: int) -> list[int]:
-        """The rows of a step, counted from 0."""
-        epoch, place = divmod(number, self.epoch_steps)
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        order = torch.randperm(self.num_rows, generator=generator)
-        first = place * self.rows_per_step
-        return order[first : first + self.rows_per_step].tolist()
 
 
 class SftLoop:
@@ -121,7 +103,7 @@ class SftLoop:
         """Everything that a bitwise equal continuation needs."""
         return {
             "step": self.step,
-            "model": self.core.model.state_dict(),
+            "model": trained_state(self.core.model),
             "optimizer": self.core.optimizer.state_dict(),
             "stream": {"tokens": self.tokens},
             **self.validation.state_dict(),
@@ -130,13 +112,14 @@ class SftLoop:
 
     def load_weights(self, state: dict[str, Any]) -> None:
         """Of a state the weights alone. Raises: UserError where they are of another model."""
-        check_same_tensors(self.core.model.state_dict(), state["model"])
-        self.core.model.load_state_dict(state["model"], strict=True)
+        check_same_tensors(trained_state(self.core.model), state["model"])
+        load_trained_state(self.core.model, state["model"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue. UserError where the state is not of this model and optimizer."""
-        check_state(self.core.model, self.core.optimizer, state)
-        self.core.model.load_state_dict(state["model"], strict=True)
+        if not has_adapters(self.core.model):
+            check_state(self.core.model, self.core.optimizer, state)
+        load_trained_state(self.core.model, state["model"])
         self.core.optimizer.load_state_dict(state["optimizer"])
         self.step, self.tokens = int(state["step"]), int(state["stream"]["tokens"])
         self.validation.load_state_dict(state)
@@ -154,7 +137,11 @@ def train_sharded(
     config: SftConfig = context.config
     mesh = make_mesh(config.distributed)
     model = read_sharded(
-        context.parent_model, mesh, precision=config.computed, fp8=config.quantised
+        context.parent_model,
+        mesh,
+        precision=config.computed,
+        fp8=config.quantised,
+        lora=config.lora,
     )
     check_shards(model)
     set_activations(model, config.activations)
@@ -197,6 +184,9 @@ def train_sharded(
         context.stop()
     if (best := validation.must_return(loop.step)) is not None:
         loop.load_weights(return_to(folder, best, model, loop.core.optimizer))
+    if config.lora:
+        folder = context.stage_dir / "adapter"
+        write_adapters(model, config.lora, folder, context.parent_model)
     write_sharded(
         model, context.stage_dir / "model", like=context.parent_model, tokenizer=tokenizer
     )

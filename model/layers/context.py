@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from model.layers.experts import ByDocument
@@ -78,6 +79,70 @@ def local(model: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
         )
     each = length // size
     return tensor[:, group.rank() * each : (group.rank() + 1) * each]
+
+
+def padded(
+    model: torch.nn.Module, input_ids: torch.Tensor, document: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A row [T] with its documents, made long enough to share out; what is added is a document of its own."""
+    group = group_of(model)
+    spare = 0 if group is None else -len(input_ids) % group.size()
+    if not spare:
+        return input_ids, document
+    last = int(document[-1]) + 1
+    return functional.pad(input_ids, (0, spare)), functional.pad(document, (0, spare), value=last)
+
+
+def counts(model: torch.nn.Module) -> bool:
+    """Whether this process counts what all that share its rows know: one of them does."""
+    group = group_of(model)
+    return group is None or group.rank() == 0
+
+
+def summed(model: torch.nn.Module, own: torch.Tensor) -> torch.Tensor:
+    """The sum over the processes that share a row, in each of them.
+
+    Each then computes the same loss of it and its gradient reaches its own part alone: added up over
+    the processes, as gradients are, that is the loss's gradient, once.
+    """
+    group = group_of(model)
+    out: torch.Tensor = own if group is None else _Sum.apply(own, group)
+    return out
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        out = own.contiguous().clone()
+        dist.all_reduce(out, group=group)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grads[0], None
+
+
+def at_places(
+    model: torch.nn.Module, hidden: torch.Tensor, position: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of places in a row [N] the hidden states that this process holds [M, D], and which they are [N].
+
+    hidden: its slice [T/n, D].
+    """
+    group = group_of(model)
+    if group is None:
+        return hidden[position], torch.ones_like(position, dtype=torch.bool)
+    place = position - group.rank() * len(hidden)
+    mine = (place >= 0) & (place < len(hidden))
+    return hidden[place[mine]], mine
+
+
+def put_together(model: torch.nn.Module, own: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
+    """One value for each place [N], from those [M] of this process's places and of the others'."""
+    if group_of(model) is None:
+        return own
+    spread = own.new_zeros(mine.shape).masked_scatter(mine, own)
+    return summed(model, spread)
 
 
 class _AllToAll(torch.autograd.Function):

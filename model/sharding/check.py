@@ -1,5 +1,7 @@
 """A self-test of document isolation on a sharded model, whose rows processes may share."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
@@ -14,8 +16,10 @@ from workbench.distributed import group
 _LENGTHS = (37, 1, 2, 29, 3)
 
 
-def check_shards(model: PreTrainedModel) -> None:
+def check_shards(model: PreTrainedModel, lengths: Sequence[int] = _LENGTHS) -> None:
     """Raise IsolationError unless changing one document of a row changes no bit of another.
+
+    lengths: of the row's documents.
 
     Every process must call it. Weights, mode and generators are left as they were. The other proofs of
     `check_isolation` are of code that is the same in one process.
@@ -23,18 +27,18 @@ def check_shards(model: PreTrainedModel) -> None:
     was_training = model.training
     model.eval()
     try:
-        _check(model)
+        _check(model, lengths)
     finally:
         model.train(was_training)
 
 
 @torch.no_grad()
-def _check(model: PreTrainedModel) -> None:
+def _check(model: PreTrainedModel, lengths: Sequence[int]) -> None:
     check_scales(model, group.device())
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary, (1, sum(_LENGTHS)), generator=generator).to(group.device())
-    numbers = torch.arange(len(_LENGTHS)).repeat_interleave(torch.tensor(_LENGTHS))
+    ids = torch.randint(vocabulary, (1, sum(lengths)), generator=generator).to(group.device())
+    numbers = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     seq_idx = numbers.int()[None].to(group.device())
 
     def hidden(tokens: torch.Tensor) -> torch.Tensor:
@@ -49,7 +53,7 @@ def _check(model: PreTrainedModel) -> None:
         return out
 
     before = hidden(ids)
-    for document in range(len(_LENGTHS)):
+    for document in range(len(lengths)):
         mine = seq_idx == document
         after = hidden(torch.where(mine, (ids + 1) % vocabulary, ids))
         changed = (after != before).any(-1)

@@ -30,6 +30,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from model.lora import merged_tensors
 from model.parallel import GradientWorkers, Loss
 from model.sharding.shard import inside, whole
 from workbench.distributed import group
@@ -89,13 +90,14 @@ def _without_model(make: Loss, _: PreTrainedModel) -> torch.Tensor:
     return make()
 
 
-def whole_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and whole value of every tensor of the state dict, one after the other.
+def whole_tensors(
+    model: PreTrainedModel, *, narrow: bool = False
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and whole value of every tensor of the state dict, one after the other, adapters merged.
 
-    Every process must take every one; only one is held at a time.
+    Every process must take every one; only one is held at a time. narrow: see `merged_tensors`.
     """
-    for name, tensor in model.state_dict().items():
-        yield name, whole(tensor)
+    return merged_tensors(model, whole, narrow=narrow)
 
 
 def is_sharded(model: PreTrainedModel) -> bool:

@@ -1,6 +1,6 @@
 """Hugging Face files straight into shards, and out of them: no process ever holds the model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from model.fp8.linear import convert
 from model.hybrid import appearing, make_savable, portable
 from model.layers.context import split_rows
 from model.layers.install import install
+from model.lora import adapter_state, drawn_adapters, save_adapters, without_inner
+from model.lora_config import LoraConfig
 from model.sharding.core import whole_tensors
-from model.sharding.shard import shard
+from model.sharding.shard import shard, whole
 from model.weights import canonical, tied_names, weight_files
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
@@ -31,6 +33,9 @@ FILE_BYTES = 4 << 30
 """Largest weight file, and the most that the first process holds while it writes."""
 
 
+Added = Callable[[PreTrainedModel], dict[str, torch.Tensor]]
+
+
 def read_sharded(
     folder: Path,
     mesh: Mesh,
@@ -38,15 +43,22 @@ def read_sharded(
     precision: str = "fp32",
     dtype: torch.dtype = torch.float32,
     fp8: Fp8Config | None = None,
+    lora: LoraConfig | None = None,
+    add: Added | None = None,
 ) -> PreTrainedModel:
     """The checkpoint's model with documents isolated and its parameters sharded; see `load_model`.
 
+    lora: adapters to put in, on a base of their type; they alone are trained. add: puts parameters that no
+    file holds into the model while it has no numbers yet, and returns their values by name, the same in
+    every process; they are trained too.
     fp8: how its projections are quantised; None: not. Each process reads its own slices. Every process must call it. Raises: UserError as `load_model`.
     """
     check_files(folder)
+    dtype = getattr(torch, lora.base) if lora else dtype
     with reading(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        with init_empty_weights(include_buffers=False):
+        # Numbers that nobody keeps are drawn: what is drawn behind them is as in one process.
+        with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -54,6 +66,7 @@ def read_sharded(
     model.config.dtype = dtype
     install(model)
     split_rows(model, mesh.context)
+    added = _add(model, lora, add)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if fp8 is not None:
         convert(model, fp8, group.device())
@@ -62,13 +75,28 @@ def read_sharded(
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     model.tie_weights()
-    _fill(model, folder)
+    _fill(model, folder, added)
     return model
 
 
-def _fill(model: PreTrainedModel, folder: Path) -> None:
-    """Copy this process's slices of every tensor out of the files."""
-    own = {canonical(name): tensor.detach() for name, tensor in model.state_dict().items()}
+def _add(
+    model: PreTrainedModel, lora: LoraConfig | None, add: Added | None
+) -> dict[str, torch.Tensor]:
+    own = add(model) if add else {}
+    adapters = drawn_adapters(model, lora) if lora else {}
+    for name in own:  # adapters froze it with the rest
+        model.get_parameter(name).requires_grad_(True)
+    return own | adapters
+
+
+def _fill(model: PreTrainedModel, folder: Path, added: dict[str, torch.Tensor]) -> None:
+    """Copy this process's slices of every tensor out of the files, and of what was added."""
+    own = {}
+    for name, tensor in model.state_dict().items():
+        if name in added:
+            _copy(tensor.detach(), added[name])
+        else:
+            own[canonical(without_inner(name))] = tensor.detach()
     places = _places(folder)
     wrong = []
     with ExitStack() as files:
@@ -93,7 +121,7 @@ def _fill(model: PreTrainedModel, folder: Path) -> None:
 
 def _copy(target: torch.Tensor, part: Any) -> None:
     if not isinstance(target, DTensor):
-        target.copy_(part[...] if target.ndim else part[:])
+        target.copy_(part[...] if target.ndim or isinstance(part, torch.Tensor) else part[:])
         return
     sizes, offsets = compute_local_shape_and_global_offset(
         target.shape, target.device_mesh, target.placements
@@ -122,7 +150,7 @@ def write_sharded(model: PreTrainedModel, target: Path, *, like: Path, tokenizer
     names = {name: raw for name, (_, raw) in _places(like).items()}
     tensors = (
         (names[canonical(name)], tensor)
-        for name, tensor in whole_tensors(model)
+        for name, tensor in whole_tensors(model, narrow=True)
         if canonical(name) in names
     )
     if not group.is_first():
@@ -135,6 +163,13 @@ def write_sharded(model: PreTrainedModel, target: Path, *, like: Path, tokenizer
             _write_files(tensors, fresh)
             tokenizer.save_pretrained(fresh)
     group.barrier()
+
+
+def write_adapters(model: PreTrainedModel, config: LoraConfig, folder: Path, base: Path) -> None:
+    """`save_adapters` of a sharded model. Every process must call it; the first one writes."""
+    state = {name: whole(tensor) for name, tensor in adapter_state(model).items()}
+    if group.is_first():
+        save_adapters(model, config, folder, str(base), state)
 
 
 def _write_settings(model: PreTrainedModel, folder: Path) -> None:

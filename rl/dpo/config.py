@@ -1,16 +1,16 @@
 """Recipe section of the stage kind `dpo`. Imports no torch."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.config import EngineConfig
 from environments.config import TasksConfig
 from model.lora_config import LoraConfig
-from workbench.recipe import StageConfig
+from workbench.distributed.config import SpreadStage, check_dropout
 
 
-class DpoConfig(StageConfig):
+class DpoConfig(SpreadStage):
     """Stage kind `dpo`: sample on every task, pair successes with failures, train, repeat.
 
     The paper reports neither the number of rounds, nor beta, learning rate or pairs a prompt: the
@@ -85,3 +85,9 @@ class DpoConfig(StageConfig):
     trl: dict[str, Any] = Field(default_factory=dict)
     """Any further field of TRL's DPOConfig; checked by constructing it. Example: {loss_type:
     [sigmoid, sft], loss_weights: [1.0, 0.2]}."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.lora:
+            check_dropout(self.distributed, self.lora.dropout)
+        return self

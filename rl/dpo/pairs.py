@@ -42,6 +42,15 @@ class Pair:
             }
         return row
 
+    @classmethod
+    def of_row(cls, row: dict[str, Any]) -> "Pair":
+        """From `to_row`."""
+        sides = [
+            Side(*(row[f"{name}_{part}"] for part in ("ids", "mask", "seq")))
+            for name in ("chosen", "rejected")
+        ]
+        return cls(row["task"], *sides)
+
 
 def to_side(trajectory: Trajectory) -> Side:
     """An episode's replies in a row, each behind its prompt. Forced tokens carry no loss either."""

@@ -1,6 +1,8 @@
 """What a DPO stage will cost. Imports no torch."""
 
 from rl.dpo.config import DpoConfig
+from workbench.distributed.config import load_of, why_not
+from workbench.errors import UserError
 from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
@@ -8,6 +10,8 @@ from workbench.stage import StagePlan
 
 def plan_dpo(config: DpoConfig, recipe: Recipe) -> StagePlan:
     """Episodes, and the most tokens and pairs they can come to."""
+    if refusal := why_not(config.distributed, recipe):
+        raise UserError(refusal)
     a_round = config.num_tasks * config.samples
     held_out = 2 * config.num_held_out * config.held_out_samples
     pairs = config.num_tasks * config.pairs_per_task
@@ -32,7 +36,7 @@ def plan_dpo(config: DpoConfig, recipe: Recipe) -> StagePlan:
         row_tokens=config.row_tokens,
         microbatch_rows=2 * config.microbatch_pairs,
         document_tokens=min(engine.max_model_len, config.row_tokens),
-        gpus=config.gpus,
+        **load_of(config.distributed, config.gpus),
         precision=config.precision,
         activations=config.activations,
         lora_rank=config.lora.rank if config.lora else None,

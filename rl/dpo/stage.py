@@ -20,13 +20,20 @@ from model.layers.isolation import check_isolation
 from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from rl.dpo.config import DpoConfig
-from rl.dpo.pairs import make_pairs
+from rl.dpo.pairs import Pair, make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
 from rl.held_out import check_held_out
+from rl.ranks import stage as ranks
+from rl.ranks.loop import PairLoop
+from rl.ranks.objectives import dpo_of
+from rl.ranks.rows import Row
 from rl.rows import good_tasks, too_long, warnings_of
 from workbench.chat import prompt_ids
 from workbench.checkpoint import seed_everything
+from workbench.distributed import group
 from workbench.distributed.group import place
+from workbench.distributed.launch import run_workers
+from workbench.distributed.mesh import make_mesh
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.panels import PointsPanel
@@ -45,6 +52,8 @@ _NAMES = {
     "logps/chosen": "chosen_logp",
     "logps/rejected": "rejected_logp",
 }
+
+_JOB = "training.json"
 
 
 def run(context: StageContext) -> None:
@@ -126,8 +135,8 @@ def held_out_success(
     config: DpoConfig = context.config
     groups = player.play(tasks, samples=config.held_out_samples, seed=context.seed)
     out: list[float | None] = []
-    for group in groups:
-        known = [float(t.success) for t in group if t.success is not None]
+    for episodes in groups:
+        known = [float(t.success) for t in episodes if t.success is not None]
         out.append(sum(known) / len(known) if known else None)
     return out
 
@@ -177,8 +186,48 @@ def _round(
             raise UserError(f"dpo: {line}; take easier or harder tasks, or more samples")
         context.note(warnings=[f"{line}; training ended there"])
         return None
+    if config.distributed.on:
+        write_json(context.stage_dir / _JOB, {"policy": str(policy), "round": number})
+        run_workers(context, config.distributed, "rl.dpo.stage:train_worker")
+        (context.stage_dir / _JOB).unlink()
+        return state / "model"
     model = _train(context, tokenizer, pairs, policy, state / "trainer", number)
     return save_model(model, state / "model", tokenizer)
+
+
+def train_worker(context: StageContext) -> None:
+    """One process of several: a round's training on its share of every step."""
+    config: DpoConfig = context.config
+    place(config)
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    job = read_json(context.stage_dir / _JOB)
+    number, policy = int(job["round"]), Path(job["policy"])
+    seed_everything(context.seed + number)
+    state = context.stage_dir / "checkpoints" / f"round-{number}"
+    folder, mesh = state / "trainer", make_mesh(config.distributed)
+    objective = dpo_of(trl_config(config, folder, context.seed + number), config.trl)
+    rows = [Pair.of_row(row) for row in read_json(state / "pairs.json")]
+    loop = PairLoop(
+        ranks.policy(policy, mesh, config),
+        [Row(pair.chosen, pair.rejected) for pair in rows],
+        objective, config, context.seed + number, mesh,
+    )  # fmt: skip
+    about = f"round {number + 1}: {len(rows)} pairs"
+    ranks.fit(context, loop, folder, _NAMES, about=about, offset=_offset(context, number))
+    if group.is_first():
+        write_json(_round_folder(context, number) / "steps.json", loop.step)
+    ranks.save(
+        loop.core.model, state / "model", parent=policy, config=config,
+        tokenizer=read_tokenizer(context.parent_model),
+        adapters=_round_folder(context, number) / "adapter",
+    )  # fmt: skip
+
+
+def _offset(context: StageContext, number: int) -> int:
+    """Steps of the rounds before this one."""
+    earlier = (_round_folder(context, n) / "steps.json" for n in range(number))
+    return sum(int(read_json(path)) for path in earlier)
 
 
 def _round_folder(context: StageContext, number: int) -> Path:
@@ -234,8 +283,7 @@ def _train(
     check_isolation(model)
     if config.lora:
         add_adapters(model, config.lora)
-    earlier = (_round_folder(context, n) / "steps.json" for n in range(number))
-    offset = sum(int(read_json(path)) for path in earlier)
+    offset = _offset(context, number)
     callback = MetricsCallback(
         context, _NAMES, offset=offset, about=f"round {number + 1}: {len(pairs)} pairs"
     )

@@ -7,8 +7,8 @@ from pydantic import Field, field_validator, model_validator
 from data_mix.columns import ColumnsConfig
 from data_mix.config import HubSource, JsonlSource, ParquetSource
 from model.lora_config import LoraConfig
+from workbench.distributed.config import SpreadStage, check_dropout
 from workbench.errors import unknown_name
-from workbench.recipe import StageConfig
 from workbench.validation import LossValidation
 
 GivenSource = JsonlSource | ParquetSource | HubSource
@@ -27,7 +27,7 @@ class PairsValidation(LossValidation):
     before and after asks are left out: the best checkpoint is not chosen by them."""
 
 
-class PreferenceConfig(StageConfig):
+class PreferenceConfig(SpreadStage):
     """What both kinds have."""
 
     form: ClassVar[str]
@@ -81,6 +81,10 @@ class PreferenceConfig(StageConfig):
 
     @model_validator(mode="after")
     def _has_form(self) -> Self:
+        if self.validation is not None and self.distributed.sharded:
+            raise ValueError("validation with fsdp: these stages validate in one process alone; leave it out")
+        if self.lora:
+            check_dropout(self.distributed, self.lora.dropout)
         for name, source in (("source", self.source), ("held_out", self.held_out)):
             if isinstance(source, ColumnsConfig) and source.form != self.form:
                 raise ValueError(

@@ -1,6 +1,8 @@
 """What stages on given preferences will cost. Imports no torch."""
 
 from rl.preference.config import PreferenceConfig
+from workbench.distributed.config import load_of, why_not
+from workbench.errors import UserError
 from workbench.load import TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
@@ -8,6 +10,8 @@ from workbench.stage import StagePlan
 
 def plan_preference(config: PreferenceConfig, recipe: Recipe) -> StagePlan:
     """Steps, and the most tokens that the rows can come to."""
+    if refusal := why_not(config.distributed, recipe):
+        raise UserError(refusal)
     sides = 2 if config.form == "pairs" else 1
     rows = round(config.samples * config.epochs)
     what = "pairs" if sides == 2 else "labelled replies"
@@ -16,8 +20,11 @@ def plan_preference(config: PreferenceConfig, recipe: Recipe) -> StagePlan:
         tokens=sides * rows * config.row_tokens,
         row_tokens=config.row_tokens,
         microbatch_rows=sides * config.microbatch_pairs,
-        gpus=config.gpus,
+        **load_of(config.distributed, config.gpus),
         precision=config.precision,
+        activations=config.activations,
+        lora_rank=config.lora.rank if config.lora else None,
+        base=config.lora.base if config.lora else "float32",
         bound=True,
     )
     return StagePlan(

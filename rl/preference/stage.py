@@ -12,17 +12,25 @@ from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
+from rl.dpo.pairs import Pair
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer
 from rl.held_out import check_held_out
 from rl.preference.config import KtoConfig, OfflineDpoConfig, PreferenceConfig
 from rl.preference.rows import as_conversations, counts, labelled_rows, pair_rows, take_given
 from rl.preference.validation import margin_estimates, must_be_two
+from rl.ranks import stage as ranks
+from rl.ranks.loop import PairLoop
+from rl.ranks.objectives import dpo_of, kto_of
+from rl.ranks.rows import Row, reply_side
 from rl.rows import warnings_of
 from workbench.checkpoint import seed_everything
 from workbench.distributed import group
+from workbench.distributed.launch import run_workers
+from workbench.distributed.mesh import make_mesh
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.records import Estimate, to_json
+from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 from workbench.statistics import paired_difference
 from workbench.strict_trainer import (
@@ -47,18 +55,24 @@ _NAMES = {
     "logps/rejected": "rejected_logp",
 }
 Rows = list[dict[str, Any]]
+_FILE = "rows.json"
 
 
 def run(context: StageContext) -> None:
     """Read and render, measure, train, measure again on the same rows, save."""
     config: PreferenceConfig = context.config
-    keep_freed_memory()
-    torch.set_num_threads(config.threads)
-    seed_everything(context.seed)
-    tokenizer = read_tokenizer(context.parent_model)
+    tokenizer = _begin(context)
     pad = int(tokenizer.pad_token_id or 0)
     context.progress(message="reading data")
     train, held_out, further = _rows(context, tokenizer)
+    if config.distributed.on:
+        # Built once, here.
+        write_json(context.stage_dir / _FILE, {"train": train, "held_out": held_out})
+        context.progress(message="starting workers")
+        run_workers(context, config.distributed, "rl.preference.stage:train_worker")
+        (context.stage_dir / _FILE).unlink()
+        shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
+        return
     dtype = config.lora.base if config.lora else "float32"
     model = load_model(context.parent_model, dtype=dtype, device=str(group.device()))
     check_isolation(model)
@@ -75,6 +89,64 @@ def run(context: StageContext) -> None:
         save_adapters(model, config.lora, folder, str(context.parent_model))
         merge_adapters(model)
     save_model(model, context.stage_dir / "model", tokenizer)
+
+
+def _begin(context: StageContext) -> Any:
+    keep_freed_memory()
+    torch.set_num_threads(context.config.threads)
+    seed_everything(context.seed)
+    return read_tokenizer(context.parent_model)
+
+
+def train_worker(context: StageContext) -> None:
+    """One process of several: the same training on its share of every step, and of the held-out rows."""
+    config: PreferenceConfig = context.config
+    group.place(config)
+    tokenizer = _begin(context)
+    held: dict[str, Rows] = read_json(context.stage_dir / _FILE)
+    mesh = make_mesh(config.distributed)
+    model = ranks.policy(context.parent_model, mesh, config)
+    folder = context.stage_dir / "checkpoints"
+    if isinstance(config, OfflineDpoConfig):
+        objective: Any = dpo_of(dpo_arguments(config, folder, context.seed), config.trl)
+    else:
+        assert isinstance(config, KtoConfig)
+        objective = kto_of(kto_arguments(config, folder, context.seed), config.trl)
+    size = config.microbatch_pairs
+    loop = PairLoop(model, as_rows(held["train"], size), objective, config, context.seed, mesh)
+    before = _logps_of(loop, held["held_out"])
+    ranks.fit(context, loop, folder, _NAMES, about=f"{len(held['train'])} rows")
+    after = _logps_of(loop, held["held_out"])
+    context.outputs["differences"] = to_json(list(differences(held["held_out"], before, after)))
+    ranks.save(
+        model, context.stage_dir / "model", parent=context.parent_model, config=config,
+        tokenizer=tokenizer, adapters=context.stage_dir / "adapter",
+    )  # fmt: skip
+
+
+def _logps_of(loop: PairLoop, rows: Rows) -> dict[str, list[float]]:
+    """As `_held_out_logps`, in every process."""
+    made = as_rows(rows, 1)
+    names = ("reply",) if "label" in rows[0] else ("chosen", "rejected")
+    return {
+        name: loop.values([row[place] for row in made]).tolist() for place, name in enumerate(names)
+    }
+
+
+def as_rows(rows: Rows, size: int) -> list[Row]:
+    """The rows of either form for the core. size: replies in a microbatch, within which KTO's are turned."""
+    if "label" not in rows[0]:
+        pairs = [Pair.of_row({"task": row["prompt"], **row}) for row in rows]
+        return [Row(pair.chosen, pair.rejected) for pair in pairs]
+    said = turned([row["completion_ids"] for row in rows], size)
+    return [
+        Row(
+            reply_side(row["prompt_ids"], row["completion_ids"]),
+            reply_side(row["prompt_ids"], other),
+            float(row["label"]),
+        )
+        for row, other in zip(rows, said, strict=True)
+    ]
 
 
 def _rows(context: StageContext, tokenizer: Any) -> tuple[Rows, Rows, Rows]:
@@ -260,9 +332,13 @@ class StrictKTOTrainer(StrictResume, KTOTrainer):
         if not self.calculate_KL:
             return dataset
         size, replies = args.per_device_train_batch_size, dataset["completion_ids"]
-        parts = [list(replies[at : at + size]) for at in range(0, len(replies), size)]
-        turned = [reply for part in parts for reply in [part[-1], *part[:-1]]]
-        return dataset.add_column("KL_completion_ids", turned)
+        return dataset.add_column("KL_completion_ids", turned(replies, size))
+
+
+def turned(replies: Sequence[list[int]], size: int) -> list[list[int]]:
+    """Of each reply the one before it in its microbatch of `size`; of a microbatch's first the last."""
+    parts = [list(replies[at : at + size]) for at in range(0, len(replies), size)]
+    return [reply for part in parts for reply in [part[-1], *part[:-1]]]
 
 
 def dpo_arguments(config: OfflineDpoConfig, folder: Path, seed: int) -> Any:

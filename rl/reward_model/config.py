@@ -9,10 +9,10 @@ from data_mix.config import SourceConfig, no_checks
 from engine.config import EngineConfig
 from model.lora_config import LoraConfig
 from rl.preference.config import PairsValidation
-from workbench.recipe import StageConfig
+from workbench.distributed.config import SpreadStage, check_dropout
 
 
-class RewardModelConfig(StageConfig):
+class RewardModelConfig(SpreadStage):
     """Stage kind `reward_model`: sample replies and pair what a checker passes with what it fails, or take
     given pairs; train a score on the pairs (Bradley-Terry)."""
 
@@ -84,6 +84,10 @@ class RewardModelConfig(StageConfig):
 
     @model_validator(mode="after")
     def _have_checks(self) -> Self:
+        if self.validation is not None and self.distributed.sharded:
+            raise ValueError("validation with fsdp: these stages validate in one process alone; leave it out")
+        if self.lora:
+            check_dropout(self.distributed, self.lora.dropout)
         if self.given:
             other = getattr(self.held_out, "form", None)
             if other != "pairs":

@@ -1,6 +1,8 @@
 """What a reward model stage will cost. Imports no torch."""
 
 from rl.reward_model.config import RewardModelConfig
+from workbench.distributed.config import load_of, why_not
+from workbench.errors import UserError
 from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
@@ -8,6 +10,8 @@ from workbench.stage import StagePlan
 
 def plan_reward_model(config: RewardModelConfig, recipe: Recipe) -> StagePlan:
     """Replies sampled, and the most pairs they can come to."""
+    if refusal := why_not(config.distributed, recipe):
+        raise UserError(refusal)
     if config.given:
         return _given(config)
     prompts = config.num_prompts + config.num_held_out
@@ -52,7 +56,7 @@ def _training(config: RewardModelConfig, pairs: int) -> TrainingLoad:
         tokens=2 * pairs * config.row_tokens,
         row_tokens=config.row_tokens,
         microbatch_rows=2 * config.microbatch_pairs,
-        gpus=config.gpus,
+        **load_of(config.distributed, config.gpus),
         precision=config.precision,
         activations=config.activations,
         lora_rank=config.lora.rank if config.lora else None,

@@ -21,6 +21,10 @@ from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
 from rl.held_out import check_held_out
 from rl.preference.validation import margin_estimates
+from rl.ranks import stage as ranks
+from rl.ranks.loop import PairLoop
+from rl.ranks.objectives import scores_of
+from rl.ranks.rows import Row, reply_side
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.given import further_of, given_data
 from rl.reward_model.pairs import make_pairs, sample
@@ -29,6 +33,8 @@ from workbench.chat import prompt_ids
 from workbench.checkpoint import seed_everything
 from workbench.conversation import Conversation
 from workbench.distributed import group
+from workbench.distributed.launch import run_workers
+from workbench.distributed.mesh import make_mesh
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.records import Difference, Estimate, to_json
@@ -67,6 +73,11 @@ def run(context: StageContext) -> None:
             {name: part["account"].get("prompts", {}) for name, part in data.items()}
         ),
     )
+    if config.distributed.on:
+        context.progress(message="starting workers")
+        run_workers(context, config.distributed, "rl.reward_model.stage:train_worker")
+        shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
+        return
     seed_everything(context.seed)  # the head starts from the same draws after a resume
     place = group.place(config)
     dtype = config.lora.base if config.lora else "float32"
@@ -87,6 +98,45 @@ def run(context: StageContext) -> None:
         merge_adapters(model.causal)
     shutil.rmtree(context.stage_dir / "model", ignore_errors=True)
     save_score_model(model, context.stage_dir / "model", tokenizer)
+
+
+def train_worker(context: StageContext) -> None:
+    """One process of several: the same training on its share of every step, and of the held-out pairs."""
+    config: RewardModelConfig = context.config
+    group.place(config)
+    keep_freed_memory()
+    torch.set_num_threads(config.threads)
+    seed_everything(context.seed)
+    data = read_json(context.stage_dir / "pairs.json")
+    held_out, mesh = data["held_out"]["rows"], make_mesh(config.distributed)
+    model = ranks.policy(context.parent_model, mesh, config, head=True)
+    folder = context.stage_dir / "checkpoints"
+    objective = scores_of(trl_config(config, folder, context.seed), config.trl)
+    rows = as_rows(data["train"]["rows"])
+    loop = PairLoop(model, rows, objective, config, context.seed, mesh)
+    before = _values_of(loop, held_out)
+    ranks.fit(context, loop, folder, _NAMES, about="reward model")
+    found = pair_accuracy(held_out, before, _values_of(loop, held_out))
+    context.outputs["differences"] = [to_json(found)]
+    ranks.save(
+        model, context.stage_dir / "model", parent=context.parent_model, config=config,
+        tokenizer=read_tokenizer(context.parent_model), adapters=context.stage_dir / "adapter",
+        head=True,
+    )  # fmt: skip
+
+
+def as_rows(rows: Sequence[dict[str, Any]]) -> list[Row]:
+    """The pairs for the core: what is scored has no reply of its own."""
+    return [
+        Row(*(reply_side(r[f"{n}_ids"], []) for n in ("chosen", "rejected")), r.get("margin", 0.0))
+        for r in rows
+    ]
+
+
+def _values_of(loop: PairLoop, rows: Sequence[dict[str, Any]]) -> list[float]:
+    """As `pair_values`, in every process."""
+    scores = loop.values([side for row in as_rows(rows) for side in (row.first, row.second)])
+    return _in_order(*(scores[place::2].tolist() for place in (0, 1)))
 
 
 def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
@@ -196,6 +246,10 @@ def pair_values(model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: An
     """Of each pair: 1 where the better conversation scores higher, 0.5 for a tie, else 0."""
     margins = pair_margins(model, rows, tokenizer)
     return [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
+
+
+def _in_order(better: Sequence[float], worse: Sequence[float]) -> list[float]:
+    return [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
 
 
 def pair_accuracy(

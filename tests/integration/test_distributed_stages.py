@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from model.hybrid import load_model
 from pretrain.train import Trainer
+from rl.ranks.loop import PairLoop
 from tests import tiny
 from tests.ranks import on_ranks
 from tests.stage_worker import worker
@@ -79,7 +81,10 @@ def _worker(job: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def _workers_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage in ("pretrain.stage", "sft.stage", "pretrain.compress.distill"):
+    for stage in (
+        "pretrain.stage", "sft.stage", "pretrain.compress.distill", "rl.preference.stage",
+        "rl.reward_model.stage",
+    ):  # fmt: skip
         monkeypatch.setattr(registry.resolve(f"{stage}:run").__module__ + ".run_workers", forked)
 
 
@@ -206,3 +211,78 @@ def test_sft_in_trls_workers_stops_and_goes_on(
     mine, other = weights(shared), load_model(alone / "model").state_dict()
     for name, tensor in other.items():
         assert float((mine[name] - tensor).norm() / tensor.norm()) < 1e-5, name
+
+
+PAIRS = [
+    {"prompt": f"{n} + 2 = ?", "chosen": f"It is {n + 2}", "rejected": "No idea" if n % 2 else "?"}
+    for n in range(15)
+]
+MARKS = [
+    {"prompt": p["prompt"], "completion": p["chosen" if n % 3 else "rejected"], "label": n % 3 > 0}
+    for n, p in enumerate(PAIRS)
+]
+
+
+def preferences(folder: Path, spread: dict[str, Any]) -> dict[str, Any]:
+    """DPO with adapters, KTO and a reward model on given rows, three steps each."""
+
+    def rows(name: str, what: list[Any], form: str) -> dict[str, Any]:
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in what))
+        return {"type": "jsonl", "path": str(path), "form": form}
+
+    shared: dict[str, Any] = {
+        "needs": ["pretrain"], "num_held_out": 4, "lr": 1e-3, "warmup_share": 0.0, "precision": "fp32",
+        "pairs_per_step": 4, "microbatch_pairs": 2, "checkpoint_every_steps": 1, "row_tokens": 256,
+        "distributed": spread,
+    }  # fmt: skip
+    pairs, held = rows("pairs", PAIRS[:11], "pairs"), rows("held", PAIRS[11:], "pairs")
+    marks = rows("marks", MARKS[:11], "labelled")
+    other = rows("other", MARKS[11:], "labelled")
+    given = {"source": pairs, "held_out": held, "samples": 11}
+    return stages({}) | {
+        "dpo": {"kind": "offline_dpo", **shared, **given, "lora": {"rank": 2}},
+        "kto": {"kind": "kto", **shared, "source": marks, "held_out": other, "samples": 11},
+        "reward": {
+            "kind": "reward_model", **shared, "prompts": pairs, "held_out": held, "num_prompts": 11,
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "reward"])
+def test_preferences_in_workers_are_the_stage_in_one_process(
+    one: tuple[Path, StageContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A rank is killed in the second step; two that share rows go on from the first."""
+    folder, _ = one
+    alone = run(folder, preferences(tmp_path, {}), name)
+    kept = alone.stage_dir.rename(tmp_path / "alone")
+    step = PairLoop.train_step
+
+    def dies(self: PairLoop) -> dict[str, float]:
+        if self.step == 1 and torch.distributed.get_rank() == 1:
+            # What the first step saves is written while the second one computes.
+            tiny.wait_until(lambda: any(folder.rglob(f"{name}/checkpoints/step-*")), "the state")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self)
+
+    monkeypatch.setattr(PairLoop, "train_step", dies)
+    with pytest.raises(Exception, match="SIGKILL"):
+        run(folder, preferences(tmp_path, TWO), name)
+    monkeypatch.setattr(PairLoop, "train_step", step)
+    shared = run(folder, preferences(tmp_path, {**TWO, "context": 2}), name)
+    assert len(losses(shared)) == 3
+    mine, other = load_model(shared.stage_dir / "model"), load_model(kept / "model")
+    for key, tensor in other.state_dict().items():
+        assert float((mine.state_dict()[key] - tensor).norm() / tensor.norm()) < 1e-5, key
+    ours, theirs = (c.outputs["differences"] for c in (shared, alone))
+    assert [d["after"]["value"] for d in ours] == [d["after"]["value"] for d in theirs]
+    if name == "dpo":
+        adapters = (f / "adapter" / "adapter_model.safetensors" for f in (shared.stage_dir, kept))
+        a, b = (load_file(path) for path in adapters)
+        assert a.keys() == b.keys()
+        assert all(float((a[k] - b[k]).norm() / b[k].norm()) < 1e-5 for k in b)
+    if name == "reward":
+        heads = (f / "model" / "reward_head.safetensors" for f in (shared.stage_dir, kept))
+        a, b = (load_file(path)["weight"] for path in heads)
+        assert float((a - b).norm() / b.norm()) < 1e-5

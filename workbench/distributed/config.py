@@ -1,12 +1,12 @@
 """Recipe section for training in several processes. Imports no torch and no Ray."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from workbench.load import Strategy
 from workbench.placement import Reserving, Seat
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, StageConfig
 
 
 class DistributedConfig(Reserving):
@@ -30,6 +30,9 @@ class DistributedConfig(Reserving):
     """GPUs each worker reserves: 0 (CPU over gloo) or 1 (NCCL); null: 1 where there are cards."""
     timeout_s: float = Field(1800.0, gt=0)
     """Seconds a collective may take before the run fails; a lost worker is noticed after them."""
+    restarts: int = Field(2, ge=0)
+    """Times that all workers are started again after one was lost (killed, or its machine is gone). They
+    continue from the newest checkpoint; a worker that fails by itself ends the stage."""
 
     @model_validator(mode="after")
     def _fits(self) -> "DistributedConfig":
@@ -92,6 +95,56 @@ class DistributedConfig(Reserving):
             raise ValueError(
                 f"row_tokens ({row_tokens}) must be a multiple of distributed.context ({self.context})"
             )
+
+
+class SpreadStage(StageConfig):
+    """What stages have that train on the core alone in several processes."""
+
+    distributed: DistributedConfig = DistributedConfig()
+    """Several processes, which share weights, optimizer and every step's rows (strategy fsdp)."""
+
+    @property
+    def reserved(self) -> tuple[float, float | None]:
+        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
+        return (0.0, 0.0) if self.distributed.on else super().reserved
+
+    @property
+    def layout_free(self) -> bool:
+        """The core's checkpoints continue in any number of processes; TRL's in their own alone."""
+        return self.distributed.sharded
+
+    @model_validator(mode="after")
+    def _spreads(self) -> Self:
+        check_spread(self.distributed)
+        return self
+
+
+def check_spread(spread: DistributedConfig) -> None:
+    """Raises: ValueError where a strategy is asked for that SFT alone has."""
+    if spread.strategy not in ("none", "fsdp"):
+        raise ValueError(
+            f"distributed.strategy {spread.strategy!r} is for sft alone; use fsdp (or none)"
+        )
+
+
+def check_dropout(spread: DistributedConfig, dropout: float) -> None:
+    """Raises: ValueError where adapters would draw other random numbers in every layout."""
+    if spread.sharded and dropout:
+        raise ValueError(
+            f"lora.dropout {dropout} with fsdp: the result would depend on the number of processes; leave it "
+            "out"
+        )
+
+
+def load_of(spread: DistributedConfig, gpus: float | None) -> dict[str, Any]:
+    """A layout as the fields of a `TrainingLoad`. gpus: the stage's own, where one process trains."""
+    return {
+        "workers": spread.workers,
+        "gpus": spread.gpus_per_worker if spread.on else gpus,
+        "strategy": spread.strategy,
+        "context": spread.context,
+        "replicate": spread.replicate,
+    }
 
 
 def why_not(config: DistributedConfig, recipe: Recipe) -> str | None:

@@ -66,6 +66,14 @@ def total(value: float) -> float:
     return float(summed)
 
 
+def totals(values: torch.Tensor) -> torch.Tensor:
+    """The sums of every process's values, one by one, in fp64 on the CPU."""
+    summed = values.to(device=_wire() if workers() > 1 else "cpu", dtype=torch.float64)
+    if workers() > 1:
+        dist.all_reduce(summed)
+    return summed.cpu()
+
+
 def any_of(flag: bool) -> bool:
     """Whether the flag is set in any process. A stop that one sees a step earlier than another
     would leave the others waiting for it."""

@@ -5,6 +5,7 @@ first of them left. Workers share the run directory, which on a cluster lies on 
 """
 
 import os
+import re
 import shutil
 import traceback
 from collections.abc import Callable
@@ -26,9 +27,33 @@ _FOLDER = "workers"
 def run_workers(context: StageContext, config: DistributedConfig, work: str) -> None:
     """Run `work` ("package.module:name", taking the stage's context) in every worker.
 
-    What the first worker put into `context.outputs` is put into ours. Raises: StopRequested and
-    UserError as the workers did; RuntimeError where one failed or was lost.
+    Where one is lost all are started again, `config.restarts` times, and continue from the newest
+    checkpoint. What the first worker put into `context.outputs` is put into ours. Raises: StopRequested and
+    UserError as the workers did; RuntimeError where one failed, or was lost too often.
     """
+    folder = context.stage_dir / _FOLDER
+    for left in reversed(range(config.restarts + 1)):
+        lost = _run_once(context, config, work)
+        if lost is None:
+            break
+        if not left or context.should_stop():
+            raise RuntimeError(f"a worker was lost: {lost}")
+        manifest = context.run.manifest(context.name)
+        if manifest is not None:  # what the first worker has found so far
+            context.outputs |= manifest.outputs
+        line = f"a worker was lost and all were started again: {lost}"
+        context.note(warnings=[*context.outputs.get("warnings", []), line])
+    result = read_json(folder / "result.json")
+    context.outputs |= result["outputs"]
+    if result["status"] == "stopped":
+        raise StopRequested(result["message"])
+    if result["status"] == "user_error":
+        raise UserError(result["message"])
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+def _run_once(context: StageContext, config: DistributedConfig, work: str) -> str | None:
+    """One start of all workers. Returns how one was lost, or None. Raises: RuntimeError where one failed."""
     import ray  # noqa: PLC0415 - only here
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
@@ -63,16 +88,8 @@ def run_workers(context: StageContext, config: DistributedConfig, work: str) -> 
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise RuntimeError(
-            _first_failure(folder) or f"a worker was lost: {one_line(error)}"
-        ) from None
-    result = read_json(folder / "result.json")
-    context.outputs |= result["outputs"]
-    if result["status"] == "stopped":
-        raise StopRequested(result["message"])
-    if result["status"] == "user_error":
-        raise UserError(result["message"])
-    shutil.rmtree(folder / "ray", ignore_errors=True)
+        return _how_lost(folder, one_line(error))
+    return None
 
 
 def _backend(config: DistributedConfig, on_gpu: bool) -> str:
@@ -120,7 +137,8 @@ def _in_worker(job: dict[str, Any]) -> None:
         status, message = "user_error", str(error)
     except BaseException as error:
         traceback.print_exc()
-        write_json(folder / f"failure-{rank}.json", {"message": one_line(error)})
+        said = {"message": one_line(error), "lost": bool(_LOST.search(str(error)))}
+        write_json(folder / f"failure-{rank}.json", said)
         raise
     finally:
         context.close()
@@ -139,7 +157,16 @@ def _log_to(path: Path) -> None:
     os.close(file)
 
 
-def _first_failure(folder: Path) -> str | None:
-    """The message of the worker that failed first; the others only lost their peer."""
+# What gloo and NCCL say in the workers whose peer is gone.
+_LOST = re.compile(r"(?i)\bgloo\b|\bnccl\b|connection (was )?(closed|reset|refused)|by peer")
+
+
+def _how_lost(folder: Path, otherwise: str) -> str:
+    """What is known of a worker that is gone. Raises: RuntimeError with the message of one that failed by
+    itself: it would fail again."""
     found = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    return str(read_json(found[0])["message"]) if found else None
+    said = [read_json(path) for path in found]
+    for failure in said:
+        if not failure["lost"]:
+            raise RuntimeError(str(failure["message"]))
+    return str(said[0]["message"]) if said else otherwise

@@ -83,7 +83,7 @@ MUTATIONS = (
     ),
     Mutation(
         "every epoch has the same order",
-        "sft/sharded.py",
+        "workbench/distributed/order.py",
         "manual_seed(self.seed + epoch)",
         "manual_seed(self.seed)",
         "SFT on the core reads the rows in another order than TRL",

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from engine.protocol import Completion
-from engine.sync_check import digests_of
+from engine.sync_check import SyncError, check_arrival, digests_of
 from environments.rollout import Turn
 from model.hybrid import load_model
+from model.lora import add_adapters, merged_state
+from model.sharding.core import whole_tensors
 from model.sharding.files import read_sharded
 from rl.config import GrpoConfig
 from rl.sample import Rollout
@@ -61,15 +63,16 @@ def two_steps(updater: Updater, num_groups: int) -> list[dict[str, float]]:
     ]
 
 
-def worker(folder: Path, settings: dict[str, Any], num_groups: int) -> Any:
-    spread = tiny.layout(2)
-    mesh = make_mesh(spread)
-    model, frozen = read_sharded(folder, mesh), None
-    if "loss" in settings:
+def worker(folder: Path, settings: dict[str, Any], num_groups: int, split: int) -> Any:
+    mesh = make_mesh(tiny.layout(2, context=split))
+    lora = config(**settings).lora
+    torch.manual_seed(5)
+    model, frozen = read_sharded(folder, mesh, lora=lora), None
+    if "loss" in settings and lora is None:
         frozen = read_sharded(folder, mesh)
     updater = Updater(model, config(**settings), mesh, frozen)
     metrics = two_steps(updater, num_groups)
-    whole = tiny.weights(updater.core)
+    whole = {name: tensor.clone() for name, tensor in whole_tensors(model)}
     own = own_share(model)
     return metrics, whole, own, [p.logprobs for p in score(model, PROMPTS)], group.rank()
 
@@ -79,23 +82,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
-CASES: list[tuple[dict[str, Any], int]] = [
-    ({}, 5),
-    ({"loss": {"variant": "gspo", "kl_coefficient": 0.1}, "updates_per_step": 2}, 4),
-    ({"activations": "checkpoint", "microbatch_tokens": 8192}, 1),  # one row, so one has none
+GSPO: dict[str, Any] = {"loss": {"variant": "gspo", "kl_coefficient": 0.1}, "updates_per_step": 2}
+CASES: list[tuple[dict[str, Any], int, int]] = [
+    ({}, 5, 1),
+    (GSPO, 4, 1),
+    (GSPO, 4, 2),  # two that share each row
+    ({"activations": "checkpoint", "microbatch_tokens": 8192}, 1, 1),  # one row, so one has none
+    ({**GSPO, "lora": {"rank": 2}}, 3, 1),
 ]
 
 
-@pytest.mark.parametrize(("settings", "num_groups"), CASES)
+@pytest.mark.parametrize(("settings", "num_groups", "split"), CASES)
 def test_two_processes_train_as_one(
-    folder: Path, settings: dict[str, Any], num_groups: int
+    folder: Path, settings: dict[str, Any], num_groups: int, split: int
 ) -> None:
-    alone = Updater(load_model(folder), config(**settings))
-    start = {name: tensor.clone() for name, tensor in alone.model.state_dict().items()}
+    torch.manual_seed(5)
+    model, how = load_model(folder), config(**settings)
+    if how.lora:
+        add_adapters(model, how.lora)
+    alone = Updater(model, how)
+    start = {n: p.detach().clone() for n, p in alone.model.named_parameters() if p.requires_grad}
     wanted = two_steps(alone, num_groups)
-    state = alone.model.state_dict()
-    assert all(not torch.equal(state[name], start[name]) for name in start)
-    found = on_ranks(2, worker, folder, settings, num_groups)
+    trained = dict(alone.model.named_parameters())
+    assert all(not torch.equal(trained[name], start[name]) for name in start)
+    state = merged_state(alone.model)
+    found = on_ranks(2, worker, folder, settings, num_groups, split)
     sent: dict[str, torch.Tensor] = {}
     for metrics, whole, own, logprobs, _ in found:
         for mine, theirs in zip(metrics, wanted, strict=True):
@@ -123,3 +134,26 @@ def test_rows_are_dealt_longest_first_and_padded() -> None:
     last = deal(batches, 1, 2)[-1]
     assert last.num_sequences == 0 and len(last.target) == 0
     assert [len(deal(batches[:1], rank, 2)) for rank in (0, 1)] == [1, 1]
+
+
+def test_shares_that_are_lost_swapped_repeated_or_old_are_refused(folder: Path) -> None:
+    """Two trainers' shares on the way to an engine; the digests are those of what was sent."""
+
+    def shares(values: dict[str, torch.Tensor]) -> list[list[tuple[str, torch.Tensor]]]:
+        named = list(values.items())
+        return [named[0::2], named[1::2]]
+
+    new = load_model(folder).state_dict()
+    old = {name: tensor * 1.01 for name, tensor in new.items()}
+    own, other = shares(new)
+    swapped = [(name, tensor) for (name, _), (_, tensor) in zip(own, other, strict=False)]
+    faults = {
+        "missing": own,
+        "twice": [*own, *other, *own],
+        "changed": [*own, *shares(old)[1]],
+        "unknown": [*own, *other, ("model.layers.9.norm.weight", torch.ones(3))],
+    }
+    for said, arrived in (*faults.items(), ("changed", [*swapped, *other])):
+        with pytest.raises(SyncError, match=said):
+            check_arrival(digests_of(new), arrived, version=3)
+    check_arrival(digests_of(new), [*other, *own], version=3)

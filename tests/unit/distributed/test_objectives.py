@@ -17,12 +17,13 @@ from pretrain.compress.distill import Distillation
 from pretrain.compress.held_out import compare
 from pretrain.optimizer import adamw
 from sft.config import SftConfig
-from sft.sharded import RowOrder, SftLoop
+from sft.sharded import SftLoop
 from sft.trainer import RowCollator, StrictSFTTrainer, trl_config
 from tests import tiny_training as tiny
 from tests.ranks import on_ranks
 from workbench.distributed.config import DistributedConfig
 from workbench.distributed.mesh import make_mesh
+from workbench.distributed.order import RowOrder
 
 
 @pytest.fixture(scope="module")
