@@ -71,7 +71,6 @@ def run(context: StageContext) -> None:
         context.progress(message="starting workers")
         run_workers(context, config.distributed, "rl.preference.stage:train_worker")
         (context.stage_dir / _FILE).unlink()
-        shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
         return
     dtype = config.lora.base if config.lora else "float32"
     model = load_model(context.parent_model, dtype=dtype, device=str(group.device()))

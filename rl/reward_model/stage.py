@@ -76,7 +76,6 @@ def run(context: StageContext) -> None:
     if config.distributed.on:
         context.progress(message="starting workers")
         run_workers(context, config.distributed, "rl.reward_model.stage:train_worker")
-        shutil.rmtree(context.stage_dir / "checkpoints", ignore_errors=True)
         return
     seed_everything(context.seed)  # the head starts from the same draws after a resume
     place = group.place(config)

@@ -1,0 +1,80 @@
+"""Workers that are lost are started again; those that fail by themselves are not."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from workbench.distributed import launch
+from workbench.distributed.config import DistributedConfig
+from workbench.rundir import write_json
+
+
+class Context:
+    """A stage's context, as far as `run_workers` reads it."""
+
+    def __init__(self, folder: Path, *, stops: bool = False) -> None:
+        self.stage_dir, self.outputs, self.name = folder, dict[str, Any](), "grpo"
+        self.found: dict[str, Any] = {"held_out_before": [1.0]}
+        self.run = SimpleNamespace(manifest=lambda name: SimpleNamespace(outputs=self.found))
+        self.should_stop = lambda: stops
+
+    def note(self, **found: Any) -> None:
+        self.outputs |= found
+
+
+def started(
+    monkeypatch: pytest.MonkeyPatch, context: Context, ends: list[str | None], restarts: int
+) -> int:
+    """How often workers were started. ends: how each start lost one, or None."""
+    count = 0
+
+    def once(context: Any, config: Any, work: str) -> str | None:
+        nonlocal count
+        end, count = ends[count], count + 1
+        if end is None:
+            result = {"status": "done", "outputs": context.outputs | {"steps": 3}, "message": ""}
+            write_json(context.stage_dir / "workers" / "result.json", result)
+        return end
+
+    (context.stage_dir / "workers").mkdir(exist_ok=True)
+    monkeypatch.setattr(launch, "_run_once", once)
+    spread = DistributedConfig(workers=2, strategy="fsdp", restarts=restarts)
+    launch.run_workers(context, spread, "x:y")  # type: ignore[arg-type]
+    return count
+
+
+def test_lost_workers_are_started_again_with_what_was_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    context = Context(tmp_path)
+    assert started(monkeypatch, context, ["rank 1 is gone", "rank 0 is gone", None], 2) == 3
+    assert context.outputs["steps"] == 3 and context.outputs["held_out_before"] == [1.0]
+    assert [line.split(": ")[1] for line in context.outputs["warnings"]] == [
+        "rank 1 is gone",
+        "rank 0 is gone",
+    ]
+
+
+@pytest.mark.parametrize(("restarts", "stops"), [(0, False), (2, True)])
+def test_no_more_often_than_allowed_and_not_after_a_stop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restarts: int, stops: bool
+) -> None:
+    with pytest.raises(RuntimeError, match="a worker was lost: gone"):
+        started(monkeypatch, Context(tmp_path, stops=stops), ["gone"], restarts)
+
+
+def test_a_worker_that_fails_by_itself_says_why(tmp_path: Path) -> None:
+    assert launch._how_lost(tmp_path, "SIGKILL") == "SIGKILL"
+    peer = "[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:4242"
+    write_json(
+        tmp_path / "failure-0.json", {"message": peer, "lost": bool(launch._LOST.search(peer))}
+    )
+    assert launch._how_lost(tmp_path, "SIGKILL") == peer
+    own = "loss nan or gradient norm 1.0 is not finite at step 3"
+    write_json(
+        tmp_path / "failure-1.json", {"message": own, "lost": bool(launch._LOST.search(own))}
+    )
+    with pytest.raises(RuntimeError, match="not finite at step 3"):
+        launch._how_lost(tmp_path, "SIGKILL")
