@@ -126,10 +126,10 @@ def train_worker(context: StageContext) -> None:
 def _logps_of(loop: PairLoop, rows: Rows) -> dict[str, list[float]]:
     """As `_held_out_logps`, in every process."""
     made = as_rows(rows, 1)
-    names = ("reply",) if "label" in rows[0] else ("chosen", "rejected")
-    return {
-        name: loop.values([row[place] for row in made]).tolist() for place, name in enumerate(names)
-    }
+    if "label" in rows[0]:
+        return {"reply": loop.values([row.first for row in made]).tolist()}
+    sides = {"chosen": [row.first for row in made], "rejected": [row.second for row in made]}
+    return {name: loop.values(found).tolist() for name, found in sides.items()}
 
 
 def as_rows(rows: Rows, size: int) -> list[Row]:

@@ -28,7 +28,11 @@ class Objective(Protocol):
     refers: bool
     anchored: bool
     shuffled: bool
-    value: Callable[[Any, PackedSides], Tensor]
+
+    @property
+    def value(self) -> Callable[[Any, PackedSides], Tensor]:
+        """What the model says of each side."""
+        ...
 
     def loss(
         self, model: Any, rows: Sequence[Row], first: Tensor, anchor: Tensor
@@ -54,7 +58,9 @@ class Dpo:
         values = side_logps(model, packed)
         first = first.to(values)
         tokens = packed.counts().to(values)
-        pairs = Pairs(*values.chunk(2), first[:, 0], first[:, 1], *tokens.chunk(2))
+        chosen, rejected = values.chunk(2)
+        chosen_tokens, rejected_tokens = tokens.chunk(2)
+        pairs = Pairs(chosen, rejected, first[:, 0], first[:, 1], chosen_tokens, rejected_tokens)
         loss, beta = dpo_loss(pairs, self.settings), self.settings.beta
         up, down = beta * pairs.up.detach(), beta * pairs.down.detach()
         found = {

@@ -49,7 +49,8 @@ class PackedSides(NamedTuple):
 
 def pack_sides(sides: Sequence[Side]) -> PackedSides:
     """The sides one behind the other. No sides: one token that nobody learns from."""
-    ids, document, position, target, owner, last = ([] for _ in range(6))
+    ids, document, position = list[int](), list[int](), list[int]()
+    target, owner, last = list[int](), list[int](), list[int]()
     documents = 0
     for number, side in enumerate(sides):
         start = len(ids)

@@ -127,7 +127,9 @@ def train_worker(context: StageContext) -> None:
 def as_rows(rows: Sequence[dict[str, Any]]) -> list[Row]:
     """The pairs for the core: what is scored has no reply of its own."""
     return [
-        Row(*(reply_side(r[f"{n}_ids"], []) for n in ("chosen", "rejected")), r.get("margin", 0.0))
+        Row(
+            reply_side(r["chosen_ids"], []), reply_side(r["rejected_ids"], []), r.get("margin", 0.0)
+        )
         for r in rows
     ]
 
