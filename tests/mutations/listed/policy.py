@@ -88,8 +88,8 @@ MUTATIONS = (
     Mutation(
         "KTO's zero from each prompt's own reply",
         "rl/preference/stage.py",
-        "turned = [reply for part in parts for reply in [part[-1], *part[:-1]]]",
-        "turned = [reply for part in parts for reply in part]",
+        "return [reply for part in parts for reply in [part[-1], *part[:-1]]]",
+        "return [reply for part in parts for reply in part]",
         "the drift that KTO measures against is the reward itself",
         _PREFERENCE,
     ),
@@ -514,8 +514,8 @@ MUTATIONS = (
     Mutation(
         "an adapter is left out of a sync",
         "model/lora.py",
-        'out[f"{owner}.weight"] = tensor.float() + _delta(layers[owner])',
-        'out[f"{owner}.weight"] = tensor.float()',
+        "merged = whole.float() + _delta(layers[owner], gather)",
+        "merged = whole.float()",
         "the engine samples from the frozen base for ever",
         ("tests/unit/rl/test_grpo_lora.py", "tests/unit/model/test_lora.py"),
         _DRIFT,
