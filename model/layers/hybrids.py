@@ -63,7 +63,14 @@ def isolated(layer: torch.nn.Module) -> type | None:
     return in_front(ours, type(layer))
 
 
-def limits(layer: Any) -> tuple[float, float]:
-    """Least and largest time step of a layer, as transformers clamps it."""
-    low, high = layer.time_step_limit
+def limits(layer: Any, config: Any) -> tuple[float, float]:
+    """Least and largest time step of a layer: the configuration's `time_step_limit`.
+
+    transformers' NemotronH does not read it, and clamps at `time_step_min`, which is meant for initialisation.
+    Zamba2 has no other limit than that one.
+    """
+    if not hasattr(config, "time_step_limit"):
+        low, high = layer.time_step_limit
+    else:
+        low, high = config.time_step_limit or (0.0, float("inf"))
     return float(low), float(high)

@@ -33,7 +33,7 @@ def install(model: PreTrainedModel) -> PreTrainedModel:
     for module in model.modules():
         if (mixer := hybrids.isolated(module)) is not None:
             module.__class__ = mixer
-            module.time_step_limit = hybrids.limits(module)
+            module.time_step_limit = hybrids.limits(module, model.config)
         elif type(module) in _FASTER:
             module.__class__ = _FASTER[type(module)]
     experts.install(model)

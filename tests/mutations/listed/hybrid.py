@@ -257,4 +257,12 @@ MUTATIONS = (
         "a packed row is another model than transformers' own",
         ("tests/unit/model/test_families.py",),
     ),
+    Mutation(
+        "time steps are clamped where transformers clamps them",
+        "model/layers/hybrids.py",
+        'if not hasattr(config, "time_step_limit"):',
+        "if True:",
+        "small time steps have no gradient, and engines disagree",
+        ("tests/unit/model/test_families.py",),
+    ),
 )

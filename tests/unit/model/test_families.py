@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from model.hybrid import load_model
 from model.layers.isolation import check_isolation
+from model.layers.mixer import DocumentMamba2
 from model.lora import adapter_parameters, add_adapters, merge_adapters
 from model.lora_config import LoraConfig
 
@@ -189,3 +190,18 @@ def test_what_else_a_row_holds_does_not_reach_the_rounding_of_experts() -> None:
             changed = torch.where(mine, (ids + 1) % 97, ids)
             after = model(input_ids=changed, seq_idx=numbers, use_cache=False).logits
             assert torch.equal(after[:, ~mine], before[:, ~mine])
+
+
+@pytest.mark.parametrize("name", ["nemotron, experts", "bamba", "granite, dense", "falcon"])
+def test_time_steps_go_down_to_0_as_in_training_codes_and_engines(name: str) -> None:
+    """[derived] softplus(-9) is 1.2e-4: clamped at 0.001, bias and projection would get no gradient."""
+    model = load_model(config_of(name), seed=0)
+    layers = [m for m in model.modules() if isinstance(m, DocumentMamba2)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.dt_bias.fill_(-9.0)
+    ids = torch.randint(3, 97, (1, 33), generator=torch.Generator().manual_seed(5))
+    model(
+        input_ids=ids, seq_idx=numbers_of(LENGTHS), use_cache=False
+    ).logits.square().mean().backward()
+    assert layers and all(bool(layer.dt_bias.grad.all()) for layer in layers)
