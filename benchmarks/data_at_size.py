@@ -76,7 +76,6 @@ def _as_bytes(conversations: Any, tokenizer: Any, workers: int, tell: Any) -> An
 
 
 def _measure(folder: Path, count: int, args: argparse.Namespace) -> dict[str, float]:
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     from model.tokenizer import read_tokenizer, train_tokenizer  # the peak of imports is told apart
     from sft import stage
     from sft.config import SftConfig

@@ -10,14 +10,12 @@ The stall is how long a step waits that begins to save, in steps.
 """
 
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 import torch
 import torch.distributed as dist

@@ -37,7 +37,8 @@ class Section:
 
     pairs_per_step, microbatch_pairs, epochs, lr = 4, 2, 2.0, 1e-3
     warmup_share, grad_clip, precision, threads = 0.3, 1.0, "fp32", 1
-    checkpoint_every_steps, trl, activations = 100, dict[str, Any](), "checkpoint"
+    checkpoint_every_steps, keep_checkpoints, trl = 100, 0, dict[str, Any]()
+    activations = "checkpoint"
     lora: LoraConfig | None = None
 
 

@@ -9,6 +9,7 @@ import torch
 
 from model.hybrid import build_config, load_model
 from rl.reward_model import stage
+from workbench.distributed.config import DistributedConfig
 from workbench.recipe import StageConfig
 
 SMALL: dict[str, Any] = {
@@ -46,7 +47,7 @@ def test_the_head_does_not_depend_on_what_was_drawn_before_it(
     )
     for _ in range(2):
         context: Any = SimpleNamespace(
-            config=StageConfig(kind="reward_model").model_copy(update={"threads": 1, "lora": None, "validation": None}),
+            config=StageConfig(kind="reward_model").model_copy(update={"threads": 1, "lora": None, "validation": None, "distributed": DistributedConfig()}),
             seed=7, parent_model=tmp_path, outputs={},
             stage_dir=tmp_path, progress=lambda **words: None, note=lambda **found: None,
         )  # fmt: skip

@@ -274,7 +274,8 @@ NO_PLACE = {
     "domain", "split", "category", "categories", "column", "columns", "check", "answer_after", "tools_column", "form", "config", "id",
     "revision", "system", "half", "domains", "tools", "endpoint", "api_key_env", "logits_processors",
     "forced", "package", "data", "principle", "instruction", "rubric", "among", "keep", "base",
-    "allow", "to", "origin", "language", "embeddings", "style", "personas", "criteria", "host_column", "text_column", "label",
+    "allow", "to", "origin", "language", "embeddings", "style", "personas", "criteria", "host_column", "text_column", "label", "languages",
+    "checkpoint",  # of a fork: what it held is in the manifest, by SHA-256
 }  # fmt: skip
 
 

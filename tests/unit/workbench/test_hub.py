@@ -72,7 +72,7 @@ def test_a_run_of_the_12b_without_the_hub_ends_in_one_line(
     # Without Ray no stage can be spread, and all are checked before the first runs.
     alone = [
         word
-        for stage in ("pretrain", "long-context", "sft1", "sft2", "sft3")
+        for stage in ("pretrain", "long-context", "sft1", "sft2", "sft3", "grpo")
         for word in ("--set", f"stages.{stage}.distributed={{strategy: none}}")
     ]
     done = subprocess.run(
