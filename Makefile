@@ -58,6 +58,6 @@ mutate: setup   ## break important lines one at a time: a test must notice each 
 	@$(PY) -m tests.mutations
 
 bench: setup    ## speed and memory, as ratios, interleaved
-	@for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
+	@for file in benchmarks/*.py; do PYTHONPATH=. $(PY) $$file || exit 1; done
 
 .PHONY: help setup demo smoke paper real data test unit integration check stress mutate bench

@@ -1,6 +1,6 @@
 """Training in two processes against one with two threads, what travels, and what a checkpoint stops.
 
-    python benchmarks/ranks.py
+    PYTHONPATH=. python benchmarks/ranks.py
 
 Interleaved rounds of one training step of a hybrid: in one process with two threads (microbatches side by
 side), on two shards, and on two processes that share each row. Printed are ratios of medians. The bytes
