@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from model.layers import context
 from model.loss import IGNORED, logit_slices
-from model.packed import Rows, last_hidden, shifted_labels
+from model.packed import Rows, autocast, last_hidden, shifted_labels
 from model.sharding.shard import inside, whole
 from workbench.records import Estimate
 from workbench.statistics import ratio_interval
@@ -48,7 +48,7 @@ def next_token_sums(model: PreTrainedModel, rows: Rows, precision: str) -> torch
     Where the model is sharded every process must call it, with the same rows; all get the same.
     """
     device = next(model.parameters()).device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(model, precision):
         hidden = inside(model, lambda m: last_hidden(m, rows))
         dtype = torch.bfloat16 if precision == "bf16" else hidden.dtype
     weight = whole(model.get_output_embeddings().weight).to(dtype)

@@ -24,10 +24,16 @@ class Rows(NamedTuple):
         return int((self.labels[:, 1:] != IGNORED).sum())
 
 
+def autocast(model: PreTrainedModel, precision: str) -> torch.autocast:
+    """What a model is called in: bf16 products with fp32 weights where the precision is bf16."""
+    kind = next(model.parameters()).device.type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
 def token_loss_sum(model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
     """Cross entropy summed over valid tokens (scalar, fp32)."""
     device = next(model.parameters()).device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(model, precision):
         hidden = last_hidden(model, rows)
         targets = context.local(model, shifted_labels(rows).to(device))
         return linear_cross_entropy(hidden, model.get_output_embeddings().weight, targets)

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from data_mix.config import BlendConfig
-from model.fp8.config import Fp8Config, Precision, check_section, computed, quantised
+from model.fp8.config import ByPrecision, Fp8Config, Precision, check_section
 from workbench.content import Reads
-from workbench.distributed.config import DistributedConfig
+from workbench.distributed.config import DistributedConfig, WorkersStage, check_spread
 from workbench.load import Activations
 from workbench.recipe import StageConfig
 from workbench.schema import Section
@@ -70,7 +70,7 @@ class RowsValidation(LossValidation):
     """How many different ones, from all phases alike; each is cut to `row_tokens`."""
 
 
-class TrainingConfig(StageConfig):
+class TrainingConfig(ByPrecision, WorkersStage):
     """What every training on a blend has: rows, optimizer, checkpoints."""
 
     total_tokens: int = Field(ge=1)
@@ -115,31 +115,13 @@ class TrainingConfig(StageConfig):
     def _shares_out(self) -> "TrainingConfig":
         check_section(self.precision, self.fp8)
         spread = self.distributed
-        if spread.strategy not in ("none", "fsdp"):
-            raise ValueError(
-                f"distributed.strategy {spread.strategy!r} is for sft alone; use fsdp (or none)"
-            )
+        check_spread(spread)
         if spread.on and self.quantised and self.fp8.granularity == "tensor":
             raise ValueError("fp8.granularity tensor is for comparison, in one process")
         if spread.on:
             spread.check_rows(self.rows_per_step, self.microbatch_rows)
             spread.check_row_tokens(self.row_tokens)
         return self
-
-    @property
-    def computed(self) -> Literal["fp32", "bf16"]:
-        """The type of all that is not in FP8."""
-        return computed(self.precision, self.fp8)
-
-    @property
-    def quantised(self) -> Fp8Config | None:
-        """How projections are quantised; None: not."""
-        return quantised(self.precision, self.fp8)
-
-    @property
-    def reserved(self) -> tuple[float, float | None]:
-        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
-        return (0.0, 0.0) if self.distributed.on else super().reserved
 
     @property
     def layout_free(self) -> bool:

@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,9 +25,8 @@ from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
 from workbench.distributed.mesh import Mesh, make_mesh
-from workbench.distributed.state import ShardedCheckpoints, load, load_latest
+from workbench.distributed.state import ShardedCheckpoints, resume
 from workbench.errors import UserError
-from workbench.fork import origin_state
 from workbench.memory import keep_freed_memory
 from workbench.records import Estimate
 from workbench.stage import StageContext
@@ -120,13 +118,9 @@ def train(
         validation=_validation(context, model, tokenizer),
     )
     folder = context.stage_dir / "checkpoints"
-    state = load_latest(folder, model, trainer.optimizer)
-    if state is not None:
-        trainer.load_state_dict(state)
-    elif (origin := origin_state(context.stage_dir)) is not None:
-        trainer.load_weights(load(origin, model, trainer.optimizer))
+    resumed = resume(trainer, folder, model, trainer.optimizer)
     if group.is_first():
-        if state is not None:
+        if resumed:
             context.metrics.truncate_after(trainer.step)
         context.note(parameters=sum(p.numel() for p in model.parameters()), phases=_phases(config))
     saves = ShardedCheckpoints if shards else Checkpoints
@@ -170,11 +164,7 @@ def _validation(
             context.progress(message="validation")
         return next_token_estimates(model, rows, names, config.computed)
 
-    def note(outputs: dict[str, Any]) -> None:
-        if group.is_first():
-            context.note(**outputs)
-
-    return Validation(wanted, measure, by=wanted.by, note=note)
+    return Validation(wanted, measure, by=wanted.by, note=group.first_notes(context))
 
 
 def _rows(

@@ -1,6 +1,5 @@
 """The pretraining loop: one screen, in the order in which things happen."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -170,24 +169,15 @@ class Trainer:
         The loss is the mean over the step's valid tokens, however split.
         """
         lr = self.schedule.lr(self.tokens)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         num_valid = batch.num_valid
         mine = Rows(*map(self.core.share, batch))
         losses = [
             partial(self._share, part, num_valid)
             for part in _microbatches(mine, self.config.microbatch_rows)
         ]
-        loss_value = self.core.backward(losses)
-        norm = self.core.clip(self.config.grad_clip)
-        # Before the optimizer step, so that a bad batch cannot reach the weights.
-        if not math.isfinite(loss_value) or not math.isfinite(norm):
-            raise FloatingPointError(
-                f"loss {loss_value} or gradient norm {norm} is not finite at step "
-                f"{self.step + 1}; lower the learning rate or look at the data of this step"
-            )
-        self.core.update()
-        metrics = {"loss": loss_value, "lr": lr, "grad_norm": norm}
+        metrics = self.core.step(
+            losses, lr=lr, grad_clip=self.config.grad_clip, number=self.step + 1
+        )
         return metrics | {"valid_tokens": num_valid} | self.objective.take_metrics(num_valid)
 
     def _share(self, part: Rows, num_valid: int) -> torch.Tensor:

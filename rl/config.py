@@ -12,10 +12,9 @@ from reward.pairwise import PairwiseConfig
 from reward.plugin import FunctionConfig
 from reward.rubric import RubricConfig
 from workbench.content import Reads
-from workbench.distributed.config import DistributedConfig, check_spread
+from workbench.distributed.config import DistributedConfig, WorkersStage, check_spread
 from workbench.errors import unknown_name
 from workbench.own_code import is_own
-from workbench.recipe import StageConfig
 from workbench.schema import Section
 from workbench.validation import ValidationConfig
 
@@ -211,7 +210,7 @@ class GrpoValidation(ValidationConfig):
     """Replies a prompt; the interval is clustered by problem."""
 
 
-class GrpoConfig(StageConfig):
+class GrpoConfig(WorkersStage):
     """Stage kind `grpo`."""
 
     kind: Literal["grpo"]
@@ -330,11 +329,6 @@ class GrpoConfig(StageConfig):
     """A resumable checkpoint every so many steps."""
     record_groups: int = Field(1, ge=0)
     """Groups of each step that are kept in rollouts.jsonl, with every part of their rewards."""
-
-    @property
-    def reserved(self) -> tuple[float, float | None]:
-        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
-        return (0.0, 0.0) if self.distributed.on else super().reserved
 
     @property
     def layout_free(self) -> bool:

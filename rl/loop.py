@@ -27,8 +27,7 @@ from workbench.checkpoint import rng_state, set_rng_state
 from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
-from workbench.distributed.state import load, load_latest, return_to
-from workbench.fork import origin_state
+from workbench.distributed.state import resume, return_to
 from workbench.validation import Validation
 
 # Enough of each to see a layer's error in both paths of an engine.
@@ -137,7 +136,7 @@ class Grpo:
     def return_to(self, folder: Path, step: int) -> None:
         """The weights of a kept checkpoint, in the engine as well."""
         state = return_to(folder, step, self.model, self.updater.optimizer)
-        self.updater.load_weights(state)
+        self.load_weights(state)
         self._sync()
 
     def _prefetch(self) -> Prefetch:
@@ -243,14 +242,12 @@ class Grpo:
         }
 
     def resume(self, folder: Path) -> bool:
-        """Continue from the newest checkpoint in a folder, of however many processes; False without one.
-        A fork without the optimizer's state begins with the weights of its origin."""
-        state = load_latest(folder, self.model, self.updater.optimizer)
-        if state is not None:
-            self.load_state_dict(state)
-        elif (origin := origin_state(folder.parent)) is not None:
-            self.updater.load_weights(load(origin, self.model, self.updater.optimizer))
-        return state is not None
+        """Continue from the newest checkpoint in a folder, of however many processes; False without one."""
+        return resume(self, folder, self.model, self.updater.optimizer)
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Of `state_dict()` the weights alone."""
+        self.updater.load_weights(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""

@@ -15,6 +15,7 @@ from engine.protocol import Completion
 from model.layers import context
 from model.logprobs import Truncation, model_logprobs, plain_head
 from model.lora import adapters_off, load_trained_state, trained_state
+from model.packed import autocast
 from model.sharding.core import Core
 from model.sharding.shard import inside, set_activations
 from rl.config import GrpoConfig
@@ -126,8 +127,7 @@ def reply_logprobs(
     model: Any, batch: PolicyBatch, truncation: Truncation, precision: Precision = "fp32"
 ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
     """Log-probability of each reply token under the truncated policy, and whether it can sample it."""
-    device = next(model.parameters()).device.type
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(model, precision):
         return inside(
             model,
             lambda m: model_logprobs(

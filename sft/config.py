@@ -6,11 +6,10 @@ from pydantic import Field, model_validator
 
 from data_mix.config import no_conversations
 from environments.config import EnvironmentSource, PromptsConfig
-from model.fp8.config import Fp8Config, Precision, check_section, computed, quantised
+from model.fp8.config import ByPrecision, Fp8Config, Precision, check_section
 from model.lora_config import LoraConfig
-from workbench.distributed.config import DistributedConfig, check_dropout
+from workbench.distributed.config import DistributedConfig, WorkersStage, check_dropout
 from workbench.load import Activations
-from workbench.recipe import StageConfig
 from workbench.schema import Section
 from workbench.validation import LossValidation
 
@@ -67,7 +66,7 @@ class SftValidation(LossValidation):
         return self
 
 
-class SftConfig(StageConfig):
+class SftConfig(ByPrecision, WorkersStage):
     """Stage kind `sft`."""
 
     kind: Literal["sft"]
@@ -152,23 +151,3 @@ class SftConfig(StageConfig):
         if self.distributed.sharded and self.trl:
             raise ValueError("trl with fsdp: these are TRL's options; use ddp or zero2")
         return self
-
-    @property
-    def computed(self) -> Literal["fp32", "bf16"]:
-        """The type of all that is not in FP8."""
-        return computed(self.precision, self.fp8)
-
-    @property
-    def quantised(self) -> Fp8Config | None:
-        """How projections are quantised; None: not."""
-        return quantised(self.precision, self.fp8)
-
-    @property
-    def reserved(self) -> tuple[float, float | None]:
-        """CPUs and GPUs of the stage's own task: none where workers reserve theirs."""
-        return (0.0, 0.0) if self.distributed.on else super().reserved
-
-    @property
-    def layout_free(self) -> bool:
-        """The core's checkpoints continue in any number of processes; TRL's in their own alone."""
-        return self.distributed.sharded

@@ -28,8 +28,7 @@ from workbench.checkpoint import check_same_tensors, rng_state, set_rng_state
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh, make_mesh
 from workbench.distributed.order import RowOrder
-from workbench.distributed.state import ShardedCheckpoints, load, load_latest, return_to
-from workbench.fork import origin_state
+from workbench.distributed.state import ShardedCheckpoints, resume, return_to
 from workbench.stage import StageContext
 from workbench.validation import Validation
 
@@ -77,24 +76,15 @@ class SftLoop:
         batches = [_rows(collate(mine[i : i + part])) for i in range(0, len(mine), part)]
         split = self.config.distributed.context  # those that split a row count it all
         valid = round(group.total(sum(b.num_valid for b in batches)) / split)
-        lr = self.config.lr * self._lr(self.step)
-        for each in self.core.optimizer.param_groups:
-            each["lr"] = lr
         model, precision = self.core.model, self.config.computed
-        loss = self.core.backward(
-            [lambda b=b: token_loss_sum(model, b, precision) / valid for b in batches]  # type: ignore[misc]
-        )
-        norm = self.core.clip(self.config.grad_clip)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(
-                f"loss {loss} or gradient norm {norm} is not finite at step {self.step + 1}; lower lr "
-                "or look at the rows of this step"
-            )
-        self.core.update()
+        found = self.core.step(
+            [lambda b=b: token_loss_sum(model, b, precision) / valid for b in batches],  # type: ignore[misc]
+            lr=self.config.lr * self._lr(self.step), grad_clip=self.config.grad_clip, number=self.step + 1,
+        )  # fmt: skip
         self.step += 1
         length = sum(len(row["input_ids"]) for row in mine if row is not EMPTY_ROW)
         self.tokens += round(group.total(length) / split)
-        return {"loss": loss, "lr": lr, "grad_norm": norm}
+        return found
 
     def _row(self, number: int | None) -> Any:
         return EMPTY_ROW if number is None else self.rows[number]
@@ -149,11 +139,7 @@ def train_sharded(
     loop = SftLoop(model.train(), rows, config, context.seed, mesh)
     validation = loop.validation = validate(model)
     folder = context.stage_dir / "checkpoints"
-    state = load_latest(folder, model, loop.core.optimizer)
-    if state is not None:
-        loop.load_state_dict(state)
-    elif (origin := origin_state(context.stage_dir)) is not None:
-        loop.load_weights(load(origin, model, loop.core.optimizer))
+    resume(loop, folder, model, loop.core.optimizer)
     if group.is_first():
         context.metrics.truncate_after(loop.step)
     saves = ShardedCheckpoints(

@@ -45,7 +45,7 @@ from workbench.memory import keep_freed_memory
 from workbench.records import Estimate
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
-from workbench.strict_trainer import MetricsCallback, first_notes, train_strictly
+from workbench.strict_trainer import MetricsCallback, train_strictly
 from workbench.validation import Validation
 
 _SAMPLES, _HELD_OUT = "samples", "validation.json"
@@ -140,7 +140,7 @@ def validation_of(context: StageContext, model: Any, tokenizer: Any) -> Validati
         return next_token_estimates(model, rows, problems, config.computed)
 
     return Validation(
-        config.validation, measure, by=config.validation.by, note=first_notes(context)
+        config.validation, measure, by=config.validation.by, note=group.first_notes(context)
     )
 
 

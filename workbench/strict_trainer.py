@@ -42,6 +42,19 @@ class TrainerSection(Protocol):
     def trl(self) -> dict[str, Any]: ...
 
 
+class PairSection(TrainerSection, Protocol):
+    """The recipe fields that every stage on preferences has."""
+
+    @property
+    def pairs_per_step(self) -> int: ...
+    @property
+    def microbatch_pairs(self) -> int: ...
+    @property
+    def activations(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+
 def trl_arguments(
     kind: Any, config: TrainerSection, folder: Path, seed: int, own: Mapping[str, Any]
 ) -> Any:
@@ -77,7 +90,9 @@ def trl_arguments(
         raise UserError(f"TRL refuses the stage's options (see `trl:`): {line}") from None
 
 
-def pair_arguments(kind: Any, config: Any, folder: Path, seed: int, own: Mapping[str, Any]) -> Any:
+def pair_arguments(
+    kind: Any, config: PairSection, folder: Path, seed: int, own: Mapping[str, Any]
+) -> Any:
     """`trl_arguments` of a stage on pairs: pairs_per_step in microbatches of microbatch_pairs."""
     accumulate, rest = divmod(config.pairs_per_step, config.microbatch_pairs)
     if rest:
@@ -303,13 +318,3 @@ def train_strictly(trainer: Any, callback: MetricsCallback, folder: Path) -> Non
         callback.context.stop()
     if (best := validation.must_return(trainer.state.global_step)) is not None:
         trainer._load_from_checkpoint(os.fspath(folder / f"checkpoint-{best}"))
-
-
-def first_notes(context: StageContext) -> Callable[[dict[str, Any]], None]:
-    """Puts what a validation found into the manifest, in the first process of a training."""
-
-    def note(outputs: dict[str, Any]) -> None:
-        if group.is_first():
-            context.note(**outputs)
-
-    return note

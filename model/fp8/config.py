@@ -1,6 +1,6 @@
 """The recipe section `fp8`: how `precision: fp8` quantises. Imports no torch."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -30,14 +30,22 @@ class Fp8Config(Section):
     """What all that is not quantised is computed in; fp32 is for CPUs on which bf16 is slow."""
 
 
-def computed(precision: Precision, fp8: Fp8Config) -> Literal["fp32", "bf16"]:
-    """The type of autocast: that of everything which is not in FP8."""
-    return fp8.others if precision == "fp8" else precision
+class ByPrecision:
+    """What `precision` and `fp8` of a stage say."""
 
+    if TYPE_CHECKING:  # the fields are each kind's own
+        precision: Precision
+        fp8: Fp8Config
 
-def quantised(precision: Precision, fp8: Fp8Config) -> Fp8Config | None:
-    """How projections are quantised, or None where they are not."""
-    return fp8 if precision == "fp8" else None
+    @property
+    def computed(self) -> Literal["fp32", "bf16"]:
+        """The type of autocast: that of everything which is not in FP8."""
+        return self.fp8.others if self.precision == "fp8" else self.precision
+
+    @property
+    def quantised(self) -> Fp8Config | None:
+        """How projections are quantised; None: not."""
+        return self.fp8 if self.precision == "fp8" else None
 
 
 def check_section(precision: Precision, fp8: Fp8Config) -> None:

@@ -5,8 +5,7 @@ in every process and in the same order:
 
     core = Core(model, optimizer, mesh=mesh, threads=threads)     # mesh None: one process
     rows = core.share(rows_of_the_whole_step)                     # this process's part
-    loss = core.backward([lambda: ... / count_of_the_whole_step]) # the sum over all processes
-    norm = core.clip(largest); core.update()                      # look at loss and norm in between
+    core.step([lambda: ... / count_of_the_whole_step], lr=..., grad_clip=..., number=...)
     found = core.inside(lambda model: ...)                        # without gradients, or with
 
 - A loss is a sum over rows divided by a count of the whole step (`group.total` adds up counts that the
@@ -21,6 +20,7 @@ in every process and in the same order:
   ever holds the model.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
@@ -74,6 +74,27 @@ class Core:
             loss.backward()
             total += float(loss.detach())
         return group.total(total)
+
+    def step(
+        self, losses: Sequence[Loss], *, lr: float, grad_clip: float, number: int
+    ) -> dict[str, float]:
+        """One optimizer step on the losses' sum over all processes: loss, lr and the gradients' norm.
+
+        number: of the step, for the message. Raises: FloatingPointError before the weights move where loss or
+        norm is not finite.
+        """
+        for group_of in self.optimizer.param_groups:
+            group_of["lr"] = lr
+        loss = self.backward(losses)
+        norm = self.clip(grad_clip)
+        # Before the optimizer step, so that a bad batch cannot reach the weights.
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise FloatingPointError(
+                f"loss {loss} or gradient norm {norm} is not finite at step {number}; lower lr or look at "
+                "the rows of this step"
+            )
+        self.update()
+        return {"loss": loss, "lr": lr, "grad_norm": norm}
 
     def clip(self, largest: float) -> float:
         """Scale the gradients so that their norm is at most `largest`. Returns it as it was."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from model.hybrid import load_model
 from model.layers.context import local
 from model.layers.isolation import check_isolation
-from model.packed import Rows, last_hidden, shifted_labels
+from model.packed import Rows, autocast, last_hidden, shifted_labels
 from model.sharding.check import check_shards
 from model.sharding.files import read_sharded
 from model.sharding.shard import inside, whole
@@ -39,7 +39,7 @@ class Distillation:
     def loss_sum(self, model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
         """KL(teacher || student) summed over the rows' valid tokens, in nats."""
         device = next(model.parameters()).device
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(model, precision):
             with torch.no_grad():
                 goal = inside(self.teacher, lambda teacher: last_hidden(teacher, rows)).to(device)
                 goal_weight = whole(self.teacher.get_output_embeddings().weight)

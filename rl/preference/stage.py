@@ -36,7 +36,6 @@ from workbench.statistics import paired_difference
 from workbench.strict_trainer import (
     MetricsCallback,
     StrictResume,
-    first_notes,
     pair_arguments,
     train_strictly,
 )
@@ -209,7 +208,7 @@ def _validation(context: StageContext, model: Any, rows: Rows, pad: int) -> Vali
         return margin_estimates([config.beta * m for m in moved(rows, before, now)], prompts)
 
     return Validation(
-        config.validation, measure, by=config.validation.by, note=first_notes(context)
+        config.validation, measure, by=config.validation.by, note=group.first_notes(context)
     )
 
 

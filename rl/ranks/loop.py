@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,37 +11,18 @@ from transformers import PreTrainedModel
 
 from model.layers import context
 from model.lora import load_trained_state, trained_state
+from model.packed import autocast
 from model.sharding.core import Core
 from rl.dpo.pairs import Side
 from rl.ranks.objectives import Objective
 from rl.ranks.rows import PackedSides, Row, pack_sides, side_logps
-from workbench.checkpoint import rng_state, set_rng_state
+from workbench.checkpoint import check_same_tensors, rng_state, set_rng_state
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
 from workbench.distributed.order import RowOrder
 
-
-class PairSection(Protocol):
-    """The recipe fields that every stage on preferences has."""
-
-    @property
-    def pairs_per_step(self) -> int: ...
-    @property
-    def microbatch_pairs(self) -> int: ...
-    @property
-    def epochs(self) -> float: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def warmup_share(self) -> float: ...
-    @property
-    def grad_clip(self) -> float: ...
-    @property
-    def precision(self) -> Any: ...
-    @property
-    def threads(self) -> int: ...
-    @property
-    def checkpoint_every_steps(self) -> int: ...
+if TYPE_CHECKING:
+    from workbench.strict_trainer import PairSection
 
 
 class PairLoop:
@@ -56,7 +37,7 @@ class PairLoop:
         model: PreTrainedModel,
         rows: Sequence[Row],
         objective: Objective,
-        config: PairSection,
+        config: "PairSection",
         seed: int,
         mesh: Mesh | None,
     ) -> None:
@@ -85,9 +66,6 @@ class PairLoop:
         """One optimizer step: the mean over the step's microbatches of their mean losses."""
         numbers, size = self.order.step(self.step), self.config.microbatch_pairs
         parts = [numbers[i : i + size] for i in range(0, len(numbers), size)]
-        lr = self._rate()
-        for each in self.core.optimizer.param_groups:
-            each["lr"] = lr
         mine = _dealt(self.core, parts)
         anchors = [self._anchor(part) for part in mine]
         sums: dict[str, list[float]] = {}
@@ -95,16 +73,11 @@ class PairLoop:
             partial(self._loss, part, anchor, 1 / len(parts), sums)
             for part, anchor in zip(mine, anchors, strict=True)
         ]
-        loss = self.core.backward(losses)
-        norm = self.core.clip(self.config.grad_clip)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(
-                f"loss {loss} or gradient norm {norm} is not finite at step {self.step + 1}; lower lr "
-                "or look at the rows of this step"
-            )
-        self.core.update()
+        found = self.core.step(
+            losses, lr=self._rate(), grad_clip=self.config.grad_clip, number=self.step + 1
+        )
         self.step += 1
-        return {"loss": loss, "lr": lr, "grad_norm": norm} | self._metrics(sums)
+        return found | self._metrics(sums)
 
     def _rate(self) -> float:
         """transformers' constant_with_warmup, which begins at 0."""
@@ -123,7 +96,7 @@ class PairLoop:
         """A microbatch's part of the step's loss. Of those that share its rows one counts it; all of them
         have its gradient."""
         model = self.core.model
-        with _autocast(model, self.config.precision):
+        with autocast(model, self.config.precision):
             if not part:
                 return self.objective.value(model, pack_sides([])).sum() * 0.0
             rows = [self.rows[number] for number in part]
@@ -153,6 +126,11 @@ class PairLoop:
             "optimizer": self.core.optimizer.state_dict(),
             "rng": rng_state(),
         }
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Of a state the weights alone. Raises: UserError where they are of another model."""
+        check_same_tensors(trained_state(self.core.model), state["model"])
+        load_trained_state(self.core.model, state["model"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
@@ -192,10 +170,5 @@ def _dealt(core: Core, parts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]
 def _scored(
     core: Core, packed: PackedSides, value: Callable[[Any, PackedSides], Tensor], precision: str
 ) -> Tensor:
-    with _autocast(core.model, precision):
+    with autocast(core.model, precision):
         return core.inside(lambda model: value(model, packed)).float().cpu()
-
-
-def _autocast(model: PreTrainedModel, precision: str) -> torch.autocast:
-    device = next(model.parameters()).device.type
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")

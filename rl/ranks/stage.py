@@ -16,7 +16,7 @@ from rl.ranks.loop import PairLoop
 from rl.ranks.rows import SCORE_HEAD
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
-from workbench.distributed.state import ShardedCheckpoints, load_latest
+from workbench.distributed.state import ShardedCheckpoints, resume
 from workbench.stage import StageContext
 
 
@@ -55,12 +55,11 @@ def fit(
 
     offset: steps of earlier trainings. Raises: StopRequested.
     """
-    state = load_latest(folder, loop.core.model, loop.core.optimizer)
-    if state is not None:
-        loop.load_state_dict(state)
+    resume(loop, folder, loop.core.model, loop.core.optimizer)
     if group.is_first():
         context.metrics.truncate_after(offset + loop.step)
-    saves, stop = ShardedCheckpoints(folder), False
+    saves = ShardedCheckpoints(folder, keep=max(2, loop.config.keep_checkpoints))
+    stop = False
     while loop.step < loop.order.num_steps and not stop:
         found = loop.train_step()
         if group.is_first():

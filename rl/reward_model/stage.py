@@ -44,7 +44,6 @@ from workbench.statistics import paired_difference
 from workbench.strict_trainer import (
     MetricsCallback,
     StrictResume,
-    first_notes,
     pair_arguments,
     train_strictly,
 )
@@ -231,7 +230,7 @@ def _validation(
         return found
 
     return Validation(
-        config.validation, measure, by=config.validation.by, note=first_notes(context)
+        config.validation, measure, by=config.validation.by, note=group.first_notes(context)
     )
 
 

@@ -1,6 +1,6 @@
 """Recipe section for training in several processes. Imports no torch and no Ray."""
 
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -97,11 +97,11 @@ class DistributedConfig(Reserving):
             )
 
 
-class SpreadStage(StageConfig):
-    """What stages have that train on the core alone in several processes."""
+class WorkersStage(StageConfig):
+    """A stage whose section `distributed` says in which processes it trains."""
 
-    distributed: DistributedConfig = DistributedConfig()
-    """Several processes, which share weights, optimizer and every step's rows (strategy fsdp)."""
+    if TYPE_CHECKING:  # the field is each kind's own
+        distributed: DistributedConfig
 
     @property
     def reserved(self) -> tuple[float, float | None]:
@@ -112,6 +112,13 @@ class SpreadStage(StageConfig):
     def layout_free(self) -> bool:
         """The core's checkpoints continue in any number of processes; TRL's in their own alone."""
         return self.distributed.sharded
+
+
+class SpreadStage(WorkersStage):
+    """What stages have that train on the core alone in several processes."""
+
+    distributed: DistributedConfig = DistributedConfig()
+    """Several processes, which share weights, optimizer and every step's rows (strategy fsdp)."""
 
     @model_validator(mode="after")
     def _spreads(self) -> Self:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,9 @@ import torch.distributed as dist
 from workbench import kernels, placement
 from workbench.errors import UserError
 from workbench.recipe import StageConfig
+
+if TYPE_CHECKING:
+    from workbench.stage import StageContext
 
 T = TypeVar("T")
 
@@ -108,3 +111,13 @@ def barrier() -> None:
 
 def _wire() -> torch.device:
     return device() if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def first_notes(context: "StageContext") -> Callable[[dict[str, Any]], None]:
+    """Puts what a validation found into the manifest, in the first process of a training."""
+
+    def note(outputs: dict[str, Any]) -> None:
+        if is_first():
+            context.note(**outputs)
+
+    return note

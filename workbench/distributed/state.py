@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,7 @@ from workbench.checkpoint import (
 )
 from workbench.distributed import group
 from workbench.errors import UserError
+from workbench.fork import origin_state
 
 _PLAIN, _TENSORS = "plain.pt", ("model", "optimizer")
 
@@ -110,6 +111,30 @@ def load_latest(
         return None
     newest = folder / names[-1]
     return load(newest, model, optimizer)
+
+
+class Resumable(Protocol):
+    """A training that continues from what it saved."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def load_weights(self, state: dict[str, Any]) -> None: ...
+
+
+def resume(
+    training: Resumable, folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> bool:
+    """Continue from the newest checkpoint in a stage's checkpoints/; False without one.
+
+    A fork without the optimizer's state then begins with the weights of its origin. Every process must call
+    it. Raises: UserError where a checkpoint is damaged or of another model.
+    """
+    state = load_latest(folder, model, optimizer)
+    if state is not None:
+        training.load_state_dict(state)
+    elif (origin := origin_state(folder.parent)) is not None:
+        training.load_weights(load(origin, model, optimizer))
+    return state is not None
 
 
 def return_to(

@@ -40,7 +40,8 @@ def trains(model: Path, folder: Path, where: DistributedConfig, until: int, kill
     loaded = files.read_sharded(model, mesh)
     stream = RowStream(Counting(), 48) if group.is_first() else None
     rows = Kept(SharedRows(stream))
-    trainer = Trainer(loaded, rows, config(checkpoint_every_steps=1), mesh=mesh)
+    planned = config(checkpoint_every_steps=1, total_tokens=STEPS * 4 * 48)
+    trainer = Trainer(loaded, rows, planned, mesh=mesh)
     state = load_latest(folder, loaded, trainer.optimizer)
     if state is not None:
         trainer.load_state_dict(state)
