@@ -1,9 +1,10 @@
 """Recipe section of the stage kind `evals`. Imports no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from budget.told import must_hold_budget
 from engine.config import EngineConfig
 from engine.judge_client import JudgeConfig
 from environments.config import TasksConfig
@@ -48,6 +49,9 @@ class EvalsConfig(StageConfig):
     reasoning off."""
     thinking_grace: int = Field(500, ge=0)
     """How many tokens over the budget a newline is waited for."""
+    told: Annotated[str, AfterValidator(must_hold_budget)] | None = None
+    """An instruction with {budget}, put at the end of the last user message: models are told the budgets,
+    and nothing enforces them. Results are written as BENCHMARK-told. null: budgets are enforced."""
     limit: int | None = Field(None, ge=1)
     """Questions a benchmark (of each category, where it has any); null: all."""
     samples: int | None = Field(None, ge=1)

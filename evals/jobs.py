@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from budget.told import told
 from engine.protocol import Sampling
 from evals.benchmark import Benchmark
 from evals.config import EvalsConfig, OneBenchmark
 from evals.registry import benchmark
+from evals.sources import Loading
 from evals.tasks.environments import of_environment
 from evals.tasks.judged import no_judge
+from workbench.conversation import Conversation
 from workbench.errors import UserError
 
 
@@ -21,6 +24,8 @@ class Job:
     budget: int | None
     limit: int | None
     sampling: Sampling
+    told: str | None = None
+    """The instruction by which its prompts tell the budget; None: the budget, if any, is enforced."""
 
     @property
     def folder(self) -> str:
@@ -73,6 +78,8 @@ def _job(config: EvalsConfig, name: str, mode: str | int, seed: int) -> Job:
         budget = None
     if budget is not None and budget < 0:
         raise UserError(f"budget {budget}: give a number of tokens, 0 (reasoning off) or none")
+    if config.told is not None and budget != 0:
+        found = _telling(found, budget, config.told)
 
     chosen = {"limit": None, **vars(protocol), **_given(config), **_given(own)}
     sampling = Sampling(
@@ -81,11 +88,27 @@ def _job(config: EvalsConfig, name: str, mode: str | int, seed: int) -> Job:
         temperature=chosen["temperature"],
         top_p=chosen["top_p"],
         seed=seed,
-        thinking_budget=budget or None,
+        thinking_budget=(budget or None) if config.told is None else None,
         thinking_grace=config.thinking_grace,
         logprobs=False,
     )
-    return Job(found, budget, chosen["limit"], sampling)
+    return Job(found, budget, chosen["limit"], sampling, config.told if budget else None)
+
+
+def _telling(found: Benchmark, budget: int | None, instruction: str) -> Benchmark:
+    """The benchmark under another name, its questions with the budget told (None: as they are), so that a
+    curve of told budgets is apart from one of enforced ones."""
+    if found.harness is not None or found.world is not None:
+        raise UserError(
+            f"benchmark {found.name!r}: budgets are told in single questions (told), not in "
+            f"{'episodes' if found.harness is None else 'tasks of lm-eval'}; leave it out of this stage"
+        )
+
+    def load(loading: Loading) -> list[Conversation]:
+        asked = found.load(loading)
+        return asked if budget is None else [told(one, budget, instruction) for one in asked]
+
+    return replace(found, name=f"{found.name}-told", load=load)
 
 
 def extended(job: Job, result: Mapping[str, Any]) -> Job:

@@ -40,6 +40,7 @@ def _differences(found: Mapping[str, Any], job: Job, config: EvalsConfig) -> Ite
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
         "grace": sampling.thinking_grace if sampling.thinking_budget is not None else None,
+        "told": job.told,
         "seed": sampling.seed,
         "judge": None,
     }

@@ -317,10 +317,18 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
         "sampled_at": utc_now(),
         "tokens": {"thinking": thinking, "answer": max(len(done.token_ids) - thinking, 0)}
         | ({} if done.prompt_tokens is None else {"prompt": done.prompt_tokens}),
-        "adheres": responder.adheres(sample.ask(), done),
+        "adheres": _adheres(sample, done, thinking, responder),
         "status": "unscored",
         "why": {},
     }
+
+
+def _adheres(sample: Sample, done: Completion, thinking: int, responder: Responder) -> bool | None:
+    """A told budget is counted in the trace alone; an enforced one as its rule counts."""
+    budget = sample.job.budget
+    if sample.job.told is not None and budget is not None:
+        return thinking <= budget
+    return responder.adheres(sample.ask(), done)
 
 
 def _joined(sample: Sample) -> Row:

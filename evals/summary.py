@@ -87,6 +87,7 @@ def _sampling(job: Job) -> dict[str, Any]:
         **({"top_k": sampling.top_k} if sampling.top_k > 0 else {}),
         **({"min_p": sampling.min_p} if sampling.min_p else {}),
         **({"grace": sampling.thinking_grace} if sampling.thinking_budget is not None else {}),
+        **({"told": job.told} if job.told is not None else {}),
         "protocol": job.benchmark.protocol.source,
         "limit": job.limit,
     }

@@ -6,10 +6,10 @@ longer is paid less. Nothing is enforced; the budget processor (`thinking_budget
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from budget.control import BudgetRule
+from budget.told import told
 from engine.protocol import Completion
 from reward import Verdict
 from rl.config import ConditionConfig
@@ -26,12 +26,8 @@ def budget_of(identity: str, config: ConditionConfig) -> int:
 
 
 def conditioned(question: Conversation, config: ConditionConfig) -> Conversation:
-    """The question with its budget at the end of its last user message."""
-    told = config.instruction.format(budget=budget_of(question.id, config))
-    messages = list(question.prompt)
-    last = max(place for place, message in enumerate(messages) if message["role"] == "user")
-    messages[last] = {**messages[last], "content": f"{messages[last]['content']}\n{told}"}
-    return replace(question, messages=messages)
+    """The question that tells its budget."""
+    return told(question, budget_of(question.id, config), config.instruction)
 
 
 def paid(spent: int, budget: int, slack: float) -> float:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from budget.told import must_hold_budget
 from data_mix.config import no_checks
 from engine.config import EngineConfig
 from environments.config import EnvironmentSource, PromptsConfig
@@ -187,14 +188,7 @@ class ConditionConfig(Section):
     def _fits(self) -> Self:
         if any(budget < 1 for budget in self.budgets):
             raise ValueError(f"budgets {self.budgets}: give numbers above 0")
-        try:
-            told = [self.instruction.format(budget=budget) for budget in (1, 2)]
-        except (KeyError, IndexError, ValueError):
-            told = ["", ""]
-        if told[0] == told[1]:
-            raise ValueError(
-                f"instruction {self.instruction!r:.80} must hold {{budget}}, and no other braces"
-            )
+        must_hold_budget(self.instruction)
         return self
 
 

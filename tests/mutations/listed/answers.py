@@ -251,10 +251,18 @@ MUTATIONS = (
     Mutation(
         "reasoning off is a budget",
         "evals/jobs.py",
-        "thinking_budget=budget or None,",
-        "thinking_budget=budget,",
+        "thinking_budget=(budget or None) if config.told",
+        "thinking_budget=budget if config.told",
         "prompts without a trace are sampled under a rule",
         _EVALUATE,
+    ),
+    Mutation(
+        "every reply keeps the budget that it was told",
+        "evals/samples.py",
+        "return thinking <= budget",
+        "return True",
+        "a curve of told budgets says nothing of who keeps them",
+        ("tests/unit/evals/test_told.py",),
     ),
     Mutation(
         "GPQA's right option stays first",
