@@ -1,12 +1,87 @@
-"""One order of rows for all processes: the first one cuts them from the sources and hands them out."""
+"""Where a training's rows come from: made ahead of the step, in one order for all processes."""
 
-from typing import Any
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Protocol
 
 import torch
 
 from model.packed import Rows
-from pretrain.rows import RowStream
 from workbench.distributed import group
+
+
+class Stream(Protocol):
+    """Rows in the process that opens the sources: pretrain.rows, or the same ahead of time."""
+
+    def batch(self, num_rows: int, progress: float) -> Rows:
+        """The next rows of the whole step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue exactly."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        ...
+
+
+class Ahead:
+    """The rows of a stream, made in a thread while earlier steps compute: the tokenizer holds no lock.
+
+    num_rows, num_steps: of the training. depth: steps that are made ahead, at most. Each step's rows carry
+    the state of the stream behind them, so that what is saved knows nothing of those that wait.
+    """
+
+    def __init__(self, stream: Stream, *, num_rows: int, num_steps: int, depth: int = 2) -> None:
+        self.stream, self.num_rows, self.num_steps = stream, num_rows, num_steps
+        self._depth = depth
+        self._waiting = deque[tuple[int, Future[tuple[Rows, dict[str, Any]]]]]()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rows")
+        self._state: dict[str, Any] | None = None  # behind the rows that were given last
+
+    def batch(self, num_rows: int, progress: float) -> Rows:
+        """The next rows of the whole step. Raises: UserError where the sources do."""
+        step = round(progress * self.num_steps)
+        assert (num_rows, progress) == (self.num_rows, step / self.num_steps)
+        following = self._waiting[-1][0] + 1 if self._waiting else step
+        for number in range(following, min(step + self._depth + 1, self.num_steps)):
+            self._waiting.append((number, self._thread.submit(self._make, number)))
+        made, future = self._waiting.popleft()
+        assert made == step, f"rows of step {made} wait, and step {step} asks"
+        rows, self._state = future.result()
+        return rows
+
+    def _make(self, step: int) -> tuple[Rows, dict[str, Any]]:
+        rows = self.stream.batch(self.num_rows, step / self.num_steps)
+        return rows, self.stream.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stream's, as if nothing were made ahead."""
+        return self.stream.state_dict() if self._state is None else self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._forget()
+        self._state = None
+        self.stream.load_state_dict(state)
+
+    def close(self) -> None:
+        """End the thread. The stream stands where the last rows that were given end."""
+        if self._forget() and self._state is not None:
+            self.stream.load_state_dict(self._state)
+        self._thread.shutdown()
+
+    def _forget(self) -> bool:
+        """Wait for what is being made, and drop it. Returns whether there was any."""
+        waited = bool(self._waiting)
+        for _, future in self._waiting:
+            if not future.cancel():
+                with suppress(Exception):  # of rows that nobody asked for
+                    future.result()
+        self._waiting.clear()
+        return waited
 
 
 class SharedRows:
@@ -15,7 +90,7 @@ class SharedRows:
     stream: None in all other processes, which open no source.
     """
 
-    def __init__(self, stream: RowStream | None) -> None:
+    def __init__(self, stream: Stream | None) -> None:
         self.stream = stream
 
     def batch(self, num_rows: int, progress: float) -> Rows:
@@ -37,3 +112,8 @@ class SharedRows:
         """Continue; only the first process has anything to continue."""
         if self.stream is not None:
             self.stream.load_state_dict(state)
+
+    def close(self) -> None:
+        """End what makes rows ahead, in the first process."""
+        if isinstance(self.stream, Ahead):
+            self.stream.close()

@@ -1,6 +1,7 @@
 """Stage kind `pretrain`: a blend in, the hybrid base model out as a plain checkpoint."""
 
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from model.sharding.shard import set_activations
 from model.tokenizer import read_tokenizer
 from pretrain.config import PretrainConfig, TrainingConfig
 from pretrain.documents import BlendDocuments, other_documents
-from pretrain.feed import SharedRows
+from pretrain.feed import Ahead, SharedRows
 from pretrain.rows import RowStream
 from pretrain.train import Hooks, Objective, Trainer
 from workbench.checkpoint import Checkpoints, seed_everything
@@ -109,9 +110,10 @@ def train(
     documents: BlendDocuments | None = None
     if group.is_first():
         documents = BlendDocuments(config.blend, tokenizer, context.seed)
+    rows = _rows(documents, config, shards)
     trainer = Trainer(
         model,
-        _rows(documents, config.row_tokens, shards),
+        rows,
         config,
         objective,
         mesh=shards.mesh if shards else None,
@@ -127,7 +129,8 @@ def train(
     checkpoints = saves(
         folder, keep=max(2, config.keep_checkpoints), spared=lambda: trainer.validation.kept_step
     )
-    finished = trainer.fit(_hooks(context, config), checkpoints)
+    with closing(rows):
+        finished = trainer.fit(_hooks(context, config), checkpoints)
     if documents is not None:
         context.outputs["data"] = documents.accounting()
     context.outputs["tokens"] = trainer.tokens
@@ -168,13 +171,16 @@ def _validation(
 
 
 def _rows(
-    documents: BlendDocuments | None, row_tokens: int, shards: Shards | None
-) -> RowStream | SharedRows:
-    stream = RowStream(documents, row_tokens) if documents is not None else None
+    documents: BlendDocuments | None, config: TrainingConfig, shards: Shards | None
+) -> Ahead | SharedRows:
+    ahead = None
+    if documents is not None:
+        stream = RowStream(documents, config.row_tokens)
+        ahead = Ahead(stream, num_rows=config.rows_per_step, num_steps=config.num_steps)
     if shards is not None:
-        return SharedRows(stream)
-    assert stream is not None
-    return stream
+        return SharedRows(ahead)
+    assert ahead is not None
+    return ahead
 
 
 def prepare(context: StageContext) -> None:

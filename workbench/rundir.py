@@ -156,6 +156,15 @@ class RunDir:
         line = f"this is a copy of the working directory, so the run is kept in {run.root}"
         return run, f"{line} (choose another place with --set runs_dir=/shared/folder)"
 
+    def unseen(self) -> str | None:
+        """What to say where this machine does not see the run, which another one made; None where it does."""
+        if (self.root / "recipe.json").is_file():
+            return None
+        return (
+            f"run directory {self.root} is not to be seen on node {socket.gethostname()}; set "
+            "runs_dir to storage that all nodes of the cluster share"
+        )
+
     def stage(self, name: str) -> Path:
         """The folder of a stage (may not exist yet)."""
         return self.root / name

@@ -81,10 +81,6 @@ class PreferenceConfig(SpreadStage):
 
     @model_validator(mode="after")
     def _has_form(self) -> Self:
-        if self.validation is not None and self.distributed.sharded:
-            raise ValueError(
-                "validation with fsdp: these stages validate in one process alone; leave it out"
-            )
         if self.lora:
             check_dropout(self.distributed, self.lora.dropout)
         for name, source in (("source", self.source), ("held_out", self.held_out)):

@@ -54,6 +54,7 @@ _NAMES = {
     "logps/rejected": "rejected_logp",
 }
 Rows = list[dict[str, Any]]
+Logps = dict[str, list[float]]
 _FILE = "rows.json"
 
 
@@ -66,7 +67,8 @@ def run(context: StageContext) -> None:
     train, held_out, further = _rows(context, tokenizer)
     if config.distributed.on:
         # Built once, here.
-        write_json(context.stage_dir / _FILE, {"train": train, "held_out": held_out})
+        rows = {"train": train, "held_out": held_out, "validation": further}
+        write_json(context.stage_dir / _FILE, rows)
         context.progress(message="starting workers")
         run_workers(context, config.distributed, "rl.preference.stage:train_worker")
         (context.stage_dir / _FILE).unlink()
@@ -78,7 +80,9 @@ def run(context: StageContext) -> None:
         add_adapters(model, config.lora)
     context.progress(message="held-out preferences before")
     before = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
-    validation = _validation(context, model, further, pad)
+    validation = _validation(
+        context, further, lambda: _held_out_logps(model, further, pad, config.microbatch_pairs)
+    )
     _train(context, model, tokenizer, train, validation)
     after = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
     context.outputs["differences"] = to_json(list(differences(held_out, before, after)))
@@ -113,6 +117,8 @@ def train_worker(context: StageContext) -> None:
     size = config.microbatch_pairs
     loop = PairLoop(model, as_rows(held["train"], size), objective, config, context.seed, mesh)
     before = _logps_of(loop, held["held_out"])
+    further = held["validation"]
+    loop.validation = _validation(context, further, lambda: _logps_of(loop, further))
     ranks.fit(context, loop, folder, _NAMES, about=f"{len(held['train'])} rows")
     after = _logps_of(loop, held["held_out"])
     context.outputs["differences"] = to_json(list(differences(held["held_out"], before, after)))
@@ -192,20 +198,22 @@ def _apart(rows: Rows, count: int) -> tuple[Rows, Rows]:
     return rows[:count], [row for row in rows[count:] if row["prompt"] not in asked]
 
 
-def _validation(context: StageContext, model: Any, rows: Rows, pad: int) -> Validation:
-    """beta times how far training moved a pair apart (a reply, the way of its label), on the further rows."""
+def _validation(context: StageContext, rows: Rows, logps: Callable[[], Logps]) -> Validation:
+    """beta times how far training moved a pair apart (a reply, the way of its label), on the further rows.
+
+    logps: of those rows as the model is, in every process. The weights are still those of the parent.
+    """
     config: PreferenceConfig = context.config
     if config.validation is None:
         return Validation()
-    before = _held_out_logps(model, rows, pad, config.microbatch_pairs)
+    before = logps()
     prompts = [row["prompt"] for row in rows]
 
     def measure() -> dict[str, Estimate]:
-        context.progress(message="validation")
-        was_training = model.training
-        now = _held_out_logps(model, rows, pad, config.microbatch_pairs)
-        model.train(was_training)
-        return margin_estimates([config.beta * m for m in moved(rows, before, now)], prompts)
+        if group.is_first():
+            context.progress(message="validation")
+        margins = moved(rows, before, logps())
+        return margin_estimates([config.beta * margin for margin in margins], prompts)
 
     return Validation(
         config.validation, measure, by=config.validation.by, note=group.first_notes(context)
@@ -244,23 +252,22 @@ def row_logps(
     return out
 
 
-def _held_out_logps(model: Any, rows: Rows, pad: int, batch: int) -> dict[str, list[float]]:
+def _held_out_logps(model: Any, rows: Rows, pad: int, batch: int) -> Logps:
     """By side: chosen and rejected of pairs, or the one reply."""
+    was_training = model.training
     model.eval()
-    if "label" not in rows[0]:
-        return {
-            side: row_logps(
-                model,
-                [r[f"{side}_ids"] for r in rows],
-                [r[f"{side}_mask"] for r in rows],
-                pad,
-                batch,
-            )
-            for side in ("chosen", "rejected")
+    if "label" in rows[0]:
+        ids = {"reply": [[*r["prompt_ids"], *r["completion_ids"]] for r in rows]}
+        masks = {
+            "reply": [[0] * len(r["prompt_ids"]) + [1] * len(r["completion_ids"]) for r in rows]
         }
-    ids = [[*r["prompt_ids"], *r["completion_ids"]] for r in rows]
-    masks = [[0] * len(r["prompt_ids"]) + [1] * len(r["completion_ids"]) for r in rows]
-    return {"reply": row_logps(model, ids, masks, pad, batch)}
+    else:
+        sides = ("chosen", "rejected")
+        ids = {side: [r[f"{side}_ids"] for r in rows] for side in sides}
+        masks = {side: [r[f"{side}_mask"] for r in rows] for side in sides}
+    found = {side: row_logps(model, ids[side], masks[side], pad, batch) for side in ids}
+    model.train(was_training)
+    return found
 
 
 def differences(rows: Rows, before: dict[str, list[float]], after: dict[str, list[float]]) -> Any:

@@ -20,6 +20,7 @@ from workbench.checkpoint import check_same_tensors, rng_state, set_rng_state
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
 from workbench.distributed.order import RowOrder
+from workbench.validation import Validation
 
 if TYPE_CHECKING:
     from workbench.strict_trainer import PairSection
@@ -49,6 +50,7 @@ class PairLoop:
         optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=0.0, fused=True)
         self.core = Core(model, optimizer, mesh=mesh)
         self.step = 0
+        self.validation = Validation()
         # Of the weights as they came: a resumed stage loads its own state afterwards.
         self.first = torch.zeros(len(rows), 2, dtype=torch.float64)
         if objective.refers:
@@ -124,6 +126,7 @@ class PairLoop:
             "step": self.step,
             "model": trained_state(self.core.model),
             "optimizer": self.core.optimizer.state_dict(),
+            **self.validation.state_dict(),
             "rng": rng_state(),
         }
 
@@ -136,6 +139,7 @@ class PairLoop:
         """Continue from `state_dict()`."""
         load_trained_state(self.core.model, state["model"])
         self.core.optimizer.load_state_dict(state["optimizer"])
+        self.validation.load_state_dict(state)
         self.step = int(state["step"])
         set_rng_state(state["rng"])
 

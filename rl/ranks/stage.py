@@ -16,7 +16,7 @@ from rl.ranks.loop import PairLoop
 from rl.ranks.rows import SCORE_HEAD
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
-from workbench.distributed.state import ShardedCheckpoints, resume
+from workbench.distributed.state import ShardedCheckpoints, resume, return_to
 from workbench.stage import StageContext
 
 
@@ -53,25 +53,37 @@ def fit(
 ) -> None:
     """Train to the end from the newest checkpoint in `folder`. names: metrics that are logged, as values.
 
-    offset: steps of earlier trainings. Raises: StopRequested.
+    offset: steps of earlier trainings. The loop's validation says when to end early, and which weights stay.
+    Raises: StopRequested.
     """
-    resume(loop, folder, loop.core.model, loop.core.optimizer)
+    model, optimizer, validation = loop.core.model, loop.core.optimizer, loop.validation
+    resume(loop, folder, model, optimizer)
     if group.is_first():
         context.metrics.truncate_after(offset + loop.step)
-    saves = ShardedCheckpoints(folder, keep=max(2, loop.config.keep_checkpoints))
-    stop = False
-    while loop.step < loop.order.num_steps and not stop:
-        found = loop.train_step()
+    saves = ShardedCheckpoints(
+        folder, keep=max(2, loop.config.keep_checkpoints), spared=lambda: validation.kept_step
+    )
+    found, stop = validation.at(loop.step), False
+    if found and group.is_first():
+        context.log_metrics(offset + loop.step, found)
+    if found and validation.must_save(loop.step):
+        saves.save(loop.step, loop.state_dict())
+    while loop.step < loop.order.num_steps and not stop and not validation.ended:
+        made = loop.train_step()
+        found = {name: made[name] for name in names.values() if name in made}
+        found |= validation.at(loop.step, last=loop.step == loop.order.num_steps)
         if group.is_first():
-            kept = {name: found[name] for name in names.values() if name in found}
-            context.log_metrics(offset + loop.step, kept)
+            context.log_metrics(offset + loop.step, found)
             context.progress(step=loop.step, total=loop.order.num_steps, message=about)
         stop = group.from_first(context.should_stop)
-        if stop or loop.step % loop.config.checkpoint_every_steps == 0:
+        due = loop.step % loop.config.checkpoint_every_steps == 0
+        if stop or due or validation.must_save(loop.step):
             saves.save(loop.step, loop.state_dict())
     saves.finish()
     if stop:
         context.stop()
+    if (best := validation.must_return(loop.step)) is not None:
+        loop.load_weights(return_to(folder, best, model, optimizer))
 
 
 def save(

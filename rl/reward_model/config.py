@@ -84,10 +84,6 @@ class RewardModelConfig(SpreadStage):
 
     @model_validator(mode="after")
     def _have_checks(self) -> Self:
-        if self.validation is not None and self.distributed.sharded:
-            raise ValueError(
-                "validation with fsdp: these stages validate in one process alone; leave it out"
-            )
         if self.lora:
             check_dropout(self.distributed, self.lora.dropout)
         if self.given:

@@ -1,7 +1,7 @@
 """Stage kind `reward_model`: replies, pairs, training, and the accuracy on held-out pairs."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def run(context: StageContext) -> None:
         add_adapters(model.causal, config.lora)
     held_out = data["held_out"]["rows"]
     before = pair_values(model, held_out, tokenizer)
-    validation = _validation(context, model, tokenizer, data)
+    validation = _validation(context, data, lambda rows: pair_margins(model, rows, tokenizer))
     _train(context, model, tokenizer, data["train"]["rows"], validation)
     after = pair_values(model.eval(), held_out, tokenizer)
     context.outputs["differences"] = [to_json(pair_accuracy(held_out, before, after))]
@@ -112,9 +112,10 @@ def train_worker(context: StageContext) -> None:
     objective = scores_of(trl_config(config, folder, context.seed), config.trl)
     rows = as_rows(data["train"]["rows"])
     loop = PairLoop(model, rows, objective, config, context.seed, mesh)
-    before = _values_of(loop, held_out)
+    before = in_order(_margins_of(loop, held_out))
+    loop.validation = _validation(context, data, lambda rows: _margins_of(loop, rows))
     ranks.fit(context, loop, folder, _NAMES, about="reward model")
-    found = pair_accuracy(held_out, before, _values_of(loop, held_out))
+    found = pair_accuracy(held_out, before, in_order(_margins_of(loop, held_out)))
     context.outputs["differences"] = [to_json(found)]
     ranks.save(
         model, context.stage_dir / "model", parent=context.parent_model, config=config,
@@ -133,10 +134,10 @@ def as_rows(rows: Sequence[dict[str, Any]]) -> list[Row]:
     ]
 
 
-def _values_of(loop: PairLoop, rows: Sequence[dict[str, Any]]) -> list[float]:
-    """As `pair_values`, in every process."""
+def _margins_of(loop: PairLoop, rows: Sequence[dict[str, Any]]) -> list[float]:
+    """As `pair_margins`, in every process."""
     scores = loop.values([side for row in as_rows(rows) for side in (row.first, row.second)])
-    return _in_order(*(scores[place::2].tolist() for place in (0, 1)))
+    return [float(better - worse) for better, worse in scores.view(-1, 2)]
 
 
 def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
@@ -213,9 +214,11 @@ def _check(name: str, account: dict[str, Any], config: RewardModelConfig) -> Non
 
 
 def _validation(
-    context: StageContext, model: ScoreModel, tokenizer: Any, data: dict[str, Any]
+    context: StageContext,
+    data: dict[str, Any],
+    margins: Callable[[Sequence[dict[str, Any]]], list[float]],
 ) -> Validation:
-    """Loss and accuracy on the pairs of further prompts."""
+    """Loss and accuracy on the pairs of further prompts. margins: of pairs as the model is, in every process."""
     config: RewardModelConfig = context.config
     if config.validation is None:
         return Validation()
@@ -223,11 +226,9 @@ def _validation(
     prompts = [row["prompt"] for row in rows]
 
     def measure() -> dict[str, Estimate]:
-        context.progress(message="validation")
-        was_training = model.training
-        found = margin_estimates(pair_margins(model.eval(), rows, tokenizer), prompts)
-        model.train(was_training)
-        return found
+        if group.is_first():
+            context.progress(message="validation")
+        return margin_estimates(margins(rows), prompts)
 
     return Validation(
         config.validation, measure, by=config.validation.by, note=group.first_notes(context)
@@ -236,20 +237,22 @@ def _validation(
 
 def pair_margins(model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[float]:
     """Of each pair the better conversation's score minus that of the worse."""
-    pad = int(tokenizer.pad_token_id or 0)
+    was_training, pad = model.training, int(tokenizer.pad_token_id or 0)
+    model.eval()
     better = score_rows(model, [r["chosen_ids"] for r in rows], pad_token_id=pad)
     worse = score_rows(model, [r["rejected_ids"] for r in rows], pad_token_id=pad)
+    model.train(was_training)
     return [b - w for b, w in zip(better, worse, strict=True)]
 
 
 def pair_values(model: ScoreModel, rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[float]:
     """Of each pair: 1 where the better conversation scores higher, 0.5 for a tie, else 0."""
-    margins = pair_margins(model, rows, tokenizer)
+    return in_order(pair_margins(model, rows, tokenizer))
+
+
+def in_order(margins: Sequence[float]) -> list[float]:
+    """1 where the better one is ahead, 0.5 for a tie, else 0."""
     return [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
-
-
-def _in_order(better: Sequence[float], worse: Sequence[float]) -> list[float]:
-    return [1.0 if b > w else 0.5 if b == w else 0.0 for b, w in zip(better, worse, strict=True)]
 
 
 def pair_accuracy(

@@ -22,9 +22,11 @@ from tests.stage_worker import worker
 from workbench import registry
 from workbench.distributed.config import DistributedConfig
 from workbench.errors import StopRequested
+from workbench.fork import begin, kept_states
 from workbench.recipe import build
-from workbench.rundir import RunDir, read_json, write_json
+from workbench.rundir import Manifest, RunDir, read_json, write_json
 from workbench.stage import StageContext
+from workbench.tracking import read_metrics
 
 MODEL = {
     **tiny.MODEL,
@@ -88,16 +90,17 @@ def _workers_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry.resolve(f"{stage}:run").__module__ + ".run_workers", forked)
 
 
-def run(folder: Path, stages: dict[str, Any], name: str) -> StageContext:
+def run(folder: Path, stages: dict[str, Any], name: str, into: str = "tiny") -> StageContext:
     """One stage of a recipe in a run directory that has the stages before it."""
     recipe = build(
         {"name": "tiny", "runs_dir": str(folder), "model": MODEL, "stages": stages, "seed": 17}
     )
     config = recipe.stages[name]
-    place = RunDir(folder / "tiny")
+    place = RunDir(folder / into)
     place.stage(name).mkdir(parents=True, exist_ok=True)
     inputs = {need: place.stage(need) for need in config.needs}
     context = StageContext(name, config, recipe, place, inputs)
+    begin(recipe, place, name)
     try:
         registry.resolve(registry.kind(config.kind).run)(context)
     finally:
@@ -107,7 +110,7 @@ def run(folder: Path, stages: dict[str, Any], name: str) -> StageContext:
 
 def losses(context: StageContext) -> list[float]:
     lines = (context.stage_dir / "metrics.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
+    found = [found for line in lines if "loss" in (found := json.loads(line))]
     assert [line["step"] for line in found] == list(range(1, len(found) + 1))
     return [line["loss"] for line in found]
 
@@ -215,7 +218,7 @@ def test_sft_in_trls_workers_stops_and_goes_on(
 
 PAIRS = [
     {"prompt": f"{n} + 2 = ?", "chosen": f"It is {n + 2}", "rejected": "No idea" if n % 2 else "?"}
-    for n in range(15)
+    for n in range(19)
 ]
 MARKS = [
     {"prompt": p["prompt"], "completion": p["chosen" if n % 3 else "rejected"], "label": n % 3 > 0}
@@ -234,7 +237,7 @@ def preferences(folder: Path, spread: dict[str, Any]) -> dict[str, Any]:
     shared: dict[str, Any] = {
         "needs": ["pretrain"], "num_held_out": 4, "lr": 1e-3, "warmup_share": 0.0, "precision": "fp32",
         "pairs_per_step": 4, "microbatch_pairs": 2, "checkpoint_every_steps": 1, "row_tokens": 256,
-        "distributed": spread,
+        "distributed": spread, "validation": {"every": 1, "keep": "best", "num_rows": 4},
     }  # fmt: skip
     pairs, held = rows("pairs", PAIRS[:11], "pairs"), rows("held", PAIRS[11:], "pairs")
     marks = rows("marks", MARKS[:11], "labelled")
@@ -277,6 +280,11 @@ def test_preferences_in_workers_are_the_stage_in_one_process(
         assert float((mine.state_dict()[key] - tensor).norm() / tensor.norm()) < 2e-4, key
     ours, theirs = (c.outputs["differences"] for c in (shared, alone))
     assert [d["after"]["value"] for d in ours] == [d["after"]["value"] for d in theirs]
+    ours, theirs = (c.outputs["validation"] for c in (shared, alone))
+    assert [line["step"] for line in ours["history"]] == [0, 1, 2, 3]
+    assert ours["best_step"] == theirs["best_step"]
+    for line, other_line in zip(ours["history"], theirs["history"], strict=True):
+        assert line["loss"]["value"] == pytest.approx(other_line["loss"]["value"], abs=1e-5)
     if name == "dpo":
         adapters = (f / "adapter" / "adapter_model.safetensors" for f in (shared.stage_dir, kept))
         a, b = (load_file(path) for path in adapters)
@@ -286,3 +294,36 @@ def test_preferences_in_workers_are_the_stage_in_one_process(
         heads = (f / "model" / "reward_head.safetensors" for f in (shared.stage_dir, kept))
         a, b = (load_file(path)["weight"] for path in heads)
         assert float((a - b).norm() / b.norm()) < 1e-5
+
+
+def test_a_fork_of_preferences_in_workers_goes_on_from_exactly_there(
+    one: tuple[Path, StageContext], tmp_path: Path
+) -> None:
+    """Optimizer, step and order come with the weights; another rate holds from there on; all is kept."""
+    for name in ("whole", "same", "faster"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pretrain").symlink_to(one[0] / "tiny" / "pretrain")
+    kept = preferences(tmp_path, TWO)
+    kept["dpo"] |= {"keep_checkpoints": 9, "validation": None}
+    whole = run(tmp_path, kept, "dpo", "whole")
+    assert list(kept_states(whole.stage_dir)) == [1, 2, 3]
+    write_json(tmp_path / "whole" / "recipe.json", {})
+    whole.run.write_manifest(Manifest("dpo", "offline_dpo", "done", {}, "digest", 0))
+
+    forked = {**kept, "dpo": kept["dpo"] | {"fork": "whole/dpo@1", "keep_checkpoints": 0}}
+    same = run(tmp_path, forked, "dpo", "same")
+    ends = weights(whole)
+    assert all(torch.equal(tensor, ends[name]) for name, tensor in weights(same).items())
+    assert steps_of(same) == [2, 3]
+
+    spread = {"distributed": {**TWO, "context": 2}, "lr": 5e-3}
+    faster = run(tmp_path, {**forked, "dpo": forked["dpo"] | spread}, "dpo", "faster")
+    first, usual = (
+        read_metrics(c.stage_dir / "metrics.jsonl")[n] for c, n in ((faster, 0), (whole, 1))
+    )
+    assert first["loss"] == pytest.approx(usual["loss"], rel=1e-5)
+    assert first["lr"] == pytest.approx(5 * usual["lr"])
+
+
+def steps_of(context: StageContext) -> list[int]:
+    return [line["step"] for line in read_metrics(context.stage_dir / "metrics.jsonl")]

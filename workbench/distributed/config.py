@@ -33,6 +33,9 @@ class DistributedConfig(Reserving):
     restarts: int = Field(2, ge=0)
     """Times that all workers are started again after one was lost (killed, or its machine is gone). They
     continue from the newest checkpoint; a worker that fails by itself ends the stage."""
+    wait_s: float = Field(600.0, ge=0)
+    """Seconds to wait for another machine where one was lost and the rest cannot hold the workers; then the
+    stage ends, and a rerun continues it."""
 
     @model_validator(mode="after")
     def _fits(self) -> "DistributedConfig":

@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench import registry
 from workbench.distributed.config import DistributedConfig
+from workbench.distributed.room import check_room, wait_for_room
 from workbench.errors import StopRequested, UserError, one_line
 from workbench.recipe import build
 from workbench.rundir import RunDir, read_json, write_json
@@ -27,9 +28,10 @@ _FOLDER = "workers"
 def run_workers(context: StageContext, config: DistributedConfig, work: str) -> None:
     """Run `work` ("package.module:name", taking the stage's context) in every worker.
 
-    Where one is lost all are started again, `config.restarts` times, and continue from the newest
-    checkpoint. What the first worker put into `context.outputs` is put into ours. Raises: StopRequested and
-    UserError as the workers did; RuntimeError where one failed, or was lost too often.
+    Where one is lost all are started again, `config.restarts` times, as soon as there are machines for them,
+    and continue from the newest checkpoint. What the first worker put into `context.outputs` is put into
+    ours. Raises: StopRequested and UserError as the workers did; UserError where no machine comes;
+    RuntimeError where a worker failed, or was lost too often.
     """
     folder = context.stage_dir / _FOLDER
     for left in reversed(range(config.restarts + 1)):
@@ -43,6 +45,7 @@ def run_workers(context: StageContext, config: DistributedConfig, work: str) -> 
             context.outputs |= manifest.outputs
         line = f"a worker was lost and all were started again: {lost}"
         context.note(warnings=[*context.outputs.get("warnings", []), line])
+        wait_for_room(context, config)
     result = read_json(folder / "result.json")
     context.outputs |= result["outputs"]
     if result["status"] == "stopped":
@@ -54,12 +57,11 @@ def run_workers(context: StageContext, config: DistributedConfig, work: str) -> 
 
 def _run_once(context: StageContext, config: DistributedConfig, work: str) -> str | None:
     """One start of all workers. Returns how one was lost, or None. Raises: RuntimeError where one failed."""
-    import ray  # noqa: PLC0415 - only here
-    from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415 - only here
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
     from ray.train.v2.api.exceptions import TrainingFailedError  # noqa: PLC0415
 
-    _check_room(ray.cluster_resources(), config)
+    check_room(config)
     folder = context.stage_dir / _FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -88,6 +90,8 @@ def _run_once(context: StageContext, config: DistributedConfig, work: str) -> st
     try:
         trainer.fit()
     except TrainingFailedError as error:
+        if unseen := _UNSEEN.search(str(error)):
+            raise UserError(unseen[0]) from None
         return _how_lost(folder, one_line(error))
     return None
 
@@ -99,19 +103,10 @@ def _backend(config: DistributedConfig, on_gpu: bool) -> str:
     return "cpu:gloo,cuda:nccl" if config.sharded else "nccl"
 
 
-def _check_room(resources: dict[str, float], config: DistributedConfig) -> None:
-    """Raise UserError where the whole cluster could never hold the workers; Ray would wait forever."""
-    for name, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker or 0.0)):
-        needed, there = config.workers * each, resources.get(name, 0.0)
-        if needed > there:
-            raise UserError(
-                f"{config.workers} workers need {needed:g} {name}s ({each:g} each) and the cluster has "
-                f"{there:g}; lower distributed.workers or add nodes"
-            )
-
-
 def _in_worker(job: dict[str, Any]) -> None:
     """One worker: its own log file, the stage's context, and the outcome on disk."""
+    if (unseen := RunDir(Path(job["root"])).unseen()) is not None:
+        raise UserError(unseen)  # there is no folder to say it in
     rank = int(os.environ["RANK"])
     folder = Path(job["root"]) / job["stage"] / _FOLDER
     _log_to(folder / f"rank-{rank}.txt")
@@ -157,6 +152,7 @@ def _log_to(path: Path) -> None:
     os.close(file)
 
 
+_UNSEEN = re.compile(r"run directory .* is not to be seen on node .*")
 # What gloo and NCCL say in the workers whose peer is gone.
 _LOST = re.compile(r"(?i)\bgloo\b|\bnccl\b|connection (was )?(closed|reset|refused)|by peer")
 

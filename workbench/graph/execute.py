@@ -179,6 +179,7 @@ def _drive_on_ray(state: Drive) -> None:
                     num_cpus=cpus,
                     num_gpus=gpus,
                     max_retries=0,
+                    scheduling_strategy="DEFAULT" if cpus or gpus else cluster.beside_driver(),
                     runtime_env=cluster.runtime_env(gpus or 0.0),
                 ).remote(resolved, str(state.run.root), decision, True)
                 running[task] = decision.stage

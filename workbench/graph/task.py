@@ -1,7 +1,6 @@
 """One stage, run in its own process: manifest, log file, and the outcome told to the driver."""
 
 import os
-import socket
 import sys
 import time
 import traceback
@@ -40,13 +39,8 @@ def run_stage(
 ) -> Outcome:
     """Run one stage and record it. Never raises for what the stage did: the outcome says it."""
     recipe, run = build(resolved), RunDir(Path(root))
-    if not (run.root / "recipe.json").is_file():
-        return Outcome(
-            decision.stage,
-            "user_error",
-            f"run directory {run.root} is not to be seen on node {socket.gethostname()}; set "
-            "runs_dir to storage that all nodes of the cluster share",
-        )
+    if (unseen := run.unseen()) is not None:
+        return Outcome(decision.stage, "user_error", unseen)
     if run.stop_file.exists():  # it waited for a free CPU when the stop came
         return Outcome(decision.stage, "stopped", "before it began")
     try:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from workbench.distributed import launch
+from workbench.distributed import launch, room
 from workbench.distributed.config import DistributedConfig
+from workbench.errors import StopRequested, UserError
 from workbench.rundir import write_json
 
 
@@ -40,6 +41,7 @@ def started(
 
     (context.stage_dir / "workers").mkdir(exist_ok=True)
     monkeypatch.setattr(launch, "_run_once", once)
+    monkeypatch.setattr(launch, "wait_for_room", lambda context, config: None)
     spread = DistributedConfig(workers=2, strategy="fsdp", restarts=restarts)
     launch.run_workers(context, spread, "x:y")  # type: ignore[arg-type]
     return count
@@ -63,6 +65,55 @@ def test_no_more_often_than_allowed_and_not_after_a_stop(
 ) -> None:
     with pytest.raises(RuntimeError, match="a worker was lost: gone"):
         started(monkeypatch, Context(tmp_path, stops=stops), ["gone"], restarts)
+
+
+class Waiting:
+    """A stage's context while it waits, and machines that come after some looks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *cpus: float, stops_at: int = 99) -> None:
+        self.cpus, self.said, self.looks, self.stops_at = list(cpus), list[str](), 0, stops_at
+        monkeypatch.setattr(room, "answering", lambda: {"CPU": self.cpus.pop(0)})
+        monkeypatch.setattr(room, "_LOOK_S", 0.0)
+
+    def should_stop(self) -> bool:
+        self.looks += 1
+        return self.looks > self.stops_at
+
+    def stop(self) -> None:
+        raise StopRequested("stopped as asked")
+
+    def progress(self, *, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_lost_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = DistributedConfig(workers=4, strategy="fsdp", cpus_per_worker=2.0, wait_s=60)
+    context = Waiting(monkeypatch, 4.0, 6.0, 8.0)
+    room.wait_for_room(context, spread)  # type: ignore[arg-type]
+    assert context.said == [
+        "waiting for a machine: 4 workers need 8 CPUs (2 each) and the cluster has 4",
+        "waiting for a machine: 4 workers need 8 CPUs (2 each) and the cluster has 6",
+    ]
+
+
+def test_one_that_does_not_come_ends_the_stage_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = DistributedConfig(workers=4, strategy="fsdp", wait_s=0)
+    said = (
+        "a machine was lost, and 0 s later 4 workers need 4 CPUs .* the cluster has 3; add one or"
+    )
+    with pytest.raises(UserError, match=said):
+        room.wait_for_room(Waiting(monkeypatch, 3.0), spread)  # type: ignore[arg-type]
+    waits = DistributedConfig(workers=4, strategy="fsdp", wait_s=60)
+    with pytest.raises(StopRequested):
+        room.wait_for_room(Waiting(monkeypatch, 3.0, 3.0, stops_at=1), waits)  # type: ignore[arg-type]
+
+
+def test_a_worker_that_does_not_see_the_run_says_so_in_one_line(tmp_path: Path) -> None:
+    """As Ray Train passes it on, within a trace."""
+    with pytest.raises(UserError, match="is not to be seen on node .*; set runs_dir") as raised:
+        launch._in_worker({"root": str(tmp_path / "elsewhere")})
+    told = launch._UNSEEN.search(f"Training failed\n[Rank 1]\nUserError: {raised.value}\n\nmore")
+    assert told is not None and told[0] == str(raised.value)
 
 
 def test_a_worker_that_fails_by_itself_says_why(tmp_path: Path) -> None:
