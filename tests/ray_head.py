@@ -1,9 +1,14 @@
-"""A Ray head of a test's own, for `ray job submit`."""
+"""A Ray head of a test's own, for `ray job submit`, and further nodes that join it on this machine."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from tests import tiny
 
@@ -26,6 +31,29 @@ class RayHead:
             f"--temp-dir={self.folder / 'ray'}", "--disable-usage-stats",
             "--object-store-memory=268435456",
         )  # fmt: skip
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def join(self, cpus: int) -> psutil.Process:
+        """Start another node with its own resources. Returns its raylet, whose children its workers are."""
+        before = self._raylets()
+        self.run(
+            "start", f"--address={self.address}", f"--num-cpus={cpus}", "--disable-usage-stats",
+            f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=134217728",
+        )  # fmt: skip
+        (new,) = self._raylets() - before
+        return psutil.Process(new)
+
+    def _raylets(self) -> set[int]:
+        found = {p.pid: p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])}
+        own = f"{self.folder}/"
+        return {
+            pid
+            for pid, words in found.items()
+            if words[:1] and words[0].endswith("/raylet") and own in " ".join(words)
+        }
 
     def run(self, *words: str, timeout_s: float = 600, ok: bool = True) -> str:
         done = subprocess.run(
@@ -52,3 +80,10 @@ def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
+
+
+def lose(node: psutil.Process) -> None:
+    """`kill -9` of all processes of a node at once, as a machine goes away."""
+    for process in [node, *node.children(recursive=True)]:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
