@@ -10,6 +10,22 @@ _SCHEDULE = ("tests/unit/pretrain/test_schedule.py",)
 
 MUTATIONS = (
     Mutation(
+        "a checkpoint says where the rows that wait end",
+        "pretrain/feed.py",
+        "return self.stream.state_dict() if self._state is None else self._state",
+        "return self.stream.state_dict()",
+        "a resumed training leaves out the rows that were made ahead",
+        ("tests/unit/pretrain/test_feed.py",),
+    ),
+    Mutation(
+        "nobody waits for a machine",
+        "workbench/distributed/room.py",
+        "if time.monotonic() >= end:",
+        "if config.wait_s:",
+        "a stage of weeks ends because a machine is started again",
+        ("tests/unit/distributed/test_restarts.py",),
+    ),
+    Mutation(
         "a loss is better where it is higher",
         "workbench/validation.py",
         'sign = 1 if self.by == "loss" else -1',

@@ -36,10 +36,13 @@ def ahead(depth: int = 2) -> Ahead:
 
 
 def steps(rows: Any, first: int, last: int) -> list[Any]:
-    """Rows of each step and the state behind it, as a trainer asks for them."""
+    """Rows of each step and the state behind it, as a trainer asks for them; what is ahead is made by then."""
     made = []
     for n in range(first, last):
-        made.append([*rows.batch(ROWS, n / STEPS), rows.state_dict()])
+        batch = rows.batch(ROWS, n / STEPS)
+        for _, future in getattr(rows, "_waiting", ()):
+            future.exception()
+        made.append([*batch, rows.state_dict()])
     return made
 
 
