@@ -18,6 +18,7 @@ class Sampling:
     `thinking_budget` is in tokens; None leaves thinking unbounded (budget/control has the rule).
     `logprobs`: return each token's log-probability (costs a little). `prompt_logprobs`: those of the
     prompt's tokens too (costs a row of logits for each).
+    `to_the_end`: nothing ends a reply before max_tokens, which measuring wants.
     `seed` fixes the whole call: prompt i, sample j uses a seed derived from (seed, i, j).
     """
 
@@ -29,6 +30,7 @@ class Sampling:
     min_p: float = 0.0
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
+    to_the_end: bool = False
     thinking_budget: int | None = None
     thinking_grace: int = 500
     thinking_rule: Literal["newline", "card"] = "newline"

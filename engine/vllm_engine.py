@@ -320,7 +320,10 @@ class VllmEngine:
             top_k=sampling.top_k,
             min_p=sampling.min_p,
             seed=request.seed,
-            stop_token_ids=list(sampling.stop_token_ids or self._eos),
+            stop_token_ids=[]
+            if sampling.to_the_end
+            else list(sampling.stop_token_ids or self._eos),
+            ignore_eos=sampling.to_the_end,
             logprobs=0 if sampling.logprobs else None,
             prompt_logprobs=0 if sampling.prompt_logprobs else None,
             flat_logprobs=True,

@@ -53,4 +53,18 @@ KINDS = {
         inputs="data_mix.inputs:check_data",
         panels=(MetricPanel("loss", "Loss", x="tokens"),),
     ),
+    "search": Kind(
+        config="pretrain.search.config:SearchConfig",
+        run="pretrain.search.stage:run",
+        plan="pretrain.search.expand:plan_search",
+        about="candidates of a compression: pruned, distilled shortly, scored, one picked by a rule",
+        makes=("checkpoint", "results"),
+        version=1,
+        uses=("prune", "distill", "evals"),
+        checks=True,
+        engine=True,
+        measures=True,
+        on_card=False,
+        expand="pretrain.search.expand:expand",
+    ),
 }

@@ -1,4 +1,4 @@
-"""Which widths of a hybrid fit a memory budget, largest first (pretrain/compress/search.py).
+"""Which widths of a hybrid fit a memory budget, largest first (pretrain/compress/fitting.py).
 
     python scripts/search_widths.py                     # the paper's: nano2-9b's layers, 19.66 GiB, 128k
     python scripts/search_widths.py --model miniature --budget-gib 0.004 --context 1024 --bytes 4 \\
@@ -41,25 +41,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search, print."""
     from model.presets import shape
-    from model.sizes import GIB
-    from pretrain.compress import search
+    from pretrain.compress import fitting
+    from pretrain.compress.config import Load, Space
 
     s = shape(args.model, **({"pattern": args.pattern} if args.pattern else {}))
-    load = search.Load(
-        budget_bytes=args.budget_gib * GIB if args.budget_gib else search.PAPER_LOAD.budget_bytes,
+    load = Load(
+        memory_gib=args.budget_gib or fitting.PAPER_LOAD.memory_gib,
         context_tokens=args.context,
         batch=args.batch,
         bytes_per_value=args.bytes,
     )
-    paper = search.PAPER_SPACE
-    space = search.Space(
+    paper = fitting.PAPER_SPACE
+    space = Space(
         hidden_size=numbers(args.hidden) or paper.hidden_size,
         ffn=numbers(args.ffn) or paper.ffn,
         mamba_heads=numbers(args.heads) or paper.mamba_heads,
     )
-    found = search.candidates(s, space, load)
-    print(f"{len(found)} combinations fit {load.budget_bytes / GIB:,.3f} GiB")
-    print("\n".join(search.table(found, args.top)))
+    found = fitting.candidates(s, space, load)
+    print(f"{len(found)} combinations fit {load.memory_gib:,.3f} GiB")
+    print("\n".join(fitting.table(found, args.top)))
     return 0
 
 

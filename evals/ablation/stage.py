@@ -7,6 +7,7 @@ from data_mix.sources import open_source
 from evals.ablation.config import AblationConfig
 from evals.ablation.expand import measured, trained
 from evals.ablation.held_out import bits_a_character
+from evals.ablation.scores import ArmScores, scores_of
 from evals.ablation.table import Measure, compare, markdown
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
@@ -37,15 +38,12 @@ def _benchmarks(context: StageContext, config: AblationConfig) -> Iterator[Measu
         return
     evals: EvalsConfig = context.recipe.stages[measured(context.name)]  # type: ignore[assignment]
     out = context.run.root / "evals"
+    stages = {
+        arm: {seed: trained(context.name, arm, seed) for seed in config.seeds}
+        for arm in config.arms
+    }
     for job in jobs_of(evals, seed=0):
-        scores: dict[str, dict[tuple[int, str], tuple[float, str]]] = {
-            arm: {} for arm in config.arms
-        }
-        for arm in config.arms:
-            for seed in config.seeds:
-                folder = out / trained(context.name, arm, seed) / job.folder
-                for key, question in questions_of(read_samples(folder)).items():
-                    scores[arm][seed, key] = (question.value, question.asks)
+        scores = scores_of(out, stages, job.folder)
         base = questions_of(read_samples(out / config.base / job.folder)).values()
         level = mean_interval([q.value for q in base], [q.asks for q in base])
         yield Measure(job.folder, "questions x seeds", True, True, scores, level)
@@ -56,9 +54,7 @@ def _held_out(context: StageContext, config: AblationConfig) -> Iterator[Measure
         documents = open_source(source, name=name, seed=context.seed).take(
             config.held_out_documents
         )
-        scores: dict[str, dict[tuple[int, str], tuple[float, str]]] = {
-            arm: {} for arm in config.arms
-        }
+        scores: ArmScores = {arm: {} for arm in config.arms}
         for arm in config.arms:
             for seed in config.seeds:
                 stage = trained(context.name, arm, seed)

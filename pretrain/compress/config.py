@@ -33,12 +33,54 @@ class TargetConfig(Section):
         return self
 
 
+class Space(Section):
+    """The values of each width that are tried, in every combination.
+
+    Example: Space(hidden_size=(4480, 4800, 5120), ffn=(13440, 15680), mamba_heads=(112, 128))
+    """
+
+    hidden_size: tuple[int, ...] = Field(min_length=1)
+    """Channels of the embedding and the residual stream [paper: 4,480 to 5,120]."""
+    ffn: tuple[int, ...] = Field(min_length=1)
+    """Neurons of each feed-forward layer [paper: 13,440 to 20,480]."""
+    mamba_heads: tuple[int, ...] = Field(min_length=1)
+    """Heads of each Mamba layer [paper: 112 to 128]."""
+
+
+class Load(Section):
+    """What must fit at once: weights, KV cache and recurrent state."""
+
+    memory_gib: float = Field(22.06 * 0.95 - 1.3, gt=0)
+    """GiB for all three [paper: 22.06 of an A10G, less 5% for the framework and 1.3 for a vision encoder]."""
+    context_tokens: int = Field(131072, ge=1)
+    """Tokens of a sequence [paper: 128k]."""
+    batch: int = Field(1, ge=1)
+    """Sequences at once [paper: 1]."""
+    bytes_per_value: Literal[2, 4] = 2
+    """2: bf16 [paper]; 4: fp32."""
+    parameters: int | None = Field(None, ge=1)
+    """Most parameters; null: any number."""
+
+
+class FitConfig(Section):
+    """Widths that are chosen by what fits instead of being named."""
+
+    space: Space
+    """The combinations to look at."""
+    load: Load = Load()
+    """What has to fit."""
+    rank: int = Field(1, ge=1)
+    """Which one of those that fit, by memory, largest first [paper: the first three are tried]."""
+
+
 class PruneConfig(StageConfig):
     """Stage kind `prune`."""
 
     kind: Literal["prune"]
-    target: TargetConfig
+    target: TargetConfig | None = None
     """What the model is pruned to: layers first, then widths on what is left."""
+    fit: FitConfig | None = None
+    """In place of `target`: widths that fit a memory budget, of the layers that the model has."""
     blend: BlendConfig
     """Calibration data, cut into rows as in pretraining; conversations are rendered."""
     samples: int = Field(1024, ge=1)
@@ -55,6 +97,12 @@ class PruneConfig(StageConfig):
     over its channels, which changes with those that go. false: cut only [paper: not stated]."""
     threads: int = Field(2, ge=1)
     """CPU threads of the forward passes."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "PruneConfig":
+        if (self.target is None) == (self.fit is None):
+            raise ValueError("give `target` (sizes) or `fit` (what has to fit), and not both")
+        return self
 
 
 class DistillScheduleConfig(ScheduleConfig):

@@ -2,7 +2,7 @@
 
 from model.sizes import parameters
 from pretrain.compress.config import DistillConfig, PruneConfig
-from pretrain.compress.target import check_target, planned_shape
+from pretrain.compress.target import check_target, planned_shape, target_of
 from workbench.distributed.config import why_not
 from workbench.errors import UserError
 from workbench.recipe import Recipe
@@ -15,15 +15,18 @@ _CHECKPOINTS_AT_ONCE = 3  # two kept and one being written
 def plan_prune(config: PruneConfig, recipe: Recipe) -> StagePlan:
     """Calibration tokens and forward passes over them. Raises: UserError for an impossible target."""
     before = planned_shape(recipe, config.needs)
-    tokens = config.samples * config.row_tokens
+    rows = f"{config.samples:,} rows x {config.row_tokens:,} = {config.samples * config.row_tokens:,} tokens"
+    target = config.target if before is None else target_of(config, before)
+    if target is None:
+        return StagePlan((f"to what fits of the parent's layers; {rows}",), disk_bytes=2**28)
     sizes = ", ".join(
-        f"{key} {value:,}" for key, value in config.target.model_dump().items() if value is not None
+        f"{key} {value:,}" for key, value in target.model_dump().items() if value is not None
     )
-    lines = [f"to {sizes}; {config.samples:,} rows x {config.row_tokens:,} = {tokens:,} tokens"]
+    lines = [f"to {sizes}; {rows}"]
     if before is not None:
-        check_target(config.target, before, config.removable)
-        if config.target.layers is not None:
-            removed = len(before.pattern) - config.target.layers
+        check_target(target, before, config.removable)
+        if target.layers is not None:
+            removed = len(before.pattern) - target.layers
             lines.append(
                 f"depth: {removed} of {len(before.pattern)} layers go, one a round; a round is about "
                 f"{2 + len(before.pattern) // 2} forward passes over the rows"

@@ -10,11 +10,11 @@ from model.hybrid import Hybrid, load_model, save_model
 from model.layers.isolation import check_isolation
 from model.packed import Rows
 from model.tokenizer import read_tokenizer
-from pretrain.compress.config import PruneConfig
+from pretrain.compress.config import PruneConfig, TargetConfig
 from pretrain.compress.depth import Removal, remove_layers
 from pretrain.compress.importance import width_scores
 from pretrain.compress.prune import Kept, choose, narrow, without_layers
-from pretrain.compress.target import WIDTHS, check_target, shape_of
+from pretrain.compress.target import WIDTHS, check_target, shape_of, target_of
 from pretrain.documents import BlendDocuments
 from pretrain.rows import RowStream
 from workbench.checkpoint import seed_everything
@@ -31,16 +31,18 @@ def run(context: StageContext) -> None:
     seed_everything(context.seed)
     tokenizer = read_tokenizer(context.parent_model)
     model = load_model(context.parent_model, device=str(group.place(config))).eval()
-    check_target(config.target, shape_of(model.config), config.removable)
+    target = target_of(config, shape_of(model.config))
+    check_target(target, shape_of(model.config), config.removable)
     check_isolation(model)
     context.note(parameters_before=_count(model))
     context.progress(message="reading data")
     documents = BlendDocuments(config.blend, tokenizer, context.seed)
     batches = RowStream(documents, config.row_tokens).along(config.samples, config.microbatch_rows)
-    if config.target.layers is not None:
-        model = _cut_depth(context, model, batches, config.target.layers)
-    if any(getattr(config.target, key) is not None for key in WIDTHS):
-        model = _cut_width(context, model, batches)
+    if target.layers is not None:
+        model = _cut_depth(context, model, batches, target.layers)
+    if any(getattr(target, key) is not None for key in WIDTHS):
+        model = _cut_width(context, model, batches, target)
+    context.outputs["target"] = target.model_dump(exclude_none=True)
     context.outputs |= {"parameters": _count(model), "pattern": shape_of(model.config).pattern}
     save_model(model, context.stage_dir / "model", tokenizer)
 
@@ -71,12 +73,14 @@ def _cut_depth(
     return without_layers(model, kept).eval()
 
 
-def _cut_width(context: StageContext, model: Hybrid, batches: list[Rows]) -> Hybrid:
+def _cut_width(
+    context: StageContext, model: Hybrid, batches: list[Rows], target: TargetConfig
+) -> Hybrid:
     config: PruneConfig = context.config
     scores = width_scores(model, batches, tick=_tick(context, "scoring widths"))
-    kept = choose(scores, shape_of(model.config), config.target)
+    kept = choose(scores, shape_of(model.config), target)
     context.outputs["kept"] = _written(kept)
-    return narrow(model, kept, config.target, scores if config.rescale_norms else None)
+    return narrow(model, kept, target, scores if config.rescale_norms else None)
 
 
 def _tick(context: StageContext, message: str) -> Callable[[], None]:

@@ -7,6 +7,7 @@ from typing import Any
 from model.presets import LAYER_KINDS, HybridShape, shape
 from model.sizes import Shape
 from pretrain.compress.config import PruneConfig, TargetConfig
+from pretrain.compress.fitting import candidates
 from pretrain.convert.plan import origin_shape
 from workbench.errors import UserError
 from workbench.recipe import Recipe
@@ -65,6 +66,24 @@ def check_target(target: TargetConfig, s: HybridShape, removable: Sequence[str])
         )
 
 
+def target_of(config: PruneConfig, s: HybridShape) -> TargetConfig:
+    """What a model of this shape is pruned to. Raises: UserError where too few combinations fit."""
+    if config.fit is None:
+        assert config.target is not None
+        return config.target
+    found = candidates(s, config.fit.space, config.fit.load)
+    if config.fit.rank > len(found):
+        raise UserError(
+            f"fit.rank {config.fit.rank}: only {len(found)} combinations fit; give 1 to {len(found)}, "
+            "or a larger space"
+        )
+    chosen = found[config.fit.rank - 1].shape
+    return TargetConfig(
+        hidden_size=chosen.hidden_size, ffn=chosen.intermediate_size,
+        mamba_heads=chosen.mamba_num_heads,
+    )  # fmt: skip
+
+
 def narrowed(s: HybridShape, target: TargetConfig, pattern: str | None = None) -> HybridShape:
     """The shape with the target's widths, and with `pattern` where layers went."""
     widths = {
@@ -92,16 +111,21 @@ def planned_shape(recipe: Recipe, needs: Sequence[str], depth: int = 0) -> Hybri
         before = planned_shape(recipe, stage.needs, depth + 1)
         if before is None or not isinstance(stage, PruneConfig):
             return before
-        return narrowed(before, stage.target, some_pattern(before, stage))
+        return _after(before, stage)
     return None
 
 
-def some_pattern(s: HybridShape, config: PruneConfig) -> str:
+def _after(s: HybridShape, config: PruneConfig) -> HybridShape:
+    target = target_of(config, s)
+    return narrowed(s, target, some_pattern(s, target, config.removable))
+
+
+def some_pattern(s: HybridShape, target: TargetConfig, removable: Sequence[str]) -> str:
     """A pattern that the pruning could leave."""
-    surplus = len(s.pattern) - (config.target.layers or len(s.pattern))
+    surplus = len(s.pattern) - (target.layers or len(s.pattern))
     letters = list(s.pattern)
     for place in reversed(range(len(letters))):
-        if surplus > 0 and letters[place] in config.removable:
+        if surplus > 0 and letters[place] in removable:
             del letters[place]
             surplus -= 1
     return "".join(letters)
@@ -120,6 +144,6 @@ def stage_shape(recipe: Recipe, name: str) -> Shape:
             before = stage_shape(recipe, need)
             made_by: Any = recipe.stages[need]
             if isinstance(made_by, PruneConfig) and isinstance(before, HybridShape):
-                return narrowed(before, made_by.target, some_pattern(before, made_by))
+                return _after(before, made_by)
             return before
     return shape(recipe.model.preset, **recipe.model.overrides)

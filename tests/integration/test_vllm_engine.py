@@ -11,6 +11,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.protocol import Request, Sampling, requests_of
+from engine.throughput import tokens_per_second
 from workbench.errors import UserError
 
 pytestmark = pytest.mark.integration
@@ -206,6 +207,17 @@ def test_stop_tokens_end_a_reply_and_stay_in_it(engine: Any) -> None:
     quiet = engine.generate([[30]], Sampling(max_tokens=9, seed=0, logprobs=False))[0][0]
     assert quiet.logprobs == []
     assert quiet.token_ids[:1] == done.token_ids
+
+
+def test_throughput_counts_replies_that_nothing_ends(engine: Any) -> None:
+    """Every reply has all its tokens, where the same seeds let the model end some of them."""
+    every = tuple(range(290))
+    whole = Sampling(max_tokens=9, seed=0, to_the_end=True, stop_token_ids=every)
+    assert [len(r[0].token_ids) for r in engine.generate([[30], [31]], whole)] == [9, 9]
+    found = tokens_per_second(
+        engine, vocab_size=290, prompt_tokens=5, new_tokens=6, batch=3, rounds=2
+    )
+    assert len(found) == 2 and all(rate > 0 for rate in found)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(engine: Any) -> None:

@@ -10,6 +10,7 @@ _LAYOUTS = (
 )
 _OPERATIONS = ("tests/unit/model/test_layers.py",)
 _PRUNE = ("tests/unit/pretrain/test_prune.py",)
+_SEARCH = ("tests/unit/pretrain/test_search.py",)
 _DISTILL = ("tests/unit/pretrain/test_distill.py",)
 # Two layouts in Triton's interpreter.
 _TRITON = (
@@ -208,6 +209,30 @@ MUTATIONS = (
         "grad = own.exp_().sub_(probabilities).neg_().mul_(valid[:, None]).to(dtype)",
         "the student moves away from its teacher",
         _DISTILL,
+    ),
+    Mutation(
+        "a search picks the fastest, however inaccurate",
+        "pretrain/search/choice.py",
+        "near = [c for c in able if c.accuracy.value >= first.accuracy.value - within]",
+        "near = able",
+        "the search gives up accuracy for speed that its rule does not allow",
+        _SEARCH,
+    ),
+    Mutation(
+        "a search leaves the first candidate's model",
+        "pretrain/search/stage.py",
+        "_take(context.inputs[_model_of(context, config, picked.name)]",
+        "_take(context.inputs[_model_of(context, config, config.labels[0])]",
+        "the stages behind a search go on from a candidate that it did not pick",
+        _SEARCH,
+    ),
+    Mutation(
+        "ranks of what fits all give the largest",
+        "pretrain/compress/target.py",
+        "found[config.fit.rank - 1].shape",
+        "found[0].shape",
+        "three candidates of a search are one",
+        _SEARCH,
     ),
     Mutation(
         "merge weights swapped",

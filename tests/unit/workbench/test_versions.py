@@ -20,7 +20,7 @@ SHIPPED = ("smoke", "miniature", "miniature-paper")
 # Kinds whose results checkers decide; a world source and a blend run none.
 CHECKED = {
     "grpo", "dpo", "reward_model", "merge", "evals", "ablation", "synthesize", "rejection",
-    "distill_on_policy",
+    "distill_on_policy", "search",
 }  # fmt: skip
 
 

@@ -1,46 +1,22 @@
 """Which widths fit a memory budget (arXiv 2508.14444, section 4): every combination, largest first.
 
-The candidates are then pruned, distilled for a short while and compared; how long and by what is the
-recipe's affair. Closed formulas of model.sizes; imports no torch. On the command line:
+The first of them are then pruned, distilled for a short while and compared: stage kind `search`
+(pretrain/search). Closed formulas of model.sizes; imports no torch. On the command line:
 scripts/search_widths.py.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import product
 from typing import NamedTuple
 
 from model.presets import HybridShape
 from model.sizes import GIB, Memory, memory, parameters
+from pretrain.compress.config import Load, Space
 from workbench.errors import UserError
 
-
-@dataclasses.dataclass(frozen=True)
-class Space:
-    """The values of each width that are tried.
-
-    Example: Space(hidden_size=(4480, 4800, 5120), ffn=(13440, 15680), mamba_heads=(112, 128))
-    """
-
-    hidden_size: Sequence[int]
-    ffn: Sequence[int]
-    mamba_heads: Sequence[int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Load:
-    """What must fit at once. budget_bytes: for weights, KV cache and recurrent state together.
-
-    The paper's: 22.06 GiB of an A10G, less 5% for the framework and 1.3 GiB for a vision encoder.
-    """
-
-    budget_bytes: float
-    context_tokens: int = 131072
-    batch: int = 1
-    bytes_per_value: int = 2
-
-
-PAPER_LOAD = Load(budget_bytes=(22.06 * 0.95 - 1.3) * GIB)
+# The paper's load is the default of `Load`: 22.06 GiB of an A10G, less 5% and 1.3 GiB.
+PAPER_LOAD = Load()
 PAPER_SPACE = Space(
     # The ends are the paper's, the steps between them ours: it prints none.
     hidden_size=tuple(range(4480, 5121, 320)),
@@ -68,12 +44,14 @@ def candidates(s: HybridShape, space: Space, load: Load) -> list[Candidate]:
             s, hidden_size=hidden, intermediate_size=ffn, mamba_num_heads=heads
         )
         every.append(Candidate(one, parameters(one), needs(one, load)))
-    found = [c for c in every if c.memory.total_bytes <= load.budget_bytes]
+    found = [c for c in every if _fits(c, load)]
     if not found:
-        least = min((c.memory.total_bytes for c in every), default=0)
+        least = min(every, key=lambda c: c.memory.total_bytes)
+        most = f" and {load.parameters:,} parameters" if load.parameters else ""
         raise UserError(
-            f"no combination fits {load.budget_bytes / GIB:,.2f} GiB; the smallest needs "
-            f"{least / GIB:,.2f} GiB: take fewer layers, or allow smaller widths"
+            f"no combination fits {load.memory_gib:,.4g} GiB{most}; the smallest needs "
+            f"{least.memory.total_bytes / GIB:,.4g} GiB and has {least.parameters:,}: take fewer layers, "
+            "or allow smaller widths"
         )
     return sorted(found, key=_order)
 
@@ -83,6 +61,11 @@ def needs(s: HybridShape, load: Load) -> Memory:
     return memory(
         s, tokens=load.context_tokens, batch=load.batch, bytes_per_value=load.bytes_per_value
     )
+
+
+def _fits(candidate: Candidate, load: Load) -> bool:
+    few = load.parameters is None or candidate.parameters <= load.parameters
+    return few and candidate.memory.total_bytes <= load.memory_gib * GIB
 
 
 def _order(candidate: Candidate) -> tuple[int, int, int]:
