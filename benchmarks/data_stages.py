@@ -16,7 +16,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,8 @@ from data_mix.hashed_runs import hashed
 
 MATH = re.compile(r'<(span|div)([^>]*class="[^"]*\bmath\b[^"]*"[^>]*)>(.*?)</\1>', re.DOTALL)
 PAGES, PER_PACKAGE, INNOCENT = 300, 100, 5000
+VOCABULARY = ["number", "of", "the", "matrix", "find", "all", "values", "a", "function", "returns"]
+BEGINS_ALIKE = "what is the answer to the question of number"
 
 
 def cpu_s() -> float:
@@ -188,6 +190,25 @@ def duplicates(folder: Path) -> None:
     planted(texts, lambda n: SHARES[n % len(SHARES)], lambda t: t.split(" "), " ")
 
 
+def harder(prompts: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Prompts of other numbers and likeness: what is looked for must not decide how long it takes."""
+    rng = random.Random(2)
+    other = [" ".join(rng.choices(VOCABULARY, k=rng.randint(8, 40))) for _ in range(100_000)]
+    yield "benchmarks", prompts
+    yield "and 100,000 more", prompts + other
+    yield "20,000 that begin alike", [f"{BEGINS_ALIKE} {n}" for n in range(20_000)]
+
+
+def speed_of(guard: Decontaminator, texts: list[str]) -> tuple[float, int]:
+    """(MB of text a CPU-second, best of three; how many texts are contaminated)."""
+    times, flagged = [], 0
+    for _ in range(3):
+        before = cpu_s()
+        flagged = sum(map(guard.is_contaminated, texts))
+        times.append(cpu_s() - before)
+    return sum(map(len, texts)) / 1e6 / min(times), flagged
+
+
 def benchmarks(folder: Path) -> None:
     """Every benchmark that is here, against innocent pages and exact copies."""
     with tempfile.TemporaryDirectory() as place:
@@ -197,16 +218,19 @@ def benchmarks(folder: Path) -> None:
         questions = read(path)
     guard = Decontaminator(prompts, ngram_words=13, common=common)
     texts = texts_of(folder, INNOCENT)
-    size, before = sum(map(len, texts)) / 1e6, cpu_s()
-    flagged = sum(map(guard.is_contaminated, texts))
-    speed = size / (cpu_s() - before)
+    _, flagged = speed_of(guard, texts)
     asked = [q.texts[0] for q in questions if q.texts and hashed(q.texts[0]).num_words >= 8]
     found = sum(guard.is_contaminated(f"Words before. {text} And words after.") for text in asked)
     names = len({question.benchmark for question in questions})
     print(
-        f"benchmarks: {names}, {len(questions):,} questions; {speed:.1f} MB/s; innocent removed {flagged} of "
-        f"{len(texts):,}; exact copies found {found:,} of {len(asked):,} (of 8 words and more)"
+        f"benchmarks: {names}, {len(questions):,} questions; innocent removed {flagged} of {len(texts):,}; "
+        f"exact copies found {found:,} of {len(asked):,} (of 8 words and more)"
     )
+    asking = [text.replace(". ", f". {BEGINS_ALIKE} none. ") for text in texts]
+    for name, looked in harder(prompts):
+        own = Decontaminator(looked, ngram_words=13, common=common)
+        speed, _ = speed_of(own, asking if BEGINS_ALIKE in looked[0] else texts)
+        print(f"  {name} ({len(looked):,} texts looked for): {speed:.1f} MB/s")
 
 
 def most_bytes() -> int:

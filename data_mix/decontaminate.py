@@ -19,9 +19,8 @@ from workbench.conversation import Conversation
 from workbench.errors import UserError
 
 _WHOLE_RUN = 8
-# A table of one bit for each of so many upper bits of a number: most runs of a text end there.
-_TABLE_BITS = 22
-_SHIFT = np.uint64(64 - _TABLE_BITS)
+# A table by the upper bits of a number, about sixteen places a number: most runs of a text end there.
+_SPARE_BITS, _MOST_BITS = 4, 26
 
 
 class RunSet:
@@ -29,14 +28,15 @@ class RunSet:
 
     def __init__(self, numbers: Iterable[NDArray[np.uint64]]) -> None:
         self.numbers = np.unique(np.concatenate([np.zeros(0, np.uint64), *numbers]))
-        self._table = np.zeros(1 << _TABLE_BITS, bool)
-        self._table[self.numbers >> _SHIFT] = True
+        bits = min(len(self.numbers).bit_length() + _SPARE_BITS, _MOST_BITS)
+        self._table, self._shift = np.zeros(1 << bits, bool), np.uint64(64 - bits)
+        self._table[self.numbers >> self._shift] = True
 
     def found(self, runs: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The places of the runs that are in the set."""
         if not len(self.numbers):
             return np.zeros(0, np.int64)
-        places = np.flatnonzero(self._table[runs >> _SHIFT])
+        places = np.flatnonzero(self._table[runs >> self._shift])
         at = np.searchsorted(self.numbers, runs[places])
         at[at == len(self.numbers)] = 0
         return places[self.numbers[at] == runs[places]]
@@ -61,20 +61,23 @@ class Decontaminator:
         self._size = ngram_words
         self._start = min(_WHOLE_RUN, ngram_words)
         self._turns: set[int] = set()
-        # A shorter prompt's first run -> the whole of each prompt that begins so.
-        self._whole: dict[int, list[NDArray[np.uint64]]] = {}
+        # Shorter prompts: the first run, the number and the length in tokens of each.
+        self._whole: list[tuple[int, int, int]] = []
         runs = [found for prompt in prompts if len(found := self._add(hashed(prompt)))]
         long = np.unique(np.concatenate([np.zeros(0, np.uint64), *runs]))
         self._runs = RunSet([long if common is None else np.setdiff1d(long, common)])
-        self._begins = RunSet([np.array(list(self._whole), np.uint64)])
+        begins, wholes, lengths = zip(*self._whole, strict=True) if self._whole else ((), (), ())
+        self._begins = RunSet([np.array(begins, np.uint64)])
+        self._wholes = RunSet([np.array(wholes, np.uint64)])
+        self._lengths = sorted(set(lengths))
 
     def _add(self, prompt: Hashed) -> NDArray[np.uint64]:
         """The runs of a long prompt; a shorter one is put with its like."""
         if prompt.num_words >= self._size:
             return prompt.runs(self._size)
         if prompt.num_words >= self._start:
-            first = int(prompt.runs(self._start)[0])
-            self._whole.setdefault(first, []).append(prompt.tokens)
+            first, whole = prompt.runs(self._start)[0], prompt.whole()[0]
+            self._whole.append((int(first), int(whole), len(prompt.tokens)))
         elif len(prompt.tokens):
             self._turns.add(int(prompt.whole()[0]))
         return np.zeros(0, np.uint64)
@@ -84,27 +87,26 @@ class Decontaminator:
         text = hashed(text_of(document))
         if len(self._runs.found(text.runs(self._size))) or self._has_whole(text):
             return True
-        return bool(self._turns) and any(self._is_turn(asked) for asked in _asked(document))
+        if not self._turns:
+            return False
+        asked = [text] if isinstance(document, str) else map(hashed, _asked(document))
+        return any(map(self._is_turn, asked))
 
     def _has_whole(self, text: Hashed) -> bool:
-        if not self._whole:
+        """Whether a shorter prompt stands in the text; the cost does not grow with how many there are."""
+        if not self._lengths:
             return False
-        runs = text.runs(self._start)
-        return any(
-            np.array_equal(text.tokens[start : start + len(prompt)], prompt)
-            for start in self._begins.found(runs)
-            for prompt in self._whole[int(runs[start])]
+        starts = self._begins.found(text.runs(self._start))
+        return len(starts) > 0 and any(
+            len(self._wholes.found(text.runs_at(starts, length))) for length in self._lengths
         )
 
-    def _is_turn(self, asked: str) -> bool:
-        text = hashed(asked)
-        return len(text.tokens) > 0 and int(text.whole()[0]) in self._turns
+    def _is_turn(self, asked: Hashed) -> bool:
+        return len(asked.tokens) > 0 and int(asked.whole()[0]) in self._turns
 
 
 def _asked(document: Document) -> list[str]:
-    """What a user asks first, and all of what users say; of a plain text the text."""
-    if isinstance(document, str):
-        return [document]
+    """What users of conversations ask first, and all of what they say."""
     out = []
     for conversation in conversations_in(document):
         said = [text for text in map(_said, conversation.messages) if text]

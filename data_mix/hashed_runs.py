@@ -6,7 +6,7 @@ runs of a text come from one sum. Scripts without blanks go by characters of the
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import xxhash
@@ -21,33 +21,50 @@ _known: dict[str, int] = {}
 
 @dataclass(frozen=True)
 class Hashed:
-    """A text as hashes of its tokens [tokens], and what the tokens before each weigh [tokens + 1]."""
+    """A text as hashes of its tokens [tokens], and what the tokens before each weigh [tokens + 1].
+
+    weights: None where every token is a word.
+    """
 
     tokens: NDArray[np.uint64]
-    weights: NDArray[np.int64]
+    weights: NDArray[np.int64] | None
 
     def runs(self, count: int) -> NDArray[np.uint64]:
         """The number of the shortest run that weighs `count` words, from each token on that has one."""
+        if self.weights is None:
+            starts = max(len(self.tokens) - count + 1, 0)
+            return self._numbers(slice(0, starts), slice(count, count + starts))
         ends = np.searchsorted(self.weights, self.weights[:-1] + count * WORD)
         ends = ends[ends <= len(self.tokens)]
-        return self._numbers(np.arange(len(ends)), ends)
+        return self._numbers(slice(0, len(ends)), ends)
+
+    def runs_at(self, starts: NDArray[np.int64], length: int) -> NDArray[np.uint64]:
+        """The numbers of the runs of `length` tokens from these places, where the text has so many."""
+        starts = starts[starts + length <= len(self.tokens)]
+        return self._numbers(starts, starts + length)
 
     def whole(self) -> NDArray[np.uint64]:
         """The number of the whole text as one run [1]."""
-        return self._numbers(np.array([0]), np.array([len(self.tokens)]))
+        return self._numbers(slice(0, 1), slice(len(self.tokens), None))
 
     @property
     def num_words(self) -> float:
         """How many words it weighs."""
-        return float(self.weights[-1]) / WORD
+        return float(len(self.tokens) if self.weights is None else self.weights[-1] / WORD)
 
-    def _numbers(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-        size = len(self.tokens)
-        power, inverse = powers(size + 1)
-        sums = np.concatenate(
-            [np.zeros(1, _U64), np.cumsum(self.tokens * power[:size], dtype=_U64)]
-        )
-        return mixed((sums[ends] - sums[starts]) * inverse[starts])
+    @cached_property
+    def _sums(self) -> NDArray[np.uint64]:
+        """What runs are differences of [tokens + 1]."""
+        power, _ = powers(len(self.tokens) + 1)
+        sums = np.zeros(len(self.tokens) + 1, _U64)
+        np.cumsum(self.tokens * power[: len(self.tokens)], out=sums[1:])
+        return sums
+
+    def _numbers(
+        self, starts: slice | NDArray[np.int64], ends: slice | NDArray[np.int64]
+    ) -> NDArray[np.uint64]:
+        _, inverse = powers(len(self.tokens) + 1)
+        return mixed((self._sums[ends] - self._sums[starts]) * inverse[starts])
 
 
 def hashed(text: str) -> Hashed:
@@ -62,7 +79,7 @@ def hashed(text: str) -> Hashed:
             _known[token] = xxhash.xxh3_64_intdigest(token.encode("utf-8", "surrogatepass"))
         numbers = np.fromiter(map(_known.__getitem__, tokens), dtype=_U64, count=len(tokens))
     if weights is None:
-        return Hashed(numbers, np.arange(0, WORD * len(tokens) + 1, WORD))
+        return Hashed(numbers, None)
     return Hashed(numbers, np.concatenate([np.zeros(1, np.int64), np.cumsum(weights)]))
 
 

@@ -7,6 +7,7 @@ token that weighs part of a word, so that a run of n words is about as long in e
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 
 WORD = 20
 """Weight of a word. A run of n words is the shortest run of tokens that weighs n times this."""
@@ -24,11 +25,12 @@ def words(text: str) -> tuple[list[str], list[int] | None]:
     if text.isascii() or not _UNSPACED.search(text):
         return _WORD.findall(text.lower()), None
     found = _TOKEN.findall(unicodedata.normalize("NFKC", text).lower())
-    return found, [_weight(token) for token in found]
+    return found, [WORD if len(token) > 1 else _weight(token) for token in found]
 
 
+@cache  # of single characters, so no more than there are
 def _weight(token: str) -> int:
-    if len(token) > 1 or not _UNSPACED.match(token):
+    if not _UNSPACED.match(token):
         return WORD
     return _LETTER if _IS_LETTER.match(token) else _IDEOGRAPH
 

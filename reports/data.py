@@ -82,7 +82,8 @@ def _padded(rows: list[Shown], size: int) -> list[Shown | None]:
 
 
 def _row(line: dict[str, Any], rows_in: int) -> FunnelRow:
-    reasons = [f"{reason}: {n:,}" for reason, n in line["removed"].items()]
+    most_first = sorted(line["removed"].items(), key=lambda found: -found[1])
+    reasons = [f"{reason}: {n:,}" for reason, n in most_first]
     reasons += [f"no decision, {reason}: {n:,}" for reason, n in line["failed"].items()]
     return FunnelRow(
         line["step"],

@@ -118,9 +118,10 @@ def common_runs(questions: Iterable[Question], size: int) -> NDArray[np.uint64]:
 def _empty_runs(text: str, size: int) -> NDArray[np.uint64]:
     """Numbers of the runs with fewer than half as many different words, or half without a letter."""
     tokens, weights = words(text)
+    # Characters of Chinese repeat, and all mean something.
+    if weights is not None or len(tokens) < size:
+        return np.zeros(0, np.uint64)
     runs = hashed(text).runs(size)
-    if weights is not None or not len(runs):  # characters of Chinese repeat, and all mean something
-        return runs[:0]
     _, kinds = np.unique(tokens, return_inverse=True)
     windows = np.sort(np.lib.stride_tricks.sliding_window_view(kinds, size), axis=1)
     different = 1 + (windows[:, 1:] != windows[:, :-1]).sum(axis=1)

@@ -88,3 +88,29 @@ def test_the_threshold_decides() -> None:
     assert list(unique([text, other], near=0.5)) == [0]
     assert list(unique([text, other], near=0.79)) == [0, 1]
     assert list(unique([text, other])) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "blank", "run", "whole"),
+    [("abc", " ", 13, 8), ("数学是", "", 22, 14)],
+    ids=["words of 1", "characters of 12 twentieths"],
+)
+def test_contamination_is_that_of_brute_force(
+    alphabet: str, blank: str, run: int, whole: int
+) -> None:
+    """Short prompts begin alike, so that many have the same first run."""
+    rng = Random(4)
+    drawn = lambda n: [rng.choice(alphabet) for _ in range(n)]  # noqa: E731 - six words
+    head = drawn(whole)
+    prompts = [head + drawn(rng.randrange(run - whole)) for _ in range(12)] + [drawn(run + 4)]
+    guard = Decontaminator([blank.join(p) for p in prompts], ngram_words=13)
+    parts = [p if len(p) < run else p[at : at + run] for p in prompts for at in range(len(p))]
+    found = []
+    for _ in range(200):
+        hidden = rng.choice([head, rng.choice(prompts), []])[: rng.choice([whole, 2 * run])]
+        text = drawn(9) + hidden + drawn(rng.choice([0, 9]))
+        places = range(len(text))
+        known = [part for part in parts if len(part) == run or part in prompts]
+        found.append(any(text[at : at + len(part)] == part for part in known for at in places))
+        assert guard.is_contaminated(blank.join(text)) is found[-1]
+    assert 50 < sum(found) < 190
