@@ -1,10 +1,10 @@
 """Recipe section of the stage kind `evals`. Imports no torch."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from budget.told import must_hold_budget
+from budget.told import Instruction
 from engine.config import EngineConfig
 from engine.judge_client import JudgeConfig
 from environments.config import TasksConfig
@@ -49,7 +49,7 @@ class EvalsConfig(StageConfig):
     reasoning off."""
     thinking_grace: int = Field(500, ge=0)
     """How many tokens over the budget a newline is waited for."""
-    told: Annotated[str, AfterValidator(must_hold_budget)] | None = None
+    told: Instruction | None = None
     """An instruction with {budget}, put at the end of the last user message: models are told the budgets,
     and nothing enforces them. Results are written as BENCHMARK-told. null: budgets are enforced."""
     limit: int | None = Field(None, ge=1)

@@ -6,6 +6,7 @@ longer is paid less. Nothing is enforced; the budget processor (`thinking_budget
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from budget.control import BudgetRule
@@ -27,7 +28,8 @@ def budget_of(identity: str, config: ConditionConfig) -> int:
 
 def conditioned(question: Conversation, config: ConditionConfig) -> Conversation:
     """The question that tells its budget."""
-    return told(question, budget_of(question.id, config), config.instruction)
+    bare = replace(question, messages=question.prompt)
+    return told(bare, budget_of(question.id, config), config.instruction)
 
 
 def paid(spent: int, budget: int, slack: float) -> float:

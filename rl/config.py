@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from budget.told import must_hold_budget
+from budget.told import ToldConfig
 from data_mix.config import no_checks
 from engine.config import EngineConfig
 from environments.config import EnvironmentSource, PromptsConfig
@@ -173,23 +173,13 @@ class RewardConfig(RewardSource):
         return dict(self.parts) if self.parts else {self.kind: self}
 
 
-class ConditionConfig(Section):
-    """A thinking budget in the prompt and in the reward (after L1, arXiv 2503.04697)."""
+class ConditionConfig(ToldConfig):
+    """A thinking budget in the prompt and in the reward (after L1, arXiv 2503.04697). Each prompt has one of
+    the budgets, by its id."""
 
-    budgets: list[int] = Field(min_length=1)
-    """Budgets in tokens of the trace; each prompt has one of them, by its id."""
-    instruction: str = "Think for at most {budget} tokens."
-    """What is added to the last user message, with {budget}."""
     slack: float = Field(0.5, gt=0)
     """A reply is paid in full within its budget, and less and less up to (1 + slack) times it, where it is
     paid nothing."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if any(budget < 1 for budget in self.budgets):
-            raise ValueError(f"budgets {self.budgets}: give numbers above 0")
-        must_hold_budget(self.instruction)
-        return self
 
 
 class GrpoValidation(ValidationConfig):

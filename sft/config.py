@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from budget.told import ToldConfig
 from data_mix.config import no_conversations
 from environments.config import EnvironmentSource, PromptsConfig
 from model.fp8.config import ByPrecision, Fp8Config, Precision, check_section
@@ -76,6 +77,9 @@ class SftConfig(ByPrecision, WorkersStage):
     """Share of prompts repeated with an empty trace [paper, stage 1: about 10%]."""
     truncation: TruncationConfig | None = None
     """Truncated traces (stage 3); null: none."""
+    told: ToldConfig | None = None
+    """Tell each sample with a trace, cut ones too, the smallest of these budgets that its trace keeps (one
+    that is longer than all: none), so that a model knows what the words mean; null: not."""
     concatenate: bool = False
     """Pack samples into rows of `row_tokens` (stage 1); false: one sample a row (stage 2)."""
     row_tokens: int = Field(131072, ge=8)

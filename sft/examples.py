@@ -27,6 +27,8 @@ class Accounting:
     loss_tokens: int = 0
     stripped: int = 0
     truncated: dict[str, Any] = field(default_factory=dict)
+    told: dict[str, int] | None = None
+    """Samples that were told each budget; null: none was told any."""
     dropped_longer: int = 0
     without_reply: dict[str, int] = field(default_factory=dict)
     """Part -> conversations left out of it, for they do not end with an assistant turn."""
@@ -51,6 +53,7 @@ class Accounting:
             "rows": self.rows,
             "fill_rate": round(self.fill_rate, 5),
             **({"validation": self.validation} if self.validation else {}),
+            **({"told_budgets": self.told} if self.told is not None else {}),
         }
 
 

@@ -29,6 +29,10 @@ def plan_sft(config: SftConfig, recipe: Recipe) -> StagePlan:
         lines.append(
             f"{cut.share:.0%} of samples with traces cut to {cut.min_tokens}-{cut.max_tokens} tokens"
         )
+    if config.told:
+        lines.append(
+            f"samples are told the smallest budget that they keep, of {config.told.budgets}"
+        )
     return StagePlan(lines=tuple(lines), loads=(_load(config, with_copies),))
 
 

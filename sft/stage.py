@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from budget.told import tell_what_is_kept
 from budget.truncation import truncate_share
 from data_mix.spilled import Spilled
 from data_mix.supervised import each_conversation
@@ -193,6 +194,8 @@ def build_rows(
             max_tokens=cut.max_tokens,
             rng=random.Random(seed),
         )
+    if config.told:
+        accounting.told = tell_what_is_kept(whole, config.told, tokenizer)
     samples = write_samples(folder, rendered(whole, tokenizer, config.data_workers, tell))
     rows = to_rows(
         samples,

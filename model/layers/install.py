@@ -1,5 +1,6 @@
 """The one place where document isolation enters a model."""
 
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -83,18 +84,21 @@ class _Entry:
 
     def __init__(self, refusal: str | None) -> None:
         self.refusal = refusal
-        self.expected = False
+        # Threads that called the model with seq_idx: microbatches side by side share the model.
+        self.expected: set[int] = set()
 
     def announce(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Pre-hook of the whole model, which may swallow seq_idx before the backbone sees it."""
-        self.expected = kwargs.get("seq_idx") is not None
+        self.expected.discard(get_ident())
+        if kwargs.get("seq_idx") is not None:
+            self.expected.add(get_ident())
 
     def verify(self, model: torch.nn.Module, args: object, output: object) -> None:
         """Hook after the whole model: what was announced must have arrived."""
-        if self.expected:
-            self.expected = False
+        if get_ident() in self.expected:
+            self.expected.discard(get_ident())
             raise ValueError(f"{type(model).__name__} does not hand seq_idx to its layers")
 
     def __call__(
@@ -110,7 +114,7 @@ class _Entry:
             if backbone.training and cache is None and kwargs.get("use_cache") is None:
                 kwargs["use_cache"] = False  # transformers would fill a cache that no one reads
             return args, kwargs
-        self.expected = False
+        self.expected.discard(get_ident())
         if cache is not None or kwargs.get("use_cache"):
             raise ValueError("seq_idx cannot be combined with a cache; pass use_cache=False")
         if self.refusal is not None:

@@ -54,6 +54,14 @@ MUTATIONS = (
         _CONDITIONED,
     ),
     Mutation(
+        "a sample is told the first budget that it keeps, not the smallest",
+        "budget/told.py",
+        "for budget in sorted(budgets) if",
+        "for budget in budgets if",
+        "a model learns that small budgets are not meant",
+        ("tests/unit/budget/test_told.py",),
+    ),
+    Mutation(
         "a judge's score outside the scale counts",
         "reward/rubric.py",
         "and lowest <= v <= highest",

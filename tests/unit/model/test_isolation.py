@@ -2,7 +2,9 @@
 
 import copy
 import resource
+import threading
 from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -366,6 +368,34 @@ def test_models_that_cannot_isolate_refuse() -> None:
     assert "Mamba" in mamba.base_model.forward.reason
     with pytest.raises(ValueError, match="does not hand seq_idx to its layers"):
         mamba(ids, seq_idx=documents)  # transformers drops it on the way
+
+
+def test_a_row_of_another_thread_is_none_of_this_ones() -> None:
+    """Microbatches side by side share the model: one begins while another is inside, which must end well."""
+    model = load_model(tiny_config(), seed=0)
+    ids, rows = random_ids((1, 4)), torch.zeros(1, 4).int()
+    begun, ended = threading.Event(), threading.Event()
+
+    def late(*_: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            ended.wait(20)
+
+    model.register_forward_pre_hook(late)
+    with ThreadPoolExecutor(1) as pool:
+        other: list[Future[Any]] = []
+
+        def inside(*_: Any) -> None:
+            if threading.current_thread() is threading.main_thread():
+                other.append(pool.submit(model, ids, seq_idx=rows))
+                assert begun.wait(20)
+
+        model.base_model.layers[-1].register_forward_hook(inside)
+        try:
+            first = model(ids, seq_idx=rows).logits
+        finally:
+            ended.set()
+        assert torch.equal(other[0].result(20).logits, first)
 
 
 def test_self_test_passes_and_leaves_the_model_alone() -> None:

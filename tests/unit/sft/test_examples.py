@@ -115,3 +115,20 @@ def test_the_manifest_says_what_was_cut(tmp_path: Path, tokenizer: PreTrainedTok
     # The newline before the tag goes too.
     assert removed == round(10 * (told["trace_tokens_mean"] - told["kept_tokens_mean"] + 1))
     assert nothing.as_dict()["truncated_traces"] == {}
+
+
+def test_samples_that_are_told_a_budget_are_counted(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """And longer by the words of it."""
+    body = {
+        "kind": "sft", "row_tokens": 256,
+        "parts": {"math": {"source": {"type": "world", "domain": "math"}, "samples": 12}},
+    }  # fmt: skip
+    rows, _, plain = build_rows(SftConfig.model_validate(body), tokenizer, 3, tmp_path / "plain")
+    telling = SftConfig.model_validate({**body, "told": {"budgets": [16, 400]}})
+    longer, _, accounting = build_rows(telling, tokenizer, 3, tmp_path / "told")
+    assert sum(accounting.as_dict()["told_budgets"].values()) == 12 == len(rows) == len(longer)
+    assert "told_budgets" not in plain.as_dict()
+    assert accounting.tokens["math"] > plain.tokens["math"] + 12 * 5
+    assert accounting.loss_tokens == plain.loss_tokens
