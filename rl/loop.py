@@ -22,7 +22,7 @@ from rl.metrics import overlap_s, rollout_metrics
 from rl.prefetch import Prefetch
 from rl.sample import Pool, Rollout, Sampled, Sampler, collect
 from rl.update import Updater
-from rl.weight_sync import sync, sync_shares
+from rl.weight_sync import publish
 from workbench.checkpoint import rng_state, set_rng_state
 from workbench.conversation import Conversation
 from workbench.distributed import group
@@ -217,16 +217,9 @@ class Grpo:
         """The weights to the engine, under the number of updates as their version. Raises: SyncError."""
         begun = time.perf_counter()
         engine = None if self.sampler is None else self.sampler.engine
-        how: dict[str, Any] = {
-            "version": self.step,
-            "longest": self.config.engine.max_model_len,
-            "cached": self.config.engine.prefix_caching,
-        }
-        if self.shards is not None:
-            report = sync_shares(self.model, engine, self.shards.post, **how)
-        else:
-            assert engine is not None
-            report = sync(self.model, engine, **how)
+        post = None if self.shards is None else self.shards.post
+        config = self.config.engine
+        report = publish(self.model, engine, post, version=self.step, config=config)
         errors = {} if report is None else {"probe_error": max(report)}
         return errors | {"sync_s": time.perf_counter() - begun}
 

@@ -1,8 +1,8 @@
 """Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, and what it gained."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, cast
 from uuid import uuid4
 
 import torch
@@ -47,8 +47,6 @@ from workbench.stage import StageContext
 from workbench.statistics import paired_difference
 from workbench.validation import Validation
 
-T = TypeVar("T")
-
 
 def run(context: StageContext) -> None:
     """Measure, train, measure again, save; in this process, or in several that share the model."""
@@ -72,9 +70,9 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     tokenizer = read_tokenizer(context.parent_model)
-    asked = _in_first(lambda: _questions(context, tokenizer))
+    asked = group.in_first(lambda: _questions(context, tokenizer))
     model, shards = _policy(context, mesh)
-    asker = _in_first(lambda: _Asker(context, tokenizer, asked))
+    asker = group.in_first(lambda: _Asker(context, tokenizer, asked))
     sampler, pool = (asker.sampler, asked.pool) if asker and asked else (None, [])
     validation = _validation(context, asker)
     grpo = Grpo(model, sampler, pool, config, context.seed, shards, validation)
@@ -95,20 +93,6 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     _save(context, model, tokenizer, sharded=mesh is not None)
     if asker:
         asker.engine.close()
-
-
-def _in_first(make: Callable[[], T]) -> T | None:
-    """What `make` gives in the first process; None in the others, which wait for it.
-
-    Raises: UserError in all of them where it raises one.
-    """
-    made: list[T] = []
-
-    def once() -> None:
-        made.append(make())
-
-    group.from_first(once)
-    return made[0] if made else None
 
 
 def _measured_in_first(asker: "_Asker | None", when: str) -> None:

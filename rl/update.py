@@ -186,7 +186,7 @@ def accumulate(
 
 
 # A row that nobody learns from: every process must run as many passes as the others.
-_NOTHING = PolicyBatch(
+NOTHING = PolicyBatch(
     input_ids=torch.zeros(2, dtype=torch.long),
     document=torch.zeros(2, dtype=torch.int32),
     position=torch.zeros(0, dtype=torch.long),
@@ -207,7 +207,7 @@ def deal(batches: Sequence[PolicyBatch], rank: int, ranks: int) -> list[PolicyBa
     order = sorted(range(len(batches)), key=lambda place: -len(batches[place].input_ids))
     mine = [batches[place] for place in order[rank::ranks]]
     rounds = -(-len(batches) // ranks)
-    return mine + [_NOTHING] * (rounds - len(mine))
+    return mine + [NOTHING] * (rounds - len(mine))
 
 
 def summed(sums: dict[str, float], *, counts: bool = True) -> dict[str, float]:

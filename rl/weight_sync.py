@@ -1,9 +1,12 @@
 """The policy's weights into the engine, with the proof that the engine then samples from them."""
 
+from typing import Any
+
 import torch
 from torch import distributed, nn
 from transformers import PreTrainedModel
 
+from engine.config import EngineConfig
 from engine.protocol import Engine
 from engine.shares import Post
 from engine.sync_check import (
@@ -62,6 +65,27 @@ def sync_shares(
     proof = Proof(digests, lambda: score(model, prompts))
     report = engine.update_weights(post.collect(), version=version, proof=proof)  # type: ignore[arg-type]
     return group.from_first(lambda: report)
+
+
+def publish(
+    model: PreTrainedModel,
+    engine: Engine | None,
+    post: Post | None,
+    *,
+    version: int,
+    config: EngineConfig,
+) -> SyncReport | None:
+    """The weights to the engine, by `sync_shares` where processes share them (post), else by `sync`.
+
+    Every process must call it. Raises: SyncError in the first.
+    """
+    how: dict[str, Any] = {
+        "version": version, "longest": config.max_model_len, "cached": config.prefix_caching
+    }  # fmt: skip
+    if post is not None:
+        return sync_shares(model, engine, post, **how)
+    assert engine is not None
+    return sync(model, engine, **how)
 
 
 def own_share(model: PreTrainedModel) -> dict[str, torch.Tensor]:

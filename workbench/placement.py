@@ -22,7 +22,9 @@ STAGE_SHARE = 0.35
 ENGINE_SHARE = 0.6
 _GRAIN = 10_000  # Ray counts cards in steps of 1e-4
 # Keys that say where something runs: the same stage on other hardware is the same stage.
-RESOURCES = frozenset({"cpus", "gpus", "gpus_per_worker", "gpu_memory_utilization", "restarts"})
+RESOURCES = frozenset(
+    {"cpus", "gpus", "gpus_per_worker", "gpu_memory_utilization", "restarts", "wait_s"}
+)
 
 
 class Node(NamedTuple):

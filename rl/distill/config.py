@@ -6,10 +6,10 @@ from pydantic import Field, model_validator
 
 from data_mix.config import SourceConfig, no_conversations
 from engine.config import EngineConfig
-from workbench.recipe import StageConfig
+from workbench.distributed.config import SpreadStage
 
 
-class OnPolicyDistillConfig(StageConfig):
+class OnPolicyDistillConfig(SpreadStage):
     """Stage kind `distill_on_policy`: the student answers, the teacher says how likely it finds each token,
     and the student is moved towards the teacher there (reverse KL; arXiv 2306.13649). No reward is needed:
     where prompts have a check, it is measured."""
@@ -64,6 +64,11 @@ class OnPolicyDistillConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.distributed.context > 1:
+            raise ValueError(
+                f"distributed.context {self.distributed.context}: distributions of whole rows are compared "
+                "here; leave it out"
+            )
         if self.teacher not in self.needs:
             raise ValueError(
                 f"teacher {self.teacher!r} is not in needs ({', '.join(self.needs)}); add it after the "

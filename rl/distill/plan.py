@@ -4,13 +4,17 @@ from data_mix.inputs import check_data
 from rl.distill.config import OnPolicyDistillConfig
 from rl.inputs import looked_at
 from rl.rows import Rules
+from workbench.distributed.config import load_of, why_not
+from workbench.errors import UserError
 from workbench.load import GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
 
 def plan_distill(config: OnPolicyDistillConfig, recipe: Recipe) -> StagePlan:
-    """Replies sampled and trained on, at most."""
+    """Replies sampled and trained on, at most. Raises: UserError where several processes cannot be."""
+    if refusal := why_not(config.distributed, recipe):
+        raise UserError(refusal)
     replies = config.prompts_per_step * config.samples
     engine = config.engine
     held_out = 2 * config.num_held_out * len(config.budgets)
@@ -32,8 +36,8 @@ def plan_distill(config: OnPolicyDistillConfig, recipe: Recipe) -> StagePlan:
         tokens=config.num_steps * replies * engine.max_model_len,
         row_tokens=config.microbatch_tokens,
         document_tokens=min(engine.max_model_len, config.microbatch_tokens),
-        gpus=config.gpus,
         bound=True,
+        **load_of(config.distributed, config.gpus),
     )
     return StagePlan(
         lines=(line,),

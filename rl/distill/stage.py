@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
 from budget.engine import with_budgets
 from engine.actor import start_engine
 from engine.protocol import Completion, Sampling, sample_seed
+from engine.shares import Post
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
+from model.sharding.check import check_shards
+from model.sharding.files import read_sharded, write_sharded
 from model.tokenizer import read_tokenizer
 from reward import Verdict
 from reward.verdict import decided, failed
@@ -21,11 +26,14 @@ from rl.distill.update import DistillUpdater
 from rl.held_out import check_held_out
 from rl.rows import Rules, take_rows, too_long, warnings_of
 from rl.sample import Pool, Rollout, Sampler, thinks
-from rl.weight_sync import sync
+from rl.weight_sync import publish
 from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, rng_state, seed_everything, set_rng_state
 from workbench.conversation import Conversation
 from workbench.distributed import group
+from workbench.distributed.launch import run_workers
+from workbench.distributed.mesh import Mesh, make_mesh
+from workbench.distributed.state import ShardedCheckpoints, resume
 from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.records import to_json
@@ -34,15 +42,92 @@ from workbench.statistics import paired_difference
 
 
 def run(context: StageContext) -> None:
-    """Measure, train, measure again, save."""
+    """Measure, train, measure again, save; in this process, or in several that share both models."""
+    config: OnPolicyDistillConfig = context.config
+    if config.distributed.on:
+        context.progress(message="starting workers")
+        run_workers(context, config.distributed, "rl.distill.stage:train_worker")
+        return
+    train(context, None)
+
+
+def train_worker(context: StageContext) -> None:
+    """One trainer of a distributed stage. The first one samples as well."""
+    train(context, make_mesh(context.config.distributed))
+
+
+def train(context: StageContext, mesh: Mesh | None) -> None:
+    """The whole stage, in every process of it. mesh: how they share the models; None: one process."""
     config: OnPolicyDistillConfig = context.config
     keep_freed_memory()
     torch.set_num_threads(config.threads)
     seed_everything(context.seed)
     tokenizer = read_tokenizer(context.parent_model)
-    pool, held_out = _questions(context, tokenizer)
+    pool, held_out = group.in_first(lambda: _questions(context, tokenizer)) or ([], [])
+    student, teacher = _models(context, tokenizer, mesh)
+    sampler = group.in_first(lambda: _sampler(context, tokenizer))
+    updater = DistillUpdater(student, teacher, lr=config.lr, grad_clip=config.grad_clip, mesh=mesh)
+    post = Post(group.from_first(lambda: f"weights-{uuid4().hex}")) if mesh else None
+    loop = _Loop(config, sampler, updater, Pool(pool, context.seed), context.seed, post)
+    folder = context.stage_dir / "checkpoints"
+    if resume(loop, folder, student, updater.optimizer) and group.is_first():
+        context.metrics.truncate_after(loop.step)
+    if "held_out_before" not in context.outputs:
+        loop.publish()
+        before = _measured(context, loop, held_out, "before")
+        context.outputs["held_out_before"] = before
+        if group.is_first():
+            context.note(held_out_before=before)
+    loop.publish()
+    saves = ShardedCheckpoints if mesh else Checkpoints
+    if not _fit(context, loop, saves(folder, keep=max(2, config.keep_checkpoints))):
+        context.stop()
+    after = _measured(context, loop, held_out, "after")
+    if sampler is not None:
+        context.outputs["held_out_after"] = after
+        found = differences(held_out, context.outputs["held_out_before"], after)
+        context.outputs |= {"differences": to_json(found), "engine": sampler.engine.describe()}
+    if mesh is None:
+        save_model(student, context.stage_dir / "model", tokenizer)
+    else:
+        target = context.stage_dir / "model"
+        write_sharded(student, target, like=context.parent_model, tokenizer=tokenizer)
+    if sampler is not None:
+        sampler.engine.close()
+
+
+def _fit(
+    context: StageContext, loop: "_Loop", checkpoints: Checkpoints | ShardedCheckpoints
+) -> bool:
+    """Train to the end. Returns False where it was asked to stop (state is saved)."""
+    config: OnPolicyDistillConfig = context.config
+    stop = False
+    while loop.step < config.num_steps and not stop:
+        metrics = loop.take_step()
+        if group.is_first():
+            context.log_metrics(loop.step, metrics, tokens=loop.tokens)
+            context.progress(
+                step=loop.step, total=config.num_steps, message="on-policy distillation"
+            )
+        stop = group.from_first(context.should_stop)
+        if stop or loop.step % config.checkpoint_every_steps == 0:
+            checkpoints.save(loop.step, loop.state_dict())
+    checkpoints.finish()
+    return not stop
+
+
+def _measured(
+    context: StageContext, loop: "_Loop", questions: Sequence[Conversation], when: str
+) -> dict[str, Any]:
+    if group.is_first():
+        context.progress(message=f"held-out replies {when}")
+    return loop.measure(questions)
+
+
+def _sampler(context: StageContext, tokenizer: Any) -> Sampler:
+    """The engine, and how it is asked."""
+    config: OnPolicyDistillConfig = context.config
     context.progress(message="starting the engine")
-    student, teacher = _models(context, tokenizer)
     limited = any(budget is not None for budget in config.budgets)
     engine = start_engine(
         context.parent_model, with_budgets(config.engine) if limited else config.engine
@@ -53,77 +138,38 @@ def run(context: StageContext) -> None:
         temperature=config.temperature,
         thinking_grace=config.thinking_grace,
     )
-    sampler = Sampler(engine, tokenizer, sampling, config.thinking, _all_alike, score=_sampled)
-    loop = _Loop(
-        config,
-        sampler,
-        DistillUpdater(student, teacher, lr=config.lr, grad_clip=config.grad_clip),
-        Pool(pool, context.seed),
-        context.seed,
-    )
-    checkpoints = Checkpoints(context.stage_dir / "checkpoints")
-    if (state := checkpoints.load_latest()) is not None:
-        loop.load_state_dict(state)
-        context.metrics.truncate_after(loop.step)
-    if "held_out_before" not in context.outputs:
-        context.progress(message="held-out replies before")
-        loop.publish()
-        context.note(held_out_before=loop.measure(held_out))
-    loop.publish()
-    while loop.step < config.num_steps:
-        metrics = loop.take_step()
-        context.log_metrics(loop.step, metrics, tokens=loop.tokens)
-        context.progress(step=loop.step, total=config.num_steps, message="on-policy distillation")
-        stop = context.should_stop()
-        if stop or loop.step % config.checkpoint_every_steps == 0:
-            checkpoints.save(loop.step, loop.state_dict())
-        if stop:
-            context.stop()
-    context.progress(message="held-out replies after")
-    after = loop.measure(held_out)
-    context.outputs["held_out_after"] = after
-    context.outputs["differences"] = to_json(
-        differences(held_out, context.outputs["held_out_before"], after)
-    )
-    context.outputs["engine"] = engine.describe()
-    save_model(student, context.stage_dir / "model", tokenizer)
-    engine.close()
+    return Sampler(engine, tokenizer, sampling, config.thinking, _all_alike, score=_sampled)
 
 
 class _Loop:
-    """Step after step: sample, update, give the engine the weights."""
+    """Step after step: sample, update, give the engine the weights.
+
+    Every process has one and calls the same methods; the first alone has a sampler, and prompts.
+    """
 
     def __init__(
         self,
         config: OnPolicyDistillConfig,
-        sampler: Sampler,
+        sampler: Sampler | None,
         updater: DistillUpdater,
         pool: Pool,
         seed: int,
+        post: Post | None,
     ) -> None:
         self.config, self.sampler, self.updater = config, sampler, updater
-        self.pool, self.seed = pool, seed
+        self.pool, self.seed, self.post = pool, seed, post
         self.step, self.tokens = 0, 0
 
     def publish(self) -> None:
         """The student's weights to the engine. Raises: SyncError."""
-        sync(
-            self.updater.student,
-            self.sampler.engine,
-            version=self.step,
-            longest=self.config.engine.max_model_len,
-            cached=self.config.engine.prefix_caching,
-        )
+        engine = None if self.sampler is None else self.sampler.engine
+        config = self.config.engine
+        publish(self.updater.student, engine, self.post, version=self.step, config=config)
 
     def take_step(self) -> dict[str, float]:
         """One update. Raises: RuntimeError where too many replies could not be sampled."""
         config = self.config
-        first = self.step * config.prompts_per_step
-        asked = self.pool.take(first, config.prompts_per_step)
-        questions = [q for q in asked if isinstance(q, Conversation)]
-        rollouts = self.replies(
-            questions, sample_seed(self.seed, "distill", self.step), self.sampler
-        )
+        rollouts = group.from_first(self.replies)
         made = [r for r in rollouts if r.advantage is not None]
         share = 1 - len(made) / len(rollouts)
         if share > config.max_failed_share:
@@ -153,25 +199,33 @@ class _Loop:
             }
         )
 
-    def replies(
-        self, questions: Sequence[Conversation], seed: int, sampler: Sampler
-    ) -> list[Rollout]:
-        """Replies to each question, under the budgets in turn."""
-        out = list[Rollout]()
+    def replies(self) -> list[Rollout]:
+        """Replies to each question of the step, under the budgets in turn."""
+        first = self.step * self.config.prompts_per_step
+        asked = self.pool.take(first, self.config.prompts_per_step)
+        questions = [q for q in asked if isinstance(q, Conversation)]
+        seed, out = sample_seed(self.seed, "distill", self.step), list[Rollout]()
         for place, budget in enumerate(self.config.budgets):
             part = questions[place :: len(self.config.budgets)]
-            limited = replace(sampler, sampling=replace(sampler.sampling, thinking_budget=budget))
-            out += [r for found in limited.roll_out(part, seed=seed + place) for r in found]
+            found = self._limited(budget).roll_out(part, seed=seed + place)
+            out += [rollout for each in found for rollout in each]
         return out
+
+    def _one_each(self, questions: Sequence[Conversation], budget: int | None) -> list[Rollout]:
+        groups = self._limited(budget, n=1).roll_out(questions, seed=self.seed)
+        return [replies[0] for replies in groups]
+
+    def _limited(self, budget: int | None, **sampling: Any) -> Sampler:
+        assert self.sampler is not None
+        how = replace(self.sampler.sampling, thinking_budget=budget, **sampling)
+        return replace(self.sampler, sampling=how)
 
     def measure(self, questions: Sequence[Conversation]) -> dict[str, Any]:
         """Of one reply a question at each budget: what the checker says, the KL to the teacher, and how many
         tokens it has. None where it could not be sampled or checked."""
         found: dict[str, Any] = {}
         for budget in self.config.budgets:
-            sampling = replace(self.sampler.sampling, n=1, thinking_budget=budget)
-            groups = replace(self.sampler, sampling=sampling).roll_out(questions, seed=self.seed)
-            firsts = [each[0] for each in groups]
+            firsts = group.from_first(partial(self._one_each, questions, budget))
             made = [r for r in firsts if r.advantage is not None]
             kls = iter(self.updater.measure(made, row_tokens=self.config.microbatch_tokens))
             found[_name(budget)] = {
@@ -186,15 +240,17 @@ class _Loop:
         return {
             "step": self.step,
             "tokens": self.tokens,
-            "model": self.updater.student.state_dict(),
-            "optimizer": self.updater.optimizer.state_dict(),
+            **self.updater.state_dict(),
             "rng": rng_state(),
         }
 
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Of `state_dict()` the weights alone."""
+        self.updater.load_weights(state)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.updater.student.load_state_dict(state["model"], strict=True)
-        self.updater.optimizer.load_state_dict(state["optimizer"])
+        self.updater.load_state_dict(state)
         set_rng_state(state["rng"])
         self.step, self.tokens = int(state["step"]), int(state["tokens"])
 
@@ -245,8 +301,11 @@ def _sampled(
     ]
 
 
-def _models(context: StageContext, tokenizer: Any) -> tuple[Any, Any]:
-    """Student and teacher. Raises: UserError unless both predict the same tokens."""
+def _models(context: StageContext, tokenizer: Any, mesh: Mesh | None) -> tuple[Any, Any]:
+    """Student and teacher, whole or this process's shares, proved to isolate documents.
+
+    Raises: UserError unless both predict the same tokens.
+    """
     config: OnPolicyDistillConfig = context.config
     folder: Path = context.inputs[config.teacher] / "model"
     if not folder.is_dir():
@@ -260,6 +319,11 @@ def _models(context: StageContext, tokenizer: Any) -> tuple[Any, Any]:
             f"teacher {config.teacher!r} has another tokenizer than the student; both score the same tokens"
         )
     device = str(group.place(config))
+    if mesh is not None:
+        student, teacher = (read_sharded(f, mesh) for f in (context.parent_model, folder))
+        for model in (student, teacher):
+            check_shards(model)
+        return student, teacher
     student, teacher = (
         load_model(context.parent_model, device=device),
         load_model(folder, device=device),

@@ -7,9 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from model.sharding.core import Core
+from model.sharding.shard import inside
 from rl.loss import PolicyBatch
 from rl.sample import Rollout
-from rl.update import pack
+from rl.update import NOTHING, deal, pack, summed
+from workbench.checkpoint import check_same_tensors
+from workbench.distributed import group
+from workbench.distributed.mesh import Mesh
 
 
 def reverse_kl(student: Float[Tensor, "N V"], teacher: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
@@ -55,13 +60,16 @@ def sums_of(
 
 
 class DistillUpdater:
-    """Student, teacher and optimizer."""
+    """Student, teacher and optimizer. mesh: how processes share both models; every one calls the same methods
+    with the same replies, and takes its part of them."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, lr: float, grad_clip: float
+        self, student: Any, teacher: Any, *, lr: float, grad_clip: float, mesh: Mesh | None = None
     ) -> None:
         self.student, self.teacher, self.grad_clip = student, teacher.eval(), grad_clip
         self.optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0)
+        self.core = Core(student, self.optimizer, mesh=mesh)
+        self._rank, self._ranks = (mesh.data, mesh.data_size) if mesh else (0, 1)
 
     def update(
         self, rollouts: Sequence[Rollout], *, row_tokens: int, mismatch_limit: float
@@ -72,36 +80,54 @@ class DistillUpdater:
         total = max(sum(int(batch.mask.sum()) for batch in batches), 1)
         self.student.train()
         sums: dict[str, float] = {}
-        for batch in batches:
+        own = batches if self.core.mesh is None else deal(batches, self._rank, self._ranks)
+        for batch in own:
             kl, found = self._scored(batch)
             (kl / total).backward()  # type: ignore[no-untyped-call]
             sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
-        metrics = means_of(sums)
+        metrics = means_of(summed(sums))
         if not metrics["mismatch_kl"] <= mismatch_limit:
             raise RuntimeError(
                 f"student and engine disagree: mean KL {metrics['mismatch_kl']:.4g}, limit "
                 f"{mismatch_limit:.4g}"
             )
-        norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return metrics | {"grad_norm": float(norm)}
+        norm = self.core.clip(self.grad_clip)
+        self.core.update()
+        return metrics | {"grad_norm": norm}
 
     def measure(self, rollouts: Sequence[Rollout], *, row_tokens: int) -> list[float]:
         """The mean reverse KL of each reply, by itself; no weights move."""
         self.student.eval()
-        out = []
+        batches = [batch for rollout in rollouts for batch in pack([rollout], row_tokens)]
+        found = torch.zeros(len(batches), dtype=torch.float64)
         with torch.no_grad():
-            for rollout in rollouts:
-                (batch,) = pack([rollout], row_tokens)
-                _, sums = self._scored(batch)
-                out.append(sums["kl_sum"] / max(sums["tokens"], 1.0))
-        return out
+            for first in range(0, len(batches), self._ranks):
+                place = first + self._rank
+                mine = place < len(batches)  # else a pass beside the others'
+                _, sums = self._scored(batches[place] if mine else NOTHING)
+                if mine:
+                    found[place] = sums["kl_sum"] / max(sums["tokens"], 1.0)
+        return list((found if self.core.mesh is None else group.totals(found)).tolist())
 
     def _scored(self, batch: PolicyBatch) -> tuple[Any, dict[str, float]]:
         with torch.no_grad():
-            goal = logits_of(self.teacher, batch)
-        return sums_of(logits_of(self.student, batch), goal, batch)
+            goal = inside(self.teacher, lambda model: logits_of(model, batch))
+        own = inside(self.student, lambda model: logits_of(model, batch))
+        return sums_of(own, goal, batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights and the moments."""
+        return {"model": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Of `state_dict()` the weights alone. Raises: UserError where they are of another model."""
+        check_same_tensors(self.student.state_dict(), state["model"])
+        self.student.load_state_dict(state["model"], strict=True)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.load_weights(state)
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def means_of(sums: dict[str, float]) -> dict[str, float]:

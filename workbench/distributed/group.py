@@ -103,6 +103,20 @@ def from_first(make: Callable[[], T]) -> T:
     return value
 
 
+def in_first(make: Callable[[], T]) -> T | None:
+    """What `make` gives in the first process; None in the others, which wait for it.
+
+    Raises: UserError in all of them where it raises one.
+    """
+    made: list[T] = []
+
+    def once() -> None:
+        made.append(make())
+
+    from_first(once)
+    return made[0] if made else None
+
+
 def barrier() -> None:
     """Wait for all."""
     if workers() > 1:

@@ -10,11 +10,12 @@ import torch
 from engine.protocol import Completion
 from engine.sync_check import SyncError, check_arrival, digests_of
 from environments.rollout import Turn
-from model.hybrid import load_model
+from model.hybrid import load_model, save_model
 from model.lora import add_adapters, merged_state
 from model.sharding.core import whole_tensors
 from model.sharding.files import read_sharded
 from rl.config import GrpoConfig
+from rl.distill.update import DistillUpdater
 from rl.sample import Rollout
 from rl.update import Updater, deal, pack
 from rl.weight_sync import own_share, score, without_shared
@@ -161,3 +162,37 @@ def test_shares_that_are_lost_swapped_repeated_or_old_are_refused(folder: Path) 
         with pytest.raises(SyncError, match=said):
             check_arrival(digests_of(new), arrived, version=3)
     check_arrival(digests_of(new), [*other, *own], version=3)
+
+
+def distilled(folder: Path, teacher: Path, shared: bool) -> Any:
+    """Two updates of on-policy distillation, what each reply is worth, and the weights."""
+    mesh = make_mesh(tiny.layout(2)) if shared else None
+    student, goal = (read_sharded(f, mesh) if mesh else load_model(f) for f in (folder, teacher))
+    updater = DistillUpdater(student, goal, lr=1e-3, grad_clip=1.0, mesh=mesh)
+    found = []
+    for version in (0, 1):
+        replies = [rollout for each in groups(3, version) for rollout in each][: 5 - version]
+        found += updater.measure(replies, row_tokens=64)
+        metrics = updater.update(replies, row_tokens=64, mismatch_limit=1e9)
+        found += [metrics[name] for name in sorted(metrics)]
+    # One reply: one of two processes has none.
+    found += updater.measure(replies[:1], row_tokens=64)
+    found.append(updater.update(replies[:1], row_tokens=64, mismatch_limit=1e9)["teacher_kl"])
+    return found, tiny.weights(updater.core)
+
+
+def test_two_processes_distill_on_policy_as_one(folder: Path, tmp_path: Path) -> None:
+    model = load_model(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(3)))
+    teacher = save_model(model, tmp_path / "teacher", tiny.Words())
+    start = dict(load_model(folder).named_parameters())
+    wanted, weights = distilled(folder, teacher, False)
+    assert all(
+        not torch.equal(weights[name], start[name]) for name in start if bool(start[name].any())
+    )
+    for found, moved in on_ranks(2, distilled, folder, teacher, True):
+        assert found == pytest.approx(wanted, rel=5e-6, abs=1e-7)
+        filled = [name for name in weights if bool(weights[name].any())]
+        assert tiny.apart(*({n: w[n] for n in filled} for w in (moved, weights))) < 5e-6

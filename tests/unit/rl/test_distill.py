@@ -234,4 +234,4 @@ def test_a_teacher_with_another_tokenizer_is_refused(
     whole["model"]["merges"] = []
     file.write_text(json.dumps(whole))
     with pytest.raises(UserError, match="teacher 'other' has another tokenizer than the student"):
-        stage._models(made, tokenizer)
+        stage._models(made, tokenizer, None)
