@@ -60,7 +60,7 @@ def answering() -> dict[str, float]:
     )
 
     alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    here = ray.remote(_here).options(num_cpus=0, max_retries=0)
+    here = ray.remote(num_cpus=0, max_retries=0)(_here)
     asked: dict[Any, str] = {
         here.options(scheduling_strategy=Affinity(node, soft=False)).remote(): node
         for node in alive
