@@ -44,6 +44,7 @@ def forked(context: StageContext, config: DistributedConfig, work: str) -> None:
 
 def job_of(context: StageContext, work: str) -> dict[str, Any]:
     (context.stage_dir / "workers").mkdir(parents=True, exist_ok=True)
+    write_json(context.run.root / "recipe.json", {})  # by which workers know that they see the run
     return {
         "recipe": context.recipe.resolved(), "root": str(context.run.root), "stage": context.name,
         "inputs": {name: str(path) for name, path in context.inputs.items()},
