@@ -1,6 +1,7 @@
 """The command behind scripts/sweep.py: recipe and options in, results, table and report out."""
 
 import argparse
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,9 +89,15 @@ class SweepCommand:
     def ask_to_stop(self) -> None:
         """Stop soon, keeping what has ended."""
         self._stopping = True
+        os.write(
+            2, b"stopping as soon as an open request ends; the same once more ends it at once\n"
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
 
     def catch_signals(self) -> None:
-        """Ctrl-C and SIGTERM ask to stop."""
+        """Ctrl-C and SIGTERM ask to stop. A second one ends the process: a server that hangs may keep a
+        request open for `timeout_s`, and every sample that has ended is on the disk."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self.ask_to_stop())
 

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from functools import cached_property
 from itertools import islice
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
 
 from budget.client import NO_WAY, WAYS, BudgetedChat, Unkept, Way
@@ -71,6 +70,11 @@ class EndpointResponder:
         self._answered: Counter[str] = Counter()
         self._way: Way | None = None
         self._looked_for_way, self._lock = False, Lock()
+        # Of this model alone: Python 3.11's cached_property has one lock for all, and one server that
+        # hangs would have all others of a sweep wait.
+        self._looking = RLock()
+        self._found_switch: SwitchName | None = None
+        self._found: Served | None = None
 
     def must_answer(self) -> None:
         """Raises: UserError where nothing answers at the address; call it before anything is spent.
@@ -82,13 +86,20 @@ class EndpointResponder:
                 "server, or correct http://host:port/v1#name"
             )
 
-    @cached_property
+    @property
     def _switch(self) -> SwitchName:
-        return find_switch(self._client) if self.config.thinking == "auto" else "none"
+        with self._looking:
+            if self._found_switch is None:
+                auto = self.config.thinking == "auto"
+                self._found_switch = find_switch(self._client) if auto else "none"
+            return self._found_switch
 
-    @cached_property
+    @property
     def _served(self) -> Served:
-        return look_at(self._client, self.config.switch(True, self._switch))
+        with self._looking:
+            if self._found is None:
+                self._found = look_at(self._client, self.config.switch(True, self._switch))
+            return self._found
 
     @property
     def identity(self) -> str:

@@ -49,8 +49,12 @@ def look_at(client: ChatClient, on: Switch) -> Served:
     """Ask the server about its model. A few requests of a few tokens; nothing that it refuses is an
     error. on: what switches reasoning on."""
     started, entry = time.monotonic(), client.entry()
-    said = [_asked(client, text, on) for text in _PROBES]
-    whole = all(one.finish_reason != "error" for one in said)
+    said: list[Said] = []
+    for text in _PROBES:
+        said.append(_asked(client, text, on))
+        if said[-1].finish_reason == "error":
+            break  # a server that hangs is waited for once, not for each
+    whole = said[-1].finish_reason != "error"
     if entry and entry.get("created"):
         # Some servers give the time of the request: no property of the model.
         time.sleep(max(0.0, started + _CLOCK_S - time.monotonic()))

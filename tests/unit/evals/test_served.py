@@ -1,7 +1,9 @@
 """A served model: which one it is, when it was asked, and whether it kept its thinking budgets."""
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +16,13 @@ from evals.config import EvalsConfig
 from evals.endpoint import EndpointResponder
 from evals.models import Model
 from evals.registry import BENCHMARKS
+from evals.served import Served
 from evals.sources import Data
 from evals.store import SampleStore
 from evals.sweep import sample_anew, sweep
 from tests.judge_server import JudgeServer, Said, judge_server
 from workbench.conversation import CheckSpec, Conversation
+from workbench.served import ServedModel
 
 ENTRY = {"id": "judge", "created": 17, "root": "/models/a", "max_model_len": 4096}
 SUMS = [
@@ -49,6 +53,41 @@ def _asked(server: JudgeServer) -> int:
 def _adds(asked: dict[str, Any]) -> Said:
     text = str(asked["messages"][-1]["content"])
     return Said(f"It is {int(text.partition('+')[0]) + 1}" if "+1" in text else "a probe")
+
+
+def test_a_server_that_hangs_is_waited_for_by_its_own_model_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other_known = threading.Event()
+
+    def look(client: Any, on: Any) -> Served:
+        if client.model == "slow":
+            assert other_known.wait(20)
+        return Served({"id": client.model}, None, None)
+
+    monkeypatch.setattr("evals.endpoint.look_at", look)
+    how = {"thinking": "none", "endpoint": "http://127.0.0.1:9/v1"}
+    slow, quick = (
+        EndpointResponder("", ServedModel.read({**how, "model": name}, where="models"))
+        for name in ("slow", "quick")
+    )
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(lambda: slow.identity)
+        try:
+            known = pool.submit(lambda: quick.identity).result(10)
+        finally:
+            other_known.set()
+        assert waiting.result(20) != known
+
+
+def test_a_server_without_a_reply_is_probed_once() -> None:
+    with judge_server(lambda asked: Said("", status=400)) as server:
+        responder = EndpointResponder(server.address, mode_words=False)
+        assert responder.served["probe_replies"] is None
+        probes = {
+            str(asked["messages"][-1]["content"]) for asked in server.asked if "messages" in asked
+        }
+    assert len(probes) == 1
 
 
 @pytest.mark.parametrize(
