@@ -39,17 +39,18 @@ def run(context: StageContext) -> None:
         results = sweep_models(models, config, out=out, seed=context.seed, watch=watch)
     except Stopped:
         context.stop()
+    means: dict[str, float] = dict(context.outputs.get("accuracy", {}))
     for number, (name, found) in enumerate(results.items(), 1):
         values = [r["metrics"]["accuracy"]["value"] for r in found]
         known = [value for value in values if value is not None]
         mean = sum(known) / len(known) if known else float("nan")
         context.log_metrics(number, {"accuracy": mean})
-        context.outputs.setdefault("accuracy", {})[name] = mean
+        means[name] = mean
+        context.keep(accuracy=means)
     failed = sum(r["failed"] for found in results.values() for r in found)
     if failed:
-        context.outputs.setdefault("warnings", []).append(
-            f"{failed} samples failed and count in no metric; results.json has the reasons"
-        )
+        line = f"{failed} samples failed and count in no metric; results.json has the reasons"
+        context.keep(warnings=[*context.outputs.get("warnings", []), line])
 
 
 def sweep(models: dict[str, Path], config: EvalsConfig, *, out: Path, seed: int) -> Results:

@@ -132,8 +132,8 @@ def train(
     with closing(rows):
         finished = trainer.fit(_hooks(context, config), checkpoints)
     if documents is not None:
-        context.outputs["data"] = documents.accounting()
-    context.outputs["tokens"] = trainer.tokens
+        context.keep(data=documents.accounting())
+    context.keep(tokens=trainer.tokens)
     if not finished:
         context.stop()
     if (best := trainer.validation.must_return(trainer.step)) is not None:

@@ -18,13 +18,13 @@ def run(context: StageContext) -> None:
     if config.from_pretrained:
         folder = context.stage_dir / "tokenizer"
         tokenizer = take_tokenizer(config.from_pretrained, folder, config.revision)
-        context.outputs["vocab_size"] = len(tokenizer)
+        context.keep(vocab_size=len(tokenizer))
         return
     assert config.blend is not None  # the configuration has exactly one of the two
     context.progress(message="learning the vocabulary")
     texts = _texts(config.blend, config.sample_documents, context.seed)
     tokenizer = train_tokenizer(texts, config.vocab_size, context.stage_dir / "tokenizer")
-    context.outputs["vocab_size"] = len(tokenizer)
+    context.keep(vocab_size=len(tokenizer))
 
 
 def _texts(blend: BlendConfig, num_documents: int, seed: int) -> Iterator[str]:

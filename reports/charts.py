@@ -64,12 +64,12 @@ def loss_panel(stage: StageFacts, x: str) -> Panel | None:
     points = stage.series("loss", x=x)
     if not shown or len(points) < 2:
         return None
-    phases = stage.outputs.get("phases") or [] if x == "tokens" else []
+    phases = stage.result.phases if x == "tokens" else []
     chart = Chart(
         f"Loss of {stage.name} by {x}",
         [Series("loss", points, "--accent", style="noisy")],
         x,
-        regions=[(str(p["name"]), float(p["start_token"]), float(p["end_token"])) for p in phases],
+        regions=[(p.name, float(p.start_token), float(p.end_token)) for p in phases],
     )
     last = points[-max(len(points) // 10, 1) :]
     note = f"ends near {sum(y for _, y in last) / len(last):.3g} nats/token"
@@ -85,7 +85,7 @@ def _declared(stage: StageFacts) -> tuple[MetricPanel, ...]:
 def stage_panels(stage: StageFacts) -> list[Panel]:
     """The pictures that the stage's kind declares beside its loss, those of its own values first."""
     of_metrics = [_metric_panel(stage, p) for p in _declared(stage) if p.metric != "loss"]
-    return [*(_points_panel(stage, p) for p in stage.panels), *(p for p in of_metrics if p)]
+    return [*(_points_panel(stage, p) for p in stage.result.panels), *(p for p in of_metrics if p)]
 
 
 def _metric_panel(stage: StageFacts, panel: MetricPanel) -> Panel | None:

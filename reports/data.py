@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_mix.results import FunnelAccount, FunnelStep
 from data_mix.shards import read_shard, says
 from reports.page import compact, percent, shortened
 from reports.read import RunFacts, StageFacts
@@ -55,24 +56,22 @@ class DataView:
 def data_views(facts: RunFacts) -> list[DataView]:
     """Every stage of the run that left a funnel."""
     return [
-        _view(stage, facts.root / stage.name)
+        _view(stage, stage.result.data, facts.root / stage.name)
         for stage in facts.stages.values()
-        if isinstance(stage.outputs.get("data"), dict) and stage.outputs["data"].get("funnel")
+        if isinstance(stage.result.data, FunnelAccount)
     ]
 
 
-def _view(stage: StageFacts, folder: Path) -> DataView:
-    data: dict[str, Any] = stage.outputs["data"]
-    rows_in = int(data.get("rows_in", 0))
+def _view(stage: StageFacts, data: FunnelAccount, folder: Path) -> DataView:
     kept, removed = _kept(folder), _removed(folder)
     size = max(len(kept), len(removed))
     pairs = list(zip(_padded(kept, size), _padded(removed, size), strict=True))
     return DataView(
         stage.name,
         stage.kind,
-        rows_in,
-        [_row(line, rows_in) for line in data["funnel"]],
-        [(what.replace("/", ": "), f"{n:,}") for what, n in sorted(data.get("counts", {}).items())],
+        data.rows_in,
+        [_row(step, data.rows_in) for step in data.funnel],
+        [(what.replace("/", ": "), f"{n:,}") for what, n in sorted(data.counts.items())],
         pairs,
     )
 
@@ -81,16 +80,16 @@ def _padded(rows: list[Shown], size: int) -> list[Shown | None]:
     return [*rows, *[None] * (size - len(rows))]
 
 
-def _row(line: dict[str, Any], rows_in: int) -> FunnelRow:
-    most_first = sorted(line["removed"].items(), key=lambda found: -found[1])
+def _row(step: FunnelStep, rows_in: int) -> FunnelRow:
+    most_first = sorted(step.removed.items(), key=lambda found: -found[1])
     reasons = [f"{reason}: {n:,}" for reason, n in most_first]
-    reasons += [f"no decision, {reason}: {n:,}" for reason, n in line["failed"].items()]
+    reasons += [f"no decision, {reason}: {n:,}" for reason, n in step.failed.items()]
     return FunnelRow(
-        line["step"],
-        line["rows"],
-        percent(line["rows"] / rows_in) if rows_in else "–",
+        step.step,
+        step.rows,
+        percent(step.rows / rows_in) if rows_in else "–",
         "; ".join(reasons),
-        compact(line["characters"]) if line["characters"] else "–",
+        compact(step.characters) if step.characters else "–",
     )
 
 

@@ -7,12 +7,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from data_mix.results import BlendAccount, DrawnPhase
 from reports.charts import spark
 from reports.page import compact, count_of
 from reports.read import RunFacts, StageFacts
 from reports.run_warnings import run_warnings
+from sft.results import TrainingSet
 from workbench.errors import some_of
 from workbench.progress import describe, duration_words
+from workbench.results import DataAccount
 from workbench.tracking import LINE_KEYS, metric
 
 # More of a step's samples than this at the token limit is worth a warning.
@@ -41,7 +44,7 @@ class MetricView:
 def trained_tokens(stage: StageFacts) -> int | None:
     """Tokens that the stage trained on or sampled, where it counted them."""
     counted = [line["tokens"] for line in stage.metrics if line.get("tokens")]
-    return int(counted[-1]) if counted else stage.outputs.get("tokens")
+    return int(counted[-1]) if counted else stage.result.tokens
 
 
 def stage_views(facts: RunFacts) -> list[dict[str, Any]]:
@@ -53,7 +56,7 @@ def stage_views(facts: RunFacts) -> list[dict[str, Any]]:
             "error": stage.manifest.error if stage.manifest else None,
             "rows": _facts(stage),
             "warnings": _warnings(facts, stage),
-            "grids": _grids(stage.outputs.get("data")),
+            "grids": _grids(stage.result.data),
             "metrics": [
                 _metric(stage, name)
                 for name in dict.fromkeys(k for line in stage.metrics for k in line)
@@ -98,7 +101,7 @@ def _facts(stage: StageFacts) -> list[tuple[str, str]]:
         ),
         ("tokens", f"{tokens:,}" if tokens else ""),
         ("tokens per second", f"{tokens / spent:,.0f} (mean)" if tokens and spent else ""),
-        ("parameters", f"{stage.outputs['parameters']:,}" if "parameters" in stage.outputs else ""),
+        ("parameters", f"{size:,}" if (size := stage.result.parameters) is not None else ""),
         ("seed", str(manifest.seed)),
         ("configuration", manifest.config_digest),
         ("version", ", ".join(f"{name} {n}" for name, n in manifest.declared.items())),
@@ -120,8 +123,7 @@ def hardware_line(hardware: dict[str, Any]) -> str:
 
 
 def _warnings(facts: RunFacts, stage: StageFacts) -> list[str]:
-    out = [str(text) for text in stage.outputs.get("warnings") or []]
-    out += run_warnings(stage.metrics)
+    out = [*stage.result.warnings, *run_warnings(stage.metrics)]
     manifest = stage.manifest
     if manifest and manifest.git.get("dirty"):
         out.append("made from uncommitted changes: the commit alone does not give this result back")
@@ -162,41 +164,35 @@ def _metric(stage: StageFacts, name: str) -> MetricView:
     return MetricView(name, last, meaning, spark(stage, name))
 
 
-def _grids(data: Any) -> list[Grid]:
+def _grids(data: DataAccount | None) -> list[Grid]:
     """Tables of the data accounting: that of a blend by phase, or that of a training set."""
-    if not isinstance(data, dict):
+    if isinstance(data, BlendAccount):
+        return [_blend_grid(data.phases)]
+    if not isinstance(data, TrainingSet):  # stages that make data have a section of their own
         return []
-    if data.get("funnel"):  # of a stage that makes data; shown in a section of its own
-        return []
-    if isinstance(data.get("phases"), list):
-        return [_blend_grid(data["phases"])]
-    samples, tokens = data.get("samples"), data.get("tokens")
-    grids = []
-    if isinstance(samples, dict) and isinstance(tokens, dict):
-        rows = [[str(k), _number(v), _number(tokens.get(k))] for k, v in samples.items()]
-        rows.append(["all", _number(sum(samples.values())), _number(sum(tokens.values()))])
-        grids.append(
-            Grid("Data: what the training set holds", ["domain", "samples", "tokens"], rows)
-        )
-    rest = [
+    rows = [[k, _number(v), _number(data.tokens.get(k))] for k, v in data.samples.items()]
+    rows.append(["all", _number(sum(data.samples.values())), _number(sum(data.tokens.values()))])
+    prepared = [
         [key.replace("_", " "), value if isinstance(value, str) else _number(value)]
-        for key, value in _flat(data)
-        if not key.startswith(("samples.", "tokens."))
+        for key, value in _flat(data.model_dump(exclude={"samples", "tokens"}, exclude_unset=True))
     ]
-    return [*grids, Grid("Data: how it was prepared", ["", ""], rest)] if rest else grids
+    return [
+        Grid("Data: what the training set holds", ["domain", "samples", "tokens"], rows),
+        *([Grid("Data: how it was prepared", ["", ""], prepared)] if prepared else []),
+    ]
 
 
-def _blend_grid(phases: list[dict[str, Any]]) -> Grid:
-    names = dict.fromkeys(name for phase in phases for name in phase.get("sources", {}))
+def _blend_grid(phases: list[DrawnPhase]) -> Grid:
+    names = dict.fromkeys(name for phase in phases for name in phase.sources)
     head = ["source"]
     for number, phase in enumerate(phases, start=1):
-        head += [f"phase {number}, asked", f"drawn (of {compact(phase.get('tokens', 0))})"]
+        head += [f"phase {number}, asked", f"drawn (of {compact(phase.tokens)})"]
     rows = []
     for name in names:
-        row = [str(name)]
+        row = [name]
         for phase in phases:
-            source = phase.get("sources", {}).get(name, {})
-            row += [f"{source.get('weight', 0):.1%}", f"{source.get('share', 0):.1%}"]
+            source = phase.sources.get(name)
+            row += [f"{source.weight:.1%}", f"{source.share:.1%}"] if source else ["0.0%", "0.0%"]
         rows.append(row)
     return Grid("Data: share of tokens by source", head, rows)
 

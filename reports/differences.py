@@ -180,4 +180,4 @@ class StageDifference:
 
 def stage_differences(facts: RunFacts) -> list[StageDifference]:
     """What every stage says of itself, in the recipe's order."""
-    return [StageDifference(s.name, d) for s in facts.stages.values() for d in s.differences]
+    return [StageDifference(s.name, d) for s in facts.stages.values() for d in s.result.differences]

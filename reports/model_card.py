@@ -1,8 +1,6 @@
 """A model card from what a run wrote down: how the model was made, and what was measured, with intervals."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -55,8 +53,8 @@ def _making(facts: RunFacts, stage: StageFacts) -> list[str]:
                 )
             said += [f"{name} {v}" for name, v in manifest.versions.items() if name in _PACKAGES]
         lines.append(f"- {', '.join(said)}")
-    parameters = stage.outputs.get("parameters")
-    return [*lines, *([f"- {parameters:,} parameters"] if isinstance(parameters, int) else [])]
+    parameters = stage.result.parameters
+    return [*lines, *([f"- {parameters:,} parameters"] if parameters is not None else [])]
 
 
 _PACKAGES = ("torch", "transformers", "vllm", "trl")
@@ -82,7 +80,7 @@ def _row(found: Evaluation) -> str:
 
 
 def _warnings(stage: StageFacts) -> list[str]:
-    told: Sequence[Any] = stage.outputs.get("warnings") or ()
+    told = stage.result.warnings
     return ["## What to know", "", *(f"- {line}" for line in told), ""] if told else []
 
 

@@ -9,23 +9,21 @@ from typing import Any, Literal, TypeGuard, TypeVar
 
 from budget.curves import CONTRASTS, CURVES, Curve
 from workbench.errors import UserError, one_line
-from workbench.panels import PointsPanel
 from workbench.progress import read_progress
 from workbench.records import (
     RESULT,
     UNKNOWN,
-    Difference,
     Estimate,
     ModelDifference,
     Questions,
     Result,
-    from_json,
     questions_of,
     read_list,
     read_result,
     read_samples,
 )
 from workbench.registry import kinds
+from workbench.results import StageResult, read_outputs
 from workbench.rundir import Manifest, RunDir, read_json
 from workbench.tracking import read_metrics
 
@@ -46,19 +44,13 @@ class StageFacts:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     progress: dict[str, Any] = field(default_factory=dict)
     log_tail: str = ""
-    differences: list[Difference] = field(default_factory=list)
-    """What it says of itself: its own measures before and after it."""
-    panels: list[PointsPanel] = field(default_factory=list)
+    result: StageResult = field(default_factory=StageResult)
+    """What the stage wrote into its manifest."""
 
     @property
     def kind(self) -> str:
         """The stage's kind."""
         return str(self.config.get("kind", "?"))
-
-    @property
-    def outputs(self) -> dict[str, Any]:
-        """What the stage wrote into its manifest."""
-        return self.manifest.outputs if self.manifest else {}
 
     def series(self, name: str, *, x: str = "step") -> list[tuple[float, float]]:
         """(x, value) of a metric wherever both are numbers."""
@@ -221,27 +213,17 @@ def _stage(run: RunDir, name: str, config: dict[str, Any], problems: list[str]) 
     tail = _log_tail(folder / "log.txt") if status == "failed" else ""
     progress = read_progress(folder / "progress.json")
 
-    declared = kinds().get(str(config.get("kind")))
-    if (
-        status == "done"
-        and declared
-        and declared.measures
-        and "differences" not in manifest.outputs
-    ):
+    result, unread = read_outputs(manifest.kind, manifest.outputs)
+    problems += [f"{folder / 'manifest.json'}: {line}; it is left out here" for line in unread]
+    declared = kinds().get(manifest.kind)
+    measured = "differences" in result.model_fields_set
+    if status == "done" and declared and declared.measures and not measured:
         problems.append(
             f"{folder / 'manifest.json'}: has no measure before and after the stage (`differences`); it "
             "is of another version: run the stage again"
         )
 
-    def records(key: str, kind: type[T]) -> list[T]:
-        found = manifest.outputs.get(key) or []
-        place = folder / "manifest.json"
-        return _tried(place, problems, lambda: [from_json(kind, one) for one in found]) or []
-
-    return StageFacts(
-        name, status, config, manifest, metrics, progress, tail,
-        records("differences", Difference), records("panels", PointsPanel),
-    )  # fmt: skip
+    return StageFacts(name, status, config, manifest, metrics, progress, tail, result)
 
 
 def _tried(path: Path, problems: list[str], read: Callable[[], T]) -> T | None:

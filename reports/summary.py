@@ -10,7 +10,7 @@ from reports.differences import (
 )
 from reports.page import points, span
 from reports.read import RunFacts
-from workbench.records import Estimate, from_json
+from workbench.records import Estimate
 from workbench.statistics import mean_of_estimates
 
 
@@ -66,28 +66,27 @@ def _validation_sentences(facts: RunFacts) -> list[str]:
     """Of each stage that was validated: its best, which weights it kept, and an early end."""
     out = []
     for stage in facts.stages.values():
-        found = stage.outputs.get("validation") or {}
-        lines = {line["step"]: line for line in found.get("history") or []}
-        if found.get("best_step") not in lines:
+        found = stage.result.validation
+        if found is None or found.best_step is None:
             continue
-        by, best = found["by"], from_json(Estimate, lines[found["best_step"]][found["by"]])
-        kept = "whose weights are kept" if found["keep"] == "best" else "the last weights are kept"
-        end = f"; ended early at step {max(lines)}" if found["ended_early"] else ""
-        start = "; no later step was better than the start" if found["best_step"] == 0 else ""
+        best = found.at(found.best_step)
+        if best is None:
+            continue
+        kept = "whose weights are kept" if found.keep == "best" else "the last weights are kept"
+        end = f"; ended early at step {max(found.steps)}" if found.ended_early else ""
+        start = "; no later step was better than the start" if found.best_step == 0 else ""
         out.append(
-            f"{stage.name}: best of {len(lines)} validations at step {found['best_step']}, {by} "
+            f"{stage.name}: best of {len(found.steps)} validations at step {found.best_step}, {found.by} "
             f"{best.value:.3g} (95% {best.low:.3g} to {best.high:.3g}), {kept}{end}{start}."
         )
     return out
 
 
 def _fork_sentences(facts: RunFacts) -> list[str]:
-    found = [
-        (s.name, origin) for s in facts.stages.values() if (origin := s.outputs.get("forked_from"))
-    ]
+    found = [(s.name, origin) for s in facts.stages.values() if (origin := s.result.forked_from)]
     return [
-        f"{name} begins at step {origin['step']} of {origin['stage']} in {origin['run']}"
-        f"{'' if origin['optimizer'] else ', with its weights alone'}."
+        f"{name} begins at step {origin.step} of {origin.stage} in {origin.run}"
+        f"{'' if origin.optimizer else ', with its weights alone'}."
         for name, origin in found
     ]
 

@@ -150,7 +150,7 @@ def _flat(parts: Any, name: str = "") -> list[tuple[str, str]]:
 def _warnings(facts: RunFacts, now: float) -> list[str]:
     lines = []
     for stage in facts.stages.values():
-        told = [*map(str, stage.outputs.get("warnings") or ()), *run_warnings(stage.metrics)]
+        told = [*stage.result.warnings, *run_warnings(stage.metrics)]
         at = stage.progress.get("updated_at")
         if stage.status == "unfinished" and at and now - float(at) > _SILENT_S:
             told.append(f"nothing heard of it for {duration_words(now - float(at))}")

@@ -98,7 +98,7 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
         value = f"{percent(before)} → {percent(after)}"
         out.append(("mean accuracy" if len(gains) > 1 else "accuracy", value, note))
     stages = [s for s in facts.stages.values() if s.manifest]
-    sizes = [s.outputs["parameters"] for s in stages if "parameters" in s.outputs]
+    sizes = [size for s in stages if (size := s.result.parameters) is not None]
     if sizes:
         out.append(("parameters", compact(sizes[0]), f"{sizes[0]:,}"))
     tokens = [t for s in stages if (t := trained_tokens(s))]

@@ -228,9 +228,8 @@ class _Asker:
                 write_json(self._kept, self.anchors)
             context.note(**found)
             return
-        context.outputs |= found
-        context.outputs["differences"] = self._differences()
-        context.outputs["engine"] = self.engine.describe()
+        context.keep(**found, engine=self.engine.describe())
+        context.keep(differences=self._differences())
 
     def validate(self) -> dict[str, Estimate]:
         """The reward on the validation's prompts, with the weights that the engine has."""

@@ -88,7 +88,9 @@ def _data(recipe: "Recipe", name: str) -> tuple[Any, ...]:
 
 def _counted(recipe: "Recipe", name: str, load: Any) -> Any:
     """With the tokens that the recipe's run counted, where it has finished this very stage."""
+    from sft.results import TrainingSet
     from workbench.graph.dag import config_digest
+    from workbench.results import read_outputs
     from workbench.rundir import RunDir
 
     config: Any = recipe.stages[name]
@@ -100,8 +102,10 @@ def _counted(recipe: "Recipe", name: str, load: Any) -> Any:
         return load
     if manifest.config_digest != config_digest(recipe, name):
         return load
-    data = manifest.outputs["data"]
-    tokens, samples = sum(data["tokens"].values()), sum(data["samples"].values())
+    data = read_outputs(manifest.kind, manifest.outputs)[0].data
+    if not isinstance(data, TrainingSet):
+        return load
+    tokens, samples = sum(data.tokens.values()), sum(data.samples.values())
     mean = round(tokens / samples)
     counted = round(tokens * config.epochs)
     return dataclasses.replace(load, tokens=counted, document_tokens=mean, bound=False)

@@ -8,6 +8,7 @@ KINDS = {
         config="sft.config:SftConfig",
         run="sft.stage:run",
         plan="sft.plan:plan_sft",
+        result="sft.results:SftResult",
         about="supervised fine-tuning (stage 1, 2 or 3 of the recipe)",
         version=1,
         inputs="sft.inputs:check_sft",

@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.errors import UserError
 from workbench.recipe import Recipe
+from workbench.results import read_outputs
 from workbench.rundir import Manifest, RunDir
 
 _PREFIXES = ("step-", "checkpoint-")
@@ -87,10 +88,10 @@ def _step(name: str, wanted: str, manifest: Manifest, kept: Mapping[int, Path]) 
     if not wanted:
         return max(kept)
     if wanted == "best":
-        best = (manifest.outputs.get("validation") or {}).get("best_step")
-        if best is None:
+        validation = read_outputs(manifest.kind, manifest.outputs)[0].validation
+        if validation is None or validation.best_step is None:
             raise UserError(f"fork {name!r:.200}: it was not validated, so none is the best")
-        wanted = str(best)
+        wanted = str(validation.best_step)
     if not wanted.isdigit() or int(wanted) not in kept:
         steps = ", ".join(map(str, kept))
         raise UserError(f"fork {name!r:.200}: step {wanted} is not kept; kept are {steps}")

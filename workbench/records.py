@@ -235,13 +235,14 @@ def from_json(kind: type[T], found: Any) -> T:
         record: T = _adapter(kind).validate_python(found)
         return record
     except ValueError as error:
-        raise ValueError(f"no {kind.__name__} of this version: {_first_problem(error)}") from None
+        raise ValueError(f"no {kind.__name__} of this version: {first_problem_of(error)}") from None
 
 
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
-def _first_problem(error: ValueError) -> str:
+def first_problem_of(error: ValueError) -> str:
+    """The first of pydantic's errors, or another error, in one line."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]

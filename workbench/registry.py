@@ -62,6 +62,9 @@ class Kind:
     makes: tuple[str, ...] = ("checkpoint",)
     on_card: bool = True
     expand: str | None = None
+    result: str | None = None
+    """The `StageResult` of workbench.results that it leaves and the report reads; a class without torch.
+    None: what it leaves is kept as it is."""
     questions: str | None = None
     """"package.module" that names the benchmarks it evaluates and gives their questions as texts, for data
     stages to keep them out: `names()`, `must_exist(name)`, `is_here(name, data)` and `questions_of(name,
@@ -122,7 +125,7 @@ def _own_kind(path: str) -> Kind:
     place = path.rpartition(":")[0]
     here = {
         part: f"{place}{target}"
-        for part in ("config", "run", "plan", "inputs", "reads")
+        for part in ("config", "run", "plan", "inputs", "reads", "result")
         if (target := getattr(found, part)) is not None and target.startswith(":")
     }
     made = replace(found, **here)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from workbench.content import bound
 from workbench.errors import StopRequested, UserError
 from workbench.load import AskedLoad, DataLoad, GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe, StageConfig
+from workbench.results import check_outputs
 from workbench.rundir import RunDir, read_json
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class StageContext:
     inputs: dict[str, Path]
     """Stage needed -> its folder (a model is at FOLDER/"model")."""
     outputs: dict[str, Any] = field(default_factory=dict)
-    """Goes into the manifest. The report shows of it `differences` and `panels` (lists of records),
-    `phases`, `data`, `parameters`, `tokens` and `warnings`."""
+    """Goes into the manifest. It is read here and written by `keep` and `note`."""
     fresh: bool = False
     """Whether nothing of an earlier result may be taken over."""
     _stop_seen: float = 0.0
@@ -82,13 +82,21 @@ class StageContext:
             f"{', '.join(self.inputs) or 'none'}"
         )
 
+    def keep(self, **found: Any) -> None:
+        """Put what the stage found into the outputs: fields of its kind's result, as JSON-able values.
+
+        They are in the manifest when the stage ends. Raises: TypeError where the kind has no such field.
+        """
+        check_outputs(self.config.kind, found)
+        self.outputs |= found
+
     def note(self, **found: Any) -> None:
-        """Put what a part of the stage found into the outputs, and those into the manifest now.
+        """As `keep`, and put all outputs into the manifest now.
 
         Called when a part ends and before the next one begins: a kill then loses neither the part nor
         its account.
         """
-        self.outputs |= found
+        self.keep(**found)
         manifest = self.run.manifest(self.name)
         if manifest is not None:
             manifest.outputs = self.outputs
@@ -151,8 +159,7 @@ class StageContext:
         if self._metrics is not None:
             self._metrics.close()
         if self._trackers is not None and self._trackers.lines:
-            warned = self.outputs.get("warnings", [])
-            self.outputs["warnings"] = [*warned, *self._trackers.lines]
+            self.keep(warnings=[*self.outputs.get("warnings", []), *self._trackers.lines])
 
 
 def stage_seed(recipe: Recipe, stage: str) -> int:

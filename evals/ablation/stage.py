@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from data_mix.results import BlendAccount
 from data_mix.sources import open_source
 from evals.ablation.config import AblationConfig
 from evals.ablation.expand import measured, trained
@@ -12,6 +13,7 @@ from evals.ablation.table import Measure, compare, markdown
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
 from workbench.records import questions_of, read_samples, to_json
+from workbench.results import read_outputs
 from workbench.rundir import write_json
 from workbench.stage import StageContext
 from workbench.statistics import mean_interval
@@ -82,8 +84,10 @@ def _tokens(context: StageContext, config: AblationConfig) -> dict[str, dict[str
         for seed in config.seeds:
             manifest = context.run.manifest(trained(context.name, arm, seed))
             assert manifest is not None
-            for phase in manifest.outputs["data"]["phases"]:
-                for source, own in phase["sources"].items():
-                    seen[source] += own["tokens"]
+            data = read_outputs(manifest.kind, manifest.outputs)[0].data
+            assert isinstance(data, BlendAccount)
+            for phase in data.phases:
+                for source, own in phase.sources.items():
+                    seen[source] += own.tokens
         found[arm] = {source: tokens / len(config.seeds) for source, tokens in seen.items()}
     return found

@@ -115,11 +115,11 @@ def _distill(
         before = compare(student, teacher, rows)
         if group.is_first():
             context.note(held_out_before=before)
-        context.outputs["held_out_before"] = before
+        context.keep(held_out_before=before)
     train(context, student, tokenizer, Distillation(teacher), shards)
     if rows:
         before = context.outputs.pop("held_out_before")
-        context.outputs |= summary(before, compare(student, teacher, rows), config.teacher)
+        context.keep(**summary(before, compare(student, teacher, rows), config.teacher))
 
 
 def _held_out(config: DistillConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[Rows]:

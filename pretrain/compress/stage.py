@@ -42,8 +42,11 @@ def run(context: StageContext) -> None:
         model = _cut_depth(context, model, batches, target.layers)
     if any(getattr(target, key) is not None for key in WIDTHS):
         model = _cut_width(context, model, batches, target)
-    context.outputs["target"] = target.model_dump(exclude_none=True)
-    context.outputs |= {"parameters": _count(model), "pattern": shape_of(model.config).pattern}
+    context.keep(
+        target=target.model_dump(exclude_none=True),
+        parameters=_count(model),
+        pattern=shape_of(model.config).pattern,
+    )
     save_model(model, context.stage_dir / "model", tokenizer)
 
 
@@ -53,7 +56,8 @@ def _cut_depth(
     """Remove layers, one a round; a stopped stage continues behind the last whole round."""
     config: PruneConfig = context.config
     pattern = shape_of(model.config).pattern
-    done: list[dict[str, Any]] = context.outputs.setdefault("removed_layers", [])
+    done: list[dict[str, Any]] = [*context.outputs.get("removed_layers", [])]
+    context.keep(removed_layers=done)
     context.metrics.truncate_after(len(done))
 
     def note(removal: Removal) -> None:
@@ -79,7 +83,7 @@ def _cut_width(
     config: PruneConfig = context.config
     scores = width_scores(model, batches, tick=_tick(context, "scoring widths"))
     kept = choose(scores, shape_of(model.config), target)
-    context.outputs["kept"] = _written(kept)
+    context.keep(kept=_written(kept))
     return narrow(model, kept, target, scores if config.rescale_norms else None)
 
 

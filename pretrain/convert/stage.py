@@ -31,18 +31,18 @@ def run(context: StageContext) -> None:
         path = locate(source)
         model, about = read_gguf(path)
         tokenizer = gguf_tokenizer(path)
-        context.outputs["source"] = {"file": path.name, **about}
+        context.keep(source={"file": path.name, **about})
     else:
         folder = Path(source.path)
         if not folder.is_dir():
             folder = _downloaded(source)
         model = load_model(folder)
         tokenizer = read_tokenizer(folder)
-        context.outputs["source"] = {"checkpoint": source.path}
+        context.keep(source={"checkpoint": source.path})
     _fit_tokenizer(tokenizer, model)
     model = model.to(getattr(torch, config.dtype))
     model.config.dtype = config.dtype
-    context.outputs["parameters"] = sum(p.numel() for p in model.parameters())
+    context.keep(parameters=sum(p.numel() for p in model.parameters()))
     save_model(model, context.stage_dir / "model", tokenizer)
 
 

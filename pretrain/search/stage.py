@@ -115,7 +115,7 @@ def _throughput(context: StageContext, config: SearchConfig) -> dict[str, list[f
     """Candidate -> output tokens a second of each round. One that was measured is not measured again."""
     from engine.actor import start_engine  # noqa: PLC0415 - heavy
 
-    done: dict[str, list[float]] = context.outputs.setdefault("tokens_per_s", {})
+    done: dict[str, list[float]] = {**context.outputs.get("tokens_per_s", {})}
     how = config.throughput
     for label in config.labels if how is not None else ():
         assert how is not None

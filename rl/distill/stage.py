@@ -75,7 +75,7 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     if "held_out_before" not in context.outputs:
         loop.publish()
         before = _measured(context, loop, held_out, "before")
-        context.outputs["held_out_before"] = before
+        context.keep(held_out_before=before)
         if group.is_first():
             context.note(held_out_before=before)
     loop.publish()
@@ -84,9 +84,8 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
         context.stop()
     after = _measured(context, loop, held_out, "after")
     if sampler is not None:
-        context.outputs["held_out_after"] = after
-        found = differences(held_out, context.outputs["held_out_before"], after)
-        context.outputs |= {"differences": to_json(found), "engine": sampler.engine.describe()}
+        found = to_json(differences(held_out, context.outputs["held_out_before"], after))
+        context.keep(held_out_after=after, differences=found, engine=sampler.engine.describe())
     if mesh is None:
         save_model(student, context.stage_dir / "model", tokenizer)
     else:

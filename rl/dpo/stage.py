@@ -79,13 +79,13 @@ def run(context: StageContext) -> None:
     player.engine.load_checkpoint(str(policy), version=config.rounds)
     context.progress(message="held-out success after")
     after = held_out_success(player, held_out, context)
-    context.outputs["held_out_after"] = after
     problems = [task.problem or task.id for task in held_out]
     found = paired_difference(
         context.outputs["held_out_before"], after, problems, what="held-out success"
     )
-    context.outputs["differences"] = [to_json(found)]
-    context.outputs["engine"] = player.engine.describe()
+    context.keep(
+        held_out_after=after, differences=[to_json(found)], engine=player.engine.describe()
+    )
     save_model(load_model(policy), context.stage_dir / "model", tokenizer)
     player.engine.close()
 

@@ -69,7 +69,7 @@ def run(context: StageContext) -> None:
     best = pick([p for p in points if p.alpha in config.alphas])
     with new_folder(context.stage_dir / "model") as folder:
         interpolate(first, second, best.alpha, folder)
-    context.outputs |= summary(points, best, config.metric, config.needs)
+    context.keep(**summary(points, best, config.metric, config.needs))
 
 
 def _two_models(context: StageContext) -> tuple[Path, Path]:

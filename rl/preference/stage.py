@@ -85,7 +85,7 @@ def run(context: StageContext) -> None:
     )
     _train(context, model, tokenizer, train, validation)
     after = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
-    context.outputs["differences"] = to_json(list(differences(held_out, before, after)))
+    context.keep(differences=to_json(list(differences(held_out, before, after))))
     if config.lora:
         folder = context.stage_dir / "adapter"
         save_adapters(model, config.lora, folder, str(context.parent_model))
@@ -121,7 +121,7 @@ def train_worker(context: StageContext) -> None:
     loop.validation = _validation(context, further, lambda: _logps_of(loop, further))
     ranks.fit(context, loop, folder, _NAMES, about=f"{len(held['train'])} rows")
     after = _logps_of(loop, held["held_out"])
-    context.outputs["differences"] = to_json(list(differences(held["held_out"], before, after)))
+    context.keep(differences=to_json(list(differences(held["held_out"], before, after))))
     ranks.save(
         model, context.stage_dir / "model", parent=context.parent_model, config=config,
         tokenizer=tokenizer, adapters=context.stage_dir / "adapter",

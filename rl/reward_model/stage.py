@@ -89,7 +89,7 @@ def run(context: StageContext) -> None:
     validation = _validation(context, data, lambda rows: pair_margins(model, rows, tokenizer))
     _train(context, model, tokenizer, data["train"]["rows"], validation)
     after = pair_values(model.eval(), held_out, tokenizer)
-    context.outputs["differences"] = [to_json(pair_accuracy(held_out, before, after))]
+    context.keep(differences=[to_json(pair_accuracy(held_out, before, after))])
     if config.lora:
         folder = context.stage_dir / "adapter"
         save_adapters(model.causal, config.lora, folder, str(context.parent_model))
@@ -116,7 +116,7 @@ def train_worker(context: StageContext) -> None:
     loop.validation = _validation(context, data, lambda rows: _margins_of(loop, rows))
     ranks.fit(context, loop, folder, _NAMES, about="reward model")
     found = pair_accuracy(held_out, before, in_order(_margins_of(loop, held_out)))
-    context.outputs["differences"] = [to_json(found)]
+    context.keep(differences=[to_json(found)])
     ranks.save(
         model, context.stage_dir / "model", parent=context.parent_model, config=config,
         tokenizer=read_tokenizer(context.parent_model), adapters=context.stage_dir / "adapter",

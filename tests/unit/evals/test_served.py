@@ -379,7 +379,7 @@ def test_a_stage_that_is_run_fresh_samples_anew(
     monkeypatch.setattr(stage, "sample_anew", lambda *args: asked.append(args))
     for fresh in (False, True):
         context: Any = SimpleNamespace(
-            config=_config(), run=RunDir(tmp_path), seed=1, fresh=fresh, outputs={}
+            config=_config(), run=RunDir(tmp_path), seed=1, fresh=fresh, outputs={}, keep=None
         )
         stage.run(context)
     ((out, names, jobs),) = asked

@@ -242,7 +242,7 @@ def test_a_run_without_evaluations_lacks_nothing(tmp_path: Path) -> None:
     value = {"value": 0.5, "stderr": 0.1, "ci95": [0.3, 0.7], "n": 9}
     worse = value | {"value": 0.75}
     manifest["outputs"]["validation"] = {
-        "by": "loss", "keep": "best", "ended_early": True, "best_step": 4,
+        "by": "loss", "better": "lower", "keep": "best", "ended_early": True, "best_step": 4,
         "history": [{"step": 0, "loss": worse}, {"step": 4, "loss": value}, {"step": 8, "loss": worse}],
     }  # fmt: skip
     manifest["outputs"]["forked_from"] = {

@@ -67,7 +67,7 @@ def run_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         context: Any = SimpleNamespace(
             config=config, seed=1, parent_model=tmp_path, stage_dir=tmp_path, outputs=outputs,
             progress=lambda **words: None, metrics=None, log_metrics=None, should_stop=None,
-            note=lambda **found: outputs.update(found),
+            note=lambda **found: outputs.update(found), keep=lambda **found: outputs.update(found),
         )  # fmt: skip
         stage.run(context)
         return context.outputs, asked
