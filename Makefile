@@ -2,6 +2,8 @@
 PY := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS ?= 1
+# Compiled modules are kept, where the environment says otherwise too: imports are half of a small process.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -36,13 +38,12 @@ test: unit integration  ## unit, golden and integration tests
 # The extras hold the benchmarks' own code and data, which parity is tested against.
 unit: setup     ## the quick half of them
 	@scripts/setup.sh real evals
-	@$(PY) -m pytest $$(find tests/unit -name 'test_*.py' | sort | $(shard)) -m "not stress and not gpu"
+	@$(PY) -m tests.side_by_side --groups 4 $$(find tests/unit -name 'test_*.py' | sort | $(shard))
 
-# vLLM in a process owns its torch.distributed groups and its threads: one file a process.
+# vLLM in a process owns its torch.distributed groups and its threads: one file a process, two at a time.
 integration: setup  ## real vLLM, Ray, TRL and Chromium
 	@scripts/setup.sh real evals
-	@for file in $$(ls tests/integration/test_*.py | $(shard)); do echo $$file; \
-	  $(PY) -m pytest $$file -m "not stress and not gpu" || exit 1; done
+	@$(PY) -m tests.side_by_side --each $$(ls tests/integration/test_*.py | $(shard))
 
 check: setup    ## formatting, lint, types, import directions, sizes
 	@$(PY) -m ruff check .

@@ -34,9 +34,8 @@ _MOST_RESTARTS = 3
 ROOM_S = 600.0
 """Longest wait for the room of an engine."""
 _WARM_S = 15.0  # before warm engines of other shapes are ended
-_DEAD_NAME_S = (
-    30.0  # a dead actor's name is free again once Ray has noticed, later on a busy machine
-)
+# A dead actor's name is free again once Ray has noticed, which a busy machine delays by a minute.
+_DEAD_NAME_S = 120.0
 
 
 class Lease(NamedTuple):

@@ -77,8 +77,10 @@ def judge_server(say: Callable[[dict[str, Any]], Said]) -> Iterator[JudgeServer]
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         state.address = f"http://127.0.0.1:{server.server_port}/v1#judge"
-        yield state
-        server.shutdown()
+        try:
+            yield state
+        finally:  # a server that is closed while it serves goes round on its closed socket for ever
+            server.shutdown()
 
 
 def _or_404(found: Any) -> tuple[int, bytes]:

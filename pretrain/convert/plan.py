@@ -1,5 +1,8 @@
 """What a conversion will cost. Imports no torch."""
 
+from functools import cache
+from pathlib import Path
+
 from model.decoder import DecoderShape, configuration, described
 from model.sizes import Shape
 from pretrain.convert.config import ConvertConfig, GgufSource
@@ -24,12 +27,18 @@ def origin_shape(config: ConvertConfig) -> Shape:
     to be known without loading it."""
     source = config.source
     if isinstance(source, GgufSource):
-        return _in_gguf(GgufFile(locate(source)))
+        path = locate(source)
+        return _in_gguf(path, path.stat().st_mtime_ns)
     return described(configuration(source.path, source.revision))
 
 
-def _in_gguf(file: GgufFile) -> DecoderShape:
-    """The Llama in a GGUF, from its fields."""
+@cache
+def _in_gguf(path: Path, changed: int) -> DecoderShape:
+    """The Llama in a GGUF, from its fields. A plan asks for every stage, and a read takes seconds.
+
+    changed: when the file was; only for the cache.
+    """
+    file = GgufFile(path)
     kind = file.fields.get("general.architecture")
     if kind != "llama":
         raise UserError(

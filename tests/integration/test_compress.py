@@ -10,6 +10,7 @@ import torch
 
 from tests.tiny import (
     BLEND,
+    PATIENCE_S,
     each_step_once,
     finish,
     manifest,
@@ -108,7 +109,7 @@ def test_a_killed_distillation_ends_equal_to_the_bit(tmp_path: Path) -> None:
             driver = start("all", "--recipe", str(recipe))
             wait_for_step(driver, run, "distill", 10)
             os.killpg(driver.pid, signal.SIGKILL)
-            driver.communicate(timeout=60)
+            driver.communicate(timeout=PATIENCE_S)
             assert manifest(run, "distill")["status"] == "running"
         finish("all", "--recipe", str(recipe))
         each_step_once(run, "distill", NUM_STEPS)

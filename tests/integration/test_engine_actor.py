@@ -195,7 +195,7 @@ def test_an_actor_made_again_beside_a_sync_holds_what_is_being_checked(
     syncing = threading.Thread(target=engine.update_weights, args=(weights,),
                                kwargs={"version": 4, "proof": slow})  # fmt: skip
     syncing.start()
-    wait_until(lambda: len(engine._weights) == 2, "the check to begin", timeout_s=60)
+    wait_until(lambda: len(engine._weights) == 2, "the check to begin")
     for pid in (first, second):
         os.kill(pid, signal.SIGKILL)
     found = dict(engine.stream([Request([1], Sampling(8), seed=n) for n in range(8)]))
@@ -224,7 +224,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused_at_once(ray: Any, tmp_path: P
 
 def test_an_engine_that_nobody_uses_leaves_and_is_no_crash(ray: Any) -> None:
     actor = ray.remote(EngineActor).options(name="idle").remote(None, Clerk, 2.0)
-    wait_until(lambda: _died(ray, actor), "the idle engine to leave", timeout_s=60)
+    wait_until(lambda: _died(ray, actor), "the idle engine to leave")
     with pytest.raises(ray.exceptions.RayActorError, match=r"killed by `ray\.kill`"):
         ray.get(actor.release.remote(Lease("", 0, 0)))
 

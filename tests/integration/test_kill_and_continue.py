@@ -43,7 +43,7 @@ def test_pretraining_that_is_ended_at_any_step_ends_equal_to_the_bit(
     )
     assert driver.poll() is None, driver.communicate()
     os.killpg(driver.pid, end)
-    out, err = driver.communicate(timeout=60)
+    out, err = driver.communicate(timeout=tiny.PATIENCE_S)
     if end != signal.SIGKILL:
         assert (driver.returncode, err) == (1, ""), out + err
         assert "= a: stopped" in out

@@ -43,7 +43,7 @@ def test_a_run_survives_the_death_of_its_driver_ctrl_c_and_the_death_of_its_engi
     driver = tiny.start("all", "--recipe", str(recipe))
     tiny.wait_for_step(driver, run, "grpo", 4)
     os.killpg(driver.pid, signal.SIGINT)
-    out, err = driver.communicate(timeout=90)
+    out, err = driver.communicate(timeout=tiny.PATIENCE_S)
     assert (driver.returncode, err) == (1, ""), out + err
     assert "stopping: stages save their state" in out and "= grpo: stopped after" in out
     stopped_at = tiny.steps(run, "grpo")
@@ -53,7 +53,7 @@ def test_a_run_survives_the_death_of_its_driver_ctrl_c_and_the_death_of_its_engi
     driver = tiny.start("all", "--recipe", str(recipe))
     tiny.wait_for_step(driver, run, "grpo", stopped_at + 2)
     tiny.kill_worker(mark, "ray::EngineActor")
-    out, err = driver.communicate(timeout=180)
+    out, err = driver.communicate(timeout=tiny.PATIENCE_S)
     assert (driver.returncode, err) == (0, ""), out + err
     assert "- pretrain: skipped" in out and "> grpo: runs (continues where it stopped)" in out
     tiny.each_step_once(run, "grpo", GRPO_STEPS)

@@ -49,7 +49,7 @@ def end_in(
         os.killpg(driver.pid, how)  # as a terminal does
     else:
         driver.send_signal(how)
-    out, err = driver.communicate(timeout=200)
+    out, err = driver.communicate(timeout=tiny.PATIENCE_S)
     assert err == "", err
     print(f"{stage} + {after_s:.1f} s, {how.name}: exit {driver.returncode}", flush=True)
     if early is None and how is not signal.SIGKILL:
@@ -72,7 +72,7 @@ def test_the_smoke_recipe_is_ended_in_every_stage_and_still_completes(
     for stage, how in ends.items():
         end_in(run, stage, how, rng.uniform(0, 4), words)
         tiny.no_one_left(mark, but_agents=True)
-    tiny.finish(*words, timeout_s=500)
+    tiny.finish(*words)
     check_whole(run)
     tiny.no_one_left(mark)
 
@@ -87,7 +87,7 @@ def test_a_stage_whose_worker_dies_fails_and_continues(tmp_path: Path, mark: str
     driver = tiny.start("all", "--recipe", str(recipe))
     tiny.wait_for_step(driver, run, "pretrain", 20)
     tiny.kill_worker(mark, "ray::pretrain")
-    out, err = driver.communicate(timeout=120)
+    out, err = driver.communicate(timeout=tiny.PATIENCE_S)
     assert (driver.returncode, err) == (1, ""), out + err
     assert "! pretrain: failed" in out and "its worker died" in out and "rerun to continue" in out
     before = (run / "pretrain" / "metrics.jsonl").read_text().splitlines()[:18]
@@ -122,7 +122,7 @@ def test_a_submitted_job_runs_is_stopped_and_continues(head: RayHead, mark: str)
     out = head.submit(*SMOKE, wait=False)
     name = re.search(r"raysubmit_\w+", out)
     assert name is not None, out
-    tiny.wait_until(lambda: tiny.steps(run, "pretrain") >= 5, "pretraining", timeout_s=300)
+    tiny.wait_until(lambda: tiny.steps(run, "pretrain") >= 5, "pretraining")
     head.job("stop", name[0])
     status = head.job("status", name[0], ok=False)
     assert "was stopped" in status, status

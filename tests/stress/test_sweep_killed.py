@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import ROOT, environment, tokenizer_stage, wait_until, write_recipe
+from tests.tiny import PATIENCE_S, ROOT, environment, tokenizer_stage, wait_until, write_recipe
 from workbench.rundir import read_json_lines
 
 pytestmark = pytest.mark.stress
@@ -60,14 +60,14 @@ def test_a_killed_sweep_continues_with_the_scores_of_one_that_was_not(
     tmp_path: Path, checkpoint: Path
 ) -> None:
     whole = _start(tmp_path, checkpoint, "whole")
-    out, _ = whole.communicate(timeout=600)
+    out, _ = whole.communicate(timeout=PATIENCE_S)
     assert whole.returncode == 0, out
     expected = _rows(_files(tmp_path, checkpoint, "whole"))
     assert len(expected) == 2 * 2 * 24
 
     killed = _start(tmp_path, checkpoint, "killed")
     files = _files(tmp_path, checkpoint, "killed")
-    wait_until(lambda: len(_rows(files)) >= 20, "twenty samples", timeout_s=600)
+    wait_until(lambda: len(_rows(files)) >= 20, "twenty samples")
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     kept = _rows(files)
@@ -75,7 +75,7 @@ def test_a_killed_sweep_continues_with_the_scores_of_one_that_was_not(
     assert not any((path.parent / "results.json").exists() for path in files)
 
     again = _start(tmp_path, checkpoint, "killed")
-    out, _ = again.communicate(timeout=600)
+    out, _ = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, out
     found = _rows(files)
     assert found == expected
