@@ -107,7 +107,14 @@ def _moments(path: Path) -> float:
 def test_what_cannot_be_forked_is_said_in_a_line(tmp_path: Path) -> None:
     stage = section(tmp_path, "pretrain") | {"validation": None}
     recipe, run = run_of(tmp_path, "a", stage)
-    done(run, "own", "pretrain", validation={"best_step": 3})
+    validated = {
+        "by": "loss",
+        "better": "lower",
+        "best_step": 3,
+        "keep": "last",
+        "ended_early": False,
+    }
+    done(run, "own", "pretrain", validation={**validated, "history": []})
     for step in (3, 5):
         Checkpoints(run.stage("own") / "checkpoints").save(step, {"step": step})
     lines = {
