@@ -4,8 +4,8 @@
 
 Interleaved rounds of one training step of a hybrid: in one process with two threads (microbatches side by
 side), on two shards, and on two processes that share each row. Printed are ratios of medians. The bytes
-that two processes exchange a step, counted at torch.distributed's calls, stand against the formula: every
-block is gathered twice (4 bytes a parameter in fp32; forward and backward) and its gradient scattered once.
+that two processes exchange a step, counted at torch.distributed's calls, stand against the plan's formula
+(model/communication.py), whose other half a process has itself.
 The stall is how long a step waits that begins to save, in steps.
 """
 
@@ -19,14 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 import torch
 import torch.distributed as dist
+from transformers import AutoConfig
 
+from model.communication import communication
 from model.hybrid import load_model
 from model.packed import Rows, token_loss_sum
 from model.sharding.core import Core
+from pretrain.compress.target import shape_of
 from pretrain.optimizer import adamw
 from tests import tiny_training as tiny
 from tests.ranks import on_ranks
 from workbench.distributed.state import ShardedCheckpoints
+from workbench.load import TrainingLoad
 
 SIZES = {"hidden_size": 128, "intermediate_size": 512, "pattern": "M-M-*-M-"}
 ROUNDS, STEPS, TOKENS = 3, 4, 512
@@ -54,7 +58,7 @@ def alone(folder: Path) -> float:
 
 
 def shared(folder: Path, context: int, target: Path) -> dict[str, float]:
-    """Median seconds of a step, bytes that its process sends or gets, parameters, stall of a save."""
+    """Median seconds of a step, bytes that its process sends or gets, stall of a save."""
     core = tiny.sharded(folder, tiny.layout(2, context=context))
     steps(core, 1)
     moved = [0]
@@ -67,14 +71,13 @@ def shared(folder: Path, context: int, target: Path) -> dict[str, float]:
     saves.save(1, {"model": core.model.state_dict(), "optimizer": core.optimizer.state_dict()})
     stall = time.perf_counter() - begun
     saves.finish()
-    size = sum(p.numel() for p in core.model.parameters())
-    return {"step_s": usual, "bytes": moved[0], "parameters": size, "stall_s": stall}
+    return {"step_s": usual, "bytes": moved[0], "stall_s": stall}
 
 
 class counted:
     """Adds up the bytes of what collectives are given."""
 
-    NAMES = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single", "all_reduce")
+    NAMES = ("all_gather_single", "reduce_scatter_single", "all_to_all_single", "all_reduce")
 
     def __init__(self, moved: list[int]) -> None:
         self.moved = moved
@@ -101,6 +104,7 @@ def main() -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = tiny.checkpoint(Path(name), **SIZES)
+        s = shape_of(AutoConfig.from_pretrained(folder))
         one, two, split = [], [], []
         for number in range(ROUNDS):
             one.append(alone(folder))
@@ -111,11 +115,14 @@ def main() -> None:
     for what, found in (("two shards", two), ("two that share rows", split)):
         step = statistics.median(f["step_s"] for f in found)
         stall = statistics.median(f["stall_s"] for f in found)
-        passes = 4 if what == "two that share rows" else 2  # microbatches of a process and step
-        formula = passes * (2 + 1) * 4 * found[0]["parameters"]
+        context = 2 if what == "two that share rows" else 1
+        load = TrainingLoad(
+            1, TOKENS, workers=2, strategy="fsdp", context=context, step_tokens=4 * TOKENS
+        )
+        formula = 2 * sum(communication(s, load))
         print(
             f"{what}: {step / base:.2f} of that; {found[0]['bytes'] / 1e6:.1f} MB through collectives a "
-            f"step, parameters alone {formula / 1e6:.1f}; a save stalls {stall / step:.2f} steps"
+            f"step, by the formula {formula / 1e6:.1f}; a save stalls {stall / step:.2f} steps"
         )
 
 

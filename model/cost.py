@@ -6,6 +6,7 @@ What is not counted: the CUDA context and NCCL's buffers (1-2 GB a GPU), fragmen
 kernels' scratch space.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from model.decoder import DecoderShape
@@ -19,7 +20,7 @@ from model.sizes import (
     parameters,
 )
 from workbench.distributed.zero import BUCKET_VALUES, GATHER_PARAMETERS
-from workbench.load import TrainingLoad
+from workbench.load import Beside, ScoringLoad, TrainingLoad
 
 SCAN_CHUNK = 128  # tokens; inside a chunk the scan is quadratic, as mamba-ssm computes it
 
@@ -105,7 +106,8 @@ def training_flops(s: Shape, load: TrainingLoad) -> float:
 
 
 class TrainingMemory(NamedTuple):
-    """Bytes of one process. host: activations moved to the CPU's memory (activations: offload)."""
+    """Bytes of one process. host: activations moved to the CPU's memory (activations: offload). beside: a
+    frozen model's."""
 
     weights: int
     gradients: int
@@ -114,6 +116,7 @@ class TrainingMemory(NamedTuple):
     activations: int
     output: int
     host: int
+    beside: int = 0
 
     @property
     def device_bytes(self) -> int:
@@ -121,13 +124,55 @@ class TrainingMemory(NamedTuple):
         return sum(self) - self.host
 
 
-def training_memory(s: Shape, load: TrainingLoad) -> TrainingMemory:
-    """Peak bytes of one process while it trains, at whole rows."""
+Frozen = Sequence[tuple[Shape, Beside]]
+"""Models beside the trained one, with their shapes."""
+
+
+def training_memory(s: Shape, load: TrainingLoad, frozen: Frozen = ()) -> TrainingMemory:
+    """Peak bytes of the first process while it trains, at whole rows."""
     weights, gradients, optimizer, buffers = _state_bytes(s, load)
     activations, host = _activation_bytes(s, load)
+    beside = sum(_beside_bytes(one, load, how) for one, how in frozen)
     return TrainingMemory(
-        weights, gradients, optimizer, buffers, activations, _output_bytes(s, load), host
+        weights, gradients, optimizer, buffers, activations, _output_bytes(s, load), host, beside
     )
+
+
+def _beside_bytes(s: Shape, load: TrainingLoad, how: Beside) -> int:
+    """Of a frozen model: all of it, or a share, two gathered layers, embedding and unembedding."""
+    b = held_bytes(how.dtype)
+    if not how.sharded or load.shards == 1:
+        return b * parameters(s)
+    whole = 2 * max(_layer_parameters(s)) + parameters_by_kind(s).output
+    return b * parameters(s) // load.shards + b * whole
+
+
+def held_bytes(dtype: str) -> int:
+    """Bytes of a value of this type."""
+    return 2 if dtype == "bfloat16" else 4
+
+
+class ScoringMemory(NamedTuple):
+    """Bytes of forward passes: the model, what goes into every layer with one layer's values, a slice of
+    logits."""
+
+    weights: int
+    activations: int
+    output: int
+
+    @property
+    def device_bytes(self) -> int:
+        """All of it."""
+        return sum(self)
+
+
+def scoring_memory(s: Shape, load: ScoringLoad) -> ScoringMemory:
+    """Peak bytes of a process that asks a whole model. A layer's values are those that it would keep."""
+    kept = _layers_bytes(s, TrainingLoad(load.tokens, load.row_tokens, load.microbatch_rows))
+    tokens, b = load.row_tokens * load.microbatch_rows, held_bytes(load.dtype)
+    largest = max(kept) * b // 4
+    inputs = (len(kept) + 2) * s.hidden_size * b  # with what comes out at the end, of two models
+    return ScoringMemory(b * parameters(s), tokens * (largest + inputs), 2 * 4 * 2**20)
 
 
 def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
@@ -140,7 +185,8 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     gathered layers (at most GATHER_PARAMETERS). Both hold one bucket of gradients.
     fp32: 4 for 2, throughout. LoRA: gradients and optimizer of the adapters alone; a frozen base in
     bf16 has 2P and needs no cast.
-    fsdp: fp32 weights, gradients and moments over N / replicate processes; in the buffers two gathered
+    fsdp: fp32 weights, gradients and moments (of adapters, and the base as it is held) over N / replicate
+    processes; in the buffers two gathered
     layers and a gradient of one (bf16: matrices travel so, gradients are added in fp32), and the
     embedding and unembedding, whole in fp32.
     fp8: as bf16, but of quantised matrices a byte a parameter (their scales are 1/4096 of that); fsdp: two
@@ -152,17 +198,20 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     if load.strategy in ("none", "ddp"):
         half = load.lora_rank is not None and load.base == "bfloat16"
         cast = 2 * (held - total * half) if load.precision != "fp32" else 0
-        cast -= _in_fp8(s, load)  # a byte instead of two
+        cast -= in_fp8(s, load)  # a byte instead of two
         return 4 * held - 2 * total * half, 4 * trained, 8 * trained, cast
     if load.strategy == "fsdp":
-        shards = load.workers // load.replicate
-        b = _computed(load)
+        shards = load.shards
+        b = computed_bytes(load)
         layer = (2 * b + b + 4) * max(_layer_parameters(s))
         if load.precision == "fp8":
             layer = (2 * 1 + 1 + 4 + 4) * max(_layer_parameters(s))
         gathered = layer + 4 * parameters_by_kind(s).output
+        if load.lora_rank:
+            base = held_bytes(load.base) * total + 4 * trained
+            return base // shards, 4 * trained // shards, 8 * trained // shards, gathered
         return 4 * total // shards, 4 * total // shards, 8 * total // shards, gathered
-    size, workers = (_computed(load)), load.workers
+    size, workers = (computed_bytes(load)), load.workers
     bucket = size * min(BUCKET_VALUES, trained)
     gradients, optimizer = size * trained // workers, 12 * trained // workers
     if load.strategy == "zero2":
@@ -171,7 +220,7 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     return size * held // workers, gradients, optimizer, bucket + gathered
 
 
-def _computed(load: TrainingLoad) -> int:
+def computed_bytes(load: TrainingLoad) -> int:
     """Bytes of a value that is computed."""
     return 4 if load.precision == "fp32" else 2
 
@@ -212,7 +261,7 @@ def quantised_shares(s: Shape, load: TrainingLoad) -> list[float]:
     return shares
 
 
-def _in_fp8(s: Shape, load: TrainingLoad) -> int:
+def in_fp8(s: Shape, load: TrainingLoad) -> int:
     """Parameters of quantised matrices."""
     pairs = zip(products(s), quantised_shares(s, load), strict=True)
     return round(sum(layer.parameters * share for layer, share in pairs))
@@ -221,7 +270,7 @@ def _in_fp8(s: Shape, load: TrainingLoad) -> int:
 def fp8_share(s: Shape, load: TrainingLoad) -> float:
     """The share of a training's FLOPs that are products in FP8."""
     document = load.document_tokens or load.row_tokens
-    return 2 * _in_fp8(s, load) / forward_flops(s, document)
+    return 2 * in_fp8(s, load) / forward_flops(s, document)
 
 
 def _layer_parameters(s: Shape) -> list[int]:
@@ -244,7 +293,7 @@ def _activation_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int]:
     kept = [tokens * size for size in _layers_bytes(s, load)]
     if load.activations == "keep":
         return sum(kept), 0
-    inputs = tokens * s.hidden_size * _stream_bytes(load)
+    inputs = tokens * s.hidden_size * stream_bytes(load)
     if load.activations == "checkpoint":
         return len(kept) * inputs + max(kept), 0
     return 2 * inputs + max(kept), len(kept) * inputs
@@ -253,8 +302,8 @@ def _activation_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int]:
 def _layers_bytes(s: Shape, load: TrainingLoad) -> list[int]:
     """Bytes a token that each layer keeps."""
     if isinstance(s, DecoderShape):
-        computed = _computed(load)
-        return [s.layer_activation_bytes(computed, _stream_bytes(load))] * s.layers
+        computed = computed_bytes(load)
+        return [s.layer_activation_bytes(computed, stream_bytes(load))] * s.layers
     per_layer = {kind: layer_activation_bytes(s, kind, load) for kind in LAYER_KINDS}
     saved = {kind: _saved_in_fp8(s, kind) for kind in LAYER_KINDS}
     shares = quantised_shares(s, load)
@@ -277,7 +326,7 @@ def _saved_in_fp8(s: HybridShape, kind: str) -> float:
     return (3 * b - 2) * s.hidden_size + b * s.num_attention_heads * s.head_dim
 
 
-def _stream_bytes(load: TrainingLoad) -> int:
+def stream_bytes(load: TrainingLoad) -> int:
     """Bytes a value of the residual stream: that of the weights (autocast leaves it in fp32)."""
     return 2 if load.precision != "fp32" and load.strategy in ("zero2", "zero3") else 4
 
@@ -292,8 +341,8 @@ def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int
     and two numbers of the router for each expert.  *: q, k, v, k and v repeated for every query head, the output,
     and a number a head.
     """
-    b = _computed(load)
-    common = s.hidden_size * (_stream_bytes(load) + 4 + b)
+    b = computed_bytes(load)
+    common = s.hidden_size * (stream_bytes(load) + 4 + b)
     if kind == "M":
         states = 4 * s.d_inner * s.ssm_state_size // SCAN_CHUNK
         widths = s.d_inner * (b + 4 + b) + s.conv_dim * (4 + 4 + 4) + 4 * s.mamba_num_heads
@@ -311,7 +360,7 @@ def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int
 def _output_bytes(s: Shape, load: TrainingLoad) -> int:
     """The unembedding and its loss, a slice of tokens at a time: hidden states, their gradient,
     the fp32 gradient of the unembedding, and 2^20 logits twice."""
-    b = _computed(load)
+    b = computed_bytes(load)
     tokens = load.row_tokens * load.microbatch_rows // load.context
     grad = 0 if load.lora_rank else 4 * s.vocab_size * s.hidden_size
     return 2 * tokens * s.hidden_size * b + grad + 2 * 4 * 2**20

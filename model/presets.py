@@ -192,6 +192,13 @@ PRESETS: dict[str, HybridShape] = {
         _NANO2_9B, hidden_size=4800, intermediate_size=14400, mamba_num_heads=120
     ),
 }
+# Checkpoints on the hub whose sizes are a preset's: they are planned without being there.
+RELEASED = {
+    "nvidia/NVIDIA-Nemotron-Nano-12B-v2-Base": "nano2-12b",
+    "nvidia/NVIDIA-Nemotron-Nano-12B-v2": "nano2-12b",
+    "nvidia/NVIDIA-Nemotron-Nano-9B-v2-Base": "nano2-9b",
+    "nvidia/NVIDIA-Nemotron-Nano-9B-v2": "nano2-9b",
+}
 _FIELDS = {field.name: field for field in dataclasses.fields(HybridShape)}
 
 

@@ -3,7 +3,7 @@
 from model.presets import shape
 from model.sizes import parameters as count_parameters
 from pretrain.config import PretrainConfig, TokenizerConfig
-from workbench.distributed.config import why_not
+from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
 from workbench.load import TrainingLoad
 from workbench.recipe import Recipe
@@ -25,7 +25,6 @@ def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
     """Parameters, steps, tokens, FLOPs (6 N D) and disk."""
     if refusal := why_not(config.distributed, recipe):
         raise UserError(refusal)
-    spread = config.distributed
     parameters = count_parameters(shape(recipe.model.preset, **recipe.model.overrides))
     tokens = config.num_steps * config.step_tokens
     state = parameters * _BYTES_PER_PARAMETER_OF_STATE
@@ -44,11 +43,8 @@ def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
                 tokens=tokens,
                 row_tokens=config.row_tokens,
                 microbatch_rows=config.microbatch_rows,
-                workers=spread.workers,
-                gpus=spread.gpus_per_worker if spread.on else config.gpus,
-                strategy=spread.strategy,
-                context=spread.context,
-                replicate=spread.replicate,
+                **load_of(config),
+                step_tokens=config.step_tokens,
                 precision=config.precision,
                 fp8_ends=config.fp8.ends,
                 activations=config.activations,

@@ -4,7 +4,7 @@ from environments.config import EnvironmentSource
 from rl.config import GrpoConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
-from workbench.load import GenerationLoad, TrainingLoad
+from workbench.load import Beside, GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -42,6 +42,7 @@ def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
 def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLoad, ...]:
     """Rollouts, and the training on them; prompts are not counted."""
     engine = config.engine
+    step_tokens = config.prompts_per_step * config.group_size * config.max_tokens
     return (
         GenerationLoad(
             tokens=tokens,
@@ -50,19 +51,30 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
             engines=engine.replicas,
             gpus=engine.gpus,
             dtype=engine.dtype,
+            published=True,
+            sleep=engine.sleep,
         ),
         TrainingLoad(
-            tokens=config.num_steps
-            * config.prompts_per_step
-            * config.group_size
-            * config.max_tokens,
+            tokens=config.num_steps * step_tokens,
+            step_tokens=step_tokens,
             row_tokens=config.microbatch_tokens,
             document_tokens=min(engine.max_model_len, config.microbatch_tokens),
-            **load_of(config.distributed, config.gpus),
+            **load_of(config),
             precision=config.precision,
             activations=config.activations,
             lora_rank=config.lora.rank if config.lora else None,
             base=config.lora.base if config.lora else "float32",
             bound=True,
+            published=True,
+            beside=_beside(config),
         ),
     )
+
+
+def _beside(config: GrpoConfig) -> tuple[Beside, ...]:
+    """Reward models, whole in the first process, and the reference of a KL, sharded."""
+    scores = [source.model for source in config.reward.sources().values() if source.model]
+    found = [Beside(name, sharded=False, passes=0) for name in scores]
+    if config.loss.kl_coefficient and config.lora is None:
+        found.append(Beside(config.needs[0]))
+    return tuple(found)

@@ -3,6 +3,7 @@
     python scripts/plan.py --recipe recipes/nano2-12b.yaml
     python scripts/plan.py --recipe recipes/nano2-12b.yaml --hardware h200 --mfu 0.4 --json
     python scripts/plan.py --recipe recipes/nano2-12b.yaml --set stages.sft1.distributed.workers=128
+    python scripts/plan.py --recipe recipes/nano2-12b.yaml --simulate grpo --lost 1e-5
 
 Closed formulas (model/cost.py), no model is built and torch is not imported. Times are
 estimates at the stated share of peak, printed with the table. Exit codes: 0 done, 2 the user's
@@ -38,14 +39,43 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mbu", type=float, metavar="SHARE", help="share of the bandwidth in decoding"
     )
+    parser.add_argument(
+        "--network", type=float, metavar="GB", help="GB a second of a card to other machines"
+    )
+    parser.add_argument(
+        "--disk", type=float, metavar="GB", help="GB a second that a machine writes"
+    )
+    parser.add_argument(
+        "--simulate",
+        metavar="STAGE",
+        help="run a GRPO stage as discrete events on 8 to 1,024 cards",
+    )
+    parser.add_argument(
+        "--replies", metavar="MEAN[,SPREAD]|RUN/STAGE",
+        help="reply lengths of --simulate: log-normal, or those of a run; default: a third of max_tokens",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fitted", metavar="RUN/STAGE[,...]",
+        help="with --simulate: parts measured by finished stages, and the stage as it is written",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lost", type=float, default=0.0, metavar="RATE", help="cards lost an hour and card"
+    )
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Price, print."""
+    from scripts.plan_text import lines
     from workbench.recipe import load  # after parsing: --help needs no third-party package
 
     recipe = load(args.recipe, args.overrides)
+    if args.simulate:
+        from scripts.plan_simulate import simulated, simulated_lines
+
+        found = simulated(recipe, args, hardware_of(args, recipe))
+        print(json.dumps(found, indent=1) if args.json else "\n".join(simulated_lines(found)))
+        return 0
     plan = build(recipe, hardware_of(args, recipe))
     print(json.dumps(plan, indent=1) if args.json else "\n".join(lines(plan)))
     return 0
@@ -55,7 +85,7 @@ def hardware_of(args: argparse.Namespace, recipe: "Recipe") -> Any:
     """The hardware asked for, with the shares asked for."""
     from model.estimate import HARDWARE
 
-    on_gpus = any(load.gpus for loads in _loads(recipe).values() for load in loads)
+    on_gpus = any(load.gpus for loads in loads_of(recipe).values() for load in loads)
     name = args.hardware or ("h100" if on_gpus else "cpu")
     if name not in HARDWARE:
         raise unknown_name("hardware", name, HARDWARE)
@@ -63,10 +93,18 @@ def hardware_of(args: argparse.Namespace, recipe: "Recipe") -> Any:
     for key, value in shares.items():
         if not 0 < value <= 1:
             raise UserError(f"--{key} {value}: it is a share of the peak; give 0 < share <= 1")
-    return dataclasses.replace(HARDWARE[name], **shares)
+    speeds = {
+        key: value for key in ("network", "disk") if (value := getattr(args, key)) is not None
+    }
+    for key, value in speeds.items():
+        if not value > 0:
+            raise UserError(f"--{key} {value}: give GB a second, above 0")
+    rates = {key: value * 1e9 for key, value in speeds.items()}
+    return dataclasses.replace(HARDWARE[name], **shares, **rates)
 
 
-def _loads(recipe: "Recipe") -> dict[str, tuple[Any, ...]]:
+def loads_of(recipe: "Recipe") -> dict[str, tuple[Any, ...]]:
+    """What each stage trains and generates, in order."""
     from workbench import registry
     from workbench.graph.dag import order
 
@@ -117,7 +155,7 @@ def build(recipe: "Recipe", hardware: Any) -> dict[str, Any]:
     from model.presets import shape
     from model.sizes import kv_cache_bytes, parameters, state_bytes
 
-    loads = _loads(recipe)
+    loads = loads_of(recipe)
     shapes = {name: shape_of(recipe, name) for name in loads}
     known = [shapes[name] for name, found in loads.items() if found]
     s = next((one for one in known if not isinstance(one, str)), None)
@@ -137,7 +175,7 @@ def build(recipe: "Recipe", hardware: Any) -> dict[str, Any]:
         "hardware": dataclasses.asdict(hardware),
         "stages": {
             name: {
-                **_stage(recipe.stages[name], shapes[name], found, hardware),
+                **_stage(recipe, name, shapes[name], found, hardware),
                 "data": [
                     {"type": type(one).__name__, **dataclasses.asdict(one)}
                     for one in _data(recipe, name)
@@ -165,187 +203,38 @@ def layers_of(s: Any) -> dict[str, int]:
     return {s.family: s.layers}
 
 
-def _stage(config: Any, s: Any, loads: tuple[Any, ...], hardware: Any) -> dict[str, Any]:
+def _stage(
+    recipe: "Recipe", name: str, s: Any, loads: tuple[Any, ...], hardware: Any
+) -> dict[str, Any]:
     from model.estimate import fits, price
 
+    config: Any = recipe.stages[name]
     if isinstance(s, str):
         return {"kind": config.kind, "loads": [], "unknown": s if loads else ""}
+    frozen = [_beside(recipe, load) for load in loads]
+    unknown = next((one for found in frozen for one, _ in found if isinstance(one, str)), "")
+    if unknown:
+        return {"kind": config.kind, "loads": [], "unknown": unknown}
     return {
         "kind": config.kind,
-        "loads": [price(s, load, hardware) for load in loads],
+        "loads": [price(s, load, hardware, of) for load, of in zip(loads, frozen, strict=True)],
         "cards": fits(s, loads, set(type(config).model_fields)),
     }
 
 
-def lines(plan: dict[str, Any]) -> list[str]:
-    """The plan as aligned text."""
-    model, hardware = plan["model"], plan["hardware"]
-    return [*_about(plan["recipe"], model), _assumed(hardware), "", *_table(plan)]
+def _beside(recipe: "Recipe", load: Any) -> list[tuple[Any, Any]]:
+    """The models that lie beside the trained one, with their shapes."""
+    return [(made_shape(recipe, how.stage), how) for how in getattr(load, "beside", ())]
 
 
-def _about(recipe: str, model: dict[str, Any] | None) -> list[str]:
-    if model is None:
-        return [f"{recipe}: the model's size is not known"]
-    kinds = ", ".join(f"{k} {v / 1e6:,.2f}M" for k, v in model["by_kind"].items())
-    pattern = ", ".join(f"{n} {kind}" for kind, n in model["layers"].items())
-    return [
-        f"{recipe}: {model['parameters']:,} parameters ({model['preset']}; layers: {pattern})",
-        f"  by kind: {kinds}",
-        f"  bf16 cache: {model['kv_bytes_a_token']:,} bytes a token of KV, "
-        f"{model['state_bytes_a_sequence'] / 2**20:,.2f} MiB a sequence of Mamba state",
-    ]
+def made_shape(recipe: "Recipe", name: str) -> Any:
+    """The shape of the model that a stage makes, or why it is not known."""
+    from pretrain.compress.target import shape_made_by
 
-
-def _assumed(hardware: dict[str, Any]) -> str:
-    return (
-        f"  on {hardware['name']}: {hardware['flops'] / 1e12:,.1f} TFLOP/s at mfu {hardware['mfu']:g}, "
-        f"{hardware['bandwidth'] / 1e12:,.2f} TB/s at mbu {hardware['mbu']:g}, "
-        f"{hardware['memory'] / 2**30:,.1f} GiB; shares are assumptions, not measurements"
-    )
-
-
-def _table(plan: dict[str, Any]) -> list[str]:
-    out: list[str] = []
-    rows: list[tuple[str, ...]] = [_HEAD]
-    for name, stage in plan["stages"].items():
-        if stage["data"] and not stage["loads"]:
-            continue
-        rows += [_row(name, load) for load in stage["loads"]] or [(name, "no estimate", *("",) * 9)]
-    notes = [f"{n}: {s['unknown']}" for n, s in plan["stages"].items() if s.get("unknown")]
-    notes += [f"{n}: {line}" for n, s in plan["stages"].items() if (line := s.get("cards"))]
-    if (
-        len(rows) == 1 and not notes
-    ):  # data alone: nothing is trained or generated on a card of ours
-        return _data_lines(plan)[1:]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    for row in rows:
-        cells = [
-            c.ljust(w) if n < 3 else c.rjust(w)
-            for n, (c, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        out.append("  ".join(cells).rstrip())
-    out += [
-        "",
-        "GiB a process, at whole rows. <=: the most it can be; what it will be is not known.",
-        _NOTE,
-        *_fp8_lines(plan),
-        *(["", "one card each, at nine tenths of its memory:", *notes] if notes else []),
-    ]
-    return [*out, *_data_lines(plan)]
-
-
-def _fp8_lines(plan: dict[str, Any]) -> list[str]:
-    """What is assumed of FP8, or that the hardware has none."""
-    loads = [load for stage in plan["stages"].values() for load in stage["loads"]]
-    share = max((load["fp8_share"] for load in loads if load["what"] == "training"), default=0.0)
-    hardware = plan["hardware"]
-    if not share:
-        return []
-    if hardware["fp8_gain"] is None:
-        return [
-            f"fp8 (!): {hardware['name']} has no FP8 in blocks of 128 (Hopper has): the stage would be refused; "
-            "set precision: bf16"
-        ]
-    return [
-        f"fp8: {share:.0%} of a step's FLOPs are products in FP8, assumed {hardware['fp8_gain']:g} times as fast "
-        "as in bf16; gathered weights take a byte (docs/fp8.md)"
-    ]
-
-
-_DATA_HEAD = ("stage", "what", "rows or replies", "prompt tokens", "reply tokens", "core-hours", "disk", "traffic")  # fmt: skip
-
-
-def _data_lines(plan: dict[str, Any]) -> list[str]:
-    """What data stages compute, ask and move, and the sums."""
-    found = [(name, one) for name, stage in plan["stages"].items() for one in stage["data"]]
-    if not found:
-        return []
-    rows = [_DATA_HEAD, *(_data_row(name, one) for name, one in found)]
-    keys = ("prompt_tokens", "reply_tokens", "core_seconds", "disk_bytes", "traffic_bytes")
-    sums = {key: sum(one.get(key) or 0 for _, one in found) for key in keys}
-    rows.append(_data_row("in all", {**sums, "what": "", "rows": 0, "bound": True}))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_DATA_HEAD))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if n < 2 else c.rjust(w)
-            for n, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return ["", *lines, "", _DATA_NOTE]
-
-
-_DATA_NOTE = (
-    "core-hours: from bytes a second of one core on small inputs, the scorer's estimated (docs/synthesis.md); "
-    "-: not measured. "
-    "<=: the most it can be."
-)
-
-
-def _data_row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
-    seconds = one.get("core_seconds")
-    asked = one.get("reply_tokens") or 0
-    return (
-        name,
-        str(one.get("model") or one.get("what") or ""),
-        f"{one.get('replies') or one.get('rows') or 0:,}"
-        if one.get("replies") or one.get("rows")
-        else "",
-        f"{one['prompt_tokens']:,}" if one.get("prompt_tokens") else "",
-        f"{'<=' if one.get('bound', True) else ''}{asked:,}" if asked else "",
-        f"{seconds / 3600:,.0f}" if seconds else ("-" if "core_seconds" in one else ""),
-        _bytes(one.get("disk_bytes") or 0),
-        _bytes(one.get("traffic_bytes") or 0),
-    )
-
-
-def _bytes(number: float) -> str:
-    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if number >= size:
-            return f"{number / size:,.1f} {unit}"
-    return ""
-
-
-_HEAD = ("stage", "what", "layout", "tokens", "weights", "grads", "optimizer", "activations", "GiB in all", "FLOPs", "time")  # fmt: skip
-_NOTE = (
-    "generation: weights, KV cache and Mamba state of one GPU under weights, grads and optimizer."
-)
-
-
-def _row(name: str, load: dict[str, Any]) -> tuple[str, ...]:
-    memory = load["memory"]
-    if load["what"] == "training":
-        layout = (
-            f"{load['workers']} x {load['strategy']}, {load['precision']}"
-            f"{'' if load['runs'] else ' (!)'}, {load['activations']}"
-        )
-        parts = ["weights", "gradients", "optimizer"]
-        rest = memory["buffers"] + memory["activations"] + memory["output"]
-    else:
-        layout = f"{load['engines']} x vLLM, {load['sequences']} seqs of {load['context_tokens']:,}"
-        parts, rest = ["weights", "kv_cache", "state"], 0
-    bound = "<=" if load.get("bound", True) else ""
-    total = f"{memory['device_bytes'] / 2**30:,.2f}" + ("" if load["fits"] else " (!)")
-    return (
-        name,
-        load["what"],
-        layout,
-        f"{bound}{load['tokens']:,}",
-        *(f"{memory[part] / 2**30:,.2f}" for part in parts),
-        f"{rest / 2**30:,.2f}" if rest else "",
-        total,
-        f"{load['flops']:.2e}",
-        ("" if load["seconds"] is None else bound) + _time(load["seconds"]),
-    )
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.0f} s"
+    try:
+        return shape_made_by(recipe, name)
+    except UserError as error:
+        return str(error)
 
 
 if __name__ == "__main__":

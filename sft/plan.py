@@ -38,13 +38,14 @@ def plan_sft(config: SftConfig, recipe: Recipe) -> StagePlan:
 
 def _load(config: SftConfig, samples: int) -> TrainingLoad:
     """The stage's tokens: samples of the stated mean length, or the most that they can be."""
-    spread, mean = config.distributed, config.sample_tokens or _longest_mean(config)
+    mean = config.sample_tokens or _longest_mean(config)
     return TrainingLoad(
         tokens=round(samples * config.epochs * mean),
         row_tokens=config.row_tokens,
         microbatch_rows=config.microbatch_rows,
         document_tokens=round(mean),
-        **load_of(spread, config.gpus),
+        **load_of(config),
+        step_tokens=config.rows_per_step * config.row_tokens,
         precision=config.precision,
         fp8_ends=config.fp8.ends,
         activations=config.activations,

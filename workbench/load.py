@@ -8,6 +8,21 @@ Activations = Literal["keep", "checkpoint", "offload"]
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A model of another stage that lies beside the trained one and is only read: a teacher, a reward model.
+
+    sharded: as the trained one is; else the first process holds it whole. passes: forward passes over each
+    trained token.
+    Example: Beside("sft3", dtype="bfloat16")
+    """
+
+    stage: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    sharded: bool = True
+    passes: int = 1
+
+
+@dataclass(frozen=True)
 class TrainingLoad:
     """Tokens trained on, and one process's share of a step.
 
@@ -15,6 +30,9 @@ class TrainingLoad:
     fp8_ends: matrix products at each end that precision fp8 leaves in bf16.
     base: how a model frozen beside adapters is held.
     bound: the tokens are the most there can be, not the expected number.
+    step_tokens: of one step of all processes; None: one microbatch each.
+    checkpoint_every_steps: 0: no checkpoint. keep_checkpoints: how many lie on the disk.
+    published: the weights go to engines after every step.
     Example: TrainingLoad(tokens=20_000_000_000_000, row_tokens=8192, workers=512, strategy="zero3")
     """
 
@@ -33,19 +51,62 @@ class TrainingLoad:
     lora_rank: int | None = None
     base: Literal["float32", "bfloat16"] = "float32"
     bound: bool = False
+    step_tokens: int | None = None
+    checkpoint_every_steps: int = 0
+    keep_checkpoints: int = 2
+    published: bool = False
+    beside: tuple[Beside, ...] = ()
+
+    @property
+    def shards(self) -> int:
+        """Processes that share one copy of the state."""
+        return self.workers // self.replicate if self.strategy == "fsdp" else self.workers
+
+    @property
+    def microbatch_tokens(self) -> int:
+        """Tokens of one forward pass of all processes."""
+        return self.row_tokens * self.microbatch_rows * self.workers // self.context
+
+    @property
+    def microbatches(self) -> int:
+        """Forward passes of a process and step."""
+        return -(-(self.step_tokens or self.microbatch_tokens) // self.microbatch_tokens)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole stage."""
+        return -(-self.tokens // (self.step_tokens or self.microbatch_tokens))
 
 
 @dataclass(frozen=True)
 class GenerationLoad:
-    """Tokens generated, at most, and what one engine holds at once.
+    """Tokens generated, at most (None: not known), and what one engine holds at once.
 
     Example: GenerationLoad(tokens=10_000_000, context_tokens=32_768, sequences=64, engines=8)
     """
 
-    tokens: int
+    tokens: int | None
     context_tokens: int
     sequences: int
     engines: int = 1
+    gpus: float | None = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    published: bool = False
+    """A training sends them its weights."""
+    sleep: bool = False
+    """Their weights wait on the host."""
+
+
+@dataclass(frozen=True)
+class ScoringLoad:
+    """Forward passes over tokens, of a whole model on one card or on the CPU.
+
+    Example: ScoringLoad(tokens=8_388_608, row_tokens=8192, gpus=1)
+    """
+
+    tokens: int
+    row_tokens: int
+    microbatch_rows: int = 1
     gpus: float | None = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.content import bound
 from workbench.errors import StopRequested, UserError
-from workbench.load import AskedLoad, DataLoad, GenerationLoad, TrainingLoad
+from workbench.load import AskedLoad, DataLoad, GenerationLoad, ScoringLoad, TrainingLoad
 from workbench.recipe import Recipe, StageConfig
 from workbench.results import check_outputs
 from workbench.rundir import RunDir, read_json
@@ -32,7 +32,7 @@ class StagePlan:
     steps: int | None = None
     tokens: int | None = None
     disk_bytes: int = 0
-    loads: tuple[TrainingLoad | GenerationLoad, ...] = ()
+    loads: tuple[TrainingLoad | GenerationLoad | ScoringLoad, ...] = ()
     data: tuple[DataLoad | AskedLoad, ...] = ()
 
 

@@ -1,10 +1,12 @@
 """What the stages that compress a model will cost. Imports no torch."""
 
+from model.presets import HybridShape
 from model.sizes import parameters
-from pretrain.compress.config import DistillConfig, PruneConfig
-from pretrain.compress.target import check_target, planned_shape, target_of
-from workbench.distributed.config import why_not
+from pretrain.compress.config import DistillConfig, PruneConfig, TargetConfig
+from pretrain.compress.target import WIDTHS, check_target, planned_shape, target_of
+from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
+from workbench.load import Beside, ScoringLoad, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -31,7 +33,22 @@ def plan_prune(config: PruneConfig, recipe: Recipe) -> StagePlan:
                 f"depth: {removed} of {len(before.pattern)} layers go, one a round; a round is about "
                 f"{2 + len(before.pattern) // 2} forward passes over the rows"
             )
-    return StagePlan(lines=tuple(lines), disk_bytes=2**28)
+    load = ScoringLoad(
+        tokens=round(_passes(target, before) * config.samples * config.row_tokens),
+        row_tokens=config.row_tokens,
+        microbatch_rows=config.microbatch_rows,
+        gpus=config.gpus,
+    )
+    return StagePlan(lines=tuple(lines), disk_bytes=2**28, loads=(load,))
+
+
+def _passes(target: TargetConfig, before: HybridShape | None) -> float:
+    """Forward passes over the rows: a round of depth scores every layer from its place on."""
+    widths = any(getattr(target, key) is not None for key in WIDTHS)
+    if before is None or target.layers is None:
+        return float(widths)
+    rounds = range(target.layers + 1, len(before.pattern) + 1)
+    return widths + sum(2 + layers / 2 for layers in rounds)
 
 
 def plan_distill(config: DistillConfig, recipe: Recipe) -> StagePlan:
@@ -53,4 +70,25 @@ def plan_distill(config: DistillConfig, recipe: Recipe) -> StagePlan:
             f"about {small:,} parameters learn from {large:,} ({recipe.model.preset}), {flops:.3g} FLOPs"
         )
         disk = _CHECKPOINTS_AT_ONCE * _STATE_BYTES * small + 4 * small
-    return StagePlan(lines=tuple(lines), steps=config.num_steps, tokens=tokens, disk_bytes=disk)
+    return StagePlan(
+        lines=tuple(lines),
+        steps=config.num_steps,
+        tokens=tokens,
+        disk_bytes=disk,
+        loads=(_training(config, tokens),),
+    )
+
+
+def _training(config: DistillConfig, tokens: int) -> TrainingLoad:
+    half = config.computed == "bf16"  # as the stage reads its teacher
+    return TrainingLoad(
+        tokens=tokens,
+        row_tokens=config.row_tokens,
+        microbatch_rows=config.microbatch_rows,
+        **load_of(config),
+        step_tokens=config.step_tokens,
+        precision=config.precision,
+        fp8_ends=config.fp8.ends,
+        activations=config.activations,
+        beside=(Beside(config.teacher, "bfloat16" if half else "float32"),),
+    )

@@ -74,7 +74,9 @@ def _cut_depth(
         tick=_tick(context, "scoring layers"),
         on_removal=note,
     )
-    return without_layers(model, kept).eval()
+    device = next(model.parameters()).device
+    # A card has no room for the model before and after.
+    return without_layers(model.cpu(), kept).to(device).eval()
 
 
 def _cut_width(
@@ -84,7 +86,7 @@ def _cut_width(
     scores = width_scores(model, batches, tick=_tick(context, "scoring widths"))
     kept = choose(scores, shape_of(model.config), target)
     context.keep(kept=_written(kept))
-    return narrow(model, kept, target, scores if config.rescale_norms else None)
+    return narrow(model.cpu(), kept, target, scores if config.rescale_norms else None)
 
 
 def _tick(context: StageContext, message: str) -> Callable[[], None]:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from model.presets import LAYER_KINDS, HybridShape, shape
+from model.presets import LAYER_KINDS, PRESETS, RELEASED, HybridShape, shape
 from model.sizes import Shape
 from pretrain.compress.config import PruneConfig, TargetConfig
 from pretrain.compress.fitting import candidates
@@ -97,7 +97,7 @@ def narrowed(s: HybridShape, target: TargetConfig, pattern: str | None = None) -
 def planned_shape(recipe: Recipe, needs: Sequence[str], depth: int = 0) -> HybridShape | None:
     """The shape that the first of `needs` with a model will have, as far as the recipe says.
 
-    None where it does not (a converted checkpoint). Which layers a pruning removes is not known:
+    None where it does not (most converted checkpoints). Which layers a pruning removes is not known:
     its pattern is one of the right length.
     """
     for need in needs:
@@ -105,7 +105,7 @@ def planned_shape(recipe: Recipe, needs: Sequence[str], depth: int = 0) -> Hybri
         if stage.kind == "tokenizer" or depth > len(recipe.stages):
             continue
         if stage.kind == "convert":
-            return None
+            return PRESETS.get(RELEASED.get(getattr(stage.source, "path", ""), ""))
         if stage.kind == "pretrain" and stage.initial == "new":
             return shape(recipe.model.preset, **recipe.model.overrides)
         before = planned_shape(recipe, stage.needs, depth + 1)
@@ -141,9 +141,14 @@ def stage_shape(recipe: Recipe, name: str) -> Shape:
         for need in stage.needs:
             if recipe.stages[need].kind == "tokenizer":
                 continue
-            before = stage_shape(recipe, need)
-            made_by: Any = recipe.stages[need]
-            if isinstance(made_by, PruneConfig) and isinstance(before, HybridShape):
-                return _after(before, made_by)
-            return before
+            return shape_made_by(recipe, need)
     return shape(recipe.model.preset, **recipe.model.overrides)
+
+
+def shape_made_by(recipe: Recipe, name: str) -> Shape:
+    """The shape of the model that a stage leaves; see `stage_shape`."""
+    before = stage_shape(recipe, name)
+    stage: Any = recipe.stages[name]
+    if isinstance(stage, PruneConfig) and isinstance(before, HybridShape):
+        return _after(before, stage)
+    return before

@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from model.decoder import DecoderShape, configuration, described
+from model.presets import PRESETS, RELEASED
 from model.sizes import Shape
 from pretrain.convert.config import ConvertConfig, GgufSource
 from pretrain.convert.gguf_file import GgufFile, locate
@@ -29,6 +30,8 @@ def origin_shape(config: ConvertConfig) -> Shape:
     if isinstance(source, GgufSource):
         path = locate(source)
         return _in_gguf(path, path.stat().st_mtime_ns)
+    if (name := RELEASED.get(source.path)) is not None and not Path(source.path).is_dir():
+        return PRESETS[name]
     return described(configuration(source.path, source.revision))
 
 

@@ -6,7 +6,7 @@ from rl.inputs import looked_at
 from rl.rows import Rules
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
-from workbench.load import GenerationLoad, TrainingLoad
+from workbench.load import Beside, GenerationLoad, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -34,10 +34,13 @@ def plan_distill(config: OnPolicyDistillConfig, recipe: Recipe) -> StagePlan:
     )
     training = TrainingLoad(
         tokens=config.num_steps * replies * engine.max_model_len,
+        step_tokens=replies * engine.max_model_len,
+        published=True,
+        beside=(Beside(config.teacher),),
         row_tokens=config.microbatch_tokens,
         document_tokens=min(engine.max_model_len, config.microbatch_tokens),
         bound=True,
-        **load_of(config.distributed, config.gpus),
+        **load_of(config),
     )
     return StagePlan(
         lines=(line,),

@@ -103,8 +103,9 @@ class DistributedConfig(Reserving):
 class WorkersStage(StageConfig):
     """A stage whose section `distributed` says in which processes it trains."""
 
-    if TYPE_CHECKING:  # the field is each kind's own
+    if TYPE_CHECKING:  # the fields are each kind's own
         distributed: DistributedConfig
+        checkpoint_every_steps: int
 
     @property
     def reserved(self) -> tuple[float, float | None]:
@@ -146,14 +147,17 @@ def check_dropout(spread: DistributedConfig, dropout: float) -> None:
         )
 
 
-def load_of(spread: DistributedConfig, gpus: float | None) -> dict[str, Any]:
-    """A layout as the fields of a `TrainingLoad`. gpus: the stage's own, where one process trains."""
+def load_of(config: WorkersStage) -> dict[str, Any]:
+    """A stage's layout and checkpoints as the fields of a `TrainingLoad`."""
+    spread = config.distributed
     return {
         "workers": spread.workers,
-        "gpus": spread.gpus_per_worker if spread.on else gpus,
+        "gpus": spread.gpus_per_worker if spread.on else config.gpus,
         "strategy": spread.strategy,
         "context": spread.context,
         "replicate": spread.replicate,
+        "checkpoint_every_steps": config.checkpoint_every_steps,
+        "keep_checkpoints": max(2, config.keep_checkpoints),
     }
 
 

@@ -1,0 +1,70 @@
+"""What a machine's own memory and its disk hold of a training, by closed formula. No torch."""
+
+from typing import NamedTuple
+
+from model.cost import lora_parameters, training_memory
+from model.sizes import Shape, parameters
+from workbench.load import GenerationLoad, TrainingLoad
+
+# Assumptions of ours: Python, torch, CUDA and NCCL of one process; the same with vLLM.
+PROCESS_BYTES, ENGINE_BYTES = 4e9, 6e9
+
+
+class HostMemory(NamedTuple):
+    """Bytes of one machine. processes: of the programs. offloaded: layers' inputs (activations: offload).
+    saving: the state's copy while a checkpoint is written. sent: weights on their way to engines."""
+
+    processes: float
+    offloaded: float
+    saving: float
+    sent: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self)
+
+
+class Checkpoints(NamedTuple):
+    """each: bytes of one checkpoint. on_disk: those kept, one being written, and the model. every: steps."""
+
+    each: float
+    on_disk: float
+    every: int
+
+
+def training_host(s: Shape, load: TrainingLoad, cards: int) -> HostMemory:
+    """Of a machine with so many cards, a process each.
+
+    Checkpoints of sharded states are written from a copy on the host while the training goes on. Weights
+    for engines are a share of each process, and once more in Ray's object store.
+    """
+    here = min(load.workers, cards)
+    offloaded = training_memory(s, load).host
+    saving = checkpoint_bytes(s, load) / load.shards if load.strategy == "fsdp" else 0.0
+    sent = 2 * 4 * parameters(s) / load.workers if load.published else 0.0
+    return HostMemory(here * PROCESS_BYTES, here * offloaded, here * saving, here * sent)
+
+
+def generation_host(s: Shape, load: GenerationLoad, cards: int) -> HostMemory:
+    """Of a machine full of engines. Sent weights lie once in the machine's object store, in fp32."""
+    here = max(min(load.engines, int(cards / max(load.gpus or 0.0, 1e-9))), 1)
+    weights = parameters(s) * (2 if load.dtype == "bfloat16" else 4)
+    return HostMemory(
+        processes=here * ENGINE_BYTES,
+        offloaded=here * weights if load.sleep else 0.0,
+        saving=0.0,
+        sent=4 * parameters(s) if load.published else 0.0,
+    )
+
+
+def checkpoint_bytes(s: Shape, load: TrainingLoad) -> float:
+    """Weights and Adam's two moments in fp32; with adapters those of the adapters alone."""
+    return 12.0 * (lora_parameters(s, load.lora_rank) if load.lora_rank else parameters(s))
+
+
+def checkpoints(s: Shape, load: TrainingLoad) -> Checkpoints:
+    """What lies on the disk, with the plain model at the end."""
+    each = checkpoint_bytes(s, load)
+    kept = (load.keep_checkpoints + 1) * each if load.checkpoint_every_steps else 0.0
+    return Checkpoints(each, kept + 4.0 * parameters(s), load.checkpoint_every_steps)
