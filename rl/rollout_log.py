@@ -34,6 +34,8 @@ class RolloutLog:
             "step": step,
             "prompt": self._tokenizer.decode(rollout.prompt),
             "reply": rollout.completion.text,
+            "prompt_tokens": len(rollout.prompt),
+            "reply_tokens": rollout.num_tokens,
             **({"later": self._later(rollout)} if rollout.later else {}),
             "reward": rollout.reward,
             "advantage": rollout.advantage,

@@ -1,0 +1,73 @@
+"""The parts of a simulated run on cards, by formula: nothing of them was measured. No torch."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from model import cost
+from model.communication import communication
+from model.estimate import Hardware
+from model.sizes import Shape, kv_cache_bytes, parameters, state_bytes
+from rl.simulation.fit import POLL_S
+from rl.simulation.parts import Decoding, Lengths, Timing, Training
+from workbench.load import GenerationLoad, TrainingLoad
+
+# Assumptions of ours: what one process copies, digests and checks of weights a second, and moves to the host.
+COPY_BYTES_S, HOST_BYTES_S = 5e9, 20e9
+
+
+class Loads(NamedTuple):
+    """What a GRPO stage generates and trains, and on what."""
+
+    shape: Shape
+    generation: GenerationLoad
+    training: TrainingLoad
+    hardware: Hardware
+
+
+def timing(loads: Loads, lengths: Lengths, mean_reply: float) -> Timing:
+    """Of the stage as its loads are laid out. mean_reply: tokens, for caches and attention."""
+    s, _, training, hardware = loads
+    shards = training.shards
+    state = cost.training_memory(s, training)
+    touched = 2 * (state.weights + state.optimizer) + state.gradients  # read and written
+    size = 4 * parameters(s)
+    return Timing(
+        decoding=decoding(loads, lengths.prompt + mean_reply / 2),
+        training=_training(loads),
+        # Each trainer gathers and puts its share; an engine takes all of it, and both are checked.
+        sync_s=size / training.workers / COPY_BYTES_S + size / COPY_BYTES_S,
+        save_s=12 * parameters(s) / shards / HOST_BYTES_S,
+        poll_s=POLL_S,
+        other_s=touched / (hardware.bandwidth * hardware.mbu),
+    )
+
+
+def decoding(loads: Loads, context_tokens: float) -> Decoding:
+    """An engine reads its weights once an iteration, and each sequence's cache; or it computes."""
+    s, load, _, hardware = loads
+    size = 2 if load.dtype == "bfloat16" else 4
+    cards = max(load.gpus or 0.0, 1.0)
+    read = hardware.bandwidth * hardware.mbu * cards
+    cache = kv_cache_bytes(s, round(context_tokens), bytes_per_value=size)
+    computed = cost.forward_flops(s, context_tokens) / (hardware.flops * hardware.mfu * cards)
+    return Decoding(
+        step_s=parameters(s) * size / read,
+        # States are read and written.
+        sequence_s=(cache + 2 * state_bytes(s, conv_bytes=size)) / read,
+        compute_s=computed,
+        prompt_s=computed,
+    )
+
+
+def _training(loads: Loads) -> Training:
+    s, _, load, hardware = loads
+    each = replace(load, step_tokens=load.microbatch_tokens)
+    sent = communication(s, each)
+    flops = cost.training_flops(s, replace(load, tokens=1))
+    waited = hardware.seconds_of(
+        sent._replace(state=0.0, copies=0.0), load.shards, load.workers
+    ) / (load.row_tokens * load.microbatch_rows)
+    return Training(
+        token_s=flops / (hardware.flops * hardware.mfu) / load.context + waited,
+        gather_s=hardware.seconds_of(sent._replace(rows=0.0), load.shards, load.workers),
+    )
