@@ -44,7 +44,8 @@ FORMS: dict[str, Form] = {
         _same("domain", "messages"), {**_OF_ALL, **_same("tools", "check", "problem")}, named=()
     ),
     "question": Form(
-        _same("prompt"), {**_OF_ALL, **_same("answer", "system", "tools"), "reply": "completion"}
+        _same("prompt"),
+        {**_OF_ALL, **_same("answer", "kwargs", "system", "tools"), "reply": "completion"},
     ),
     "labelled": Form(
         {**_same("prompt", "label"), "reply": "completion"}, {**_OF_ALL, **_same("system", "tools")}

@@ -46,7 +46,7 @@ def read_question(given: Fields, columns: ColumnsConfig, where: str) -> Conversa
     if given.get("answer") is not None:
         check = {
             "kind": columns.check,
-            "reference": _reference(given["answer"], columns, where),
+            "reference": _reference(given, columns, where),
             "options": dict(columns.check_options),
         }
     return _made(given, columns, where, messages, check=check)
@@ -173,8 +173,20 @@ def _reply(value: Any, name: str, where: str) -> Message:
     return normal_messages([{"role": "assistant", "content": text}], where)[0]
 
 
-def _reference(answer: Any, columns: ColumnsConfig, where: str) -> Any:
-    """What the check compares with: the answer, or what follows the last `answer_after` in it."""
+def _reference(given: Fields, columns: ColumnsConfig, where: str) -> Any:
+    """What the check compares with: the answer, or what follows the last `answer_after` in it.
+
+    Instructions may stand in IFEval's two columns: their ids as the answer, and the arguments of each.
+    """
+    answer = given["answer"]
+    if columns.check == "instructions" and given.get("kwargs") is not None:
+        # Most recipes ask no such check, and the checkers are another package.
+        from reward.instructions import instructions_of  # noqa: PLC0415
+
+        try:
+            return instructions_of(from_json(answer), from_json(given["kwargs"]))
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
     if columns.answer_after is not None:
         _, found, answer = _text(answer, "answer", where).rpartition(columns.answer_after)
         if not found:

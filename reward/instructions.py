@@ -60,6 +60,26 @@ def check_instructions(
     return decided(value, instructions=record)
 
 
+def instructions_of(names: Any, kwargs: Any) -> list[dict[str, Any]]:
+    """The reference of a row in IFEval's columns: ids, and the arguments of each (null: none).
+
+    Raises: ValueError where they are not as many.
+
+    >>> instructions_of(["a:b", "c:d"], [None, {"n": 3, "m": None}])
+    [{'instruction_id': 'a:b', 'kwargs': {}}, {'instruction_id': 'c:d', 'kwargs': {'n': 3}}]
+    """
+    lists = isinstance(names, list) and isinstance(kwargs, list)
+    if not lists or len(names) != len(kwargs):
+        counts = " and ".join(str(len(v)) if isinstance(v, list) else "no" for v in (names, kwargs))
+        raise ValueError(
+            f"{counts} instruction ids and kwargs; give an object (or null) for each id"
+        )
+    return [
+        {"instruction_id": name, "kwargs": {k: v for k, v in (own or {}).items() if v is not None}}
+        for name, own in zip(names, kwargs, strict=True)
+    ]
+
+
 def _instructions(reference: Any) -> list[dict[str, Any]]:
     if not isinstance(reference, Sequence) or isinstance(reference, str) or not reference:
         raise UserError("the reference of an instructions check is a non-empty list")

@@ -6,6 +6,7 @@ from typing import Any
 from evals.benchmark import Benchmark, Sampled
 from evals.own_files import Read, answer, objects, text, texts
 from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
+from reward.instructions import instructions_of
 from workbench.conversation import CheckSpec, Conversation
 from workbench.records import Estimate, Sample
 from workbench.statistics import mean_interval
@@ -16,10 +17,7 @@ _IFEVAL = Hub("google/IFEval", split="train")
 
 def question(row: dict[str, Any], family: str) -> Conversation:
     """A row {key, prompt, instruction_id_list, kwargs} of either benchmark."""
-    reference = [
-        {"instruction_id": name, "kwargs": {k: v for k, v in kwargs.items() if v is not None}}
-        for name, kwargs in zip(row["instruction_id_list"], row["kwargs"], strict=True)
-    ]
+    reference = instructions_of(row["instruction_id_list"], row["kwargs"])
     options = {"mode": "all", "strict": True, "family": family, "prompt": row["prompt"]}
     return Conversation(
         id=f"{family}-{row['key']}",

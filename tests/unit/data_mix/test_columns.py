@@ -119,6 +119,40 @@ def test_references_are_of_their_checks_kind(kind: str, answer: Any, reference: 
     assert isinstance(found, Conversation) and found.check == CheckSpec(kind, reference)
 
 
+IFEVAL = {
+    "form": "question",
+    "check": "instructions",
+    "columns": {"id": "key", "answer": "instruction_id_list"},
+}
+
+
+def test_ifevals_columns_are_a_checked_prompt(tmp_path: Path) -> None:
+    """Ids in one column and the arguments of each in another, null where there are none; a row whose instruction
+    no checker knows is left out and counted."""
+    row = {
+        "key": 7, "prompt": "Say it.", "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+        "kwargs": [None, {"num_words": 3, "relation": "less than", "keywords": None}],
+    }  # fmt: skip
+    found = read(row, **IFEVAL)
+    assert isinstance(found, Conversation) and found.check is not None and found.id == "7"
+    assert found.check.reference == [
+        {"instruction_id": "punctuation:no_comma", "kwargs": {}},
+        {
+            "instruction_id": "length_constraints:number_words",
+            "kwargs": {"num_words": 3, "relation": "less than"},
+        },
+    ]
+    replies = {"So be it": 0.0, "So be": 1.0, "So, be": 0.0}
+    assert {
+        text: check(found.check.kind, text, found.check.reference).value for text in replies
+    } == replies
+    other = row | {"key": 8, "instruction_id_list": ["paragraphs:paragraphs"], "kwargs": [{}]}
+    source = given(jsonl(tmp_path / "a.jsonl", row, other), **IFEVAL)
+    rows, account = take_rows(source, 2, Rules(True, True), name="prompts", seed=0)
+    assert [one.id for one in rows] == ["7"] and "1" in str(account)
+    assert "2 and 1 instruction ids and kwargs" in refused(row | {"kwargs": [{}]}, **IFEVAL)
+
+
 def test_sharegpt_alpaca_and_openai_rows() -> None:
     calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
     tools = [{"name": "f", "parameters": {}}]
