@@ -217,30 +217,33 @@ _USABLE = 0.9
 _LORA_RANK = 16
 
 
-def fits(s: Shape, loads: Sequence[Load], keys: Collection[str]) -> str:
+def fits(
+    s: Shape, loads: Sequence[Load], keys: Collection[str], frozen: Sequence[Frozen] = ()
+) -> str:
     """Which single cards hold the stage, and which of its keys to change for a smaller one.
 
-    keys: the recipe's keys that the stage has. A training beside an engine shares the card with it.
+    keys: the recipe's keys that the stage has. A training beside an engine shares the card with it. frozen:
+    of each load the models beside it.
     """
     if any(isinstance(load, TrainingLoad) and load.workers > 1 for load in loads) or not loads:
         return ""
     words = list[str]()
     for card in CARDS:
         room = card * 1e9 * _USABLE
-        if _bytes(s, loads) <= room:
-            return "; ".join([*words, f"fits {card} GB ({_bytes(s, loads) / GIB:.1f} GiB)"])
+        if (held := _bytes(s, loads, frozen)) <= room:
+            return "; ".join([*words, f"fits {card} GB ({held / GIB:.1f} GiB)"])
         change = next(
-            (c for c, less in _changes(loads, keys) if _bytes(s, less) <= room),
+            (c for c, less in _changes(loads, keys) if _bytes(s, less, frozen) <= room),
             "no key makes it fit",
         )
         words.append(f"{card} GB: {change}")
     return "; ".join(words)
 
 
-def _bytes(s: Shape, loads: Sequence[Load]) -> float:
+def _bytes(s: Shape, loads: Sequence[Load], frozen: Sequence[Frozen]) -> float:
     held = {TrainingLoad: 0.0, GenerationLoad: 0.0, ScoringLoad: 0.0}
-    for load in loads:
-        priced = price(s, load, HARDWARE["h100"])["memory"]["device_bytes"]
+    for load, beside in zip(loads, frozen or [()] * len(loads), strict=True):
+        priced = price(s, load, HARDWARE["h100"], beside)["memory"]["device_bytes"]
         held[type(load)] = max(held[type(load)], priced)
     return sum(held.values())
 

@@ -218,7 +218,7 @@ def _stage(
     return {
         "kind": config.kind,
         "loads": [price(s, load, hardware, of) for load, of in zip(loads, frozen, strict=True)],
-        "cards": fits(s, loads, set(type(config).model_fields)),
+        "cards": fits(s, loads, set(type(config).model_fields), frozen),
     }
 
 

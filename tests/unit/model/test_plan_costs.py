@@ -6,7 +6,7 @@ import pytest
 
 from model import cost
 from model.communication import communication
-from model.estimate import HARDWARE, price
+from model.estimate import HARDWARE, fits, price
 from model.host import ENGINE_BYTES, PROCESS_BYTES, checkpoints, generation_host, training_host
 from model.presets import shape
 from model.sizes import parameters
@@ -79,6 +79,19 @@ def test_a_frozen_teacher_is_gathered_once_and_shares_the_card() -> None:
     ]
     assert priced[1] - priced[0] == pytest.approx(4096 * cost.forward_flops(TINY, 64))
     assert priced[2] == priced[0]
+    # [derived] The 9B's adapters fit a card of 24 GB, and not beside a reward model of 33.1 GiB in fp32.
+    s = shape("nano2-9b")
+    asked = load(
+        workers=1,
+        strategy="none",
+        lora_rank=16,
+        base="bfloat16",
+        precision="bf16",
+        activations="checkpoint",
+    )
+    assert fits(s, [asked], set()) == "fits 24 GB (17.1 GiB)"
+    words = fits(s, [asked], set(), [[(s, scores)]])
+    assert words.endswith("40 GB: no key makes it fit; fits 80 GB (50.3 GiB)")
 
 
 def test_a_machine_holds_its_processes_their_inputs_states_and_weights() -> None:
