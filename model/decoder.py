@@ -136,6 +136,12 @@ class DecoderShape:
         return 2 * self.key_width * bytes_a_value * kept
 
 
+# Peers that plans compare with, where no network is: sizes of their published configurations.
+PUBLISHED = {
+    "qwen3-8b": DecoderShape("qwen3", 36, 4096, 12288, 32, 8, 128, 151936),
+}
+
+
 def described(config: Mapping[str, Any]) -> DecoderShape | HybridShape:
     """The shape that a config.json says. Raises: UserError for a family, or a value, that is not known."""
     family = str(config.get("model_type"))
