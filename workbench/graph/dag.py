@@ -66,9 +66,13 @@ def config_digest(recipe: Recipe, stage: str) -> str:
     Resources do not count: the same stage on other hardware is the same stage, and so it is in any
     number of processes whose state says nothing of their number. The order of `needs`
     does: the first one with a model is the parent, and a merge goes from the first to the second.
+
+    What stands at its default does not count either, so that a release with a further key runs nothing
+    again. One that changes a default raises the kind's version instead.
     """
     config = recipe.stages[stage]
-    own = digested(config.model_dump(mode="json", exclude=set(config.SAME_RESULT)))
+    said = config.model_dump(mode="json", exclude=set(config.SAME_RESULT), exclude_defaults=True)
+    own = digested(said)
     if config.layout_free:
         own["distributed"] = "any"
     facts = {"stage": own, "model": recipe.model.model_dump(), "seed": stage_seed(recipe, stage)}

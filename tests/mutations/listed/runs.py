@@ -7,6 +7,14 @@ _RUNDIR = ("tests/unit/workbench/test_rundir.py",)
 
 MUTATIONS = (
     Mutation(
+        "defaults count as what a recipe says",
+        "workbench/graph/dag.py",
+        "exclude_defaults=True",
+        "exclude_defaults=False",
+        "a release with a further key runs days of training again",
+        ("tests/unit/workbench/test_versions.py",),
+    ),
+    Mutation(
         "one bad step is a warning",
         "reports/run_warnings.py",
         'last = _series(rows, "truncated")[-WINDOW:]',

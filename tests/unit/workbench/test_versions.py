@@ -9,6 +9,7 @@ import pytest
 
 from reward.dispatch import CHECKERS
 from reward.versions import CHECK_VERSIONS
+from sft.config import SftConfig
 from tests.unit.workbench.test_graph import done
 from workbench import registry
 from workbench.graph.dag import decide, declared_versions, order
@@ -109,6 +110,25 @@ def test_what_a_changed_key_runs_again(
     _, run = finished(name, tmp_path)
     changed = load(f"recipes/{name}.yaml", [override])
     assert set(again(changed, run)) == behind(changed, first)
+
+
+class LaterSft(SftConfig):
+    """The section of a release that knows one more key."""
+
+    further: int = 0
+
+
+def test_a_release_with_a_further_key_runs_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = finished("smoke", tmp_path)
+    later = replace(registry.kinds()["sft"], config=f"{__name__}:LaterSft")
+    monkeypatch.setitem(registry.kinds(), "sft", later)
+    recipe = load("recipes/smoke.yaml")
+    assert recipe.stages["sft2"].further == 0  # type: ignore[attr-defined]
+    assert again(recipe, run) == {}
+    used = load("recipes/smoke.yaml", ["stages.sft2.further=1"])
+    assert set(again(used, run)) == behind(used, {"sft2"})
 
 
 @pytest.mark.parametrize("name", ["smoke", "miniature"])
