@@ -4,6 +4,7 @@
     python scripts/plan.py --recipe recipes/nano2-12b.yaml --hardware h200 --mfu 0.4 --json
     python scripts/plan.py --recipe recipes/nano2-12b.yaml --set stages.sft1.distributed.workers=128
     python scripts/plan.py --recipe recipes/nano2-12b.yaml --simulate grpo --lost 1e-5
+    python scripts/plan.py --compare nano2-9b,qwen3-8b --hardware a10g
 
 Closed formulas (model/cost.py), no model is built and torch is not imported. Times are
 estimates at the stated share of peak, printed with the table. Exit codes: 0 done, 2 the user's
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--recipe", required=True, metavar="FILE", help=RECIPE_HELP)
+    parser.add_argument("--recipe", metavar="FILE", help=RECIPE_HELP)
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", dest="overrides", help=SET_HELP
     )
@@ -61,6 +62,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lost", type=float, default=0.0, metavar="RATE", help="cards lost an hour and card"
     )
+    parser.add_argument(
+        "--compare", metavar="MODEL[,OTHER]",
+        help="what a card serves of the recipe's model, or of OTHER, and of MODEL: the paper's Figure 1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tokens", metavar="PROMPT/REPLY,...", help="with --compare; default: the paper's"
+    )
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
 
 
@@ -69,7 +77,14 @@ def run(args: argparse.Namespace) -> int:
     from scripts.plan_text import lines
     from workbench.recipe import load  # after parsing: --help needs no third-party package
 
-    recipe = load(args.recipe, args.overrides)
+    recipe = load(args.recipe, args.overrides) if args.recipe else None
+    if args.compare:
+        from scripts.plan_compare import compared
+
+        print("\n".join(compared(args, recipe)))
+        return 0
+    if recipe is None:
+        raise UserError("nothing to plan: give --recipe FILE, or --compare ONE,OTHER")
     if args.simulate:
         from scripts.plan_simulate import simulated, simulated_lines
 

@@ -1,5 +1,8 @@
 """What a card serves of a hybrid and of a Transformer: the paper's ratios, and by hand."""
 
+import subprocess
+import sys
+
 import pytest
 
 from model.decoder import PUBLISHED
@@ -55,3 +58,34 @@ def test_what_does_not_fit_is_said() -> None:
         served(TRANSFORMER, HARDWARE["rtx4090"], Load(1024, 131072))
     lines = compare(("a", "b"), (HYBRID, TRANSFORMER), HARDWARE["rtx4090"], (Load(1024, 131072),))
     assert lines[2].split()[-1] == "-" and len(lines) == 7
+
+
+def plan(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/plan.py", *words], capture_output=True, text=True
+    )
+
+
+def test_the_command_compares_any_two_and_a_recipes_model() -> None:
+    done = plan("--compare", "nano2-9b,qwen3-8b", "--hardware", "h100", "--tokens", "8192/16384")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("nano2-9b beside qwen3-8b on h100")
+    assert lines[2].split() == ["8,192/16,384", "105", ":", "16", "2,647", ":", "579", "4.57x"]
+    own = plan("--recipe", "recipes/nano2-9b-lora.yaml", "--compare", "qwen3-8b")
+    assert own.stdout.startswith("nano2-9b-lora beside qwen3-8b on a10g"), own.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--compare", "nano2-9b"], "give MODEL beside --recipe, or two as ONE,OTHER"),
+        (["--compare", "nano2-9b,qwen3-8b", "--tokens", "8k"], "--tokens '8k': write PROMPT/REPLY"),
+        (["--compare", "nano2-9b,nothing"], "'nothing' is not a folder with a config.json"),
+        ([], "nothing to plan: give --recipe FILE, or --compare ONE,OTHER"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(words: list[str], says: str) -> None:
+    done = plan(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr and done.stderr.count("\n") == 1
