@@ -249,6 +249,6 @@ def _assumed(found: dict[str, Any]) -> list[str]:
         f"are copied and checked at {COPY_BYTES_S / 1e9:g} GB/s a process and go to the host at "
         f"{HOST_BYTES_S / 1e9:g} GB/s; {found['lost_per_card_hour']:g} cards lost an hour and card (--lost); checks "
         "of replies take no time; every split keeps the stage's prompts, groups, rows and context.",
-        f"each row is the fastest of seven splits that fit, {STEPS} steps simulated. The parts were fitted to runs "
-        "on CPU cores and such runs predicted (docs/scale.md); none of it was seen on a card.",
+        f"each row is the fastest of seven splits that fit, {STEPS} steps simulated. None of it was seen on a "
+        "card; on CPU cores one of four predictions was within 15% (docs/scale.md).",
     ]
