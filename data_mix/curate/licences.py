@@ -59,6 +59,14 @@ _NOTICES = {
     "ISC": rf"{_UNDER}isc\s+licen[cs]e",
     "Zlib": rf"{_UNDER}zlib\s+licen[cs]e",
 }
+# Whoever gives no warranty, and is not liable: licences leave that to be filled in, and some texts name a firm.
+_HOLDERS = (
+    re.compile(r"(\bas\s+is\W+and\s+)[^.;:]{1,90}?(\s+disclaims?\b)", re.IGNORECASE),
+    re.compile(
+        r"(\bin\s+no\s+event\s+(?:shall|will)\s+)[^.;:]{1,160}?(\s+be\s+liable\b)", re.IGNORECASE
+    ),
+    re.compile(r"(\bsoftware\s+is\s+provided\s+by\s+)[^.;:]{1,160}?(\W+as\s+is\b)", re.IGNORECASE),
+)
 _FILE_NAMES = re.compile(r"(?:un)?licen[cs]es?(?:[._-].*)?|copying(?:[._-].*)?", re.IGNORECASE)
 
 
@@ -82,7 +90,7 @@ class Licences:
         # Many leave out how to apply it; what is left is the licence all the same.
         cut = [(name, _APPENDIX.split(text)[0]) for name, text in whole if _APPENDIX.search(text)]
         self._ids = [name for name, _ in [*whole, *cut]]
-        grams = [np.unique(hashed(text).runs(_WORDS)) for _, text in [*whole, *cut]]
+        grams = [np.unique(hashed(_plain(text)).runs(_WORDS)) for _, text in [*whole, *cut]]
         self._sizes = np.array([max(len(own), 1) for own in grams])
         owners = np.repeat(np.arange(len(grams)), [len(own) for own in grams])
         numbers = np.concatenate([np.zeros(0, np.uint64), *grams])
@@ -95,6 +103,7 @@ class Licences:
         One that is in it counts where it says something that those before it do not, and the text says
         that too: a text with one clause more is there only where that clause is.
         """
+        text = _plain(text)
         runs = hashed(text).runs(_WORDS)
         own = np.unique(runs)
         contained = self._in_one_place(runs, self._shared(own) / self._sizes)
@@ -165,6 +174,13 @@ def read_texts(pattern: str) -> dict[str, str]:
             f"licence texts: no file matches {pattern!r}; docs/data.md says where they are"
         )
     return out
+
+
+def _plain(text: str) -> str:
+    """One name for all who hold a copyright, where they give no warranty."""
+    for pattern in _HOLDERS:
+        text = pattern.sub(r"\1the authors\2", text)
+    return text
 
 
 def _left_of(text: str, explained: np.ndarray) -> str:

@@ -29,6 +29,22 @@ def test_each_part_of_a_file_counts_and_the_longest_that_is_whole_is_meant() -> 
     assert known.of_text("Do what you want.") == []
 
 
+def test_who_gives_no_warranty_may_have_a_name_and_further_conditions_still_forbid() -> None:
+    """ISC's disclaimer, by firms of one and of several words; 80% of its words would not be left of it."""
+    text = (
+        'Use this freely. It is given "as is" and {who} disclaims all warranties of {mit}. In no event '
+        "shall {who} be liable for any loss."
+    )
+    short = " ".join(WORDS[:12])
+    known = Licences({"ISC": text.format(who="the author", mit=short)})
+    firm = text.format(who="Some Larger Firm of Nowhere, Inc", mit=short)
+    assert [found.id for found in known.of_text(firm)] == ["ISC"]
+    barred = firm.replace(
+        "In no event", "Whoever sells it must pay a tenth of it all to us. In no event"
+    )
+    assert [found.id for found in known.of_text(barred)] != ["ISC"]
+
+
 @pytest.mark.parametrize(
     ("expression", "allowed"),
     [

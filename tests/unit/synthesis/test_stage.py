@@ -18,6 +18,7 @@ from scripts.run_stage import arguments
 from scripts.run_stage import run as run_stage
 from tests import tiny
 from tests.scripted_server import serving
+from tests.small_disk import small_disk
 from workbench.command import finish
 
 ROWS = 24
@@ -214,3 +215,33 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_files(tmp_path: Path) 
         for line in p.read_text().splitlines()
     ]
     assert len(log) == len(set(log))
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("room", [0, 8, 30])
+def test_a_full_disk_loses_no_reply_and_the_same_command_goes_on(
+    room: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        fill = [False]
+
+        def filling(body: dict[str, Any]) -> str:
+            if fill[0] and len(asked) == 60:
+                disk.leave(room)
+            return answer(body)
+
+        with serving(filling) as (address, asked):
+            assert run(recipe(tmp_path / "calm", address)) == 0
+            calm = Counter(json.dumps(body, sort_keys=True) for body in asked)
+            asked.clear()
+            fill[0], path = True, recipe(disk.place / "run", address)
+            capsys.readouterr()
+            assert run(path) == 2
+            line = capsys.readouterr().err.strip().splitlines()[-1]
+            assert "could not be written in full" in line and "continues" in line
+            disk.grow()
+            fill[0] = False
+            assert run(path) == 0
+            again = Counter(json.dumps(body, sort_keys=True) for body in asked) - calm
+        assert files_of(disk.place / "run") == files_of(tmp_path / "calm")
+        assert sum(again.values()) <= 4 + 1  # what was open, and the reply that could not be kept
