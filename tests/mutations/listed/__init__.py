@@ -8,9 +8,12 @@ from tests.mutations.listed import (
     fp8,
     hybrid,
     policy,
+    preferences,
+    rollouts,
     runs,
     synthetic,
     training,
+    weight_sync,
 )
 from tests.mutations.mutation import Mutation
 
@@ -20,6 +23,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     *data.MUTATIONS,
     *training.MUTATIONS,
     *policy.MUTATIONS,
+    *rollouts.MUTATIONS,
+    *weight_sync.MUTATIONS,
+    *preferences.MUTATIONS,
     *answers.MUTATIONS,
     *conversations.MUTATIONS,
     *runs.MUTATIONS,

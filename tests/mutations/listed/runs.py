@@ -246,4 +246,12 @@ MUTATIONS = (
         "rollouts come from weights that nobody trained",
         ("tests/unit/engine/test_sleep.py",),
     ),
+    Mutation(
+        "what a stage leaves is not held to its class",
+        "workbench/stage.py",
+        "check_outputs(self.config.kind, found)",
+        "pass",
+        "a renamed key empties a section of the report without a word",
+        ("tests/unit/workbench/test_results.py",),
+    ),
 )
