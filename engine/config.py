@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator
 
+from workbench.load import GenerationLoad
 from workbench.placement import Reserving, Seat
 
 # CUDA's own context and fragmentation need the rest of a card.
@@ -73,6 +74,18 @@ class EngineConfig(Reserving):
         """What the replicas reserve."""
         least = self.tensor_parallel_size if self.tensor_parallel_size > 1 else 0
         return Seat("engine", self.replicas, self.cpus, self.gpus, least)
+
+    def load(self, tokens: int | None, asked: int | None = None) -> GenerationLoad:
+        """For the plan: so many tokens generated. asked: requests at once, where they are known."""
+        at_once = self.max_num_seqs if asked is None else min(self.max_num_seqs, asked)
+        return GenerationLoad(
+            tokens=tokens,
+            context_tokens=self.max_model_len,
+            sequences=at_once,
+            engines=self.replicas,
+            gpus=self.gpus,
+            dtype=self.dtype,
+        )
 
     def with_gpus(self, each: float) -> Self:
         """The same engines on that much of a card each."""

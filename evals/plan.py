@@ -7,7 +7,6 @@ from evals.jobs import jobs_of
 from evals.tasks import own_questions
 from reward.plugin import is_plugin
 from workbench.content import Mark, Reads
-from workbench.load import GenerationLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -32,7 +31,7 @@ def plan_evals(config: EvalsConfig, recipe: Recipe) -> StagePlan:
     limits = [job.limit for job in jobs if job.limit is not None]
     if len(limits) < len(jobs):
         line = f"{len(models)} models x {len(jobs)} results, every question"
-        return StagePlan(lines=(line,), disk_bytes=2**26, loads=(_load(config, None),))
+        return StagePlan(lines=(line,), disk_bytes=2**26, loads=(config.engine.load(None),))
     per_model = [limit * job.sampling.n for limit, job in zip(limits, jobs, strict=True)]
     tokens = sum(n * job.sampling.max_tokens for n, job in zip(per_model, jobs, strict=True))
     line = (
@@ -40,17 +39,5 @@ def plan_evals(config: EvalsConfig, recipe: Recipe) -> StagePlan:
         f"(of each category) of at most {max(job.sampling.max_tokens for job in jobs):,} tokens"
     )
     tokens *= len(models)
-    load = _load(config, tokens)
+    load = config.engine.load(tokens)
     return StagePlan(lines=(line,), tokens=tokens, disk_bytes=2**24, loads=(load,))
-
-
-def _load(config: EvalsConfig, tokens: int | None) -> GenerationLoad:
-    """tokens: None where the number of questions is not known here."""
-    return GenerationLoad(
-        tokens=tokens,
-        context_tokens=config.engine.max_model_len,
-        sequences=config.engine.max_num_seqs,
-        engines=config.engine.replicas,
-        gpus=config.engine.gpus,
-        dtype=config.engine.dtype,
-    )

@@ -1,5 +1,7 @@
 """What a GRPO stage will cost. Imports no torch."""
 
+from dataclasses import replace
+
 from environments.config import EnvironmentSource
 from rl.config import GrpoConfig
 from workbench.distributed.config import load_of, why_not
@@ -44,13 +46,8 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
     engine = config.engine
     step_tokens = config.prompts_per_step * config.group_size * config.max_tokens
     return (
-        GenerationLoad(
-            tokens=tokens,
-            context_tokens=engine.max_model_len,
-            sequences=min(engine.max_num_seqs, config.prompts_per_step * config.group_size),
-            engines=engine.replicas,
-            gpus=engine.gpus,
-            dtype=engine.dtype,
+        replace(
+            engine.load(tokens, config.prompts_per_step * config.group_size),
             published=True,
             sleep=engine.sleep,
         ),

@@ -16,7 +16,7 @@ from evals.synthesis.config import (
     When2CallTask,
     Writer,
 )
-from workbench.load import AskedLoad, GenerationLoad
+from workbench.load import AskedLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -104,13 +104,7 @@ def plan_synthesize(config: SynthesizeConfig, recipe: Recipe) -> StagePlan:
             )
         )  # fmt: skip
         if writer.stage is not None:
-            engine = writer.engine
-            loads.append(
-                GenerationLoad(
-                    tokens=own, context_tokens=engine.max_model_len, sequences=engine.max_num_seqs,
-                    engines=engine.replicas, gpus=engine.gpus, dtype=engine.dtype,
-                )
-            )  # fmt: skip
+            loads.append(writer.engine.load(own))
     return StagePlan(
         lines=(f"{config.task.type}, {config.num_seeds:,} seeds", *lines),
         tokens=tokens, disk_bytes=_ROW_BYTES_A_TOKEN * tokens, loads=tuple(loads),

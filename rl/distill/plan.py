@@ -6,7 +6,7 @@ from rl.inputs import looked_at
 from rl.rows import Rules
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
-from workbench.load import Beside, GenerationLoad, TrainingLoad
+from workbench.load import Beside, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -24,14 +24,7 @@ def plan_distill(config: OnPolicyDistillConfig, recipe: Recipe) -> StagePlan:
         f"{config.num_steps} steps x {replies} replies of at most {config.max_tokens} tokens (budgets: "
         f"{budgets}), taught by {config.teacher}; {config.num_held_out} held-out prompts before and after"
     )
-    generation = GenerationLoad(
-        tokens=tokens,
-        context_tokens=engine.max_model_len,
-        sequences=min(engine.max_num_seqs, replies),
-        engines=engine.replicas,
-        gpus=engine.gpus,
-        dtype=engine.dtype,
-    )
+    generation = engine.load(tokens, replies)
     training = TrainingLoad(
         tokens=config.num_steps * replies * engine.max_model_len,
         step_tokens=replies * engine.max_model_len,

@@ -3,7 +3,7 @@
 from rl.dpo.config import DpoConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
-from workbench.load import GenerationLoad, TrainingLoad
+from workbench.load import TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -23,14 +23,7 @@ def plan_dpo(config: DpoConfig, recipe: Recipe) -> StagePlan:
         f"{config.num_held_out} held-out tasks before and after"
     )
     engine = config.engine
-    generation = GenerationLoad(
-        tokens=tokens,
-        context_tokens=engine.max_model_len,
-        sequences=min(engine.max_num_seqs, a_round),
-        engines=engine.replicas,
-        gpus=engine.gpus,
-        dtype=engine.dtype,
-    )
+    generation = engine.load(tokens, a_round)
     training = TrainingLoad(
         tokens=round(2 * pairs * config.epochs * config.rounds) * config.row_tokens,
         row_tokens=config.row_tokens,

@@ -4,7 +4,6 @@ from data_mix.inputs import check_data
 from rl.inputs import looked_at
 from rl.rejection.config import RejectionConfig
 from rl.rows import Rules
-from workbench.load import GenerationLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -13,15 +12,7 @@ def plan_rejection(config: RejectionConfig, recipe: Recipe) -> StagePlan:
     """Replies sampled, and the most rows that they can make."""
     replies = config.num_prompts * config.samples
     most = config.num_prompts * (1 if config.keep == "best" else min(config.most, config.samples))
-    engine = config.engine
-    load = GenerationLoad(
-        tokens=replies * config.max_tokens,
-        context_tokens=engine.max_model_len,
-        sequences=min(engine.max_num_seqs, replies),
-        engines=engine.replicas,
-        gpus=engine.gpus,
-        dtype=engine.dtype,
-    )
+    load = config.engine.load(replies * config.max_tokens, replies)
     line = (
         f"{config.num_prompts:,} prompts x {config.samples} replies of at most {config.max_tokens} tokens; "
         f"at most {most:,} rows ({config.keep} of value {config.least:g} or more)"

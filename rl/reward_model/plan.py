@@ -3,7 +3,7 @@
 from rl.reward_model.config import RewardModelConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
-from workbench.load import GenerationLoad, TrainingLoad
+from workbench.load import TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
@@ -17,15 +17,7 @@ def plan_reward_model(config: RewardModelConfig, recipe: Recipe) -> StagePlan:
     prompts = config.num_prompts + config.num_held_out
     replies = prompts * config.samples * len(config.thinking)
     pairs = round(config.num_prompts * config.pairs_per_prompt * config.epochs)
-    engine = config.engine
-    generation = GenerationLoad(
-        tokens=replies * config.max_tokens,
-        context_tokens=engine.max_model_len,
-        sequences=min(engine.max_num_seqs, replies),
-        engines=engine.replicas,
-        gpus=engine.gpus,
-        dtype=engine.dtype,
-    )
+    generation = config.engine.load(replies * config.max_tokens, replies)
     training = _training(config, pairs)
     line = (
         f"{prompts} prompts x {config.samples} replies x {len(config.thinking)} reasoning modes of at "
