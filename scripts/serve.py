@@ -14,11 +14,13 @@ from pathlib import Path
 try:
     from workbench.command import command
     from workbench.errors import UserError
+    from workbench.placement import local_cards
 except ModuleNotFoundError:
     import wrong_python  # noqa: F401 - says so in one line, and ends
 
     raise
 
+_CPU_CACHE_BYTES = 2**30
 _PROCESSOR = "budget.processor:ThinkingBudgetProcessor"
 
 
@@ -67,7 +69,11 @@ def server_command(
     line += ["--served-model-name", named, "--host", host, "--port", str(port)]
     line += ["--logits-processors", _PROCESSOR]
     # Hybrids fail in vLLM's prefix cache on a CPU (docs/scale.md); on a card it is the user's choice.
-    return [*line, "--no-enable-prefix-caching", *more], named
+    line += ["--no-enable-prefix-caching"]
+    if not local_cards():
+        # vLLM would take nine tenths of the machine's memory, and refuse where others use some of it.
+        line += ["--enforce-eager", "--kv-cache-memory-bytes", str(_CPU_CACHE_BYTES)]
+    return [*line, *more], named
 
 
 def server_environment() -> dict[str, str]:
