@@ -20,6 +20,7 @@ except ModuleNotFoundError:
 
     raise
 
+_ROOT = Path(__file__).resolve().parents[1]
 _CPU_CACHE_BYTES = 2**30
 _PROCESSOR = "budget.processor:ThinkingBudgetProcessor"
 
@@ -73,13 +74,21 @@ def server_command(
     if not local_cards():
         # vLLM would take nine tenths of the machine's memory, and refuse where others use some of it.
         line += ["--enforce-eager", "--kv-cache-memory-bytes", str(_CPU_CACHE_BYTES)]
+    if _calls_tools(Path(place)):
+        line += ["--enable-auto-tool-choice", "--tool-call-parser", "anneal"]
+        line += ["--tool-parser-plugin", str(_ROOT / "engine" / "tool_parser.py")]
     return [*line, *more], named
+
+
+def _calls_tools(folder: Path) -> bool:
+    """Whether the checkpoint's own template has our format of tool calls; others have parsers of vLLM's."""
+    files = (folder / "chat_template.jinja", folder / "tokenizer_config.json")
+    return any("<TOOLCALL>" in f.read_text(encoding="utf-8") for f in files if f.is_file())
 
 
 def server_environment() -> dict[str, str]:
     """What the server's process needs: our package on its path, one thread for each library."""
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH", ""))))
     return {"VLLM_NO_USAGE_STATS": "1", **os.environ, "PYTHONPATH": path}
 
 

@@ -275,6 +275,7 @@ NO_PLACE = {
     "revision", "system", "half", "domains", "tools", "endpoint", "api_key_env", "logits_processors",
     "forced", "package", "data", "principle", "instruction", "rubric", "among", "keep", "base",
     "allow", "to", "origin", "language", "embeddings", "style", "personas", "criteria", "host_column", "text_column", "label", "languages",
+    "told",
     "checkpoint",  # of a fork: what it held is in the manifest, by SHA-256
 }  # fmt: skip
 
