@@ -70,6 +70,19 @@ class EngineConfig(Reserving):
             )
         return options
 
+    def grown(self, longest: int, *, context: int, at_once: int = 1) -> Self:
+        """The same engines for sequences of `longest` tokens, within the model's `context`, so many at once."""
+        # In steps, so that a few tokens more do not make a warm engine useless.
+        wanted = min(max(self.max_model_len, -(-longest // 256) * 256), context)
+        batched = self.max_num_batched_tokens
+        return self.model_copy(
+            update={
+                "max_model_len": wanted,
+                "max_num_seqs": max(self.max_num_seqs, at_once),
+                "max_num_batched_tokens": batched and max(batched, wanted),
+            }
+        )
+
     def seat(self) -> Seat:
         """What the replicas reserve."""
         least = self.tensor_parallel_size if self.tensor_parallel_size > 1 else 0

@@ -179,12 +179,7 @@ def must_answer(model: Model) -> None:
 
 
 def _engine_config(config: EngineConfig, longest: int, context: int, budgets: bool) -> EngineConfig:
-    # In steps, so that a few tokens more do not make a warm engine useless.
-    wanted = min(max(config.max_model_len, -(-longest // 256) * 256), context)
-    made = config.model_copy(update={"max_model_len": wanted})
-    batched = made.max_num_batched_tokens
-    if batched is not None and batched < wanted:
-        made = made.model_copy(update={"max_num_batched_tokens": wanted})
+    made = config.grown(longest, context=context)
     return with_budgets(made) if budgets else made
 
 

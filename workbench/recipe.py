@@ -177,6 +177,10 @@ class Recipe(Section):
 _TAKEN = ("recipe.json", "report.html")
 
 
+ONE_CORE = {"cpus": 1, "threads": 1}
+"""What the parts of a stage made of several have where the recipe says nothing: many of them run side by side."""
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `--set` overrides. Raises: UserError with one line."""
     raw = extended(Path(path), read_yaml)

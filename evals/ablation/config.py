@@ -45,7 +45,7 @@ class AblationConfig(StageConfig):
     seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
     """A training of each arm for each; arms of one seed are paired."""
     train: dict[str, Any] = Field(default_factory=dict)
-    """Keys of the stage kind `pretrain`, for every arm."""
+    """Keys of the stage kind `pretrain`, for every arm; one core each by default."""
     benchmarks: list[str] = Field(default_factory=list)
     """Benchmarks of every arm's models and of the base."""
     evals: dict[str, Any] = Field(default_factory=dict)

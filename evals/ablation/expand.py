@@ -3,7 +3,7 @@
 from typing import Any
 
 from evals.ablation.config import AblationConfig
-from workbench.recipe import Recipe
+from workbench.recipe import ONE_CORE, Recipe
 from workbench.stage import StagePlan
 
 Body = dict[str, Any]
@@ -31,7 +31,7 @@ def expand(name: str, body: Body) -> tuple[Body, dict[str, Body]]:
         blend = config.blend_of(arm).model_dump(mode="json")
         for seed in config.seeds:
             parts[trained(name, arm, seed)] = {
-                **{"cpus": 1, "threads": 1}, **config.train, **section.train,
+                **ONE_CORE, **config.train, **section.train,
                 **{"kind": "pretrain", "needs": first, "initial": "parent", "seed": seed, "blend": blend},
             }  # fmt: skip
     if config.benchmarks:

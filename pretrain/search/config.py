@@ -54,9 +54,9 @@ class SearchConfig(StageConfig):
     top: int = Field(3, ge=2)
     """How many of those that fit are tried, by memory, largest first [paper: 3]."""
     prune: dict[str, Any] = Field(default_factory=dict)
-    """Keys of the stage kind `prune` but its target, for every candidate."""
+    """Keys of the stage kind `prune` but its target, for every candidate; one core each by default."""
     distill: dict[str, Any] = Field(default_factory=dict)
-    """Keys of the stage kind `distill` but its teacher, for every candidate."""
+    """Keys of the stage kind `distill` but its teacher, for every candidate; one core each by default."""
     seeds: tuple[int, ...] = Field((1,), min_length=1)
     """A distillation of each candidate for each; candidates of one seed are paired."""
     benchmarks: list[str] = Field(min_length=1)

@@ -9,6 +9,7 @@ from evals.ablation.scores import scores_of
 from evals.ablation.table import Measure, Scores, compare
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
+from evals.responder import context_of
 from model.presets import HybridShape
 from model.sizes import GIB, parameters
 from pretrain.compress.fitting import needs
@@ -16,6 +17,7 @@ from pretrain.compress.target import shape_of
 from pretrain.search.choice import Candidate, by_accuracy, markdown, pick
 from pretrain.search.config import SearchConfig
 from pretrain.search.expand import distilled, measured
+from workbench.errors import UserError
 from workbench.panels import PointsPanel
 from workbench.records import UNKNOWN, Estimate, to_json
 from workbench.rundir import new_folder, write_json
@@ -28,14 +30,14 @@ TABLE = "table.md"
 def run(context: StageContext) -> None:
     """Score every candidate, pick one by the rule, write table.md; the model is the one picked."""
     config: SearchConfig = context.config
-    scores = _scores(context, config)
+    scores, left_out = shared(_scores(context, config))
     speeds = _throughput(context, config)
     candidates = [_candidate(context, config, name, scores[name], speeds) for name in config.labels]
     names = [c.name for c in by_accuracy(candidates)]
     asked = {name: _pooled(own) for name, own in scores.items()}
     found = compare([Measure("accuracy", "questions x seeds", True, True, asked)], names)
     picked = pick(candidates, within=config.within, least=config.least_tokens_per_s)
-    text = markdown(context.name, candidates, found, picked, _rule(config))
+    text = markdown(context.name, candidates, found, picked, _rule(config, left_out))
     (context.stage_dir / TABLE).write_text(text, encoding="utf-8")
     write_json(context.stage_dir / "candidates.json", to_json(candidates))
     _take(context.inputs[_model_of(context, config, picked.name)], context.stage_dir / "model")
@@ -61,6 +63,32 @@ def _scores(context: StageContext, config: SearchConfig) -> dict[str, BenchmarkS
         for label, own in scores_of(context.run.root / "evals", stages, job.folder).items():
             found[label][job.folder] = own
     return found
+
+
+def shared(scores: dict[str, BenchmarkScores]) -> tuple[dict[str, BenchmarkScores], int]:
+    """What every candidate has a verdict on, for only the same questions compare; and how many are left out.
+
+    Raises: UserError where one candidate has none with the others.
+    """
+    seen = {
+        label: {(job, key) for job, own in one.items() for key in own}
+        for label, one in scores.items()
+    }
+    common = set.intersection(*seen.values())
+    if not common:
+        fewest = min(seen, key=lambda label: len(seen[label]))
+        raise UserError(
+            f"no question has a verdict for all candidates; {fewest} has {len(seen[fewest])}: see why its "
+            "samples failed (evals/), and run the stage again"
+        )
+    kept = {
+        label: {
+            job: {key: value for key, value in own.items() if (job, key) in common}
+            for job, own in one.items()
+        }
+        for label, one in scores.items()
+    }
+    return kept, len(set.union(*seen.values()) - common)
 
 
 def _pooled(scores: BenchmarkScores) -> Scores:
@@ -125,9 +153,9 @@ def _throughput(context: StageContext, config: SearchConfig) -> dict[str, list[f
         if context.should_stop():
             context.stop()
         folder = context.inputs[_model_of(context, config, label)] / "model"
-        longest = max(config.engine.max_model_len, how.prompt_tokens + how.new_tokens)
-        at_once = max(config.engine.max_num_seqs, how.batch)
-        asked = config.engine.model_copy(update={"max_model_len": longest, "max_num_seqs": at_once})
+        asked = config.engine.grown(
+            how.prompt_tokens + how.new_tokens, context=context_of(folder), at_once=how.batch
+        )
         engine = start_engine(folder, asked, log=context.stage_dir / "engine.log")
         try:
             done[label] = tokens_per_second(
@@ -150,7 +178,7 @@ def _take(stage: Path, target: Path) -> None:
                 shutil.copy2(source, half / source.name)
 
 
-def _rule(config: SearchConfig) -> str:
+def _rule(config: SearchConfig, left_out: int) -> str:
     seeds = len(config.seeds)
     measured_how = "Throughput was not measured: the most accurate is picked."
     if config.throughput is not None:
@@ -163,7 +191,12 @@ def _rule(config: SearchConfig) -> str:
     spread = (
         "paired by question and clustered by seed and problem" if seeds > 1 else "over questions"
     )
-    return f"{seeds} {'seeds' if seeds > 1 else 'seed'} a candidate; 95% intervals {spread}. {measured_how}"
+    fewer = (
+        f" {left_out} questions x seeds lack a verdict of some candidate and count for none."
+        if left_out
+        else ""
+    )
+    return f"{seeds} {'seeds' if seeds > 1 else 'seed'} a candidate; 95% intervals {spread}. {measured_how}{fewer}"
 
 
 def _panels(candidates: list[Candidate], speeds: dict[str, list[float]]) -> list[PointsPanel]:

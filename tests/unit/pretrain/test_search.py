@@ -14,7 +14,7 @@ from pretrain.compress.target import planned_shape, target_of
 from pretrain.hybrid import build_config, load_model
 from pretrain.search import stage
 from pretrain.search.choice import Candidate, markdown, pick
-from pretrain.search.config import SearchConfig
+from pretrain.search.expand import expand, plan_search
 from workbench.errors import UserError
 from workbench.recipe import build, load
 from workbench.records import UNKNOWN, Estimate, Sample, to_json
@@ -75,6 +75,8 @@ def test_the_plan_knows_the_sizes_of_what_may_be_picked() -> None:
         ({"seeds": [2, 2]}, "repeat"),
         ({"throughput": None, "least_tokens_per_s": 5.0}, "needs `throughput`"),
         ({"candidates": {"a": {"target": {}}, "b": {}}}, "no size to prune to"),
+        ({"candidates": {"7": {"target": {"layers": 7}}, "7-1": {"target": {"layers": 7}}}}, "would be called 'x-7-1'"),
+        ({"candidates": {"evals": {"target": {"layers": 7}}, "b": {}}}, "would be called 'x-evals'"),
     ],
 )  # fmt: skip
 def test_a_wrong_search_is_one_line(change: dict[str, Any], words: str) -> None:
@@ -83,7 +85,7 @@ def test_a_wrong_search_is_one_line(change: dict[str, Any], words: str) -> None:
         "candidates": {"a": {}, "b": {}}, **change,
     }  # fmt: skip
     with pytest.raises(UserError) as caught:
-        SearchConfig.read(body, where="stages.x")
+        expand("x", body)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -125,6 +127,26 @@ def test_the_rank_of_what_fits_is_what_is_pruned_to() -> None:
         target_of(last, s)
     with pytest.raises(UserError, match="`target` .* or `fit`"):
         PruneConfig.read({"kind": "prune", "blend": _blend()}, where="")
+
+
+def test_only_questions_that_all_candidates_answered_compare() -> None:
+    """[derived] Of q1 and q2 the second has no verdict of `a`'s second seed: it counts for nobody."""
+    one = {"math": {(1, "q1"): (1.0, "q1"), (1, "q2"): (0.0, "q2"), (2, "q1"): (1.0, "q1")}}
+    two = {"math": {(1, "q1"): (0.0, "q1"), (1, "q2"): (1.0, "q2"), (2, "q1"): (0.0, "q1"),
+                    (2, "q2"): (1.0, "q2")}}  # fmt: skip
+    kept, left_out = stage.shared({"a": one, "b": two})
+    assert left_out == 1 and list(kept["b"]["math"]) == list(one["math"])
+    with pytest.raises(UserError, match="no question has a verdict for all candidates; b has 0"):
+        stage.shared({"a": one, "b": {"math": {}}})
+
+
+def test_a_throughput_longer_than_the_model_is_refused_by_the_plan() -> None:
+    recipe = load(RECIPE, ["stages.widths.throughput.prompt_tokens=8192"])
+    config: Any = recipe.stages["widths"]
+    with pytest.raises(
+        UserError, match=r"8,192 \+ 256 tokens are more than the model takes \(4,096\)"
+    ):
+        plan_search(config, recipe)
 
 
 def test_the_stage_leaves_the_picked_model_and_a_table(tmp_path: Path, tokenizer: Any) -> None:
