@@ -81,7 +81,7 @@ def shared(scores: dict[str, BenchmarkScores]) -> tuple[dict[str, BenchmarkScore
             f"no question has a verdict for all candidates; {fewest} has {len(seen[fewest])}: see why its "
             "samples failed (evals/), and run the stage again"
         )
-    kept = {
+    kept: dict[str, BenchmarkScores] = {
         label: {
             job: {key: value for key, value in own.items() if (job, key) in common}
             for job, own in one.items()
