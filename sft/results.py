@@ -19,6 +19,8 @@ class TrainingSet(DataAccount):
     rows: int = 0
     fill_rate: float = 0.0
     validation: dict[str, int] | None = None
+    told_budgets: dict[str, int] | None = None
+    """Samples that were told each budget."""
 
 
 class SftResult(StageResult):

@@ -13,6 +13,7 @@ from sft.stage import build_rows, collect
 from workbench.chat import prompt_ids
 from workbench.conversation import Conversation
 from workbench.errors import UserError
+from workbench.results import check_outputs
 
 PROMPT = {"role": "user", "content": "1+2+3?"}
 
@@ -130,5 +131,7 @@ def test_samples_that_are_told_a_budget_are_counted(
     longer, _, accounting = build_rows(telling, tokenizer, 3, tmp_path / "told")
     assert sum(accounting.as_dict()["told_budgets"].values()) == 12 == len(rows) == len(longer)
     assert "told_budgets" not in plain.as_dict()
+    for account in (plain, accounting):  # the manifest takes both
+        check_outputs("sft", {"data": account.as_dict()})
     assert accounting.tokens["math"] > plain.tokens["math"] + 12 * 5
     assert accounting.loss_tokens == plain.loss_tokens
