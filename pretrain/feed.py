@@ -3,7 +3,7 @@
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -26,20 +26,33 @@ class Stream(Protocol):
         """Continue from `state_dict()`."""
         ...
 
+    def accounting(self) -> dict[str, Any]:
+        """What was drawn of the sources, for the manifest."""
+        ...
+
+
+class Made(NamedTuple):
+    """A step's rows, and what the stream says of itself behind them."""
+
+    rows: Rows
+    state: dict[str, Any]
+    account: dict[str, Any]
+
 
 class Ahead:
     """The rows of a stream, made in a thread while earlier steps compute: the tokenizer holds no lock.
 
     num_rows, num_steps: of the training. depth: steps that are made ahead, at most. Each step's rows carry
-    the state of the stream behind them, so that what is saved knows nothing of those that wait.
+    the state and the account of the stream behind them, so that what is saved and what the manifest says
+    know nothing of those that wait.
     """
 
     def __init__(self, stream: Stream, *, num_rows: int, num_steps: int, depth: int = 2) -> None:
         self.stream, self.num_rows, self.num_steps = stream, num_rows, num_steps
         self._depth = depth
-        self._waiting = deque[tuple[int, Future[tuple[Rows, dict[str, Any]]]]]()
+        self._waiting = deque[tuple[int, Future[Made]]]()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rows")
-        self._state: dict[str, Any] | None = None  # behind the rows that were given last
+        self._given: Made | None = None  # last
 
     def batch(self, num_rows: int, progress: float) -> Rows:
         """The next rows of the whole step. Raises: UserError where the sources do."""
@@ -50,38 +63,39 @@ class Ahead:
             self._waiting.append((number, self._thread.submit(self._make, number)))
         made, future = self._waiting.popleft()
         assert made == step, f"rows of step {made} wait, and step {step} asks"
-        rows, self._state = future.result()
-        return rows
+        self._given = future.result()
+        return self._given.rows
 
-    def _make(self, step: int) -> tuple[Rows, dict[str, Any]]:
+    def _make(self, step: int) -> Made:
         rows = self.stream.batch(self.num_rows, step / self.num_steps)
-        return rows, self.stream.state_dict()
+        return Made(rows, self.stream.state_dict(), self.stream.accounting())
 
     def state_dict(self) -> dict[str, Any]:
         """The stream's, as if nothing were made ahead."""
-        return self.stream.state_dict() if self._state is None else self._state
+        return self.stream.state_dict() if self._given is None else self._given.state
+
+    def accounting(self) -> dict[str, Any]:
+        """The stream's, as if nothing were made ahead."""
+        return self.stream.accounting() if self._given is None else self._given.account
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._forget()
-        self._state = None
+        self._given = None
         self.stream.load_state_dict(state)
 
     def close(self) -> None:
-        """End the thread. The stream stands where the last rows that were given end."""
-        if self._forget() and self._state is not None:
-            self.stream.load_state_dict(self._state)
+        """End the thread. Sources are left where they are: to go back might open them anew."""
+        self._forget()
         self._thread.shutdown()
 
-    def _forget(self) -> bool:
-        """Wait for what is being made, and drop it. Returns whether there was any."""
-        waited = bool(self._waiting)
+    def _forget(self) -> None:
+        """Wait for what is being made, and drop it."""
         for _, future in self._waiting:
             if not future.cancel():
                 with suppress(Exception):  # of rows that nobody asked for
                     future.result()
         self._waiting.clear()
-        return waited
 
 
 class SharedRows:
@@ -112,6 +126,10 @@ class SharedRows:
         """Continue; only the first process has anything to continue."""
         if self.stream is not None:
             self.stream.load_state_dict(state)
+
+    def accounting(self) -> dict[str, Any]:
+        """What was drawn, in the first process, which alone keeps it."""
+        return {} if self.stream is None else self.stream.accounting()
 
     def close(self) -> None:
         """End what makes rows ahead, in the first process."""

@@ -24,6 +24,10 @@ class DocumentSource(Protocol):
         """Continue from `state_dict()`."""
         ...
 
+    def accounting(self) -> dict[str, Any]:
+        """What was drawn, for the manifest: a snapshot, as `state_dict()` is."""
+        ...
+
 
 @dataclass
 class RowStream:
@@ -73,6 +77,10 @@ class RowStream:
         """Continue from `state_dict()`."""
         self._rest = list(state["rest"])
         self.source.load_state_dict(state["source"])
+
+    def accounting(self) -> dict[str, Any]:
+        """What was drawn of the source, for the manifest."""
+        return self.source.accounting()
 
 
 def document_labels(ids: torch.Tensor, seq_idx: torch.Tensor) -> torch.Tensor:

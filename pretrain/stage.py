@@ -132,7 +132,7 @@ def train(
     with closing(rows):
         finished = trainer.fit(_hooks(context, config), checkpoints)
     if documents is not None:
-        context.keep(data=documents.accounting())
+        context.keep(data=rows.accounting())
     context.keep(tokens=trainer.tokens)
     if not finished:
         context.stop()

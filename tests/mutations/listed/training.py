@@ -12,7 +12,7 @@ MUTATIONS = (
     Mutation(
         "a checkpoint says where the rows that wait end",
         "pretrain/feed.py",
-        "return self.stream.state_dict() if self._state is None else self._state",
+        "return self.stream.state_dict() if self._given is None else self._given.state",
         "return self.stream.state_dict()",
         "a resumed training leaves out the rows that were made ahead",
         ("tests/unit/pretrain/test_feed.py",),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.feed import Ahead
+from pretrain.feed import Ahead, SharedRows
 from pretrain.rows import RowStream
 from tests.unit.pretrain.test_rows import Counting
 from workbench.errors import UserError
@@ -76,13 +76,24 @@ def test_what_was_saved_at_any_step_continues_exactly(stopped: int) -> None:
         rows.close()
 
 
-def test_a_training_that_ends_early_leaves_the_stream_where_it_stopped() -> None:
-    """What the sources account for is what was trained on."""
-    rows, plain = ahead(), stream()
+class Unreachable(Phased):
+    """A hub that gave its documents and does not answer when it is opened anew."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise UserError("source 'mine': the hub does not answer")
+
+
+def test_a_training_that_ends_early_accounts_for_what_it_trained_on() -> None:
+    """And opens no source for it: a stop is not to fail because a hub does."""
+    rows = Ahead(RowStream(Unreachable(), 8), num_rows=ROWS, num_steps=STEPS)
+    plain = stream()
+    assert rows.accounting() == plain.accounting() == {"drawn": 0}
     steps(rows, 0, 3)
     steps(plain, 0, 3)
     rows.close()
-    assert rows.stream.state_dict() == plain.state_dict()
+    assert rows.accounting() == SharedRows(rows).accounting() == plain.accounting()
+    assert rows.stream.accounting() != plain.accounting() != {"drawn": 0}
+    assert SharedRows(None).accounting() == {}
     assert not any(thread.name.startswith("rows") for thread in threading.enumerate())
 
 

@@ -25,6 +25,9 @@ class Counting:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.next, self.size = state["next"], state["size"]
 
+    def accounting(self) -> dict[str, Any]:
+        return {"drawn": self.next}
+
 
 def test_every_token_is_used_once_and_in_order() -> None:
     rows = RowStream(Counting(), 8).batch(3, 0.0)
