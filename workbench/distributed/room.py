@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +28,7 @@ def wait_for_room(context: StageContext, config: DistributedConfig) -> None:
     Raises: UserError where they do not come; StopRequested where the run is stopped meanwhile.
     """
     end = time.monotonic() + config.wait_s
-    while short := shortage(answering(), config):
+    while short := shortage(answering(context.should_stop), config):
         if context.should_stop():
             context.stop()
         if time.monotonic() >= end:
@@ -52,8 +52,11 @@ def shortage(resources: Mapping[str, float], config: DistributedConfig) -> str |
     return None
 
 
-def answering() -> dict[str, float]:
-    """What the machines have that run a task now: Ray counts a lost one until its health checks failed."""
+def answering(should_stop: Callable[[], bool]) -> dict[str, float]:
+    """What the machines have that run a task now: Ray counts a lost one until its health checks failed.
+
+    should_stop: ends the wait for those that have not answered.
+    """
     import ray  # noqa: PLC0415 - see check_room
     from ray.util.scheduling_strategies import (  # noqa: PLC0415
         NodeAffinitySchedulingStrategy as Affinity,
@@ -65,12 +68,17 @@ def answering() -> dict[str, float]:
         here.options(scheduling_strategy=Affinity(node, soft=False)).remote(): node
         for node in alive
     }
-    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
+    end, waiting = time.monotonic() + _ANSWER_S, list(asked)
+    while waiting and time.monotonic() < end and not should_stop():
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LOOK_S)
     found = Counter[str]()
-    for answer in done:
+    for answer, node in asked.items():
+        if answer in waiting:
+            ray.cancel(answer)
+            continue
         with suppress(ray.exceptions.RayError):
             ray.get(answer)
-            found.update(alive[asked[answer]])
+            found.update(alive[node])
     return dict(found)
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from workbench.distributed import launch, room
 from workbench.distributed.config import DistributedConfig
@@ -72,7 +73,7 @@ class Waiting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *cpus: float, stops_at: int = 99) -> None:
         self.cpus, self.said, self.looks, self.stops_at = list(cpus), list[str](), 0, stops_at
-        monkeypatch.setattr(room, "answering", lambda: {"CPU": self.cpus.pop(0)})
+        monkeypatch.setattr(room, "answering", lambda should_stop: {"CPU": self.cpus.pop(0)})
         monkeypatch.setattr(room, "_LOOK_S", 0.0)
 
     def should_stop(self) -> bool:
@@ -106,6 +107,43 @@ def test_one_that_does_not_come_ends_the_stage_in_one_line(monkeypatch: pytest.M
     waits = DistributedConfig(workers=4, strategy="fsdp", wait_s=60)
     with pytest.raises(StopRequested):
         room.wait_for_room(Waiting(monkeypatch, 3.0, 3.0, stops_at=1), waits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("stops_at", "answer_s", "waits"), [(2, 60.0, 2), (99, 0.0, 0)])
+def test_a_machine_that_does_not_answer_holds_no_stop_up_and_keeps_no_task(
+    monkeypatch: pytest.MonkeyPatch, stops_at: int, answer_s: float, waits: int
+) -> None:
+    """Ray's calls are replaced: the task of one machine ends, that of the other never does."""
+    waited, cancelled = list[float](), list[str]()
+    there, gone = "a" * 56, "b" * 56  # as Ray numbers machines
+
+    class Task:
+        def options(self, *, scheduling_strategy: Any) -> "Task":
+            self.node = scheduling_strategy.node_id
+            return self
+
+        def remote(self) -> str:
+            return str(self.node)
+
+    def wait(asked: list[str], *, num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        waited.append(timeout)
+        assert num_returns == len(asked) and len(waited) < 9
+        return [n for n in asked if n == there], [n for n in asked if n == gone]
+
+    nodes = [
+        {"NodeID": node, "Alive": True, "Resources": {"CPU": cpus}}
+        for node, cpus in ((there, 4), (gone, 8))
+    ]
+    for name, does in {
+        "nodes": lambda: nodes, "remote": lambda **_: lambda _: Task(), "wait": wait,
+        "cancel": cancelled.append, "get": lambda _: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(ray, name, does)
+    monkeypatch.setattr(room, "_ANSWER_S", answer_s)
+    looks = iter(range(100))
+    found = room.answering(lambda: next(looks) >= stops_at)
+    assert waited == [room._LOOK_S] * waits
+    assert (found, cancelled) == (({"CPU": 4}, [gone]) if waits else ({}, [there, gone]))
 
 
 def test_a_worker_that_does_not_see_the_run_says_so_in_one_line(tmp_path: Path) -> None:
