@@ -80,9 +80,7 @@ class DataAccount(Account):
 class StageResult(BaseModel):
     """What the report reads of stages of every kind. Kinds add fields of their own."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     warnings: list[str] = []
     differences: list[Annotated[Difference, BeforeValidator(_difference)]] = []
@@ -125,7 +123,10 @@ def check_outputs(kind: str, found: Mapping[str, Any]) -> None:
 
 
 def read_outputs(kind: str, outputs: Mapping[str, Any]) -> tuple[StageResult, list[str]]:
-    """A manifest's outputs, and what of them could not be read: a line each, the rest is read."""
+    """A manifest's outputs, and what of them could not be read: a line each, the rest is read.
+
+    Where no key can be left out, all are read as those of a kind that declares nothing.
+    """
     try:
         declared = result_class(kind)
     except UserError:  # a plug-in's kind that is not installed here
@@ -137,8 +138,13 @@ def read_outputs(kind: str, outputs: Mapping[str, Any]) -> tuple[StageResult, li
         except ValidationError as error:
             wrong: dict[str, Any] = {}
             for problem in error.errors():
-                wrong.setdefault(str(problem["loc"][0]), problem)
-            for key, problem in wrong.items():
-                place = ".".join(map(str, problem["loc"]))
-                problems.append(f"{place} is not as {declared.__name__} has it ({problem['msg']})")
-                kept.pop(key)
+                wrong.setdefault(str(problem["loc"][0]) if problem["loc"] else "", problem)
+            nowhere = [key for key in wrong if key not in kept]  # a missing one, or all together
+            for key in nowhere[:1] or wrong:
+                place = ".".join(map(str, wrong[key]["loc"])) or "the whole"
+                told = wrong[key]["msg"]
+                problems.append(f"{place} is not as {declared.__name__} has it ({told})")
+            if nowhere:  # no key to leave out
+                declared = OwnResult
+            else:
+                kept = {key: found for key, found in kept.items() if key not in wrong}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field, model_validator
 
 from workbench import registry
 from workbench.recipe import build
@@ -58,6 +59,49 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_read() -> None:
         "phases.0.start_token",
         "tokens_seen",
     ]
+
+
+class _Whole(StageResult):
+    """With what no key alone can be wrong in."""
+
+    steps: int
+    came_to: dict[str, int] = Field({}, alias="yield")
+
+    @model_validator(mode="after")
+    def _trained(self) -> "_Whole":
+        if self.tokens is None and self.steps:
+            raise ValueError("steps without tokens")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("outputs", "problem", "kept"),
+    [
+        ({"parameters": 7}, "steps is not as _Whole has it (Field required)", OwnResult),
+        (
+            {"steps": 3, "parameters": 7},
+            "the whole is not as _Whole has it (Value error, steps without tokens)",
+            OwnResult,
+        ),
+        (
+            {"steps": 0, "parameters": 7, "came_to": {}},
+            "came_to is not as _Whole has it (Extra inputs are not permitted)",
+            _Whole,
+        ),
+        (
+            {"steps": 0, "parameters": 7, "yield": 3},
+            "yield is not as _Whole has it (Input should be a valid dictionary)",
+            _Whole,
+        ),
+    ],
+)
+def test_what_no_key_can_be_left_out_of_is_read_as_undeclared(
+    outputs: dict[str, Any], problem: str, kept: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key is named as the manifest has it."""
+    monkeypatch.setattr("workbench.results.result_class", lambda kind: _Whole)
+    found, problems = read_outputs("own", outputs)
+    assert (type(found), found.parameters, problems) == (kept, 7, [problem])
 
 
 def test_a_kind_that_declares_nothing_keeps_what_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
