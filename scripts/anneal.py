@@ -10,6 +10,7 @@ import sys
 from scripts import (
     chat,
     doctor,
+    export,
     list_kinds,
     new,
     plan,
@@ -31,6 +32,7 @@ _COMMANDS = {
     "replicate": replicate,
     "report": report,
     "watch": watch,
+    "export": export,
     "publish": publish,
     "serve": serve,
     "chat": chat,

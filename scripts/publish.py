@@ -33,6 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", action="store_true", help="its LoRA adapter, not the merged model"
     )
+    parser.add_argument(
+        "--form", metavar="FORM", help="what `anneal export` wrote of it, e.g. int8 or gguf-q8_0"
+    )
     parser.add_argument("--licence", default="other", metavar="ID", help="as the hub names it")
     parser.add_argument("--private", action="store_true", help="a repository that only you see")
     parser.add_argument("--push", action="store_true", help="send it; without, only show it")
@@ -47,11 +50,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--repo {args.repo!r}: write it as ORG/NAME")
     facts = read_run(run_folder(args.run))
     stage = published_stage(facts, args.stage)
-    folder = facts.root / args.stage / ("adapter" if args.adapter else "model")
-    if not folder.is_dir():
-        raise UserError(
-            f"stage {args.stage!r} has no adapter; only an sft stage with lora leaves one"
-        )
+    folder = _folder(args, facts.root / args.stage)
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not _is_ours_alone(p)]
     text = card(facts, stage, title=args.repo.partition("/")[2], licence=args.licence)
     for path in files:
@@ -65,6 +64,21 @@ def run(args: argparse.Namespace) -> int:
     _push(args, folder, files, "" if own else text)
     print(f"published: https://huggingface.co/{args.repo}")
     return 0
+
+
+def _folder(args: argparse.Namespace, stage: Path) -> Path:
+    """What goes: the model, its adapter, or another form of it. Raises: UserError."""
+    if args.form and args.adapter:
+        raise UserError("--form and --adapter are two things to publish; give one")
+    if args.form:
+        folder = stage / "exports" / args.form
+        why = f"has no form {args.form!r}; make it: anneal export {stage} {args.form}"
+    else:
+        folder = stage / ("adapter" if args.adapter else "model")
+        why = "has no adapter; only an sft stage with lora leaves one"
+    if not folder.is_dir():
+        raise UserError(f"stage {args.stage!r} {why}")
+    return folder
 
 
 def _is_ours_alone(path: Path) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 try:
     from workbench.command import command
     from workbench.errors import UserError
+    from workbench.hub import folder_of
     from workbench.placement import local_cards
 except ModuleNotFoundError:
     import wrong_python  # noqa: F401 - says so in one line, and ends
@@ -94,9 +95,8 @@ def server_environment() -> dict[str, str]:
 
 def _placed(model: str) -> tuple[str, str]:
     path = Path(model).expanduser()
-    for folder in (path / "model", path):
-        if (folder / "config.json").is_file():
-            return str(folder), path.resolve().name
+    if (folder := folder_of(model)) is not None:
+        return str(folder), path.resolve().name
     if not path.exists() and model.count("/") == 1 and all(model.split("/")):
         return model, model.partition("/")[2]
     raise UserError(

@@ -56,6 +56,12 @@ def newest_commit(kind: Literal["model", "dataset"], name: str) -> str | None:
 NOT_OURS = ["*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
 
 
+def folder_of(place: str) -> Path | None:
+    """The folder with config.json of a stage's or a checkpoint's folder; None where there is none."""
+    path = Path(place).expanduser()
+    return next((f for f in (path / "model", path) if (f / "config.json").is_file()), None)
+
+
 def cached(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model of the hub in the local cache; None where it is not whole there."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for names on the hub

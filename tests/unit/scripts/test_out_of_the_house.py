@@ -97,6 +97,10 @@ def test_a_card_of_the_users_own_stays(run: Path, monkeypatch: pytest.MonkeyPatc
         (["nowhere", "--repo", "me/mine"], "has no model; stages with one: grpo"),
         (["grpo", "--repo", "mine"], "write it as ORG/NAME"),
         (["grpo", "--repo", "me/mine", "--adapter"], "has no adapter"),
+        (
+            ["grpo", "--repo", "me/mine", "--form", "int8"],
+            "has no form 'int8'; make it: anneal export",
+        ),
     ],
 )
 def test_what_cannot_be_published_is_one_line(run: Path, words: list[str], why: str) -> None:
