@@ -6,12 +6,12 @@ Imports no torch and reads no data: a source that does not exist is found when i
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from data_mix.bfcl_names import BFCL_CATEGORIES, BFCL_SPLITS
 from data_mix.columns import CHECKED, PREFERENCES, ColumnsConfig, FormName
 from data_mix.reasoning_names import REASONING_SPLITS, REASONING_TASKS
-from data_mix.where import Condition, problem_of
+from data_mix.where import Condition, check_conditions
 from data_mix.world.blend import PRETRAINING_KINDS
 from data_mix.world.generate import DOMAINS, SPLITS
 from data_mix.world.house import ACTIONS
@@ -20,6 +20,8 @@ from workbench.errors import unknown_name
 from workbench.schema import Section
 
 _SUM_TOLERANCE = 1e-3
+Where = Annotated[dict[str, Condition], AfterValidator(check_conditions)]
+"""Conditions on the columns of a row."""
 
 
 class FilterConfig(Section):
@@ -201,6 +203,8 @@ class HubSource(ColumnsConfig):
     """The dataset's split."""
     revision: str | None = None
     """A commit; null: the newest when the stage first starts."""
+    where: Where = Field(default_factory=dict)
+    """Column -> what its value must be: a value, a list of values, or a comparison such as ">=4"."""
     clean: CleanConfig = CleanConfig()
     """Filters and decontamination; dedup needs a local copy."""
 
@@ -220,21 +224,13 @@ class ShardsSource(ColumnsConfig):
     type: Literal["shards"]
     stage: Annotated[str, Reads("stage")]
     """The stage, which must be in `needs`."""
-    where: dict[str, Condition] = Field(default_factory=dict)
+    where: Where = Field(default_factory=dict)
     """Column -> what its value must be: a value, a list of values, or a comparison such as ">=4"."""
     form: FormName = "text"
     """What a row is: text for pretraining; conversation where the stage made conversations; or any other
     form of docs/recipes.md."""
     column: str = "text"
     """With messages and text: the column read."""
-
-    @field_validator("where")
-    @classmethod
-    def _can_be_meant(cls, where: dict[str, Condition]) -> dict[str, Condition]:
-        for column, condition in where.items():
-            if problem := problem_of(condition):
-                raise ValueError(f"where.{column}: {condition!r} {problem}")
-        return where
 
 
 SourceConfig = Annotated[

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_mix.files import json_object, lines_of
-from data_mix.where import Condition, all_met
+from data_mix.where import Condition, all_met, check_columns
 from workbench.errors import UserError
 
 
@@ -24,12 +24,7 @@ def rows_where(
     first = 0
     for path in files:
         opened = pq.ParquetFile(path)
-        missing = [column for column in where if column not in opened.schema_arrow.names]
-        if missing:
-            raise UserError(
-                f"source {name!r}: where names column {missing[0]!r}, which {path} has not; its "
-                f"columns are: {', '.join(opened.schema_arrow.names)}"
-            )
+        check_columns(where, opened.schema_arrow.names, name=name, place=str(path))
         if where:
             rows = opened.read(columns=[*where]).to_pylist()
             yield from (first + n for n, row in enumerate(rows) if all_met(row, where))

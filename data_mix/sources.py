@@ -1,7 +1,7 @@
 """Sources: endless seeded streams of documents that resume exactly, by one number."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -32,6 +32,7 @@ from data_mix.filters import predicate_of
 from data_mix.reasoning import reasoning_conversations
 from data_mix.rows import JsonlRows, ParquetRows, RowFile, rows_where
 from data_mix.shards import shard_files
+from data_mix.where import all_met, check_columns
 from data_mix.world import (
     PROPORTIONS,
     conversation_at,
@@ -342,6 +343,9 @@ class _Hub(Source):
         """What `clean` keeps of one pass, with places; of an unreadable row the error."""
         for row in self._dataset:
             self._read += 1
+            if not wanted(row, self._config, self.name):
+                self._removed["where"] = self._removed.get("where", 0) + 1
+                continue
             place = f"{self._config.id}, row {self._read}"
             try:
                 where = f"source {self.name!r}: {place}"
@@ -362,7 +366,7 @@ class _Hub(Source):
         if document is None:
             raise UserError(
                 f"source {self.name!r}: no row of {self._config.id} is left after cleaning "
-                f"({self._removed}); loosen `clean`"
+                f"({self._removed}); loosen `clean` or `where`"
             )
         self.position += 1
         return document
@@ -400,6 +404,12 @@ class _Hub(Source):
         self._removed.clear()
         self._removed.update(state["removed"])
         self._start_pass(state["dataset"])
+
+
+def wanted(row: Mapping[str, Any], config: HubSource, name: str) -> bool:
+    """Whether a row meets the source's `where`. Raises: UserError where it lacks a column named there."""
+    check_columns(config.where, row, name=name, place=config.id)
+    return all_met(row, config.where)
 
 
 def open_hub(config: HubSource, name: str) -> Any:
@@ -458,4 +468,4 @@ def open_source(config: SourceConfig, *, name: str, seed: int, lenient: bool = F
     return _LocalFile(name, config, seed, lenient=lenient)
 
 
-__all__ = ["Source", "open_hub", "open_source"]
+__all__ = ["Source", "open_hub", "open_source", "wanted"]

@@ -5,8 +5,10 @@ A condition is a value (`en`), a list of values (`[en, de]`), or a comparison in
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from workbench.errors import UserError
 
 Condition = str | int | float | bool | list[str | int | float]
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -41,6 +43,26 @@ def _holds(holds: Callable[[Any, Any], bool], value: Any, wanted: str, sign: str
 def all_met(row: Mapping[str, Any], where: Mapping[str, Condition]) -> bool:
     """Whether a row meets every condition. A column that it lacks is null."""
     return all(meets(row.get(column), condition) for column, condition in where.items())
+
+
+def check_columns(
+    where: Mapping[str, Condition], columns: Collection[str], *, name: str, place: str
+) -> None:
+    """Raises: UserError where the source `name` names a column that what stands at `place` has not."""
+    missing = [column for column in where if column not in columns]
+    if missing:
+        raise UserError(
+            f"source {name!r}: where names column {missing[0]!r}, which {place} has not; its "
+            f"columns are: {', '.join(columns)}"
+        )
+
+
+def check_conditions(where: dict[str, Condition]) -> dict[str, Condition]:
+    """Raises: ValueError naming the first condition that cannot be meant."""
+    for column, condition in where.items():
+        if problem := problem_of(condition):
+            raise ValueError(f"where.{column}: {condition!r} {problem}")
+    return where
 
 
 def problem_of(condition: Condition) -> str | None:

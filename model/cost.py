@@ -18,10 +18,13 @@ from model.sizes import (
     mamba_parameters,
     mlp_parameters,
     parameters,
+    state_bytes,
 )
 from workbench.distributed.zero import BUCKET_VALUES, GATHER_PARAMETERS
 from workbench.load import Beside, ScoringLoad, TrainingLoad
 
+Frozen = Sequence[tuple[Shape, Beside]]
+"""Models beside the trained one, with their shapes."""
 SCAN_CHUNK = 128  # tokens; inside a chunk the scan is quadratic, as mamba-ssm computes it
 
 
@@ -94,15 +97,43 @@ def forward_flops(s: Shape, document_tokens: float) -> float:
     )
 
 
-def training_flops(s: Shape, load: TrainingLoad) -> float:
+class DecodeStep(NamedTuple):
+    """Seconds of one decoding step, by part. weights: all of them are read once. sequence: a sequence's cache
+    is read, its states are read and written. compute: a sequence's FLOPs."""
+
+    weights: float
+    sequence: float
+    compute: float
+
+    def seconds(self, sequences: float) -> float:
+        """Of a step that gives every sequence a token: what is read, or what is computed, if that is more."""
+        return max(self.weights + sequences * self.sequence, sequences * self.compute)
+
+
+def decode_step(
+    s: Shape, document_tokens: float, *, cache: float, bandwidth: float, flops: float, size: int = 2
+) -> DecodeStep:
+    """On a device that reaches so many bytes and FLOPs a second.
+
+    document_tokens: as `forward_flops` has them. cache: bytes of a sequence's cache that the mean step reads.
+    size: bytes of a weight.
+    """
+    moved = cache + 2 * state_bytes(s, conv_bytes=size)
+    computed = forward_flops(s, document_tokens)
+    return DecodeStep(parameters(s) * size / bandwidth, moved / bandwidth, computed / flops)
+
+
+def training_flops(s: Shape, load: TrainingLoad, frozen: Frozen = ()) -> float:
     """FLOPs of all the stage's tokens: backward is twice forward, checkpointing one forward more.
 
     This counts what the hardware does; the share that is not recomputation is 3/4 of it with
-    checkpoints. With LoRA the frozen matrices need no gradient of their own: 2 instead of 3.
+    checkpoints. With LoRA the frozen matrices need no gradient of their own: 2 instead of 3. Frozen models
+    that are shared by the trainers read the tokens too.
     """
     document = load.document_tokens or load.row_tokens
     passes = (2 if load.lora_rank else 3) + (load.activations != "keep")
-    return passes * forward_flops(s, document) * load.tokens
+    read = sum(how.passes * forward_flops(one, document) for one, how in frozen if how.sharded)
+    return (passes * forward_flops(s, document) + read) * load.tokens
 
 
 class TrainingMemory(NamedTuple):
@@ -122,10 +153,6 @@ class TrainingMemory(NamedTuple):
     def device_bytes(self) -> int:
         """All that lies on the GPU."""
         return sum(self) - self.host
-
-
-Frozen = Sequence[tuple[Shape, Beside]]
-"""Models beside the trained one, with their shapes."""
 
 
 def training_memory(s: Shape, load: TrainingLoad, frozen: Frozen = ()) -> TrainingMemory:

@@ -106,11 +106,7 @@ def _training(
     s: Shape, load: TrainingLoad, hardware: Hardware, frozen: Frozen
 ) -> dict[str, Any]:  # fmt: skip
     memory = cost.training_memory(s, load, frozen)
-    flops = cost.training_flops(s, load) + sum(
-        how.passes * cost.forward_flops(one, load.document_tokens or load.row_tokens) * load.tokens
-        for one, how in frozen
-        if how.sharded
-    )
+    flops = cost.training_flops(s, load, frozen)
     share = cost.fp8_share(s, load) if load.precision == "fp8" else 0.0
     runs = hardware.fp8_gain is not None or not share
     slowed = 1 - share + share / (hardware.fp8_gain or 1.0)
@@ -179,19 +175,17 @@ def _saved(
 
 
 def _generation(s: Shape, load: GenerationLoad, hardware: Hardware) -> dict[str, Any]:
-    """Decoding reads all weights, and each sequence's cache, once a token (memory bound), or does
-    its FLOPs (compute bound): the slower counts. Prefill is not counted."""
+    """Decoding, at caches that are half full on average. Prefill is not counted."""
     size = 2 if load.dtype == "bfloat16" else 4
     weights = parameters(s) * size
     kv = load.sequences * kv_cache_bytes(s, load.context_tokens, bytes_per_value=size)
     state = load.sequences * state_bytes(s, conv_bytes=size)
-    read = weights + kv / 2 + 2 * state  # half-full on average; states are read and written
-    step_s = max(
-        read / (hardware.bandwidth * hardware.mbu),
-        load.sequences * cost.forward_flops(s, load.context_tokens) / hardware.flops / hardware.mfu,
-    )
+    step = cost.decode_step(
+        s, load.context_tokens, cache=kv / load.sequences / 2, size=size,
+        bandwidth=hardware.bandwidth * hardware.mbu, flops=hardware.flops * hardware.mfu,
+    )  # fmt: skip
     engine_gpus = max(load.gpus or 0.0, 1)
-    rate = load.sequences / step_s * engine_gpus * load.engines
+    rate = load.sequences / step.seconds(load.sequences) * engine_gpus * load.engines
     total = weights + kv + state
     return {
         "what": "generation",

@@ -76,12 +76,11 @@ def served_at(
 ) -> Served:  # fmt: skip
     """What a batch of this many sequences makes, whether it fits or not."""
     half = load.prompt_tokens + load.new_tokens // 2
-    moved = kv_cache_bytes(s, half, bytes_per_value=size) + 2 * state_bytes(s, conv_bytes=size)
     peak = hardware.flops * assumed.mfu
-    step = max(
-        (parameters(s) * size + batch * moved) / (hardware.bandwidth * assumed.mbu),
-        batch * cost.forward_flops(s, half) / peak,
-    )
+    bandwidth = hardware.bandwidth * assumed.mbu
+    cache = kv_cache_bytes(s, half, bytes_per_value=size)
+    decoded = cost.decode_step(s, half, cache=cache, bandwidth=bandwidth, flops=peak, size=size)
+    step = decoded.seconds(batch)
     prompts = batch * load.prompt_tokens * cost.forward_flops(s, load.prompt_tokens / 2) / peak
     total = load.new_tokens * step + prompts
     return Served(batch, batch * load.new_tokens / total, step)

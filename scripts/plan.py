@@ -226,7 +226,7 @@ def _stage(
     config: Any = recipe.stages[name]
     if isinstance(s, str):
         return {"kind": config.kind, "loads": [], "unknown": s if loads else ""}
-    frozen = [_beside(recipe, load) for load in loads]
+    frozen = [beside_of(recipe, load) for load in loads]
     unknown = next((one for found in frozen for one, _ in found if isinstance(one, str)), "")
     if unknown:
         return {"kind": config.kind, "loads": [], "unknown": unknown}
@@ -237,7 +237,7 @@ def _stage(
     }
 
 
-def _beside(recipe: "Recipe", load: Any) -> list[tuple[Any, Any]]:
+def beside_of(recipe: "Recipe", load: Any) -> list[tuple[Any, Any]]:
     """The models that lie beside the trained one, with their shapes."""
     return [(made_shape(recipe, how.stage), how) for how in getattr(load, "beside", ())]
 

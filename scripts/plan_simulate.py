@@ -135,16 +135,18 @@ def _question(
 ) -> "Question":
     from rl.simulation.assumed import Loads
     from rl.simulation.splits import Question
-    from scripts.plan import loads_of, shape_of
+    from scripts.plan import beside_of, loads_of, shape_of
 
     shape = shape_of(recipe, name)
-    if isinstance(shape, str):
-        raise UserError(f"--simulate {name}: {shape}")
     generation, training = loads_of(recipe)[name]
+    frozen = beside_of(recipe, training)
+    for one in (shape, *(other for other, _ in frozen)):
+        if isinstance(one, str):
+            raise UserError(f"--simulate {name}: {one}")
     asked = [lengths.of(p, s) for p in range(64) for s in range(16)]
     mean = _mean([float(one.reply) for one in asked])
     return Question(
-        Loads(shape, generation, training, hardware),
+        Loads(shape, generation, training, hardware, frozen),
         _plan(config, min(STEPS, config.num_steps)), lengths, mean, faults,
     )  # fmt: skip
 
@@ -232,6 +234,8 @@ def _cards_row(
 def _end(found: dict[str, Any]) -> str:
     end = found["scaling_ends"]
     floor = f"the longest reply of a step takes {found['longest_s']:,.0f} s alone on an engine."
+    if not found["splits"]:
+        return f"the trainers fit on no number of cards from 8 to 1,024 of {found['hardware']['name']}; {floor}"
     if end is None:
         return f"twice the cards were always worth it (a step at least 1.25 times as fast); {floor}"
     return f"scaling ends at {end:,} cards: twice as many make a step less than 1.25 times as fast; {floor}"
@@ -249,6 +253,6 @@ def _assumed(found: dict[str, Any]) -> list[str]:
         f"are copied and checked at {COPY_BYTES_S / 1e9:g} GB/s a process and go to the host at "
         f"{HOST_BYTES_S / 1e9:g} GB/s; {found['lost_per_card_hour']:g} cards lost an hour and card (--lost); checks "
         "of replies take no time; every split keeps the stage's prompts, groups, rows and context.",
-        f"each row is the fastest of seven splits that fit, {STEPS} steps simulated. None of it was seen on a "
+        f"each row is the fastest of seven splits whose trainers fit, {STEPS} steps simulated; engines are as written. None of it was seen on a "
         "card; on CPU cores one of four predictions was within 15% (docs/scale.md).",
     ]

@@ -13,7 +13,7 @@ from data_mix.rows import JsonlRows, ParquetRows, RowFile
 from data_mix.scatter import Unit
 from data_mix.shard_columns import Columns, Row
 from data_mix.shards import columns_of, read_shard, shard_files
-from data_mix.sources import open_hub
+from data_mix.sources import open_hub, wanted
 from data_mix.where import all_met
 
 
@@ -162,7 +162,8 @@ class HubInput:
         dataset = open_hub(self._config, "input")
         part = dataset.shard(num_shards=dataset.num_shards, index=unit.number)
         for number, row in enumerate(part):
-            yield _row_of(row, self._config, f"{unit.place}, row {number}")
+            if wanted(row, self._config, "input"):
+                yield _row_of(row, self._config, f"{unit.place}, row {number}")
 
 
 def _row_of(row: Row, config: JsonlSource | ParquetSource | HubSource, where: str) -> Row:

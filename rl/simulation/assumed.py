@@ -6,7 +6,7 @@ from typing import NamedTuple
 from model import cost
 from model.communication import communication
 from model.estimate import Hardware
-from model.sizes import Shape, kv_cache_bytes, parameters, state_bytes
+from model.sizes import Shape, kv_cache_bytes, parameters
 from rl.simulation.fit import POLL_S
 from rl.simulation.parts import Decoding, Lengths, Timing, Training
 from workbench.load import GenerationLoad, TrainingLoad
@@ -16,17 +16,19 @@ COPY_BYTES_S, HOST_BYTES_S = 5e9, 20e9
 
 
 class Loads(NamedTuple):
-    """What a GRPO stage generates and trains, and on what."""
+    """What a GRPO stage generates and trains, and on what. frozen: the models of the training's `beside`, with
+    their shapes."""
 
     shape: Shape
     generation: GenerationLoad
     training: TrainingLoad
     hardware: Hardware
+    frozen: cost.Frozen = ()
 
 
 def timing(loads: Loads, lengths: Lengths, mean_reply: float) -> Timing:
     """Of the stage as its loads are laid out. mean_reply: tokens, for caches and attention."""
-    s, _, training, hardware = loads
+    s, _, training, hardware, _ = loads
     shards = training.shards
     state = cost.training_memory(s, training)
     touched = 2 * (state.weights + state.optimizer) + state.gradients  # read and written
@@ -44,26 +46,24 @@ def timing(loads: Loads, lengths: Lengths, mean_reply: float) -> Timing:
 
 def decoding(loads: Loads, context_tokens: float) -> Decoding:
     """An engine reads its weights once an iteration, and each sequence's cache; or it computes."""
-    s, load, _, hardware = loads
-    size = 2 if load.dtype == "bfloat16" else 4
+    s, load, _, hardware, _ = loads
     cards = max(load.gpus or 0.0, 1.0)
-    read = hardware.bandwidth * hardware.mbu * cards
-    cache = kv_cache_bytes(s, round(context_tokens), bytes_per_value=size)
-    computed = cost.forward_flops(s, context_tokens) / (hardware.flops * hardware.mfu * cards)
-    return Decoding(
-        step_s=parameters(s) * size / read,
-        # States are read and written.
-        sequence_s=(cache + 2 * state_bytes(s, conv_bytes=size)) / read,
-        compute_s=computed,
-        prompt_s=computed,
-    )
+    size = cost.held_bytes(load.dtype)
+    step = cost.decode_step(
+        s, context_tokens, size=size,
+        cache=kv_cache_bytes(s, round(context_tokens), bytes_per_value=size),
+        bandwidth=hardware.bandwidth * hardware.mbu * cards,
+        flops=hardware.flops * hardware.mfu * cards,
+    )  # fmt: skip
+    # A prompt's token takes its FLOPs alone.
+    return Decoding(step.weights, step.sequence, compute_s=step.compute, prompt_s=step.compute)
 
 
 def _training(loads: Loads) -> Training:
-    s, _, load, hardware = loads
+    s, _, load, hardware, frozen = loads
     each = replace(load, step_tokens=load.microbatch_tokens)
-    sent = communication(s, each)
-    flops = cost.training_flops(s, replace(load, tokens=1))
+    sent = communication(s, each, frozen)
+    flops = cost.training_flops(s, replace(load, tokens=1), frozen)
     waited = hardware.seconds_of(
         sent._replace(state=0.0, copies=0.0), load.shards, load.workers
     ) / (load.row_tokens * load.microbatch_rows)

@@ -69,7 +69,7 @@ def _copies(question: Question, trainers: int) -> int:
 
 
 def splits(question: Question, cards: int) -> Iterator[Split]:
-    """All that fit: eighths of the cards train, the others answer."""
+    """All whose trainers fit: eighths of the cards train, the others answer. An engine is the same in all."""
     load, hardware = question.loads.training, question.loads.hardware
     each = max(question.loads.generation.gpus or 0.0, 1.0)
     tried = set[int]()
@@ -82,7 +82,8 @@ def splits(question: Question, cards: int) -> Iterator[Split]:
         laid = replace(load, workers=trainers, replicate=_copies(question, trainers))
         if trainers > 1 and laid.strategy == "none":
             laid = replace(laid, strategy="fsdp")
-        if training_memory(question.loads.shape, laid).device_bytes <= hardware.memory:
+        memory = training_memory(question.loads.shape, laid, question.loads.frozen)
+        if memory.device_bytes <= hardware.memory:
             yield question.on(trainers, engines)
 
 

@@ -13,7 +13,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from data_mix import sources
-from data_mix.config import SourceConfig
+from data_mix.config import HubSource, SourceConfig
+from data_mix.curate import inputs
 from data_mix.sources import Source, open_source
 from data_mix.world import PROPORTIONS
 from workbench.conversation import Conversation
@@ -205,6 +206,31 @@ def test_a_hub_stream_resumes_exactly(tmp_path: Path, monkeypatch: pytest.Monkey
         second.load_state_dict(first.state_dict())
         assert [second.draw() for _ in range(16 - cut)] == expected[cut:]
         assert second.state_dict()["read"] == 16
+
+
+def test_rows_of_the_hub_are_taken_where_they_meet_a_condition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"row {n}", "language": ("english", "polish")[n % 2]} for n in range(6)]
+    _fake_hub(monkeypatch, _jsonl(tmp_path / "hub.jsonl", rows))
+    config = {"type": "hub", "id": "some/data", "form": "text", "column": "text"}
+    opened = _open({**config, "where": {"language": "english"}})
+    assert [opened.draw() for _ in range(4)] == ["row 0", "row 2", "row 4", "row 0"]
+    assert opened.accounting() == {"read": 7, "removed": {"where": 3}}
+    again = _open({**config, "where": {"language": "english"}})
+    again.load_state_dict(opened.state_dict())
+    assert again.draw() == "row 2"
+    # A data stage leaves out the same rows.
+    monkeypatch.setattr(inputs, "open_hub", sources.open_hub)
+    curated = inputs.HubInput(
+        HubSource.read({**config, "where": {"language": "polish"}}, where="x")
+    )
+    (unit,) = curated.units(10)
+    assert [row["text"] for row in curated.rows(unit)] == ["row 1", "row 3", "row 5"]
+    with pytest.raises(UserError, match="where names column 'tongue', which some/data has not"):
+        _open({**config, "where": {"tongue": "english"}}).draw()
+    with pytest.raises(UserError, match="compares with 'many', which is no number"):
+        HubSource.read({**config, "where": {"n": ">many"}}, where="x")
 
 
 def test_an_unreachable_hub_id_is_named_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,15 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model.estimate import HARDWARE
+from model.estimate import HARDWARE, price
 from model.presets import shape
+from model.serving import Assumed, Load, served_at
 from rl.simulation.assumed import Loads, decoding, timing
 from rl.simulation.engine import SimulatedEngine
 from rl.simulation.events import Outcome, simulate
@@ -27,7 +29,7 @@ from rl.simulation.parts import (
 from rl.simulation.rows import packed, update_s
 from rl.simulation.splits import Question, best, end_of_scaling, splits
 from workbench.errors import UserError
-from workbench.load import GenerationLoad, TrainingLoad
+from workbench.load import Beside, GenerationLoad, TrainingLoad
 
 # Eight replies of 100 tokens behind prompts of 10; an iteration of eight takes 10 + 8 x 1 ms.
 EQUAL = Lengths(mean=100, prompt=10)
@@ -252,6 +254,44 @@ def test_only_splits_that_fit_are_tried() -> None:
     assert all(split.cards == 8 and split.engines == 8 - split.trainers for split in found)
     rows = list(splits(question(context=8), 32))
     assert [split.trainers for split in rows] == [8, 16, 24]
+
+
+def test_what_lies_beside_the_policy_takes_its_room_and_its_passes() -> None:
+    """[derived] a reward model of 49.2 GB beside the 12B: eight trainers that share a row have no room for it,
+    sixteen have. A reference of a KL reads every token once, where the policy makes four passes."""
+    alone = question(context=8)
+    s = alone.loads.shape
+
+    def beside(how: Beside) -> Question:
+        return replace(alone, loads=alone.loads._replace(frozen=[(s, how)]))
+
+    scored = beside(Beside("scores", sharded=False, passes=0))
+    assert [split.trainers for split in splits(scored, 32)] == [16, 24]
+    lengths = Lengths(mean=2000)
+    assert (
+        timing(scored.loads, lengths, 2000).training == timing(alone.loads, lengths, 2000).training
+    )
+    computed = [
+        timing(
+            one.loads._replace(hardware=replace(HARDWARE["h100"], link=1e30, network=1e30)),
+            lengths, 2000,
+        ).training.token_s for one in (alone, beside(Beside("reference")))
+    ]  # fmt: skip
+    assert computed[1] == pytest.approx(computed[0] * 5 / 4)
+
+
+def test_an_engine_decodes_as_plans_and_comparisons_say() -> None:
+    """One formula: at the same shares, batch and context all three have the same step."""
+    for name in ("h100", "cpu"):  # bound by what is read, and by what is computed
+        hardware = HARDWARE[name]
+        loads = question().loads._replace(hardware=hardware)
+        step = decoding(loads, 8192).iteration_s(64)
+        shares = Assumed(mbu=hardware.mbu, mfu=hardware.mfu)
+        one = served_at(loads.shape, hardware, Load(4096, 8192), 64, shares)
+        assert one.step_s == pytest.approx(step)
+    cached = replace(loads.generation, tokens=64, context_tokens=16384, engines=1)
+    planned = price(loads.shape, cached, HARDWARE["h100"])["seconds"]
+    assert planned == pytest.approx(decoding(question().loads, 8192).iteration_s(64))
 
 
 def test_scaling_ends_where_twice_the_cards_are_not_worth_it() -> None:

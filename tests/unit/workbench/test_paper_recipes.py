@@ -36,6 +36,14 @@ def test_phases_switch_where_the_paper_does_and_are_whole() -> None:
         assert sum(phase["weights"].values()) == pytest.approx(100, abs=0.02)
 
 
+def test_rlhf_asks_in_english_and_grpo_samples_as_the_published_run() -> None:
+    """[paper] English contexts of HelpSteer3. [code] temperature 0.9 with top_p 0.95."""
+    stages = load(PAPER, []).stages
+    rlhf: Any = stages["rlhf"]
+    assert rlhf.prompts.where == rlhf.held_out.where == {"language": "english"}
+    assert (rlhf.temperature, rlhf.top_p) == (0.9, 0.95)
+
+
 @pytest.fixture(scope="module", params=PATHS, ids=lambda path: path.stem)
 def plan(request: pytest.FixtureRequest) -> dict[str, Any]:
     return build(load(request.param, []), HARDWARE["h100"])
