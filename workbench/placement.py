@@ -160,12 +160,16 @@ def _parts(section: Section) -> Iterator[Reserving]:
 
 
 def digested(section: dict[str, Any]) -> dict[str, Any]:
-    """A stage's dumped configuration without what only says where it runs, at any depth."""
-    return {
-        key: digested(value) if isinstance(value, dict) else value
-        for key, value in section.items()
-        if key not in RESOURCES
-    }
+    """A stage's dumped configuration without what only says where it runs, at any depth. A part that says
+    nothing else is left out, as one at its defaults is."""
+    own: dict[str, Any] = {}
+    for key, value in section.items():
+        if key in RESOURCES:
+            continue
+        inner = digested(value) if isinstance(value, dict) else value
+        if inner or not value or not isinstance(value, dict):
+            own[key] = inner
+    return own
 
 
 def room(nodes: Sequence[Node], wanted: Iterable[Seat]) -> Seat | None:

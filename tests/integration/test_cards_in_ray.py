@@ -66,7 +66,6 @@ def test_a_warm_engine_that_nobody_uses_makes_room_and_a_used_one_is_waited_for_
     from engine import actor
 
     monkeypatch.setattr(actor, "_WARM_S", 1.0)
-    monkeypatch.setattr(actor, "ROOM_S", 20.0)
 
     def start(**settings: Any) -> Any:
         made = actor.start_engine(model, EngineConfig(**settings), engine_class=Clerk)

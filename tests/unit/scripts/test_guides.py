@@ -12,6 +12,7 @@ import pytest
 
 from tests.judge_server import Said, judge_server
 from workbench.recipe import load
+from workbench.results import Validated
 from workbench.rundir import Manifest, RunDir
 
 GUIDES = sorted(Path("docs/guides").glob("*.md"))
@@ -31,7 +32,10 @@ def _as_if_trained(folder: Path) -> None:
     run = RunDir(folder / "runs" / recipe.name)
     for name, stage in recipe.stages.items():
         run.stage(name).mkdir(parents=True)
-        outputs = {"validation": {"best_step": 5}}
+        validated = Validated(
+            by="reward", better="higher", best_step=5, keep="best", ended_early=False, history=[]
+        )
+        outputs = {"validation": validated.model_dump()}
         run.write_manifest(Manifest(name, stage.kind, "done", {}, "", 0, outputs=outputs))
     run.adopt(recipe.resolved())
     (run.stage("mine") / "checkpoints").mkdir()
