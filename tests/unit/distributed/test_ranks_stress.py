@@ -181,5 +181,6 @@ def test_a_rank_holds_its_share_and_little_more(
         print("\n" + "; ".join(f"rank {n}: {f}" for n, f in enumerate(found)))
     for reading, own, writing in found:
         assert own > 3 * BLOCK_BYTES
-        assert reading < 2 * own + BLOCK_BYTES
-        assert own + writing < 2 * own + BLOCK_BYTES
+        # Resident memory also has pages that Python itself takes meanwhile.
+        assert reading < 2 * own + BLOCK_BYTES + 2**20
+        assert own + writing < 2 * own + BLOCK_BYTES + 2**20
