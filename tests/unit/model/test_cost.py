@@ -1,5 +1,6 @@
 """Costs by formula: against transformers' own model, hand derivations, and the model card."""
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMLP
