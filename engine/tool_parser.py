@@ -28,7 +28,7 @@ def calls_in(text: str) -> list[FunctionCall]:
     found = parse(text, thinking=CLOSE in text).tool_calls or []
     return [
         FunctionCall(name=one["name"], arguments=json.dumps(one["arguments"], ensure_ascii=False))
-        for one in (call.get("function", call) for call in found)
+        for one in found
     ]
 
 

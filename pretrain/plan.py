@@ -2,15 +2,15 @@
 
 from model.presets import shape
 from model.sizes import parameters as count_parameters
-from pretrain.config import PretrainConfig, TokenizerConfig
+from pretrain.config import PretrainConfig, TokenizerConfig, TrainingConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
-from workbench.load import TrainingLoad
+from workbench.load import Beside, TrainingLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
 
-_BYTES_PER_PARAMETER_OF_STATE = 12  # fp32 weights and two fp32 Adam moments
-_CHECKPOINTS_AT_ONCE = 3  # two kept and one being written
+STATE_BYTES = 12  # a parameter: fp32 weights and two fp32 Adam moments
+CHECKPOINTS_AT_ONCE = 3  # two kept and one being written
 
 
 def plan_tokenizer(config: TokenizerConfig, recipe: Recipe) -> StagePlan:
@@ -21,13 +21,28 @@ def plan_tokenizer(config: TokenizerConfig, recipe: Recipe) -> StagePlan:
     return StagePlan(lines=(line,), disk_bytes=2**22)
 
 
+def training_load(config: TrainingConfig, tokens: int, *beside: Beside) -> TrainingLoad:
+    """What a training on a blend puts on its cards. beside: models that lie there too."""
+    return TrainingLoad(
+        tokens=tokens,
+        row_tokens=config.row_tokens,
+        microbatch_rows=config.microbatch_rows,
+        **load_of(config),
+        step_tokens=config.step_tokens,
+        precision=config.precision,
+        fp8_ends=config.fp8.ends,
+        activations=config.activations,
+        beside=beside,
+    )
+
+
 def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
     """Parameters, steps, tokens, FLOPs (6 N D) and disk."""
     if refusal := why_not(config.distributed, recipe):
         raise UserError(refusal)
     parameters = count_parameters(shape(recipe.model.preset, **recipe.model.overrides))
     tokens = config.num_steps * config.step_tokens
-    state = parameters * _BYTES_PER_PARAMETER_OF_STATE
+    state = parameters * STATE_BYTES
     return StagePlan(
         lines=(
             f"{parameters:,} parameters ({recipe.model.preset})",
@@ -37,17 +52,6 @@ def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
         ),
         steps=config.num_steps,
         tokens=tokens,
-        disk_bytes=_CHECKPOINTS_AT_ONCE * state + 4 * parameters,
-        loads=(
-            TrainingLoad(
-                tokens=tokens,
-                row_tokens=config.row_tokens,
-                microbatch_rows=config.microbatch_rows,
-                **load_of(config),
-                step_tokens=config.step_tokens,
-                precision=config.precision,
-                fp8_ends=config.fp8.ends,
-                activations=config.activations,
-            ),
-        ),
+        disk_bytes=CHECKPOINTS_AT_ONCE * state + 4 * parameters,
+        loads=(training_load(config, tokens),),
     )

@@ -83,8 +83,10 @@ def server_command(
 
 def _calls_tools(folder: Path) -> bool:
     """Whether the checkpoint's own template has our format of tool calls; others have parsers of vLLM's."""
+    from workbench.chat.template import CALL_OPEN
+
     files = (folder / "chat_template.jinja", folder / "tokenizer_config.json")
-    return any("<TOOLCALL>" in f.read_text(encoding="utf-8") for f in files if f.is_file())
+    return any(CALL_OPEN in f.read_text(encoding="utf-8") for f in files if f.is_file())
 
 
 def server_environment() -> dict[str, str]:

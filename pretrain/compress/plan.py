@@ -4,14 +4,12 @@ from model.presets import HybridShape
 from model.sizes import parameters
 from pretrain.compress.config import DistillConfig, PruneConfig, TargetConfig
 from pretrain.compress.target import WIDTHS, check_target, planned_shape, target_of
-from workbench.distributed.config import load_of, why_not
+from pretrain.plan import CHECKPOINTS_AT_ONCE, STATE_BYTES, training_load
+from workbench.distributed.config import why_not
 from workbench.errors import UserError
-from workbench.load import Beside, ScoringLoad, TrainingLoad
+from workbench.load import Beside, ScoringLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
-
-_STATE_BYTES = 12  # a parameter: fp32 weights and two fp32 Adam moments
-_CHECKPOINTS_AT_ONCE = 3  # two kept and one being written
 
 
 def plan_prune(config: PruneConfig, recipe: Recipe) -> StagePlan:
@@ -69,26 +67,13 @@ def plan_distill(config: DistillConfig, recipe: Recipe) -> StagePlan:
         lines.append(
             f"about {small:,} parameters learn from {large:,} ({recipe.model.preset}), {flops:.3g} FLOPs"
         )
-        disk = _CHECKPOINTS_AT_ONCE * _STATE_BYTES * small + 4 * small
+        disk = CHECKPOINTS_AT_ONCE * STATE_BYTES * small + 4 * small
+    # As the stage reads its teacher.
+    beside = Beside(config.teacher, "bfloat16" if config.computed == "bf16" else "float32")
     return StagePlan(
         lines=tuple(lines),
         steps=config.num_steps,
         tokens=tokens,
         disk_bytes=disk,
-        loads=(_training(config, tokens),),
-    )
-
-
-def _training(config: DistillConfig, tokens: int) -> TrainingLoad:
-    half = config.computed == "bf16"  # as the stage reads its teacher
-    return TrainingLoad(
-        tokens=tokens,
-        row_tokens=config.row_tokens,
-        microbatch_rows=config.microbatch_rows,
-        **load_of(config),
-        step_tokens=config.step_tokens,
-        precision=config.precision,
-        fp8_ends=config.fp8.ends,
-        activations=config.activations,
-        beside=(Beside(config.teacher, "bfloat16" if half else "float32"),),
+        loads=(training_load(config, tokens, beside),),
     )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from evals.ablation.expand import measured, trained
 from pretrain.compress.target import planned_shape
 from pretrain.search.config import SearchConfig
 from workbench.errors import UserError
@@ -16,20 +17,10 @@ def cut(name: str, label: str) -> str:
     return f"{name}-{label}"
 
 
-def distilled(name: str, label: str, seed: int) -> str:
-    """Name of the stage that distils a candidate with a seed."""
-    return f"{name}-{label}-{seed}"
-
-
-def measured(name: str) -> str:
-    """Name of the stage that evaluates all candidates."""
-    return f"{name}-evals"
-
-
 def expand(name: str, body: Body) -> tuple[Body, dict[str, Body]]:
     """The stage, needing its parts, and the parts. Raises: UserError where the section is wrong."""
     config = SearchConfig.read(body, where=f"stages.{name}")
-    models = [distilled(name, label, seed) for label in config.labels for seed in config.seeds]
+    models = [trained(name, label, seed) for label in config.labels for seed in config.seeds]
     names = [*models, *(cut(name, label) for label in config.labels), measured(name)]
     if twice := sorted({one for one in names if names.count(one) > 1}):
         raise UserError(
@@ -47,7 +38,7 @@ def expand(name: str, body: Body) -> tuple[Body, dict[str, Body]]:
             student = [cut(name, label), *needs]
         differs = config.candidates[label].distill if config.candidates else {}
         for seed in config.seeds:
-            parts[distilled(name, label, seed)] = {
+            parts[trained(name, label, seed)] = {
                 **ONE_CORE, **config.distill, **differs, "kind": "distill",
                 "needs": student, "teacher": config.teacher, "seed": seed,
             }  # fmt: skip

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from engine.throughput import tokens_per_second
+from evals.ablation.expand import measured, trained
 from evals.ablation.scores import scores_of
 from evals.ablation.table import Measure, Scores, compare
 from evals.config import EvalsConfig
@@ -16,7 +17,6 @@ from pretrain.compress.fitting import needs
 from pretrain.compress.target import shape_of
 from pretrain.search.choice import Candidate, by_accuracy, markdown, pick
 from pretrain.search.config import SearchConfig
-from pretrain.search.expand import distilled, measured
 from workbench.errors import UserError
 from workbench.panels import PointsPanel
 from workbench.records import UNKNOWN, Estimate, to_json
@@ -55,7 +55,7 @@ def _scores(context: StageContext, config: SearchConfig) -> dict[str, BenchmarkS
     """Candidate -> benchmark -> what its models scored."""
     evals: EvalsConfig = context.recipe.stages[measured(context.name)]  # type: ignore[assignment]
     stages = {
-        label: {seed: distilled(context.name, label, seed) for seed in config.seeds}
+        label: {seed: trained(context.name, label, seed) for seed in config.seeds}
         for label in config.labels
     }
     found: dict[str, BenchmarkScores] = {label: {} for label in config.labels}
@@ -112,7 +112,7 @@ def _level(scores: Scores) -> Estimate:
 
 def _model_of(context: StageContext, config: SearchConfig, label: str) -> str:
     """The stage whose model stands for a candidate: that of the first seed."""
-    return distilled(context.name, label, config.seeds[0])
+    return trained(context.name, label, config.seeds[0])
 
 
 def _candidate(
