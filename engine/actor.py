@@ -272,6 +272,11 @@ class RemoteEngine:
         """See protocol."""
         return self._on_all(_Order("describe"))[0]
 
+    @property
+    def restarts(self) -> int:
+        """How often actors died and were made again, in all."""
+        return sum(replica.restarts for replica in self._replicas)
+
     def close(self) -> None:
         """Leave the actors warm for the next stage."""
         self._finalizer()

@@ -200,7 +200,7 @@ def make_ready(context: StageContext, model: PreTrainedModel) -> None:
     if how is not None and how.granularity == "tensor":
         check_isolation(model)
         convert(model, how, model.device)
-        context.note(warnings=[_SHARED_SCALES])
+        context.warn(_SHARED_SCALES)
         return
     if how is not None:
         convert(model, how, model.device)

@@ -24,6 +24,7 @@ from reward import must_be_checkable
 from rl.advantage import Kind
 from rl.conditioned import conditioned
 from rl.config import GrpoConfig
+from rl.engine_account import keep_engine, tell_restarts
 from rl.held_out import check_held_out
 from rl.loop import Grpo, Hooks, Shards
 from rl.own import own_advantage
@@ -216,6 +217,11 @@ class _Asker:
             self.context.metrics.truncate_after(step)
         self.record.truncate_after(step)
 
+    def log(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
+        """A step's line, and what became of the engine."""
+        self.context.log_metrics(step, metrics, tokens=tokens)
+        tell_restarts(self.context, self.engine)
+
     def measure(self, when: str) -> None:
         """The held-out reward, before (once) or after; then what the stage gained."""
         context = self.context
@@ -228,7 +234,8 @@ class _Asker:
                 write_json(self._kept, self.anchors)
             context.note(**found)
             return
-        context.keep(**found, engine=self.engine.describe())
+        context.keep(**found)
+        keep_engine(context, self.engine)
         context.keep(differences=self._differences())
 
     def validate(self) -> dict[str, Estimate]:
@@ -281,7 +288,8 @@ def take_questions(context: StageContext, tokenizer: Any) -> tuple[Prompts, Prom
         context, tokenizer, "held_out", config.held_out, config.num_held_out + more, {}
     )
     accounts = {"prompts": asked, "held_out": kept}
-    context.note(rows=accounts, warnings=warnings_of(accounts))
+    context.note(rows=accounts)
+    context.warn(*warnings_of(accounts))
     return pool, held_out
 
 
@@ -351,7 +359,7 @@ def _hooks(context: StageContext, config: GrpoConfig, asker: _Asker | None) -> H
         return Hooks(lambda *line: None, lambda step: None, should_stop)
     return Hooks(
         record=asker.record.write,
-        log=lambda step, metrics, tokens: context.log_metrics(step, metrics, tokens=tokens),
+        log=asker.log,
         progress=lambda step: context.progress(step=step, total=config.num_steps, message="GRPO"),
         should_stop=should_stop,
     )

@@ -92,7 +92,8 @@ def _kept_rows(context: StageContext, tokenizer: PreTrainedTokenizerBase) -> Pat
         (half / _ACCOUNTING).write_text(json.dumps(accounting.as_dict()))
         half.rename(folder)
     data = json.loads((folder / _ACCOUNTING).read_text())
-    context.note(data=data, warnings=_warnings(data))
+    context.note(data=data)
+    context.warn(*_warnings(data))
     return folder
 
 

@@ -102,6 +102,11 @@ class StageContext:
             manifest.outputs = self.outputs
             self.run.write_manifest(manifest)
 
+    def warn(self, *lines: str) -> None:
+        """Note warnings for the report, each once, behind those that are there."""
+        seen = self.outputs.get("warnings", [])
+        self.note(warnings=list(dict.fromkeys([*seen, *lines])))
+
     def progress(
         self,
         *,
@@ -159,7 +164,7 @@ class StageContext:
         if self._metrics is not None:
             self._metrics.close()
         if self._trackers is not None and self._trackers.lines:
-            self.keep(warnings=[*self.outputs.get("warnings", []), *self._trackers.lines])
+            self.warn(*self._trackers.lines)
 
 
 def stage_seed(recipe: Recipe, stage: str) -> int:

@@ -23,6 +23,7 @@ from reward.verdict import decided, failed
 from rl.advantage import Rewards
 from rl.distill.config import OnPolicyDistillConfig
 from rl.distill.update import DistillUpdater
+from rl.engine_account import keep_engine
 from rl.held_out import check_held_out
 from rl.rows import Rules, take_rows, too_long, warnings_of
 from rl.sample import Pool, Rollout, Sampler, thinks
@@ -85,7 +86,8 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     after = _measured(context, loop, held_out, "after")
     if sampler is not None:
         found = to_json(differences(held_out, context.outputs["held_out_before"], after))
-        context.keep(held_out_after=after, differences=found, engine=sampler.engine.describe())
+        context.keep(held_out_after=after, differences=found)
+        keep_engine(context, sampler.engine)
     if mesh is None:
         save_model(student, context.stage_dir / "model", tokenizer)
     else:
@@ -351,5 +353,6 @@ def _questions(
     )
     check_held_out(pool, held_out)
     accounts = {"prompts": asked, "held_out": kept}
-    context.note(rows=accounts, warnings=warnings_of(accounts))
+    context.note(rows=accounts)
+    context.warn(*warnings_of(accounts))
     return pool, held_out

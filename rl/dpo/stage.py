@@ -22,6 +22,7 @@ from model.tokenizer import read_tokenizer
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import Pair, make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
+from rl.engine_account import keep_engine
 from rl.held_out import check_held_out
 from rl.ranks import stage as ranks
 from rl.ranks.loop import PairLoop
@@ -83,9 +84,8 @@ def run(context: StageContext) -> None:
     found = paired_difference(
         context.outputs["held_out_before"], after, problems, what="held-out success"
     )
-    context.keep(
-        held_out_after=after, differences=[to_json(found)], engine=player.engine.describe()
-    )
+    context.keep(held_out_after=after, differences=[to_json(found)])
+    keep_engine(context, player.engine)
     save_model(load_model(policy), context.stage_dir / "model", tokenizer)
     player.engine.close()
 
@@ -107,7 +107,8 @@ def _tasks(
         tasks = take_tasks(source, count, context.seed)
         good, accounts[name] = good_tasks(tasks, fits, skip_bad=config.skip_bad, name=name)
         out.append(good)
-    context.note(tasks=accounts, warnings=warnings_of(accounts))
+    context.note(tasks=accounts)
+    context.warn(*warnings_of(accounts))
     return out[0], out[1]
 
 
@@ -184,7 +185,7 @@ def _round(
         )
         if number == 0:
             raise UserError(f"dpo: {line}; take easier or harder tasks, or more samples")
-        context.note(warnings=[f"{line}; training ended there"])
+        context.warn(f"{line}; training ended there")
         return None
     if config.distributed.on:
         write_json(context.stage_dir / _JOB, {"policy": str(policy), "round": number})

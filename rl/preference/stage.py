@@ -184,7 +184,8 @@ def _rows(context: StageContext, tokenizer: Any) -> tuple[Rows, Rows, Rows]:
         for name, account in accounts.items()
         if account["dropped_longer"]
     ]
-    context.note(rows=accounts, warnings=warnings)
+    context.note(rows=accounts)
+    context.warn(*warnings)
     held_out, further = made["held_out"], Rows()
     if more:
         held_out, further = _apart(held_out, config.num_held_out)

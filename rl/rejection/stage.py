@@ -195,5 +195,6 @@ def _questions(context: StageContext, tokenizer: Any) -> list[Conversation]:
     rows, account = take_rows(
         config.prompts, config.num_prompts, rules, name="prompts", seed=context.seed
     )
-    context.note(prompts=account, warnings=warnings_of({"prompts": account}))
+    context.note(prompts=account)
+    context.warn(*warnings_of({"prompts": account}))
     return rows

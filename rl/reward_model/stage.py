@@ -66,11 +66,10 @@ def run(context: StageContext) -> None:
     seed_everything(context.seed)
     tokenizer = read_tokenizer(context.parent_model)
     data = _data(context, tokenizer)
-    context.note(
-        pairs={name: part["account"] for name, part in data.items()},
-        warnings=warnings_of(
-            {name: part["account"].get("prompts", {}) for name, part in data.items()}
-        ),
+    accounts = {name: part["account"] for name, part in data.items()}
+    context.note(pairs=accounts)
+    context.warn(
+        *warnings_of({name: account.get("prompts", {}) for name, account in accounts.items()})
     )
     if config.distributed.on:
         context.progress(message="starting workers")

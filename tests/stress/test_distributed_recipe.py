@@ -25,12 +25,13 @@ LIMIT_S = 3600.0
 
 @dataclass
 class Kill:
-    """kill -9, once a stage has logged a step, of one of its processes or (rank None) of the driver. The
-    stage goes on in the layout `then`; after a rank Ray Train starts all processes again."""
+    """kill -9, once a stage has logged a step, of one of its processes, of an engine, or (rank None) of the
+    driver. The stage goes on in the layout `then`; after a rank Ray Train starts all processes again."""
 
     stage: str
     step: int
     rank: int | None = None
+    engine: bool = False
     then: dict[str, str | int] = field(default_factory=dict)
 
 
@@ -38,9 +39,12 @@ KILLS = [
     Kill("pretrain", 12, rank=1),
     Kill("pretrain", 22, then={"context": 2}),
     Kill("sft1", 3, then={"context": 1}),
-    Kill("grpo", 2, then={"strategy": "none", "workers": 1}),
+    Kill("grpo", 1, rank=1),
+    Kill("grpo", 2, engine=True),
+    Kill("grpo", 3, then={"strategy": "none", "workers": 1}),
     Kill("dpo", 3, rank=0),
     Kill("distill", 5, then={"context": 2}),
+    Kill("on-policy", 2, rank=0),
 ]
 
 
@@ -64,6 +68,11 @@ def pid_of(run: Path, stage: str, rank: int, mark: str) -> int | None:
         except OSError:
             continue
     return None
+
+
+def engines(mark: str) -> list[int]:
+    """The processes of engines."""
+    return [pid for pid, title in tiny.marked(mark).items() if title.startswith("ray::EngineActor")]
 
 
 class Disturbed:
@@ -101,7 +110,13 @@ class Disturbed:
         first = next(other for other in self.left if other.stage == kill.stage)
         if first is not kill:
             return False
-        if kill.rank is None:
+        if kill.engine:
+            pids = engines(self.mark)
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            if not pids:
+                return False
+        elif kill.rank is None:
             driver.kill()
             driver.wait()
             self.layouts[kill.stage] = kill.then
@@ -111,6 +126,7 @@ class Disturbed:
                 return False
             os.kill(pid, signal.SIGKILL)
         who = "the driver" if kill.rank is None else f"rank {kill.rank}"
+        who = "the engine" if kill.engine else who
         self.tell(f"{kill.stage}: {who} killed at step {tiny.steps(self.run, kill.stage)}")
         return True
 
@@ -131,9 +147,10 @@ def test_the_recipe_is_killed_in_every_stage_and_ends_as_in_one_process(
     for line in table(found).splitlines():
         tell(line)
     for kill in KILLS:
-        if kill.rank is not None:
-            warnings = tiny.manifest(disturbed.run, kill.stage)["outputs"]["warnings"]
-            assert any("was lost and all were started again" in line for line in warnings)
+        warnings = tiny.manifest(disturbed.run, kill.stage)["outputs"].get("warnings", [])
+        said = "was lost and all were started again" if kill.rank is not None else ""
+        said = "an engine died and was made again" if kill.engine else said
+        assert any(said in line for line in warnings) or not said, (kill, warnings)
     for stage in found:
         if stage.steps:
             tiny.each_step_once(disturbed.run, stage.stage, stage.steps)

@@ -43,8 +43,7 @@ def run_workers(context: StageContext, config: DistributedConfig, work: str) -> 
         manifest = context.run.manifest(context.name)
         if manifest is not None:  # what the first worker has found so far
             context.outputs |= manifest.outputs
-        line = f"a worker was lost and all were started again: {lost}"
-        context.note(warnings=[*context.outputs.get("warnings", []), line])
+        context.warn(f"a worker was lost and all were started again: {lost}")
         wait_for_room(context, config)
     result = read_json(folder / "result.json")
     context.outputs |= result["outputs"]

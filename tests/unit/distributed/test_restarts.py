@@ -22,8 +22,8 @@ class Context:
         self.run = SimpleNamespace(manifest=lambda name: SimpleNamespace(outputs=self.found))
         self.should_stop = lambda: stops
 
-    def note(self, **found: Any) -> None:
-        self.outputs |= found
+    def warn(self, *lines: str) -> None:
+        self.outputs["warnings"] = [*self.outputs.get("warnings", []), *lines]
 
 
 def started(

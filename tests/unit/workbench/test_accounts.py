@@ -195,3 +195,13 @@ def test_a_begun_account_is_worth_keeping(tmp_path: Path, model: Path) -> None:
     context.run.set_aside("stage")
     kept = json.loads((context.run.root / ".replaced/stage/manifest.json").read_text())
     assert kept["outputs"]["removed_layers"] == [{"layer": 1}]
+
+
+def test_a_warning_stays_when_the_stage_begins_again(tmp_path: Path, model: Path) -> None:
+    """A lost worker's, say, where the next attempt has warnings of its own; each is there once."""
+    parts = {"p": {"source": WORLD, "samples": 3}}
+    context = context_of(tmp_path, model, {"kind": "sft", "parts": parts, "row_tokens": 2048})
+    context.warn("a worker was lost")
+    context.warn("rows were left out")
+    context.warn("rows were left out")
+    assert on_disk(context)["warnings"] == ["a worker was lost", "rows were left out"]
