@@ -1,13 +1,18 @@
 """A checkpoint in another form: quantised by torchao, or a GGUF by llama.cpp's own converter."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from model.presets import LAYER_KINDS
 from workbench.errors import UserError, one_line
 from workbench.rundir import new_folder
 
@@ -17,6 +22,9 @@ GGUF = ("f16", "bf16", "f32", "q8_0")
 """What llama.cpp's converter writes by itself; its own tool quantises further."""
 FORMS = (*QUANTISED, *(f"gguf-{kind}" for kind in GGUF))
 _CONVERTER = "convert_hf_to_gguf.py"
+_OF_EXPERTS = (
+    "layers_block_type", "num_experts_per_tok", "n_routed_experts", "n_group", "topk_group",
+)  # fmt: skip
 
 
 class Distance(NamedTuple):
@@ -66,16 +74,42 @@ def _quantised(folder: Path, form: str, half: Path) -> None:
 
 def _gguf(folder: Path, form: str, half: Path) -> None:
     kind = form.removeprefix("gguf-")
-    command = [
-        *_converter(),
-        str(folder),
-        "--outfile",
-        str(half / f"{folder.parent.name}-{kind}.gguf"),
-    ]
-    done = subprocess.run([*command, "--outtype", kind], capture_output=True, text=True)
+    out = str(half / f"{folder.parent.name}-{kind}.gguf")
+    converter = _converter()
+    with _as_released(folder) as read:
+        name = ["--model-name", folder.parent.name]
+        command = [*converter, str(read), "--outfile", out, "--outtype", kind, *name]
+        done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it said nothing"]
         raise UserError(f"llama.cpp's converter refused {folder}: {one_line(ValueError(said[-1]))}")
+
+
+@contextmanager
+def _as_released(folder: Path) -> Iterator[Path]:
+    """The checkpoint with a hybrid's configuration in the words of the released ones.
+
+    transformers 5 has sizes of experts in every hybrid's, which the converter takes for a mixture of
+    experts: it then writes a width of 0 for each feed-forward layer, and says nothing. It reads the file
+    itself, and not through transformers, where that does not know the model's type.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kinds = config.get("layers_block_type", [])
+    if config.get("model_type") != "nemotron_h" or not kinds or "moe" in kinds:
+        yield folder
+        return
+    letters = {kind: letter for letter, kind in LAYER_KINDS.items()}
+    released = {k: v for k, v in config.items() if k not in _OF_EXPERTS} | {
+        "model_type": "nemotron_h_released",
+        "hybrid_override_pattern": "".join(letters[kind] for kind in kinds),
+        "num_hidden_layers": len(kinds),
+    }
+    with tempfile.TemporaryDirectory() as made:
+        for path in folder.iterdir():
+            if path.name != "config.json":
+                (Path(made) / path.name).symlink_to(path.absolute())
+        (Path(made) / "config.json").write_text(json.dumps(released), encoding="utf-8")
+        yield Path(made)
 
 
 def _converter() -> list[str]:

@@ -26,6 +26,13 @@ TOOLS: dict[ToolName, str] = {
 _COLUMNS = ("step", "prompt", "reply", "reward", "advantage", "status", "parts")
 _LONGEST = 4000
 ROLLOUTS = "rollouts.jsonl"
+# A server that is not there must not hold a run up: MLflow's own defaults try for several minutes.
+_MLFLOW_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+_WANDB_PATIENCE_S = 20
 
 
 class TrackerConfig(Section):
@@ -173,7 +180,7 @@ class _Wandb:
             config=dict(facts),
             dir=str(stage_dir),
             mode="offline" if offline else "online",
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=_WANDB_PATIENCE_S),
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -201,6 +208,8 @@ class _Mlflow:
     """MlflowClient: create_run, log_batch, log_table by client, set_terminated."""
 
     def __init__(self, config: TrackerConfig, stage_dir: Path, facts: Mapping[str, Any]) -> None:
+        for name, value in _MLFLOW_PATIENCE.items():
+            os.environ.setdefault(name, value)
         from mlflow.entities import Metric, Param  # noqa: PLC0415 - optional
         from mlflow.tracking import MlflowClient  # noqa: PLC0415 - same
 

@@ -254,4 +254,12 @@ MUTATIONS = (
         "a renamed key empties a section of the report without a word",
         ("tests/unit/workbench/test_results.py",),
     ),
+    Mutation(
+        "a tracker's server that is not there is waited for",
+        "workbench/trackers.py",
+        "for name, value in _MLFLOW_PATIENCE.items():",
+        "for name, value in ():",
+        "a stage stands still for minutes before its first step",
+        ("tests/unit/workbench/test_trackers.py",),
+    ),
 )

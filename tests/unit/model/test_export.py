@@ -1,5 +1,6 @@
 """Other forms of a checkpoint: quantised by torchao and read back, a GGUF by a converter, and refusals."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from workbench.errors import UserError
 
 APART = Path(__file__).parents[3] / ".venv" / "dev-apart"
 CONVERTER = """
-import sys
-folder, _, out, _, kind = sys.argv[1:]
+import json, pathlib, sys
+folder, _, out, _, kind, _, name = sys.argv[1:]
 if kind == "q8_0":
     sys.exit("ERROR: a model of this family is not supported")
-open(out, "w").write(f"{kind} of {folder}")
+files = {path.name: path.read_bytes().hex() for path in pathlib.Path(folder).iterdir()}
+config = json.loads(bytes.fromhex(files.pop("config.json")))
+open(out, "w").write(json.dumps({"kind": kind, "name": name, "config": config, "files": files}))
 """
 
 
@@ -67,7 +70,14 @@ def test_a_gguf_is_the_converters_own(
     (tmp_path / "convert_hf_to_gguf.py").write_text(CONVERTER)
     monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
     made = export(stage / "model", "gguf-f16", tmp_path / "out")
-    assert (made / "grpo-f16.gguf").read_text() == f"f16 of {stage / 'model'}"
+    got = json.loads((made / "grpo-f16.gguf").read_text())
+    assert (got["kind"], got["name"]) == ("f16", "grpo")
+    others = [path for path in (stage / "model").iterdir() if path.name != "config.json"]
+    assert got["files"] == {path.name: path.read_bytes().hex() for path in others}
+    # Where sizes of experts stood, llama.cpp's converter wrote a mixture of experts that llama.cpp refuses.
+    assert got["config"]["hybrid_override_pattern"] == "M-*"
+    assert got["config"]["num_hidden_layers"] == 3 and got["config"]["intermediate_size"] == 96
+    assert not {"num_experts_per_tok", "n_group", "layers_block_type"} & set(got["config"])
     with pytest.raises(UserError, match="refused .*: ERROR: a model of this family is not"):
         export(stage / "model", "gguf-q8_0", tmp_path / "refused")
     assert not (tmp_path / "refused").exists()

@@ -1,6 +1,7 @@
 """Trackers: what is sent to each, by stubs of its documented calls, and that none can end a run."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_wandb_is_called_as_its_manual_says(
     stub = ModuleType("wandb")
     stub.__dict__.update(
         init=lambda **given: calls.append(("init", given)) or run,  # type: ignore[func-returns-value]
-        Settings=lambda **_: None,
+        Settings=lambda **given: given,
         Table=lambda columns, data: ("table", columns, data),
     )
     monkeypatch.setitem(sys.modules, "wandb", stub)
@@ -138,6 +139,9 @@ def test_wandb_is_called_as_its_manual_says(
         "r/grpo",
         "offline",
     )
+    assert (
+        begun["settings"]["init_timeout"] <= 20
+    )  # else a server that is not there takes 90 s a stage
     assert calls[1] == ("log", ({"loss": 1.0, "step": 4}, 4))
     (data, step) = calls[2][1]
     assert step == 4 and data["rollouts"][1][:3] == ["step", "prompt", "reply"]
@@ -171,14 +175,54 @@ def test_mlflow_keeps_values_and_rollouts_in_its_own_store(tmp_path: Path) -> No
     assert [m.value for m in client.get_metric_history(run.info.run_id, "loss")] == [3.0, 2.0]
 
 
+def test_a_server_that_is_not_there_is_one_line_and_does_not_hold_the_run_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stub of the client, which says how patient it was told to be when it is made."""
+    seen: list[tuple[str, int]] = []
+
+    def client(uri: str) -> Any:
+        seen.append((uri, int(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7"))))
+        raise ConnectionError("Max retries exceeded\nwith url")
+
+    for name, made in (
+        ("mlflow", {}),
+        ("mlflow.entities", {"Metric": None, "Param": None}),
+        ("mlflow.tracking", {"MlflowClient": client}),
+    ):
+        stub = ModuleType(name)
+        stub.__dict__.update(made)
+        monkeypatch.setitem(sys.modules, name, stub)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    config = TrackerConfig(tool="mlflow", uri="http://127.0.0.1:9")
+    trackers = Trackers([config], tmp_path, FACTS)
+    trackers.log(1, {"loss": 1.0})
+    trackers.close()
+    assert seen == [("http://127.0.0.1:9", 2)]
+    (line,) = trackers.lines
+    assert line.startswith(
+        "tracking: mlflow failed (ConnectionError: Max retries exceeded with url)"
+    )
+
+
+def test_the_real_mlflow_gives_a_server_up_soon(tmp_path: Path) -> None:
+    """The real client, where it is installed, and a port at which nobody listens."""
+    pytest.importorskip("mlflow")
+    config = TrackerConfig(tool="mlflow", uri="http://127.0.0.1:9")
+    trackers = Trackers([config], tmp_path, FACTS)
+    trackers.log(1, {"loss": 1.0})
+    (line,) = trackers.lines
+    assert "127.0.0.1" in line and "\n" not in line
+
+
 def test_wandb_writes_offline_without_a_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real package, where it is installed."""
     pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = TrackerConfig(tool="wandb", offline=True)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    config = TrackerConfig(tool="wandb")
     trackers = Trackers([config], tmp_path, FACTS)
     trackers.log(1, {"loss": 3.0})
     trackers.close()
