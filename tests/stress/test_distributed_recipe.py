@@ -17,6 +17,7 @@ import pytest
 
 from tests import tiny
 from tests.beside import beside, table
+from workbench.rundir import read_json_lines
 
 pytestmark = pytest.mark.stress
 STAGES = ("pretrain", "sft1", "grpo", "dpo", "distill", "on-policy")
@@ -73,6 +74,12 @@ def pid_of(run: Path, stage: str, rank: int, mark: str) -> int | None:
 def engines(mark: str) -> list[int]:
     """The processes of engines."""
     return [pid for pid, title in tiny.marked(mark).items() if title.startswith("ray::EngineActor")]
+
+
+def asked(run: Path) -> list[tuple[int, str]]:
+    """Which prompts GRPO asked in which step, once a reply: none is lost and none asked twice."""
+    rows = read_json_lines(run / "grpo" / "rollouts.jsonl")
+    return sorted((row["step"], row["prompt"]) for row in rows)
 
 
 class Disturbed:
@@ -154,9 +161,11 @@ def test_the_recipe_is_killed_in_every_stage_and_ends_as_in_one_process(
     for stage in found:
         if stage.steps:
             tiny.each_step_once(disturbed.run, stage.stage, stage.steps)
+    alone_run = tmp_path / "alone" / "miniature-distributed"
+    assert asked(disturbed.run) == asked(alone_run)
     far = {s.stage: (s.loss or 0.0, s.weights) for s in found}
     count(json.dumps(far))
     assert set(far) == {*STAGES, "prune"}
     assert all(loss < 1e-4 and weights < 1e-3 for loss, weights in far.values()), far
-    for run in (disturbed.run, tmp_path / "alone" / "miniature-distributed"):
+    for run in (disturbed.run, alone_run):
         assert (run / "report.html").is_file()
