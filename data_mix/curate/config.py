@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_mix.config import HubSource, JsonlSource, ParquetSource, ShardsSource
 from data_mix.curate.code_text import languages
@@ -10,6 +10,7 @@ from data_mix.data_stage import DataStageConfig
 from data_mix.quality.config import ClassifierConfig, HubClassifierConfig
 from data_mix.shard_columns import CONVERSATION, Columns, needs_text
 from data_mix.where import Condition, problem_of
+from engine.endpoint import parts_of
 from engine.judge_client import JudgeConfig
 from workbench.content import Reads
 from workbench.errors import unknown_name
@@ -322,6 +323,60 @@ class DecontaminateStep(StepConfig):
     """Folder with the data of benchmarks that no installed package has."""
 
 
+class Rewriter(Section):
+    """The model that rewrites, and how it is asked."""
+
+    endpoint: str
+    """Any OpenAI-compatible server, as http://host:port/v1#model. A checkpoint or a stage's model writes in
+    `synthesize`, task `rephrase` with style `clean`, by the same gate; or `anneal serve` makes it a server."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable with the server's key; unset: none is sent."""
+    temperature: float = Field(0.3, ge=0)
+    """Sampling temperature; each attempt has a seed of its own."""
+    max_tokens: int = Field(16_384, ge=1)
+    """Longest reply, twice a piece; one that is cut decides nothing."""
+    timeout_s: float = Field(600.0, gt=0)
+    """How long one request may take, in seconds."""
+    retries: int = Field(4, ge=0)
+    """How often a request is repeated after a lost connection, a timeout, or status 408, 409, 429 or 5xx."""
+    parallel: int = Field(64, ge=1)
+    """Most requests that a worker has open at once."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        parts_of(value)
+        return value
+
+
+class RewriteStep(StepConfig):
+    """A model cleans `text`: it leaves out the page's frame, and changes nothing else [paper: Phi-4 on
+    pages of mathematics]. A gate (data_mix/faithful.py) lets through what is made of the text's own sentences, whole
+    and in order, with every equation, number, line of code and sentence."""
+
+    open: ClassVar[str] = "data_mix.curate.steps.rewrite:Rewrite"
+    prepare: ClassVar[str | None] = "data_mix.curate.steps.rewrite:prepare"
+    type: Literal["rewrite"]
+    by: Rewriter
+    """The model."""
+    chunk_tokens: int = Field(8000, ge=64)
+    """Longest piece that is asked about at once, counted as four characters a token; cut between paragraphs."""
+    attempts: int = Field(3, ge=1)
+    """Most replies for a piece, until one is faithful."""
+    otherwise: Literal["restore", "remove"] = "restore"
+    """Where no reply is faithful. restore: the piece stays as it was, and is counted. remove: the row goes."""
+    max_dropped: float = Field(0.0, ge=0, lt=1)
+    """Share of the words in sentences that may go beside the frame: comments and the like. Never equations,
+    numbers, code."""
+    reply_share: float = Field(0.7, gt=0)
+    """For the plan: a reply's tokens, of its piece's."""
+
+    def columns(self, before: Columns) -> Columns:
+        """See StepConfig."""
+        needs_text(before)
+        return before
+
+
 class ScoreStep(StepConfig):
     """Writes a score of `text` into a column of its name, and removes rows that do not reach it."""
 
@@ -355,6 +410,7 @@ Step = Annotated[
     | LicenceStep
     | CodeStep
     | DecontaminateStep
+    | RewriteStep
     | ScoreStep,
     Field(discriminator="type"),
 ]

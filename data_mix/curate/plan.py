@@ -8,6 +8,7 @@ from data_mix.curate.config import (
     EquationsStep,
     FilesSource,
     HtmlStep,
+    RewriteStep,
     WarcSource,
     columns_after,
     input_columns,
@@ -17,8 +18,12 @@ from data_mix.files import files_of
 from data_mix.inputs import check_data, check_package, must_be_readable
 from data_mix.rates import TEXT_OF_HTML, load_of
 from workbench.errors import UserError
+from workbench.load import AskedLoad
 from workbench.recipe import Recipe
 from workbench.stage import StagePlan
+
+_CHARACTERS_A_TOKEN = 4
+_PROMPT_TOKENS = 120  # our own words around a piece
 
 
 def plan_curate(config: CurateConfig, recipe: Recipe) -> StagePlan:
@@ -34,10 +39,30 @@ def plan_curate(config: CurateConfig, recipe: Recipe) -> StagePlan:
             f"{config.input.type} -> {' -> '.join(config.names())}",
             f"shards of {config.rows_per_shard:,} rows, each exact after a kill",
         ),
-        data=load_of(
-            config.expected, _rated(config), kept=TEXT_OF_HTML if _renders(config) else 1.0
+        data=(
+            *load_of(
+                config.expected, _rated(config), kept=TEXT_OF_HTML if _renders(config) else 1.0
+            ),
+            *_asked(config),
         ),
     )
+
+
+def _asked(config: CurateConfig) -> list[AskedLoad]:
+    """What models that rewrite are going to read and write, a reply a piece."""
+    if config.expected is None:
+        return []
+    characters = config.expected.row_bytes * (TEXT_OF_HTML if _renders(config) else 1.0)
+    loads = []
+    for step in config.steps:
+        if isinstance(step, RewriteStep):
+            tokens = characters / _CHARACTERS_A_TOKEN
+            replies = config.expected.rows * max(1, -(-tokens // step.chunk_tokens))
+            written = round(config.expected.rows * tokens * step.reply_share)
+            prompts = round(config.expected.rows * tokens + replies * _PROMPT_TOKENS)
+            name = step.by.endpoint.partition("#")[2]
+            loads.append(AskedLoad(name, round(replies), prompts, written, bound=False, disk_bytes=4 * written))  # fmt: skip
+    return loads
 
 
 def _renders(config: CurateConfig) -> bool:

@@ -21,6 +21,9 @@ class Step(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def begins(self, number: int) -> None:  # noqa: B027 - few steps keep anything by shard
+        """The rows of another shard follow: for a step that keeps something beside it."""
+
     @abstractmethod
     def decide(self, items: Sequence[Item]) -> list[Decision]:
         """One decision an item, in their order."""

@@ -40,6 +40,8 @@ class CurateMaker:
 
     def rows(self, unit: Unit) -> Iterator[Row]:
         """See Maker."""
+        for step in self._steps:
+            step.begins(unit.number)
         return self._input.rows(unit)
 
     def decide(self, items: Iterator[Item]) -> Iterator[tuple[Item, Outcome]]:

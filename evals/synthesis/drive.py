@@ -1,7 +1,7 @@
 """Plays pieces of work side by side: asks, keeps every reply by digest, sends them in, takes outcomes.
 
 The one place of synthesis that asks. Replies come through evals' responders, the waves of
-environments.rollout and the log of evals.synthesis.replies.
+environments.rollout and the log of engine.replies.
 """
 
 import queue
@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any
 
 from engine.protocol import Completion, Sampling, sample_seed
+from engine.replies import ReplyLog, reply_key
 from environments.rollout import waves
 from evals.responder import Ask, Responder
-from evals.synthesis.replies import ReplyLog, reply_key
 from evals.synthesis.work import (
     WRITER,
     Failed,

@@ -25,10 +25,10 @@ from data_mix.shards import (
 )
 from data_mix.sources import open_source
 from data_mix.where import all_met
+from engine.replies import ReplyLog
 from environments.catalogue import take_tasks
 from evals.synthesis.config import SynthesizeConfig, ToolDialogueTask
 from evals.synthesis.drive import Driver, Played, Stopped
-from evals.synthesis.replies import ReplyLog
 from evals.synthesis.seeds import Seed, seed_of
 from evals.synthesis.tasks import columns_of, maker
 from evals.synthesis.voices import voices_of

@@ -4,10 +4,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from data_mix.gates import chunks, grounded
 from environments.question import checked
 from evals.synthesis import parsing
 from evals.synthesis.config import AcademicQaTask
-from evals.synthesis.gates import chunks, grounded
 from evals.synthesis.retrieval import nearest
 from evals.synthesis.seeds import Seed, spoken, talk
 from evals.synthesis.work import Outcome, Piece, Removed, Wanted, Work, ask, user, value_of, whole

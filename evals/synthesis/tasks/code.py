@@ -3,10 +3,10 @@
 import ast
 from collections.abc import Sequence
 
+from data_mix.gates import alike
 from environments.question import checked
 from evals.synthesis import parsing
 from evals.synthesis.config import CodeQaTask
-from evals.synthesis.gates import alike
 from evals.synthesis.seeds import Seed, spoken, talk
 from evals.synthesis.work import Piece, Removed, Wanted, Work, ask, user, value_of, whole
 from workbench.conversation import CheckSpec

@@ -6,9 +6,9 @@ LSAT, LogiQA and AQuA-RAT and keeps the majority's answers. The texts of the pro
 
 from collections.abc import Sequence
 
+from data_mix.gates import alike, repeats
 from evals.synthesis import parsing
 from evals.synthesis.config import FrSftTask, StemTask, VoteConfig
-from evals.synthesis.gates import alike, repeats
 from evals.synthesis.seeds import Seed, spoken, talk
 from evals.synthesis.votes import Ballot, vote
 from evals.synthesis.work import Outcome, Piece, Removed, Wanted, Work, ask, user, whole

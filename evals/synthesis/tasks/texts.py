@@ -5,6 +5,8 @@ from collections.abc import Generator, Sequence
 from random import Random
 from urllib.parse import urlsplit
 
+from data_mix.faithful import CLEAN, unfaithful
+from data_mix.gates import chunks, copied, grounded, numbers, repeats, same_spans
 from evals.synthesis import parsing
 from evals.synthesis.config import (
     DiverseQaTask,
@@ -13,10 +15,9 @@ from evals.synthesis.config import (
     RephraseTask,
     RubricTask,
 )
-from evals.synthesis.gates import chunks, copied, grounded, numbers, repeats, same_spans
 from evals.synthesis.languages import language_gate
 from evals.synthesis.seeds import Seed, text_row
-from evals.synthesis.work import Outcome, Piece, Removed, Reply, Wanted, Work, ask, user, whole
+from evals.synthesis.work import Piece, Removed, Reply, Wanted, Work, ask, user, whole
 
 _STYLES = {
     "students": "Two students work through it together: each explains to the other what is unclear to him.",
@@ -47,9 +48,6 @@ _STYLE = {
     "knowledge": "as a dense passage that keeps the knowledge and drops the rest",
     "list": "as an ordered list of what it says",
 }
-_CLEAN = """The text below was taken from a web page. Write it anew without what is not of its matter: menus, notices, links to elsewhere, comments, signs that stand for nothing. Keep every sentence of the matter, its order, and every equation, number, link in it and piece of code as they are. Write the text alone.
-
-{text}"""
 _REPHRASE = """Write the text below anew, {style}. Keep its language, its facts, its numbers, and every equation, link and piece of code as they are. Write the new text alone.
 
 {text}"""
@@ -206,22 +204,27 @@ def rephrase(task: RephraseTask, seed: Seed, models: Sequence[str]) -> list[Piec
 
 def _rephrased(task: RephraseTask, seed: Seed, name: str, model: str) -> Work:
     clean = task.style == "clean"
-    asked = _CLEAN if clean else _REPHRASE.replace("{style}", _STYLE[task.style])
+    asked = CLEAN if clean else _REPHRASE.replace("{style}", _STYLE[task.style])
     (replies,) = yield [ask(asked.replace("{text}", seed.text))]
     text = whole(replies[0]).answer.strip()
-    outcome: Outcome = text_row(name, text, seed=seed.id, writer=model, style=task.style)
     ratio = len(text) / max(len(seed.text), 1)
     if not task.min_ratio <= ratio <= task.max_ratio:
-        outcome = Removed("length", f"{ratio:.2f} of the text's")
-    elif not same_spans(seed.text, text):
-        outcome = Removed("equations, links or code changed", text[:300])
-    elif set(numbers(text)) - set(numbers(seed.text)):
-        outcome = Removed("numbers of its own", text[:300])
-    elif repeats(text):
-        outcome = Removed("in a circle", text[:300])
-    elif not clean and copied(text, seed.text) > task.max_copied:
-        outcome = Removed("copied", text[:300])
-    return [outcome]
+        return [Removed("length", f"{ratio:.2f} of the text's")]
+    reason = unfaithful(seed.text, text) if clean else _unlike(seed.text, text, task.max_copied)
+    if reason:
+        return [Removed(reason, text[:300])]
+    return [text_row(name, text, seed=seed.id, writer=model, style=task.style)]
+
+
+def _unlike(before: str, text: str, max_copied: float) -> str:
+    """Why a text in other words says something else, or is not in other words; empty where neither."""
+    if not same_spans(before, text):
+        return "equations, links or code changed"
+    if set(numbers(text)) - set(numbers(before)):
+        return "numbers of its own"
+    if repeats(text):
+        return "in a circle"
+    return "copied" if copied(text, before) > max_copied else ""
 
 
 def rubric(task: RubricTask, seed: Seed, models: Sequence[str]) -> list[Piece]:

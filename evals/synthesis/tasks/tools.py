@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from data_mix.gates import repeats
 from environments.catalogue import make_environment
 from environments.episode import Episode
 from environments.protocol import Task
 from evals.synthesis.config import ToolDialogueTask, When2CallTask
-from evals.synthesis.gates import repeats
 from evals.synthesis.seeds import Seed, spoken, talk
 from evals.synthesis.work import (
     Outcome,

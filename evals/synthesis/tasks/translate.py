@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from data_mix.gates import alike, numbers, same_spans, without_spans
 from evals.synthesis import parsing
 from evals.synthesis.config import TranslateTask
-from evals.synthesis.gates import alike, numbers, same_spans, without_spans
 from evals.synthesis.languages import language_of
 from evals.synthesis.seeds import Seed, text_row
 from evals.synthesis.work import Made, Piece, Removed, Work, ask, whole

@@ -292,4 +292,28 @@ MUTATIONS = (
         "the generators themselves are removed, whose templates hold the mark",
         ("tests/unit/data_mix/test_code.py",),
     ),
+    Mutation(
+        "a rewriting may leave out equations",
+        "data_mix/faithful.py",
+        'return "equation"',
+        'return ""',
+        "pages go on with equations that the cleaning model dropped",
+        ("tests/unit/data_mix/test_rewrite.py",),
+    ),
+    Mutation(
+        "a rewriting may say more than the text",
+        "data_mix/faithful.py",
+        "if any(_rest_is_free(said, place) for place in ways):",
+        "if ways:",
+        "what the cleaning model adds behind a page goes into the data",
+        ("tests/unit/data_mix/test_rewrite.py",),
+    ),
+    Mutation(
+        "a cut rewriting counts as unfaithful",
+        "data_mix/curate/steps/rewrite.py",
+        "            return _Piece(piece, failed=cut)",
+        "            return _Piece(piece, kept_for=cut)",
+        "a page whose reply was cut is decided upon",
+        ("tests/unit/data_mix/test_rewrite.py",),
+    ),
 )

@@ -66,7 +66,7 @@ MUTATIONS = (
     ),
     Mutation(
         "half a line of replies is written on",
-        "evals/synthesis/replies.py",
+        "engine/replies.py",
         "if path.stat().st_size and not _ends_a_line(path):",
         "if False:",
         "after a kill the next reply is written onto half a line, and both are lost",

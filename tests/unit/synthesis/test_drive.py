@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from engine.replies import ReplyLog
 from evals.synthesis.config import FrSftTask, StemTask, VoteConfig
 from evals.synthesis.drive import DEAD_AFTER, Driver, Played
-from evals.synthesis.replies import ReplyLog
 from evals.synthesis.seeds import Seed
 from evals.synthesis.tasks import maker
 from evals.synthesis.work import Failed, Made, Piece, Removed, Work, ask, whole

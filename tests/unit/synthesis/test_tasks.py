@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from data_mix import gates
+from engine.replies import ReplyLog
 from environments.config import HouseTasks
 from environments.house import tasks as house_tasks
-from evals.synthesis import gates, parsing
+from evals.synthesis import parsing
 from evals.synthesis.config import (
     AcademicQaTask,
     CodeQaTask,
@@ -21,7 +23,6 @@ from evals.synthesis.config import (
     When2CallTask,
 )
 from evals.synthesis.drive import Driver
-from evals.synthesis.replies import ReplyLog
 from evals.synthesis.retrieval import nearest
 from evals.synthesis.seeds import Seed
 from evals.synthesis.tasks import columns_of, maker

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from engine.replies import ReplyLog
 from evals.synthesis.config import TranslateTask
 from evals.synthesis.drive import Driver
-from evals.synthesis.replies import ReplyLog
 from evals.synthesis.seeds import Seed
 from evals.synthesis.tasks import maker
 from evals.synthesis.tasks.translate import lines_of

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.synthesis.replies import ReplyLog
+from engine.replies import ReplyLog
 from evals.synthesis.votes import Ballot, vote
 from evals.synthesis.work import Failed, Lost, Replied, Reply
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from data_mix.words import runs, words
 
-_EQUATION = re.compile(
+EQUATION = re.compile(
     r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|(?<![\w$])\$(?!\s)[^$\n]{1,200}?(?<!\s)\$(?![\w$])",
     re.DOTALL,
 )
@@ -21,7 +21,7 @@ def kept_spans(text: str) -> list[str]:
     """Code, links and equations: what no rewriting may change, blanks left out."""
     spans: list[str] = []
     rest = text
-    for pattern in (_CODE, _EQUATION, _LINK):
+    for pattern in (_CODE, EQUATION, _LINK):
         spans += pattern.findall(rest)
         rest = pattern.sub(" ", rest)
     return ["".join(span.split()) for span in spans]
@@ -29,7 +29,7 @@ def kept_spans(text: str) -> list[str]:
 
 def without_spans(text: str) -> str:
     """The text without its code, links and equations."""
-    for pattern in (_CODE, _EQUATION, _LINK):
+    for pattern in (_CODE, EQUATION, _LINK):
         text = pattern.sub(" ", text)
     return text
 
