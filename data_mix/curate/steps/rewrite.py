@@ -143,7 +143,9 @@ class Rewrite(Step):
         key = reply_key(by.endpoint, messages, (), sampling, seed)
         if (row := log.get(key)) is not None:
             return Said(row["finish"], row["answer"])
-        said = self._client.chat(messages, **sampling, seed=seed)
+        said = self._client.chat(
+            messages, temperature=by.temperature, max_tokens=by.max_tokens, seed=seed
+        )
         with self._lock:
             self._errors = self._errors + 1 if said.finish_reason == "error" else 0
             dead = self._errors >= _DEAD_AFTER
