@@ -6,7 +6,8 @@ an error with a reason; nothing a server does raises. Imports no openai until a 
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ HOW_TO_WRITE = "write it as http://host:port/v1#model, the name after the #"
 _LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
 _NO_KEY = "none"  # local servers want a key and do not read it
 _LONGEST_QUOTE = 120
+_LONGEST_BODY = 64 << 20  # bytes; the longest real reply is far below
 # What servers call a reply that ended by itself, and one that the token limit cut.
 _WHOLE = frozenset(
     ("stop", "tool_calls", "function_call", "eos", "eos_token", "stop_sequence", "end_turn")
@@ -100,6 +102,7 @@ class ChatClient:
 
         self.url, self.model = parts_of(address)
         self._errors, self._retries, self._patience = openai, retries, patience or Patience()
+        self._timeout_s = timeout_s
         self._omit, self._token_limit = frozenset(omit), token_limit
         try:
             self._client = openai.OpenAI(
@@ -135,15 +138,16 @@ class ChatClient:
         whole = [dict(message) for message in messages]
 
         def request() -> bytes:
+            until = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
             try:
-                done = client.chat.completions.with_raw_response.create(
+                with client.chat.completions.with_streaming_response.create(
                     model=self.model, messages=whole, extra_body=sent
-                )
+                ) as done:
+                    return _whole_body(done.iter_bytes(), until)
             except self._errors.APIStatusError as error:
                 raise Refused(error, error.status_code, error.response.headers) from None
             except self._errors.APIConnectionError as error:
                 raise Refused(error, None, {}) from None
-            return bytes(done.http_response.content)
 
         try:
             times = self._retries if retries is None else retries
@@ -234,6 +238,24 @@ class ChatClient:
         if timeout_s is not None:
             changed["timeout"] = timeout_s
         return self._client.with_options(**changed) if changed else self._client
+
+
+def _whole_body(pieces: Iterator[bytes], until: float) -> bytes:
+    """A reply's body. The HTTP package's own time-out is of each piece, so a server that drips is never out
+    of it. Raises: Refused where it is not here in time or breaks off; ValueError where it does not end."""
+    found = bytearray()
+    try:
+        for piece in pieces:
+            found += piece
+            if time.monotonic() > until:
+                raise TimeoutError("the reply was still arriving when its time was over")
+            if len(found) > _LONGEST_BODY:
+                raise ValueError(f"the server's reply is longer than {_LONGEST_BODY:,} bytes")
+    except ValueError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of whichever HTTP package openai stands on
+        raise Refused(error, None, {}) from None
+    return bytes(found)
 
 
 def _renamed(said: Said, names: Mapping[str, str]) -> Said:

@@ -116,7 +116,7 @@ def score_items(config: FunctionConfig, items: Sequence[Item]) -> list[Verdict]:
     if not items:
         return []
     described = describe(config.path)
-    pool = _pool(config.workers, config.memory_gb)
+    pool = _pool(config.path.rpartition(":")[0], config.workers, config.memory_gb)
 
     def call(part: Sequence[Item]) -> list[Verdict]:
         args = [target_of(config.path), [item.as_json() for item in part], config.options]
@@ -210,7 +210,8 @@ def ask_description(what: str, worker: str, path: str) -> dict[str, Any]:
 
 
 @cache
-def _pool(workers: int, memory_gb: float) -> WorkerPool:
+def _pool(source: str, workers: int, memory_gb: float) -> WorkerPool:
+    """The workers of one file or module: what it does to its process is no other one's."""
     return WorkerPool(workers, int(memory_gb * 2**30))
 
 

@@ -2,8 +2,9 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 class Said:
     """One reply of the server. status other than 200: an HTTP error. text None: no content. more:
     further keys of the message (tool_calls, reasoning_content). usage: its counts. body: the whole
-    body, as it is."""
+    body, as it is. drips: seconds before each piece of a body that is sent in 20 of them."""
 
     text: Any = "fine"
     finish_reason: str | None = "stop"
@@ -21,6 +22,7 @@ class Said:
     more: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
     body: bytes | None = None
+    drips: float = 0.0
 
 
 @dataclass
@@ -57,18 +59,22 @@ def judge_server(say: Callable[[dict[str, Any]], Said]) -> Iterator[JudgeServer]
             with state._lock:
                 state._open -= 1
             body = json.dumps(_completion(said)).encode() if said.body is None else said.body
-            self._send(said.status, body)
+            self._send(said.status, body, said.drips)
 
         def do_GET(self) -> None:
             self._send(*_or_404(state.entry and {"object": "list", "data": [state.entry]}))
 
-        def _send(self, status: int, body: bytes) -> None:
+        def _send(self, status: int, body: bytes, drips: float = 0.0) -> None:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.send_header("retry-after-ms", "1")  # the client's pauses are long for a test
             self.end_headers()
-            self.wfile.write(body)
+            size = -(-len(body) // 20) if drips else max(1, len(body))
+            with suppress(ConnectionError):  # who asked has gone
+                for first in range(0, len(body), size):
+                    time.sleep(drips)
+                    self.wfile.write(body[first : first + size])
 
         def log_message(self, *args: Any) -> None:
             """Quiet."""

@@ -350,4 +350,20 @@ MUTATIONS = (
         "which model's answers grow is told the wrong way round",
         ("tests/unit/budget/test_contrast.py",),
     ),
+    Mutation(
+        "functions of several files share their processes",
+        "reward/plugin.py",
+        '_pool(config.path.rpartition(":")[0], config',
+        '_pool("", config',
+        "a function that changes its process changes another one's scores",
+        ("tests/unit/reward/test_plugin.py",),
+    ),
+    Mutation(
+        "an endpoint may take for ever, a byte at a time",
+        "engine/endpoint.py",
+        "if time.monotonic() > until:",
+        "if False:",
+        "a server that drips holds a sweep or a step of training up without end",
+        ("tests/unit/engine/test_judge_client.py",),
+    ),
 )

@@ -79,6 +79,27 @@ def test_a_slow_judge_and_no_judge() -> None:
         JudgeClient(config).must_answer()
 
 
+def test_a_reply_in_fragments_is_whole_or_out_of_time() -> None:
+    """Each piece is within the time-out, so the HTTP package's own sees nothing: 20 pieces in 4 s."""
+    with judge_server(lambda asked: Said("It is A", drips=0.01)) as server:
+        config = JudgeConfig(endpoint=server.address, retries=0)
+        assert JudgeClient(config).ask(ASK).text == "It is A"
+    with judge_server(lambda asked: Said("It is A", drips=0.2)) as server:
+        config = JudgeConfig(endpoint=server.address, timeout_s=0.8, retries=0)
+        reply = JudgeClient(config).ask(ASK)
+    assert (reply.status, reply.text) == ("error", "") and "its time was over" in reply.reason
+
+
+def test_a_reply_that_does_not_end_is_left_and_not_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.endpoint._LONGEST_BODY", 1 << 20)
+    with judge_server(lambda asked: Said(body=b" " * (3 << 20))) as server:
+        reply = JudgeClient(JudgeConfig(endpoint=server.address, retries=2)).ask(ASK)
+        assert len(server.asked) == 1
+    assert reply.status == "error" and "longer than 1,048,576 bytes" in reply.reason
+
+
 def test_many_questions_keep_their_order_and_few_requests_open() -> None:
     def echo(asked: dict[str, Any]) -> Said:
         time.sleep(0.1)

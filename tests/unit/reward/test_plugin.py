@@ -1,5 +1,7 @@
 """A reward function of the user's own: what it is given, and what its failures become."""
 
+import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,27 @@ def test_a_flood_of_print_and_children_left_behind_do_no_harm(tmp_path: Path) ->
     while lives(stat) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not lives(stat)
+
+
+def test_what_it_does_to_its_process_stays_there(tmp_path: Path) -> None:
+    """Environment, folder, generators, builtins and our own modules: this process and other functions keep
+    theirs."""
+    body = (
+        "import builtins, os, random\n"
+        "import numpy as np\n"
+        "def f(p, r, g):\n"
+        "    import reward.verdict, math\n"
+        "    os.chdir('/'); os.environ.clear(); random.seed(0); np.random.seed(0)\n"
+        "    reward.verdict.decided = None; math.isfinite = lambda x: False\n"
+        "    builtins.float = lambda x: 7.0\n"
+        "    return 1.0\n"
+    )
+    before = (Path.cwd(), dict(os.environ), random.getstate())
+    score_items(FunctionConfig(path=written(tmp_path, body, "bad.py")), [item("4"), item("5")])
+    assert (Path.cwd(), dict(os.environ), random.getstate()) == before
+    good = FunctionConfig(path=written(tmp_path, "def f(p, r, g): return float(g in r) / 2"))
+    assert [v.value for v in score_items(good, [item("4"), item("5")])] == [0.5, 0.0]
+    assert check("math", r"\boxed{4}", "4").value == 1.0
 
 
 def lives(stat: Path) -> bool:
