@@ -121,6 +121,9 @@ class SftConfig(ByPrecision, WorkersStage):
     data_workers: int = Field(1, ge=1)
     """Processes that render and tokenise the samples, before the training; 1: the stage's own. The rows
     are the same for any number."""
+    router_loss: float = Field(0.0, ge=0)
+    """Of a model with experts: coefficient of the loss that has its routers choose them evenly (Switch
+    Transformer's, of each document by itself). Padding is a document too."""
     lora: LoraConfig | None = None
     """Adapters; null: full fine-tuning."""
     checkpoint_every_steps: int = Field(100, ge=1)
@@ -152,6 +155,10 @@ class SftConfig(ByPrecision, WorkersStage):
             )
         if self.lora:
             check_dropout(self.distributed, self.lora.dropout)
+        if self.distributed.sharded and self.router_loss:
+            raise ValueError(
+                "router_loss with fsdp: not there yet; use ddp or zero2, or leave it at 0"
+            )
         if self.distributed.sharded and self.trl:
             raise ValueError("trl with fsdp: these are TRL's options; use ddp or zero2")
         return self

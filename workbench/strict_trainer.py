@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from workbench.checkpoint import check_plain, check_same_tensors, load_state, save_whole
@@ -69,7 +68,7 @@ def trl_arguments(
         "warmup_steps": config.warmup_share,
         "max_grad_norm": config.grad_clip,
         "bf16": config.precision == "bf16",
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": group.device().type == "cpu",
         "seed": seed,
         "data_seed": seed,
         "max_length": None,
@@ -215,7 +214,8 @@ _NUMPY = (
 class MetricsCallback(TrainerCallback):
     """Carries a trainer's logs to the stage, and the stage's stop request to the trainer.
 
-    names: the trainer's name of a value -> our metric. offset: steps of earlier trainings.
+    names: the trainer's name of a value -> our metric. offset: steps of earlier trainings. more: further
+    metrics of a step.
     """
 
     def __init__(
@@ -226,8 +226,10 @@ class MetricsCallback(TrainerCallback):
         offset: int = 0,
         about: str,
         validation: Validation | None = None,
+        more: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.context, self.names, self.offset, self.about = context, names, offset, about
+        self.more = more
         self.validation = validation or Validation()
         self.save_now: Callable[[], None] = lambda: None
         """Saves a checkpoint at once: the trainer's own, before its first step."""
@@ -268,7 +270,8 @@ class MetricsCallback(TrainerCallback):
             chosen = {new: float(values[old]) for old, new in self.names.items() if old in values}
             tokens = int(float(values.get("num_tokens", 0)))
             self._tokens = tokens or None
-            self.context.log_metrics(self.offset + state.global_step, chosen, tokens=tokens)
+            found = chosen | self.more()
+            self.context.log_metrics(self.offset + state.global_step, found, tokens=tokens)
 
     def on_step_end(
         self,

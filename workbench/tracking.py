@@ -77,6 +77,19 @@ METRICS: dict[str, Metric] = {
             "up",
         ),
         Metric("entropy", "nats/token", "entropy of the model's next-token distribution"),
+        Metric(
+            "router_loss",
+            "",
+            "how unevenly routers choose experts, by Switch Transformer's loss, mean over layers and tokens: "
+            "experts a token where all are chosen alike",
+            "down",
+        ),
+        Metric(
+            "experts/*",
+            "",
+            "of each layer of experts over the step: LAYER_peak, tokens of its fullest expert over the mean "
+            "expert's; LAYER_entropy, of the experts' shares, 1 where they are even and 0 where one has all",
+        ),
         Metric("reward", "share", "mean reward of the step's scored samples", "up"),
         Metric(
             "checker_reward",

@@ -12,6 +12,7 @@ from evals.ablation.scores import ArmScores, scores_of
 from evals.ablation.table import Measure, compare, markdown
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
+from workbench.distributed import group
 from workbench.records import questions_of, read_samples, to_json
 from workbench.results import read_outputs
 from workbench.rundir import write_json
@@ -52,6 +53,7 @@ def _benchmarks(context: StageContext, config: AblationConfig) -> Iterator[Measu
 
 
 def _held_out(context: StageContext, config: AblationConfig) -> Iterator[Measure]:
+    device = str(group.place(config))
     for name, source in config.held_out.items():
         documents = open_source(source, name=name, seed=context.seed).take(
             config.held_out_documents
@@ -62,10 +64,10 @@ def _held_out(context: StageContext, config: AblationConfig) -> Iterator[Measure
                 stage = trained(context.name, arm, seed)
                 context.progress(message=f"held-out {name}: {stage}")
                 for place, bits in enumerate(
-                    bits_a_character(context.inputs[stage] / "model", documents)
+                    bits_a_character(context.inputs[stage] / "model", documents, device)
                 ):
                     scores[arm][seed, str(place)] = (bits, str(place))
-        base = bits_a_character(context.inputs[config.base] / "model", documents)
+        base = bits_a_character(context.inputs[config.base] / "model", documents, device)
         yield Measure(
             f"{name}, bits a character",
             "documents x seeds",

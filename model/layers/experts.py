@@ -4,6 +4,7 @@ Tokens of one expert are multiplied together, and how a product rounds depends o
 another document's routing would reach this one's last bits. Each document passes such a layer by itself.
 """
 
+import threading
 from typing import Any
 
 import torch
@@ -21,14 +22,23 @@ _LAYERS = (
 )
 
 
+# Of the row that a thread is at: rows of a step may pass the same layers side by side.
+_here = threading.local()
+
+
+def tokens_at_work() -> int:
+    """Tokens of all documents that the layer of experts at work was given in this thread."""
+    return int(_here.tokens)
+
+
 class ByDocument(torch.nn.Module):
     """A layer of experts that takes its documents one by one; in front of the family's own class."""
 
-    documents: DocumentLayout | None = None
-
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[B, T, hidden] -> [B, T, hidden]."""
-        layout, forward = self.documents, super().forward
+        layout: DocumentLayout | None = getattr(_here, "documents", None)
+        forward = super().forward
+        _here.tokens = hidden_states.shape[:-1].numel()
         if layout is None or len(layout.sizes) == 1:
             return forward(hidden_states)
         flat = hidden_states.reshape(1, -1, hidden_states.shape[-1])
@@ -47,6 +57,4 @@ def install(model: torch.nn.Module) -> None:
 
 def _tell(block: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
     """Pre-hook of a block. Activation checkpointing runs it again, so a recomputed layer has its own rows'."""
-    for child in block.children():
-        if isinstance(child, ByDocument):
-            child.documents = kwargs.get("document_layout")
+    _here.documents = kwargs.get("document_layout")

@@ -55,13 +55,15 @@ def width_scores(
         for hook in hooks:
             hook.remove()
     assert rows_seen, "no calibration rows"
-    hidden = [sums.scores[key].sqrt() for key in sums.scores if key[0] == "hidden"]
+    # What is kept is chosen, and cut, on the CPU.
+    scores = {key: v.sqrt().cpu() for key, v in sums.scores.items()}
+    squares = {key: (v / tokens).cpu() for key, v in sums.squares.items()}
     return Scores(
-        hidden=torch.stack(hidden).sum(0),
-        ffn={i: v.sqrt() for (what, i), v in sums.scores.items() if what == "ffn"},
-        mamba={i: v.sqrt() for (what, i), v in sums.scores.items() if what == "mamba"},
-        size={i: v / tokens for (what, i), v in sums.squares.items() if what == "size"},
-        gated_size={i: v / tokens for (what, i), v in sums.squares.items() if what == "gated"},
+        hidden=torch.stack([v for (what, _), v in scores.items() if what == "hidden"]).sum(0),
+        ffn={i: v for (what, i), v in scores.items() if what == "ffn"},
+        mamba={i: v for (what, i), v in scores.items() if what == "mamba"},
+        size={i: v for (what, i), v in squares.items() if what == "size"},
+        gated_size={i: v for (what, i), v in squares.items() if what == "gated"},
     )
 
 

@@ -269,10 +269,26 @@ MUTATIONS = (
     Mutation(
         "a recomputed layer of experts has the documents of the newest row",
         "model/layers/experts.py",
-        "if isinstance(child, ByDocument):",
-        "if isinstance(child, ByDocument) and child.documents is None:",
+        "    _here.documents = kwargs",
+        "    if not hasattr(_here, 'documents'):\n        _here.documents = kwargs",
         "activation checkpointing cuts a row where another row's documents end",
         ("tests/unit/model/test_families.py",),
+    ),
+    Mutation(
+        "rows side by side share the documents of one of them",
+        "model/layers/experts.py",
+        "_here = threading.local()",
+        "_here = type('Shared', (), {})()",
+        "a thread cuts its row where another's documents end",
+        ("tests/unit/model/test_routing.py",),
+    ),
+    Mutation(
+        "the router's loss is a mean over a document's tokens, not the row's",
+        "model/layers/routing.py",
+        "share = len(routed.logits) / experts.tokens_at_work()",
+        "share = 1.0",
+        "short documents pull a router as much as long ones",
+        ("tests/unit/model/test_routing.py",),
     ),
     Mutation(
         "Falcon-H1's multipliers are left out",
