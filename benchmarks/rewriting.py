@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/rewriting.py data/pages.warc.gz
 
-Pages with equations, as lynx shows them, in pieces of 2,000 tokens; to each piece every fault and every innocent
+Pages with equations, as lynx shows them, in pieces of 2,000 tokens, 150 of them; to each piece every fault and every innocent
 change of tests/rewritings.py once. "frame": the lines that resiliparse takes for the main content of the page, and
 those with equations and code; where it leaves out a sentence of the matter, the refusal is right.
 """
@@ -20,7 +20,7 @@ from data_mix.curate.steps.html import by_lynx, by_resiliparse
 from data_mix.faithful import pieces, unfaithful
 from tests.rewritings import EQUATION, FAULTS, INNOCENT
 
-TOKENS, SEED = 2000, 3
+TOKENS, PIECES, SEED = 2000, 150, 3
 
 
 def squeezed(text: str) -> str:
@@ -49,6 +49,8 @@ def main() -> None:
             if page is not None and page.found:
                 whole = squeezed(by_resiliparse(page.html))
                 found += [(piece, whole) for piece in pieces(by_lynx(page.html), TOKENS)]
+    random.Random(SEED).shuffle(found)
+    found = found[:PIECES]
     rng, caught, planted = random.Random(SEED), Counter[str](), Counter[str]()
     let, tried, why, asked, began = (
         Counter[str](),
