@@ -231,6 +231,22 @@ MUTATIONS = (
         ("tests/unit/workbench/test_trackers.py",),
     ),
     Mutation(
+        "an ablation's texts are measured on the CPU",
+        "evals/ablation/stage.py",
+        "device = str(group.place(config))",
+        'device = "cpu"',
+        "a stage computes on the CPU beside the card that it reserves",
+        ("tests/integration/test_on_a_card.py",),
+    ),
+    Mutation(
+        "scores of widths stay on the card",
+        "pretrain/compress/importance.py",
+        "v.sqrt().cpu()",
+        "v.sqrt()",
+        "pruning mixes the card's indexes with the CPU's and ends in an error on a GPU",
+        ("tests/integration/test_on_a_card.py",),
+    ),
+    Mutation(
         "a plan guesses a family",
         "model/decoder.py",
         "if family not in FAMILIES:",
