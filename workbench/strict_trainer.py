@@ -266,12 +266,14 @@ class MetricsCallback(TrainerCallback):
     ) -> None:
         """One metrics line a logged step."""
         values = logs or {}
-        if "loss" in values and group.is_first():
+        if "loss" not in values:
+            return
+        more = self.more()  # asked on every process: what was measured there is forgotten then
+        if group.is_first():
             chosen = {new: float(values[old]) for old, new in self.names.items() if old in values}
             tokens = int(float(values.get("num_tokens", 0)))
             self._tokens = tokens or None
-            found = chosen | self.more()
-            self.context.log_metrics(self.offset + state.global_step, found, tokens=tokens)
+            self.context.log_metrics(self.offset + state.global_step, chosen | more, tokens=tokens)
 
     def on_step_end(
         self,

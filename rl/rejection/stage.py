@@ -21,6 +21,7 @@ from engine.actor import start_engine
 from engine.protocol import Sampling, sample_seed
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
+from rl.engine_account import tell_restarts
 from rl.rejection.config import RejectionConfig
 from rl.reward_source import reward_source
 from rl.rows import Rules, take_rows, too_long, warnings_of
@@ -82,6 +83,7 @@ def _make(
         if context.should_stop():
             engine.close()
             context.stop()
+    tell_restarts(context, engine)
     engine.close()
 
 

@@ -19,6 +19,7 @@ from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
+from rl.engine_account import tell_restarts
 from rl.held_out import check_held_out
 from rl.preference.validation import margin_estimates
 from rl.ranks import stage as ranks
@@ -170,6 +171,7 @@ def _data(context: StageContext, tokenizer: Any) -> dict[str, Any]:
         )
         _check(name, account, config)
         data[name] = {"rows": rows, "account": account | {"prompts": accounts[name]}}
+    tell_restarts(context, engine)
     engine.close()
     write_json(path, data)
     return data

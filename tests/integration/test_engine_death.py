@@ -66,7 +66,7 @@ def test_a_killed_engine_loses_no_prompt_and_samples_from_the_newest_weights(
             f"{len(set(places))} different, {replica.restarts} restart"
         )
     assert sorted(places) == list(range(REQUESTS))
-    assert (replica.restarts, ray.get(replica.started) != pid) == (1, True)
+    assert (engine.restarts, ray.get(replica.started) != pid) == (1, True)
     # The new engine's samples are those of the weights and seeds that the dead one had.
     again = dict(engine.stream(requests))
     for place, done in ended:
