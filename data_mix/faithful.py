@@ -6,8 +6,10 @@ sentences are matter. So nothing can be changed, invented, said again, or lost, 
 needed. Free are blanks and line ends, the delimiters of equations, typographic quotes and dashes, and Markdown's
 signs for headings, lists, emphasis and code.
 
-Two holes are known: the indentation of code is not looked at, and a line of a few words without a full stop
-(a heading, a label) can be dropped.
+Holes are known. Can be dropped: a sentence of up to three words, a line of up to nine without a full stop (a
+heading, a label; with a number it cannot), a row of capitalised words, a sentence of a script without blanks, a
+sentence that reads as a notice, a count of comments or views, a line of code that looks like none. Free are the
+indentation of code and a list's or heading's sign before a line that is neither code nor formula.
 """
 
 import re
@@ -23,7 +25,8 @@ CLEAN = """The text below was taken from a web page. Write it anew without what 
 {text}"""
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _MASKED = re.compile(f"{_OPEN}\\d+{_CLOSE}")
-_TOKEN = re.compile(rf"{_OPEN}\d+{_CLOSE}|[^\W_]+|\S")
+# The point of a number is of the number: "1. 5" is not "1.5".
+_TOKEN = re.compile(rf"{_OPEN}\d+{_CLOSE}|\d+(?:[.,]\d+)+|(?<!\w)\.\d+(?:[.,]\d+)*|[^\W_]+|\S")
 _SAME = str.maketrans(
     {
         **dict.fromkeys("‘’", "'"),
@@ -40,23 +43,46 @@ _TEX_BLANKS = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")
 _WRAPPED = 900
 _SENTENCE = re.compile(rf"(?<=[.!?。！？])\s+(?=[^\W\d_a-z]|[\"'(\[{_OPEN}])")
 _PAGE_MARK = re.compile(r"(\[(?:source|edit|edit source|hide|show)\])", re.IGNORECASE)
-_CODE = re.compile(r"^\s*(?:>>>|\.\.\. |In \[\d+\]:)", re.MULTILINE)
-_FORMULA = re.compile(r"\w\s*[=^<>≤≥±]\s*[\w(-]")
+# A block with one of these is code to its end.
+_CODE = re.compile(
+    r"^[ \t]*(?:>>>|\.\.\. |In \[\d+\]:|(?:async )?def \w+ ?\(|class \w+ ?[(:{])"
+    r"|^([ \t]*)(?![*+•-] )\S.*[:{]\n\1[ \t]+(?![*+•o-] |\d+\.)\S",
+    re.MULTILINE,
+)
+_INDENTED = re.compile(r"\n?(?:(?: {4}|\t)[ \t]*(?![*+•o-] )\S.*(?:\n|$)){2,}")
+# So is a line like these alone.
+_CODE_LINE = re.compile(
+    r"\s*(?:\$ \S|return\b|import [\w.]+(?: as \w+)?\s*$|from [\w.]+ import |#include|raise \w|yield\b"
+    r"|[A-Za-z_][\w.]*\(.*\)\s*$|(?![*+•o-] )\S.*[;{}]\s*$)"
+)
+_FORMULA = re.compile(r"[\w)\]}]\s*(?:[-+*/:!]?=|[\^<>≤≥±])\s*(?:[\w(\[{\"'-]|$)")
+# A formula goes on behind its sign.
+_HALF = re.compile(r"((?<=[\w)\]}])(?:[ \t]*[=≤≥±]|[ \t]+[-+*/^]))[ \t]*\n\s*")
 _ENDS = re.compile(r"[.!?:;,。！？][\"')\]]*\s*$")
-_FEW_WORDS, _ROW_OF_NUMBERS, _LONGEST_NOTICE = 4, 3, 40
-# Sentences of a page's frame, as pages in English have them.
-_NOTICE = re.compile(
-    r"©|\bcopyright\b|all rights reserved|created using|made with|powered by|last (?:updated|modified|edited)"
-    r"|(?:we|site) uses? cookies|accept (?:all )?cookies|privacy policy|terms of (?:use|service)|subscribe to our"
-    r"|\bnewsletter\b|sign (?:in|up) (?:to|for)|log ?in to|skip to (?:main )?content|toggle|edit this page|show source"
-    r"|share (?:this|on) |click here|report (?:a|an) (?:bug|issue)|javascript",
+_FEW_WORDS, _LONG_LINE, _LONGEST_NOTICE = 4, 10, 40
+# Lines of a page's frame that hold numbers.
+_COUNT = re.compile(
+    r"\W*(?:\d+ (?:comments?|repl(?:y|ies)|views?|votes?|likes?|shares?)|page \d+(?: of \d+)?)\W*|.*[»›]\s*",
     re.IGNORECASE,
 )
-# Signs that may be put into the text: Markdown's. Each group of a pattern is one.
-_PUT_IN = (
+# Sentences of a page's frame, as pages in English have them.
+_NOTICE = re.compile(
+    r"^\W*(?:©|\(c\)|copyright\W*(?:by\b|\d{4})|(?:created using|made with|powered by|last (?:updated|modified|edited)"
+    r"|sign (?:in|up) (?:to|for)|log ?in to|toggle|share (?:this|on)|click here|report an? (?:bug|issue)"
+    r"|accept (?:all )?cookies|privacy policy|terms of (?:use|service))\b)"
+    r"|©\W*(?:copyright\W*)?\d{4}|all rights reserved|page was last (?:updated|modified|edited)|(?:we|site) uses? cookies"
+    r"|our (?:privacy policy|terms of|newsletter|cookie)|skip to (?:main )?content|edit this page|show source"
+    r"|(?:enable|requires?|turn on) javascript|javascript (?:is|must be) (?:disabled|required|enabled|turned)",
+    re.IGNORECASE,
+)
+# Signs that may be put into the text: Markdown's. Each group of a pattern is one. The first are for the start of a
+# line, and not of code or a formula: there they comment it out, or change its sign.
+_MARKS = (
     re.compile(r"^[ \t]*(#{1,6}|\*)[ \t]", re.MULTILINE),
     # Before a number or a bracket it is a sign of arithmetic.
     re.compile(rf"^[ \t]*([+-])[ \t]+(?=[^\W\d_]{{2}}|{_OPEN}|[\"'`*])", re.MULTILINE),
+)
+_PUT_IN = (
     re.compile(r"(?<![\w)*])(\*\*|__)(?=\S)[^*\n]+?(?<=\S)(\1)(?![\w*])"),
     re.compile(r"^[ \t]*(```\w*)[ \t]*$", re.MULTILINE),
     re.compile(r"(`+)"),
@@ -71,20 +97,21 @@ CUT, NOTHING, REPEATED = "cut before its end", "nothing is left", "says the same
 OTHER_EQUATION = "an equation that the text has not"
 OTHER_NUMBER, OWN_WORDS = "a number that the text has not", "words of its own"
 IN_PART = "a sentence in part, or out of its place"
-_DROPPED = {"equation": "an equation is missing", "code": "code is missing", "numbers": "numbers are missing", "prose": "sentences are missing"}  # fmt: skip
+_DROPPED = {"equation": "an equation is missing", "code": "code is missing", "formula": "a formula is missing", "numbers": "numbers are missing", "prose": "sentences are missing"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A text's tokens; free: the places of those that may be passed over."""
+    """A text's tokens; free: the places of those that may be passed over; marks: those that may before a line."""
 
     said: list[str]
     free: frozenset[int] = frozenset()
+    marks: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """A sentence or line. matter: equation, code, numbers or prose; empty: it may be left out."""
+    """A sentence or line. matter: equation, code, formula, numbers or prose; empty: it may be left out."""
 
     tokens: _Tokens
     matter: str = ""
@@ -102,7 +129,7 @@ def unfaithful(before: str, after: str, *, max_dropped: float = 0.0) -> str:
     """
     equations = list[str]()
     parts = _segments(_masked(before, equations))
-    said = _tokens(_masked(after, equations), _PUT_IN)
+    said = _tokens(_masked(after, equations), _PUT_IN, _MARKS)
     words = sum(part.words for part in parts if part.matter == "prose")
     return _read(parts, said, most=max_dropped * words)
 
@@ -127,30 +154,32 @@ def _bare(span: str) -> str:
     return _TEX_BLANKS.sub(lambda m: f"{m[1]} " if m[1] else "", span.strip())
 
 
-def _tokens(text: str, free: tuple[re.Pattern[str], ...]) -> _Tokens:
-    spans = [
-        match.span(group)
-        for pattern in free
-        for match in pattern.finditer(text)
-        for group in range(1, pattern.groups + 1)
-        if match[group]
-    ]
+def _tokens(
+    text: str, free: tuple[re.Pattern[str], ...], marks: tuple[re.Pattern[str], ...] = ()
+) -> _Tokens:
     found = list(_TOKEN.finditer(text))
     starts = [match.start() for match in found]
-    marked = {
-        place
-        for start, end in spans
-        for place in range(bisect_left(starts, start), bisect_left(starts, end))
-    }
-    return _Tokens([match[0] for match in found], frozenset(marked))
+
+    def places(patterns: tuple[re.Pattern[str], ...]) -> frozenset[int]:
+        return frozenset(
+            place
+            for pattern in patterns
+            for match in pattern.finditer(text)
+            for group in range(1, pattern.groups + 1)
+            if match[group]
+            for place in range(*(bisect_left(starts, edge) for edge in match.span(group)))
+        )
+
+    return _Tokens([match[0] for match in found], places(free), places(marks))
 
 
 def _segments(text: str) -> list[_Segment]:
     """The sentences and lines of a masked text."""
     found = list[_Segment]()
-    for block in re.split(r"\n[ \t]*\n", text):
-        code = bool(_CODE.search(block))
+    for block in re.split(r"\n[ \t]*\n", _HALF.sub(r"\1 ", text)):
+        whole = bool(_CODE.search(block) or _INDENTED.fullmatch(block))
         for line in _lines(block):
+            code = whole or bool(_CODE_LINE.match(line))
             for part in _PAGE_MARK.split(line):
                 for sentence in [part] if code else _SENTENCE.split(part):
                     if sentence.strip():
@@ -169,7 +198,7 @@ def _lines(block: str) -> list[str]:
 
 
 def _segment(text: str, *, code: bool) -> _Segment:
-    tokens = _tokens(text, _LEFT_OUT)
+    tokens = _tokens(text, () if code else _LEFT_OUT)
     words = sum(token[0].isalpha() for token in tokens.said)
     return _Segment(tokens, "code" if code else _matter(text, tokens, words), words)
 
@@ -179,10 +208,13 @@ def _matter(text: str, tokens: _Tokens, words: int) -> str:
         return "equation"
     if _NOTICE.search(text) and words <= _LONGEST_NOTICE:
         return ""
-    if words >= _FEW_WORDS and _ENDS.search(text):
+    small = sum(token[0].islower() for token in tokens.said)
+    if words >= _FEW_WORDS and (_ENDS.search(text) or (words >= _LONG_LINE and 2 * small >= words)):
         return "prose"
-    numbers = sum(token[0].isdigit() for token in tokens.said)
-    return "numbers" if _FORMULA.search(text) or numbers >= _ROW_OF_NUMBERS else ""
+    if _FORMULA.search(text):
+        return "formula"
+    numbers = any(token.lstrip(".")[:1].isdigit() for token in tokens.said)
+    return "numbers" if numbers and not _COUNT.fullmatch(text) else ""
 
 
 def _beside_equations(parts: list[_Segment]) -> list[_Segment]:
@@ -222,8 +254,14 @@ def _read(parts: list[_Segment], said: _Tokens, most: float) -> str:
 
 def _end_of(part: _Segment, said: _Tokens, place: int) -> int | None:
     """The place after the segment, where it stands at this one."""
+    begins = part.matter not in ("code", "formula")
     for number, token in enumerate(part.tokens.said):
-        while place < len(said.said) and said.said[place] != token and place in said.free:
+        marked = begins and not number
+        while (
+            place < len(said.said)
+            and said.said[place] != token
+            and (place in said.free or (marked and place in said.marks))
+        ):
             place += 1
         if place < len(said.said) and said.said[place] == token:
             place += 1
@@ -233,13 +271,15 @@ def _end_of(part: _Segment, said: _Tokens, place: int) -> int | None:
 
 
 def _rest_is_free(said: _Tokens, place: int) -> bool:
-    return all(n in said.free for n in range(place, len(said.said)))
+    return all(n in said.free or n in said.marks for n in range(place, len(said.said)))
 
 
 def _reason(parts: list[_Segment], said: _Tokens, lost: _Segment | None) -> str:
     """What is wrong with a rewriting that cannot be read. lost: the first of the matter that is not in it."""
     there = Counter(token for part in parts for token in part.tokens.said)
-    own = Counter(token for n, token in enumerate(said.said) if n not in said.free)
+    own = Counter(
+        token for n, token in enumerate(said.said) if n not in said.free and n not in said.marks
+    )
     new = [token for token in own if token not in there]
     if any(map(_MASKED.fullmatch, new)):
         return OTHER_EQUATION

@@ -263,6 +263,19 @@ def _afterword(text: str, rng: random.Random) -> str | None:
     return f"{text}\n\n{rng.choice(said)}"
 
 
+def _lost(pattern: str, put: str = "") -> Made:
+    """One of what matches, or what stands in its place."""
+
+    def make(text: str, rng: random.Random) -> str | None:
+        found = list(re.finditer(pattern, text, re.MULTILINE))
+        if not found:
+            return None
+        at = rng.choice(found)
+        return text[: at.start()] + at.expand(put) + text[at.end() :]
+
+    return make
+
+
 def _instead(said: str) -> Made:
     return lambda text, rng: said if EQUATION.search(text) or prose_lines(text) else None
 
@@ -291,6 +304,17 @@ FAULTS: dict[str, Made] = {
     "code: sign": _sign_in_code,
     "code: number": _number_in_code,
     "code: line dropped": _lost_line_of_code,
+    "code: function dropped": _lost(r"^def \w+\(.*\n(?:[ \t]+\S.*\n?)+"),
+    "code: return dropped": _lost(r"^[ \t]+return .*$"),
+    "code: command dropped": _lost(r"^\$ \S.*$"),
+    "code: commented out": _lost(r"^(\w+ = [\w.]+)$", r"# \1"),
+    "formula without delimiters dropped": _lost(r"^\w+\(\w\) = \w.*$"),
+    "formula: sign at a line's end": _lost(r"=\n(?=[a-z]+\()", "=\n- "),
+    "line with a number dropped": _lost(r"^Answer \d+$"),
+    "short sentence with a number dropped": _lost(r"^So \w is \d+\.$"),
+    "number joined": _lost(r"(\d\.) (?=\d)", r"\1"),
+    "list item dropped": _lost(r"^[*•+] (?=[A-Za-z]+ [a-z])(?:[A-Za-z]+ ){11,}[a-z]+$"),
+    "sentence like a notice dropped": _lost(r"^JavaScript (?!is |must )[a-z]+ [a-z ]+\.$"),
     "said twice": _said_twice,
     "in a circle": _in_a_circle,
     "cut anywhere": _cut_anywhere,

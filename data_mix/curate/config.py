@@ -340,7 +340,7 @@ class Rewriter(Section):
     retries: int = Field(4, ge=0)
     """How often a request is repeated after a lost connection, a timeout, or status 408, 409, 429 or 5xx."""
     parallel: int = Field(64, ge=1)
-    """Most requests that a worker has open at once."""
+    """Most requests that a worker has open at once; so many rows are taken at once, 64 at least."""
 
     @field_validator("endpoint")
     @classmethod
@@ -352,7 +352,8 @@ class Rewriter(Section):
 class RewriteStep(StepConfig):
     """A model cleans `text`: it leaves out the page's frame, and changes nothing else [paper: Phi-4 on
     pages of mathematics]. A gate (data_mix/faithful.py) lets through what is made of the text's own sentences, whole
-    and in order, with every equation, number, line of code and sentence."""
+    and in order, with every equation and what it knows for code, formulas, lines with numbers and sentences; its holes
+    are in docs/data.md."""
 
     open: ClassVar[str] = "data_mix.curate.steps.rewrite:Rewrite"
     prepare: ClassVar[str | None] = "data_mix.curate.steps.rewrite:prepare"
@@ -362,12 +363,12 @@ class RewriteStep(StepConfig):
     chunk_tokens: int = Field(8000, ge=64)
     """Longest piece that is asked about at once, counted as four characters a token; cut between paragraphs."""
     attempts: int = Field(3, ge=1)
-    """Most replies for a piece, until one is faithful."""
+    """Most whole replies for a piece in one go, until one is faithful; so many must be unfaithful to decide."""
     otherwise: Literal["restore", "remove"] = "restore"
     """Where no reply is faithful. restore: the piece stays as it was, and is counted. remove: the row goes."""
     max_dropped: float = Field(0.0, ge=0, lt=1)
     """Share of the words in sentences that may go beside the frame: comments and the like. Never equations,
-    numbers, code."""
+    formulas, code, or lines with numbers that are no sentences."""
     reply_share: float = Field(0.7, gt=0)
     """For the plan: a reply's tokens, of its piece's."""
 

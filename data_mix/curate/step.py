@@ -18,6 +18,9 @@ Decision = Removed | Failed | None
 class Step(ABC):
     """Decides on batches of rows. name: what it is called in figures."""
 
+    batch_rows = 1
+    """Rows that it wants to see at once, at least."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 

@@ -15,7 +15,7 @@ from data_mix.shard_columns import Row
 from data_mix.shards import Item, Kept, Outcome, Removed, says
 from workbench.registry import resolve
 
-# Rows that steps see at once: enough for a server to answer side by side, few enough to hold.
+# Rows that steps see at once, where none wants more: enough for a server, few enough to hold.
 BATCH_ROWS = 64
 INPUT = "input"
 """What the reading of rows is called in figures, beside the steps."""
@@ -36,6 +36,7 @@ class CurateMaker:
             resolve(step.open)(step, name, job)
             for name, step in zip(config.names(), config.steps, strict=True)
         ]
+        self._batch_rows = max([BATCH_ROWS, *(step.batch_rows for step in self._steps)])
         self._seconds: dict[str, float] = defaultdict(float)
 
     def rows(self, unit: Unit) -> Iterator[Row]:
@@ -51,7 +52,7 @@ class CurateMaker:
 
     def _timed_batch(self, items: Iterator[Item]) -> list[Item]:
         started = time.perf_counter()
-        batch = list(islice(items, BATCH_ROWS))
+        batch = list(islice(items, self._batch_rows))
         self._seconds["read"] += time.perf_counter() - started
         return batch
 

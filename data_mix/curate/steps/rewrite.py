@@ -3,7 +3,7 @@
 A text is asked about in pieces, side by side. Every whole reply is kept under the digest of model, prompt, sampling
 and seed (engine.replies), so that a kill repeats only what was in flight. A server that breaks and a reply that is
 cut decide nothing: the row has failed, and is tried again with further seeds. A reply that is not faithful is
-sampled anew; where none is, the piece stays as it was, or the row is removed.
+sampled anew; where `attempts` whole ones are not, the piece stays as it was, or the row is removed.
 """
 
 import threading
@@ -65,6 +65,7 @@ class Rewrite(Step):
         super().__init__(name)
         self._config, self._job = config, job
         self._client = _client(config)
+        self.batch_rows = config.by.parallel
         self._log: ReplyLog | None = None
         self._goes, self._errors, self._lock = 1, 0, threading.Lock()
 
@@ -107,10 +108,12 @@ class Rewrite(Step):
         kept_for = next((one.kept_for for one in made if one.kept_for), "")
         if kept_for and self._config.otherwise == "remove":
             return self.removed(kept_for)
-        text = "\n\n".join(one.text.strip() for one in made if one.text.strip())
-        if not text:
+        if all(one.kept_for for one in made):
+            return None
+        text = "".join(one.text for one in made)
+        if not text.strip():
             return self.removed("nothing of the matter")
-        item.row["text"] = f"{text}\n"
+        item.row["text"] = text
         return None
 
     def _rewritten(self, name: str, piece: str) -> _Piece:
@@ -127,9 +130,9 @@ class Rewrite(Step):
             text = "" if text == _EMPTY else text
             reason = unfaithful(piece, text, max_dropped=self._config.max_dropped)
             if not reason:
-                return _Piece(text, asked=attempt + 1)
+                return _Piece(_between_edges(text, piece), asked=attempt + 1)
             reasons.append(reason)
-        if cut:
+        if cut and len(reasons) < self._config.attempts:
             return _Piece(piece, failed=cut)
         return _Piece(piece, kept_for=reasons[0], asked=len(reasons))
 
@@ -160,3 +163,11 @@ class Rewrite(Step):
                 | {"tokens": said.tokens, "prompt_tokens": said.prompt_tokens}
             )  # fmt: skip
         return said
+
+
+def _between_edges(text: str, piece: str) -> str:
+    """The text between the empty lines and blanks that the piece begins and ends with."""
+    if not text:
+        return ""
+    begins = piece[: len(piece) - len(piece.lstrip())]
+    return begins[: begins.rfind("\n") + 1] + text + piece[len(piece.rstrip()) :]

@@ -309,6 +309,22 @@ MUTATIONS = (
         ("tests/unit/data_mix/test_rewrite.py",),
     ),
     Mutation(
+        "a cut reply keeps a piece undecided for ever",
+        "data_mix/curate/steps/rewrite.py",
+        "if cut and len(reasons) < self._config.attempts:",
+        "if cut:",
+        "a stage with one cut reply never ends",
+        ("tests/unit/data_mix/test_rewrite.py",),
+    ),
+    Mutation(
+        "a sign may be put before a formula",
+        "data_mix/faithful.py",
+        'begins = part.matter not in ("code", "formula")',
+        "begins = True",
+        "code goes on commented out",
+        ("tests/unit/data_mix/test_rewrite.py",),
+    ),
+    Mutation(
         "a cut rewriting counts as unfaithful",
         "data_mix/curate/steps/rewrite.py",
         "            return _Piece(piece, failed=cut)",

@@ -10,6 +10,7 @@ import pytest
 
 from data_mix.curate.equations import Page
 from data_mix.curate.steps.html import by_resiliparse
+from data_mix.curate.steps.rewrite import Rewrite
 from data_mix.faithful import CUT, OTHER_EQUATION, OWN_WORDS, REPEATED, pieces, unfaithful
 from tests.data_stages import data_of, rows_of, run_stages
 from tests.judge_server import Said, judge_server
@@ -29,9 +30,42 @@ It grows with a as follows:
 Therefore twice the side has 4 times the area."""
 
 
+LESSON = """The mean of some numbers is their sum over their count, as everybody knows.
+
+f(x) = x + 1
+
+Answer 42
+
+So x is 5.
+
+def mean(xs):
+    total = sum(xs) / len(xs)
+    return total
+
+$ python run.py --seed 3
+
+x = 1
+
+* every list item that runs on for so many words says something of its matter
+
+    o one more case of it;
+
+JavaScript passes functions as values everywhere.
+
+y =
+cos(x)
+
+1. 5 apples and two pears are what she has."""
+FRAME = "3 comments\n\nPage 2 of 7\n\nmean 1.2.1 documentation »\n\nToggle navigation\n\n"
+
+
 def texts() -> list[str]:
     whole = [by_resiliparse(Page(p.read_text("utf-8")).html, main=False) for p in PAGES]
-    return [*(piece for text in whole for piece in pieces(text, 700)), MENU + MATTER + NOTICE]
+    return [
+        *(piece for text in whole for piece in pieces(text, 700)),
+        MENU + MATTER + NOTICE,
+        MENU + LESSON + NOTICE,
+    ]
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -72,6 +106,16 @@ def test_changes_that_are_none_go_through(kind: str) -> None:
 )
 def test_what_the_gate_says(said: str, reason: str) -> None:
     assert unfaithful(MENU + MATTER + NOTICE, said) == reason
+
+
+def test_a_frame_with_numbers_may_go() -> None:
+    assert unfaithful(MENU + FRAME + LESSON + NOTICE, LESSON) == ""
+
+
+@pytest.mark.parametrize("number", range(1, len(LESSON.split("\n\n"))))
+def test_no_part_of_a_lesson_may_go(number: int) -> None:
+    parts = LESSON.split("\n\n")
+    assert unfaithful(LESSON, "\n\n".join(parts[:number] + parts[number + 1 :])), parts[number]
 
 
 def test_sentences_of_a_comment_may_go_where_the_recipe_says_so() -> None:
@@ -122,7 +166,63 @@ def test_a_faithful_reply_takes_the_place_of_the_page(tmp_path: Path) -> None:
     data, asked = _run(tmp_path, lambda body: Said(_clean(body)))
     assert asked == 3 and data["counts"]["rewrite/pieces rewritten"] == 3
     found = [row["text"] for row in rows_of(tmp_path / "run", "clean")]
-    assert found == [f"Page {n} says this.\n\n{MATTER}\n" for n in range(3)]
+    assert found == [f"Page {n} says this.\n\n{MATTER}" for n in range(3)]
+
+
+def test_a_piece_keeps_the_blanks_around_it(tmp_path: Path) -> None:
+    parts = [f"\n\n  Part {n} of {'many words ' * 30}ends here.\n\n\n" for n in range(3)]
+    path = tmp_path / "whole.jsonl"
+    path.write_text(json.dumps({"text": "".join(parts)}) + "\n")
+
+    def say(body: dict[str, Any]) -> Said:
+        said = str(body["messages"][-1]["content"])
+        return Said(
+            "Of its own." if "Part 1" in said else said[said.find("Part") :].partition("\n")[0]
+        )
+
+    with judge_server(say) as server:
+        stages = _stages(tmp_path, server.address, chunk_tokens=90)
+        stages["clean"]["input"]["path"] = str(path)
+        assert run_stages(tmp_path / "run", stages)[0] == 0
+    data = data_of(tmp_path / "run", "clean")
+    assert data["counts"]["rewrite/pieces rewritten"] == 2
+    (row,) = rows_of(tmp_path / "run", "clean")
+    assert row["text"] == "".join(parts).replace("  Part 0", "Part 0").replace("  Part 2", "Part 2")
+
+
+def test_as_many_rows_are_taken_at_once_as_requests_may_be_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = list[int]()
+
+    def decide(self: Rewrite, items: Any) -> list[None]:
+        sizes.append(len(items))
+        return [None] * len(items)
+
+    monkeypatch.setattr(Rewrite, "decide", decide)
+    with judge_server(lambda body: Said("ready")) as server:
+        stages = _stages(tmp_path, server.address, rows=75)
+        stages["clean"]["steps"][0]["by"]["parallel"] = 70
+        assert run_stages(tmp_path / "run", stages)[0] == 0
+    assert max(sizes) == 70
+
+
+def test_a_cut_reply_beside_unfaithful_ones_is_decided_in_the_end(tmp_path: Path) -> None:
+    asked = 0
+
+    def say(body: dict[str, Any]) -> Said:
+        nonlocal asked
+        if "Page" not in (said := _clean(body)):
+            return Said(said)
+        asked += 1
+        return Said(said, finish_reason="length") if asked == 1 else Said("Of its own.")
+
+    with judge_server(say) as server:
+        stages = _stages(tmp_path, server.address, rows=1, attempts=2)
+        assert run_stages(tmp_path / "run", stages)[0] == 0  # in its own second go
+    assert asked == 4
+    assert data_of(tmp_path / "run", "clean")["kept"] == 1
+    assert [row["text"] for row in rows_of(tmp_path / "run", "clean")] == [_page(0)]
 
 
 def test_an_unfaithful_reply_is_sampled_anew_with_another_seed(tmp_path: Path) -> None:
@@ -148,9 +248,7 @@ def test_a_model_that_corrupts_every_page_changes_none(tmp_path: Path, otherwise
         data, _ = _run(tmp_path, say)
         assert data["counts"][f"rewrite/as it was: {OWN_WORDS}"] == 3
         texts = [row["text"] for row in rows_of(tmp_path / "run", "clean")]
-        assert [" ".join(text.split()) for text in texts] == [
-            " ".join(_page(n).split()) for n in range(3)
-        ]
+        assert texts == [_page(n) for n in range(3)]
     else:
         data, _ = _run(tmp_path, say, otherwise=otherwise)
         assert data["removed"] == {f"rewrite: {OWN_WORDS}": 3} and data["kept"] == 0
@@ -175,7 +273,7 @@ def test_a_cut_reply_and_a_dead_server_decide_nothing(tmp_path: Path, broken: st
         # The word at the start, and the one page: what had come is in the log.
         assert len(server.asked) == before + 2
     assert [row["text"] for row in rows_of(run, "clean")] == [
-        f"Page {n} says this.\n\n{MATTER}\n" for n in range(3)
+        f"Page {n} says this.\n\n{MATTER}" for n in range(3)
     ]
 
 
