@@ -148,6 +148,10 @@ class ChatClient:
                 raise Refused(error, error.status_code, error.response.headers) from None
             except self._errors.APIConnectionError as error:
                 raise Refused(error, None, {}) from None
+            except (ValueError, TypeError, RecursionError, self._errors.OpenAIError):
+                raise
+            except Exception as error:  # noqa: BLE001 - a body, an error's too, that breaks off or is late
+                raise Refused(error, None, {}) from None
 
         try:
             times = self._retries if retries is None else retries
@@ -242,19 +246,14 @@ class ChatClient:
 
 def _whole_body(pieces: Iterator[bytes], until: float) -> bytes:
     """A reply's body. The HTTP package's own time-out is of each piece, so a server that drips is never out
-    of it. Raises: Refused where it is not here in time or breaks off; ValueError where it does not end."""
+    of it. Raises: TimeoutError where it is not here in time; ValueError where it does not end."""
     found = bytearray()
-    try:
-        for piece in pieces:
-            found += piece
-            if time.monotonic() > until:
-                raise TimeoutError("the reply was still arriving when its time was over")
-            if len(found) > _LONGEST_BODY:
-                raise ValueError(f"the server's reply is longer than {_LONGEST_BODY:,} bytes")
-    except ValueError:
-        raise
-    except Exception as error:  # noqa: BLE001 - of whichever HTTP package openai stands on
-        raise Refused(error, None, {}) from None
+    for piece in pieces:
+        found += piece
+        if time.monotonic() > until:
+            raise TimeoutError("the reply was still arriving when its time was over")
+        if len(found) > _LONGEST_BODY:
+            raise ValueError(f"the server's reply is longer than {_LONGEST_BODY:,} bytes")
     return bytes(found)
 
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass
 class Said:
     """One reply of the server. status other than 200: an HTTP error. text None: no content. more:
     further keys of the message (tool_calls, reasoning_content). usage: its counts. body: the whole
-    body, as it is. drips: seconds before each piece of a body that is sent in 20 of them."""
+    body, as it is. drips: seconds before each piece of a body that is sent in 20 of them. stops:
+    after 4 bytes the connection is closed, or kept and nothing more is sent."""
 
     text: Any = "fine"
     finish_reason: str | None = "stop"
@@ -23,6 +24,7 @@ class Said:
     usage: dict[str, Any] = field(default_factory=dict)
     body: bytes | None = None
     drips: float = 0.0
+    stops: Literal["", "cut", "stalled"] = ""
 
 
 @dataclass
@@ -59,12 +61,12 @@ def judge_server(say: Callable[[dict[str, Any]], Said]) -> Iterator[JudgeServer]
             with state._lock:
                 state._open -= 1
             body = json.dumps(_completion(said)).encode() if said.body is None else said.body
-            self._send(said.status, body, said.drips)
+            self._send(said.status, body, said.drips, said.stops)
 
         def do_GET(self) -> None:
             self._send(*_or_404(state.entry and {"object": "list", "data": [state.entry]}))
 
-        def _send(self, status: int, body: bytes, drips: float = 0.0) -> None:
+        def _send(self, status: int, body: bytes, drips: float = 0.0, stops: str = "") -> None:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -72,6 +74,12 @@ def judge_server(say: Callable[[dict[str, Any]], Said]) -> Iterator[JudgeServer]
             self.end_headers()
             size = -(-len(body) // 20) if drips else max(1, len(body))
             with suppress(ConnectionError):  # who asked has gone
+                if stops:
+                    self.close_connection = True
+                    self.wfile.write(body[:4])
+                    if stops == "stalled":
+                        self.rfile.read(1)  # comes back when who asked has gone
+                    return
                 for first in range(0, len(body), size):
                     time.sleep(drips)
                     self.wfile.write(body[first : first + size])

@@ -46,7 +46,8 @@ def test_sft_learns_from_the_replies_that_an_engine_gave_and_the_check_passed(
     recipe = tiny.write_recipe(
         tmp_path, stages, model=tiny.ENGINE_MODEL, cluster={"backend": "local"}
     )
-    tiny.start("all", "--recipe", str(recipe), stdout=None, stderr=None).wait()
+    started = tiny.start("all", "--recipe", str(recipe), stdout=None, stderr=None)
+    assert started.wait(timeout=tiny.PATIENCE_S) == 0
     run = tmp_path / "runs" / "tiny"
     made = tiny.manifest(run, "picked")["outputs"]["yield"]
     replies = made["replies"]
@@ -62,4 +63,6 @@ def test_sft_learns_from_the_replies_that_an_engine_gave_and_the_check_passed(
         asked, said = row["messages"]
         assert asked["role"] == "user" and "e" in said["content"]
         assert (row["value"], row["tokens"] <= 24) == (1.0, True)
-    assert tiny.manifest(run, "after")["outputs"]["data"]["samples"] == {"letters": 8}
+    after = tiny.manifest(run, "after")
+    assert after["status"] == "done"
+    assert after["outputs"]["data"]["samples"] == {"letters": 8}

@@ -1,10 +1,13 @@
 """The judge's client against a real HTTP server: what fails is a status, never a verdict."""
 
+import itertools
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from engine.endpoint import _whole_body
 from engine.judge_client import JudgeClient, JudgeConfig
 from tests.judge_server import Said, judge_server
 from workbench.errors import UserError
@@ -79,15 +82,43 @@ def test_a_slow_judge_and_no_judge() -> None:
         JudgeClient(config).must_answer()
 
 
-def test_a_reply_in_fragments_is_whole_or_out_of_time() -> None:
-    """Each piece is within the time-out, so the HTTP package's own sees nothing: 20 pieces in 4 s."""
+def test_a_reply_in_fragments_is_whole_or_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece is within the time-out, so the HTTP package's own sees nothing."""
     with judge_server(lambda asked: Said("It is A", drips=0.01)) as server:
-        config = JudgeConfig(endpoint=server.address, retries=0)
+        config = JudgeConfig(endpoint=server.address, timeout_s=600.0, retries=0)
         assert JudgeClient(config).ask(ASK).text == "It is A"
-    with judge_server(lambda asked: Said("It is A", drips=0.2)) as server:
-        config = JudgeConfig(endpoint=server.address, timeout_s=0.8, retries=0)
+        hours = itertools.count(0, 3600)
+        monkeypatch.setattr("engine.endpoint.time", SimpleNamespace(monotonic=lambda: next(hours)))
         reply = JudgeClient(config).ask(ASK)
     assert (reply.status, reply.text) == ("error", "") and "its time was over" in reply.reason
+
+
+def test_the_time_of_a_reply_is_that_of_all_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(1)  # the clock when a piece has arrived
+    monkeypatch.setattr("engine.endpoint.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    assert _whole_body(iter([b"It ", b"is ", b"A"]), until=3.0) == b"It is A"
+    with pytest.raises(TimeoutError, match="its time was over"):
+        _whole_body(iter([b"It ", b"is ", b"A"]), until=5.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (Said(status=500, stops="cut"), "RemoteProtocolError"),
+        (Said(status=500, stops="stalled"), "Timeout"),
+        (Said(status=500, drips=0.01), "InternalServerError"),
+        (Said(status=400, stops="cut"), "RemoteProtocolError"),
+        (Said(stops="cut"), "RemoteProtocolError"),
+        (Said(stops="stalled"), "Timeout"),
+    ],
+)
+def test_a_body_that_breaks_off_is_a_request_that_failed(said: Said, why: str) -> None:
+    timeout_s = 0.5 if said.stops == "stalled" else 600.0
+    with judge_server(lambda asked: said) as server:
+        config = JudgeConfig(endpoint=server.address, timeout_s=timeout_s, retries=1)
+        reply = JudgeClient(config).ask(ASK)
+        assert len(server.asked) == 2  # it may pass
+    assert reply.status == "error" and why in reply.reason
 
 
 def test_a_reply_that_does_not_end_is_left_and_not_asked_for_again(

@@ -14,7 +14,7 @@ from workbench.errors import UserError
 from workbench.recipe import build
 from workbench.rundir import RunDir
 from workbench.stage import StageContext
-from workbench.trackers import TrackerConfig, Trackers, must_be_installed
+from workbench.trackers import _MLFLOW_PATIENCE, TrackerConfig, Trackers, must_be_installed
 
 FACTS = {"run": "r", "stage": "grpo", "kind": "grpo"}
 ROLLOUT = {
@@ -26,6 +26,16 @@ ROLLOUT = {
     "status": "ok",
     "parts": {"a": 1},
 }
+
+
+@pytest.fixture
+def no_mlflow_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tracker sets in the environment is not there before a test, and not after it."""
+    for name in (*_MLFLOW_PATIENCE, "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.setenv(
+            name, ""
+        )  # of a variable that is not there, delenv alone restores nothing
+        monkeypatch.delenv(name)
 
 
 class Heard:
@@ -156,6 +166,7 @@ def test_a_package_that_is_missing_is_said_before_the_run(monkeypatch: pytest.Mo
     must_be_installed([])
 
 
+@pytest.mark.usefixtures("no_mlflow_settings")
 def test_mlflow_keeps_values_and_rollouts_in_its_own_store(tmp_path: Path) -> None:
     """The real client, where it is installed; a folder is its store."""
     pytest.importorskip("mlflow")
@@ -175,6 +186,7 @@ def test_mlflow_keeps_values_and_rollouts_in_its_own_store(tmp_path: Path) -> No
     assert [m.value for m in client.get_metric_history(run.info.run_id, "loss")] == [3.0, 2.0]
 
 
+@pytest.mark.usefixtures("no_mlflow_settings")
 def test_a_server_that_is_not_there_is_one_line_and_does_not_hold_the_run_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +205,6 @@ def test_a_server_that_is_not_there_is_one_line_and_does_not_hold_the_run_up(
         stub = ModuleType(name)
         stub.__dict__.update(made)
         monkeypatch.setitem(sys.modules, name, stub)
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     config = TrackerConfig(tool="mlflow", uri="http://127.0.0.1:9")
     trackers = Trackers([config], tmp_path, FACTS)
     trackers.log(1, {"loss": 1.0})
@@ -205,14 +216,18 @@ def test_a_server_that_is_not_there_is_one_line_and_does_not_hold_the_run_up(
     )
 
 
+@pytest.mark.usefixtures("no_mlflow_settings")
 def test_the_real_mlflow_gives_a_server_up_soon(tmp_path: Path) -> None:
-    """The real client, where it is installed, and a port at which nobody listens."""
-    pytest.importorskip("mlflow")
+    """The real client, where it is installed, and a port at which nobody listens. It has read our patience."""
+    settings = pytest.importorskip("mlflow.environment_variables")
     config = TrackerConfig(tool="mlflow", uri="http://127.0.0.1:9")
     trackers = Trackers([config], tmp_path, FACTS)
     trackers.log(1, {"loss": 1.0})
     (line,) = trackers.lines
     assert "127.0.0.1" in line and "\n" not in line
+    assert settings.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 2
+    assert settings.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get() == 1
+    assert settings.MLFLOW_HTTP_REQUEST_TIMEOUT.get() == 10
 
 
 def test_wandb_writes_offline_without_a_login(
