@@ -2,8 +2,8 @@ r"""Whether a text is another one less its frame: what a cleaning model may do, 
 
 A rewriting is faithful where it is made of the text's own sentences and lines, whole and in their order. Left
 out may be what is not of the text's matter: menus, headings, notices. Equations, code, rows of numbers and
-sentences are matter. So nothing can be changed, invented, said again, or lost, whatever it is; no list of faults is
-needed. Free are blanks and line ends, the delimiters of equations, typographic quotes and dashes, and Markdown's
+sentences are matter. So no word or number can be changed, invented or said again, and what is known for matter
+cannot be lost; no list of faults is needed. Free are blanks and line ends, the delimiters of equations, typographic quotes and dashes, and Markdown's
 signs for headings, lists, emphasis and code.
 
 Holes are known. Can be dropped: a sentence of up to three words, a line of up to nine without a full stop (a
