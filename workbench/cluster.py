@@ -72,10 +72,14 @@ def connect(cluster: ClusterSection, *, namespace: str) -> str:
     for name, value in {**_OURS, **thread_environment()}.items():
         os.environ.setdefault(name, value)
     address = cluster.address or os.environ.get("RAY_ADDRESS")
-    if not address and "RAY_AUTH_MODE" not in os.environ:
+    ours = not address and "RAY_AUTH_MODE" not in os.environ
+    if ours:
         # A token of this run alone: Ray's default would leave one in the home folder and say so.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray  # noqa: PLC0415 - takes seconds, and its environment must be set first
+
+    if ours:
+        _read_token()
 
     common: dict[str, Any] = {
         "namespace": namespace,
@@ -107,6 +111,15 @@ def connect(cluster: ClusterSection, *, namespace: str) -> str:
             "keep every core busy, a full disk under /tmp, or too little shared memory"
         ) from None
     return "started Ray on this machine"
+
+
+def _read_token() -> None:
+    """Ray reads how to authenticate when it is imported, and a program may have done that before the run."""
+    from ray import _raylet  # noqa: PLC0415 - see connect
+
+    compiled: Any = _raylet  # its stubs lack both
+    compiled.Config.initialize("")
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def check_address(cluster: ClusterSection) -> None:

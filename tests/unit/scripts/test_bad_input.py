@@ -347,8 +347,14 @@ def test_typos_cost_no_result(tmp_path: Path, base: Path, command: Any) -> None:
 
 
 def test_fresh_moves_nothing_where_ray_does_not_take_the_run(
-    tmp_path: Path, base: Path, command: Any
+    tmp_path: Path, base: Path, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also in a program that has imported Ray before."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    import ray  # noqa: F401 - it reads how to authenticate now
+
     run = tmp_path / "runs" / "tiny"
     shutil.copytree(base / "tiny", run)
     recipe = tiny.write_recipe(tmp_path, PIPELINE, cluster={"num_cpus": 1})
