@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -243,3 +245,21 @@ def test_wandb_writes_offline_without_a_login(
     trackers.close()
     assert trackers.lines == []
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_trackio_keeps_values_and_rollouts_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real package, where it is installed."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    pytest.importorskip("trackio")
+    trackers = Trackers([TrackerConfig(tool="trackio", project="p")], tmp_path, FACTS)
+    _rollouts(tmp_path, ROLLOUT)
+    trackers.log(1, {"loss": 3.0})
+    trackers.close()
+    assert trackers.lines == []
+    with closing(sqlite3.connect(tmp_path / "trackio" / "p.db")) as kept:
+        found = [json.loads(row) for (row,) in kept.execute("select metrics from metrics")]
+    assert {"loss": 3.0} in found
+    (table,) = [values["rollouts"] for values in found if "rollouts" in values]
+    assert table["_value"][0]["reply"] == "4"
