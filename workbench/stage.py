@@ -104,8 +104,10 @@ class StageContext:
 
     def warn(self, *lines: str) -> None:
         """Note warnings for the report, each once, behind those that are there."""
-        seen = self.outputs.get("warnings", [])
-        self.note(warnings=list(dict.fromkeys([*seen, *lines])))
+        seen = self.outputs.get("warnings")
+        told = list(dict.fromkeys([*(seen or []), *lines]))
+        if told != seen:  # a step that warns again must not write the manifest again
+            self.note(warnings=told)
 
     def progress(
         self,
