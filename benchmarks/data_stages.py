@@ -26,7 +26,7 @@ from data_mix.curate.questions import ALL_HERE, gather, looked_for, read
 from data_mix.curate.steps.html import by_lynx, by_resiliparse
 from data_mix.decontaminate import Decontaminator
 from data_mix.dedup import shingles
-from data_mix.duplicates.files import KEEP, Part, Work, opened
+from data_mix.duplicates.files import KEEP, ShardFile, Work, opened
 from data_mix.duplicates.passes import Shape, decide, pair, ranges_of, write_keys
 from data_mix.duplicates.signature import Signer, exact_key
 from data_mix.hashed_runs import hashed
@@ -141,7 +141,7 @@ def texts_of(folder: Path, most: int) -> list[str]:
 def verdict_of(texts: list[str], shape: Shape) -> np.ndarray:
     """What dedup's passes decide of texts."""
     with tempfile.TemporaryDirectory() as place:
-        work, part = Work(Path(place)), Part(0, Path(place), 0, 0, len(texts), True)
+        work, part = Work(Path(place)), ShardFile(0, Path(place), 0, 0, len(texts), True)
         signer = Signer(shape.places)
         signatures = np.stack([signer.signature(text) for text in texts])
         exact = np.array([exact_key(text) for text in texts], np.uint64)
@@ -244,13 +244,13 @@ def memory(count: int = 2_000_000) -> None:
     rng, size = np.random.default_rng(0), 100_000
     shape = Shape(20, 6, 0.8, ranges_of(count))
     with tempfile.TemporaryDirectory() as place:
-        work, parts = Work(Path(place)), list[Part]()
+        work, parts = Work(Path(place)), list[ShardFile]()
         for number in range(count // size):
             signatures = rng.integers(0, 2**32, (size, shape.places), dtype=np.uint32)
             signatures[-size // 10 :] = signatures[: size // 10]
             exact = rng.integers(0, 2**64, size, dtype=np.uint64)
             write_keys(work, number, signatures, exact, shape)
-            parts.append(Part(number, Path(place), number, number * size, size, True))
+            parts.append(ShardFile(number, Path(place), number, number * size, size, True))
         del signatures, exact
         signing = most_bytes()
         Path("/proc/self/clear_refs").write_text("5")  # the peak from here on

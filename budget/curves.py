@@ -77,7 +77,7 @@ class Curve:
     against: str = ""
 
 
-class Pair(NamedTuple):
+class ModelPair(NamedTuple):
     """Two models on a benchmark: what `model` is more than `against`."""
 
     benchmark: str
@@ -85,7 +85,7 @@ class Pair(NamedTuple):
     model: str
 
 
-def unique(pairs: Iterable[Pair]) -> list[Pair]:
+def unique(pairs: Iterable[ModelPair]) -> list[ModelPair]:
     """Each pair once; of one in both orders the later counts."""
     return list({(p.benchmark, frozenset(p[1:])): p for p in pairs}.values())
 
@@ -105,11 +105,13 @@ def budget_curves(out: Path) -> list[Curve]:
     return curves
 
 
-def budget_contrasts(out: Path, models: Sequence[str], more: Sequence[Pair] = ()) -> list[Curve]:
+def budget_contrasts(
+    out: Path, models: Sequence[str], more: Sequence[ModelPair] = ()
+) -> list[Curve]:
     """The difference of each pair of models, in their order, on each benchmark, and of further pairs."""
     found = _read(out)
     pairs = [
-        Pair(benchmark, before, after)
+        ModelPair(benchmark, before, after)
         for benchmark in dict.fromkeys(benchmark for _, benchmark in found)
         for before, after in combinations(models, 2)
     ]

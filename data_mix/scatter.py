@@ -1,13 +1,13 @@
 """Make the shards of a stage on all workers that there are: Ray Data, Ray tasks, or this process.
 
-The seam for a data stage is `Job`: a picklable value that opens a `Maker` in each worker process, once.
+The seam for a data stage is `ShardJob`: a picklable value that opens a `Maker` in each worker process, once.
 `make_shards` gives every unit that has no whole shard to some maker, then tries failed rows again. It may
 be killed at any moment and called again: units are cut the same way each time, a shard depends on its unit
 and the configuration alone, and so the files are equal to the bit however often it happened.
 
 A stage of another kind needs no more than::
 
-    job = Job(open="data_mix.mine:open_maker", config=config, stage=context.stage_dir, columns=COLUMNS)
+    job = ShardJob(open="data_mix.mine:open_maker", config=config, stage=context.stage_dir, columns=COLUMNS)
     facts = make_shards(context, job, units)          # then data_mix.card.finish(context, ...)
 
 with, in `data_mix/mine.py`, `open_maker(job) -> Maker`.
@@ -73,8 +73,8 @@ class Maker(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker process needs. open: "package.module:name" of `(Job) -> Maker`."""
+class ShardJob:
+    """What a worker process needs. open: "package.module:name" of `(ShardJob) -> Maker`."""
 
     open: str
     config: DataStageConfig
@@ -86,7 +86,7 @@ class Job:
     """What else the maker needs; picklable."""
 
 
-def make_shards(context: StageContext, job: Job, units: Sequence[Unit]) -> list[ShardFacts]:
+def make_shards(context: StageContext, job: ShardJob, units: Sequence[Unit]) -> list[ShardFacts]:
     """Make what is missing, try again what failed; the facts of all shards, in order.
 
     Raises: StopRequested where the run is to stop; UserError where more than `max_failed` stays failed.
@@ -108,7 +108,7 @@ def make_shards(context: StageContext, job: Job, units: Sequence[Unit]) -> list[
 
 def _make(
     context: StageContext,
-    job: Job,
+    job: ShardJob,
     units: Sequence[Unit],
     *,
     done: int,
@@ -123,13 +123,13 @@ def _make(
             context.stop()
 
 
-def _facts(job: Job, unit: Unit) -> ShardFacts:
+def _facts(job: ShardJob, unit: Unit) -> ShardFacts:
     found = shard_facts(job.stage, unit.number)
     assert found is not None, f"shard {unit.number} was not made"
     return found
 
 
-def _must_be_decided(job: Job, facts: Sequence[ShardFacts]) -> None:
+def _must_be_decided(job: ShardJob, facts: Sequence[ShardFacts]) -> None:
     sums = total(facts)
     if sums.num_failed > job.config.max_failed * sums.rows_in:
         worst = max(sums.failed, key=lambda reason: sums.failed[reason])
@@ -140,7 +140,9 @@ def _must_be_decided(job: Job, facts: Sequence[ShardFacts]) -> None:
         )
 
 
-def scatter(job: Job, parts: Sequence[Any], work: Callable[[Job, Any], Any]) -> Iterator[Any]:
+def scatter(
+    job: ShardJob, parts: Sequence[Any], work: Callable[[ShardJob, Any], Any]
+) -> Iterator[Any]:
     """What `work(job, part)` returns for each part, as it gets ready, in any order.
 
     work: a function of a module, which may be called again for a part that was cut short.
@@ -157,7 +159,7 @@ def scatter(job: Job, parts: Sequence[Any], work: Callable[[Job, Any], Any]) -> 
     return _by_tasks(job, parts, work, min(most, max(room, 1)))
 
 
-def _room(job: Job) -> int | None:
+def _room(job: ShardJob) -> int | None:
     """How many workers the cluster has CPUs for; None where no Ray runs."""
     ray = sys.modules.get("ray")  # a run without Ray has not imported it, which takes seconds
     if ray is None or not ray.is_initialized():
@@ -165,7 +167,7 @@ def _room(job: Job) -> int | None:
     return int(ray.cluster_resources().get("CPU", 0) / job.config.workers.cpus)
 
 
-def _by_tasks(job: Job, parts: Sequence[Any], work: Any, most: int) -> Iterator[Any]:
+def _by_tasks(job: ShardJob, parts: Sequence[Any], work: Any, most: int) -> Iterator[Any]:
     import ray  # noqa: PLC0415 - see _room
 
     remote = ray.remote(work).options(
@@ -187,7 +189,7 @@ def _by_tasks(job: Job, parts: Sequence[Any], work: Any, most: int) -> Iterator[
             ray.cancel(task, force=True)
 
 
-def _by_ray_data(job: Job, parts: Sequence[Any], work: Any, most: int) -> Iterator[Any]:
+def _by_ray_data(job: ShardJob, parts: Sequence[Any], work: Any, most: int) -> Iterator[Any]:
     import ray.data  # noqa: PLC0415 - see _room
 
     context = ray.data.DataContext.get_current()
@@ -211,7 +213,7 @@ def _by_ray_data(job: Job, parts: Sequence[Any], work: Any, most: int) -> Iterat
 class _Actor:
     """The shell of `work` for Ray Data's pool of actors."""
 
-    def __init__(self, job: Job, work: Callable[[Job, Any], Any]) -> None:
+    def __init__(self, job: ShardJob, work: Callable[[ShardJob, Any], Any]) -> None:
         self._job, self._work = job, work
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -231,7 +233,7 @@ def _ours() -> Iterator[None]:
         raise
 
 
-def make_shard(job: Job, unit: Unit) -> ShardFacts:
+def make_shard(job: ShardJob, unit: Unit) -> ShardFacts:
     """Make one shard, or try its failed rows again where it stands. Runs in any process."""
     standing = shard_facts(job.stage, unit.number)
     again = set(standing.failed_places) if standing else None
@@ -269,7 +271,7 @@ def _items(rows: Iterable[Row], again: set[int] | None, sizes: dict[int, int]) -
 class _Once:
     """A job as the key of the cache: two are one where they make the same shards."""
 
-    job: Job
+    job: ShardJob
 
     def __hash__(self) -> int:
         return hash((self.job.open, self.job.stage, os.getpid()))

@@ -7,13 +7,13 @@ from environments.config import (
     WorkplaceTasks,
 )
 from environments.protocol import Environment, Task
-from environments.question import NAME, Question
+from environments.question import NAME, QuestionEnvironment
 
 
 def make_environment(name: str) -> Environment:
     """A fresh world of this kind; each is imported when first asked for."""
     if name == NAME:
-        return Question()
+        return QuestionEnvironment()
     if name == "house":
         from environments.house import House  # noqa: PLC0415 - see docstring
 

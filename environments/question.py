@@ -43,7 +43,7 @@ def checked(spec: CheckSpec, text: str, *, opened: bool, asked: Sequence[Message
     return check(spec.kind, text, spec.reference, **options)
 
 
-class Question:
+class QuestionEnvironment:
     """Implements environments.protocol.Environment: the first reply ends it, the check decides."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from workbench.records import Estimate, Sample
 
 
 @dataclass(frozen=True)
-class Sampled:
+class BenchmarkSampling:
     """The protocol of a benchmark. max_tokens counts thinking and answer; samples is per question.
 
     thinking: what the protocol asks for. source: who says so.
@@ -59,7 +59,7 @@ class Benchmark:
     about: str
     data: Data
     load: Callable[[Loading], list[Conversation]]
-    protocol: Sampled = Sampled()
+    protocol: BenchmarkSampling = BenchmarkSampling()
     more_checks: Callable[[Conversation], Mapping[str, CheckSpec]] | None = None
     metrics: Callable[[Sequence[Sample]], dict[str, Estimate]] | None = None
     world: Callable[[Conversation], Environment | None] | None = None

@@ -14,9 +14,8 @@ from evals.jobs import Job, jobs_of, parse_budgets
 from evals.models import Model, resolve_models
 from evals.own import must_not_replace
 from evals.registry import BENCHMARKS, FAMILIES
-from evals.run import Stopped
 from evals.tasks.ruler import ruler
-from workbench.errors import UserError
+from workbench.errors import StopRequested, UserError
 from workbench.recipe import Recipe, apply_override, build, load
 from workbench.rundir import RunDir, utc_now
 from workbench.stage import stage_seed
@@ -132,7 +131,7 @@ class SweepCommand:
                 sample_anew(root, [model.name for model in self.models], self.jobs)
             try:
                 results = sweep(self.models, self.config, out=root, seed=self.seed, watch=watch)
-            except Stopped:
+            except StopRequested:
                 how = "the same command without --fresh" if self.fresh else "the same command"
                 print(f"stopped; {how} continues", file=out)
                 return 1

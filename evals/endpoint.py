@@ -19,7 +19,7 @@ from engine.patience import Patience
 from engine.protocol import Completion
 from engine.served_messages import named_in, sent_messages, sent_names, sent_tools
 from evals.responder import Ask
-from evals.served import Served, look_at, shown
+from evals.served import ProbedServer, look_at, shown
 from evals.switches import find_switch, thought_anyway, with_word
 from workbench.chat import ReplyFormat
 from workbench.chat import template as t
@@ -74,7 +74,7 @@ class EndpointResponder:
         # hangs would have all others of a sweep wait.
         self._looking = RLock()
         self._found_switch: SwitchName | None = None
-        self._found: Served | None = None
+        self._found: ProbedServer | None = None
 
     def must_answer(self) -> None:
         """Raises: UserError where nothing answers at the address; call it before anything is spent.
@@ -95,7 +95,7 @@ class EndpointResponder:
             return self._found_switch
 
     @property
-    def _served(self) -> Served:
+    def _served(self) -> ProbedServer:
         with self._looking:
             if self._found is None:
                 self._found = look_at(self._client, self.config.switch(True, self._switch))

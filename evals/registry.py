@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from data_mix.world import DOMAINS, conversations
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.sources import Data, Loading
 from evals.tasks import (
     base,
@@ -29,7 +29,7 @@ from workbench.errors import unknown_name
 # The questions are the same for every model and every run: only the sampling seed varies.
 QUESTION_SEED = 2508
 _MINIATURE_SIZE = 100
-_MINIATURE = Sampled(
+_MINIATURE = BenchmarkSampling(
     temperature=0.0, top_p=1.0, max_tokens=256, source="the miniature's own: greedy"
 )
 

@@ -14,10 +14,11 @@ from environments.rollout import Replies, waves
 from evals.endpoint import EndpointResponder
 from evals.jobs import Job, extended
 from evals.responder import Responder
-from evals.samples import Row, Sample, checks_digest, judged, samples_of, take, unasked
+from evals.samples import PendingSample, Row, checks_digest, judged, samples_of, take, unasked
 from evals.store import RESULT, SampleStore
 from evals.summary import cost_of, summarise
 from reward import must_be_checkable
+from workbench.errors import StopRequested
 from workbench.rundir import write_json
 
 # Checkers wait for worker processes and sandboxes; two at a time keep up with an engine here.
@@ -34,10 +35,6 @@ class Progress:
     tokens: int = 0
     failed: int = 0
     started: float = field(default_factory=time.monotonic)
-
-
-class Stopped(Exception):
-    """The caller asked to stop; what had ended is kept."""
 
 
 def evaluate(
@@ -60,7 +57,7 @@ def evaluate(
     samples end; True stops. A sample whose generation or check failed is counted in `failed` and
     left out of the metrics; it is never scored 0, and the next run tries it again.
 
-    Raises: Stopped.
+    Raises: StopRequested; what had ended is kept.
     """
     loop = _Loop(responder, watch, judge)
     folders = list(earlier)
@@ -106,7 +103,7 @@ def _harnessed(
         # Its requests are not samples, of which a question has one.
         shown = replace(loop.progress, done=done, total=total, reused=0)
         if loop.watch(shown):
-            raise Stopped
+            raise StopRequested("stopped as asked; what had ended is kept")
 
     anew = SampleStore(out / job.folder).anew_since
     folders = [] if anew else [folder / job.folder for folder in earlier]
@@ -124,10 +121,10 @@ class _Loop:
     ) -> None:
         self.responder, self.watch, self.judge = responder, watch, judge
         self.progress, self._lock = Progress(), threading.Lock()
-        self.jobs: list[tuple[Job, SampleStore, list[Sample]]] = []
+        self.jobs: list[tuple[Job, SampleStore, list[PendingSample]]] = []
         self.rows: dict[tuple[str, int], Row] = {}
-        self._waiting: list[tuple[Sample, SampleStore]] = []
-        self._unjudged: list[tuple[Sample, SampleStore, Row]] = []
+        self._waiting: list[tuple[PendingSample, SampleStore]] = []
+        self._unjudged: list[tuple[PendingSample, SampleStore, Row]] = []
 
     def add(self, job: Job, folder: Path, others: list[Path], data: Path) -> None:
         """Take a job in; its finished replies are read back, and judged again if checks changed."""
@@ -188,25 +185,25 @@ class _Loop:
             future.result()
             if self.watch(self.progress):
                 checkers.shutdown(cancel_futures=True)
-                raise Stopped
+                raise StopRequested("stopped as asked; what had ended is kept")
 
-    def _rejudge(self, sample: Sample, store: SampleStore, row: Row) -> None:
+    def _rejudge(self, sample: PendingSample, store: SampleStore, row: Row) -> None:
         self._keep(judged(sample, row), store)
 
-    def _replies(self, wave: Sequence[tuple[Sample, SampleStore]], turn: int) -> Replies:
+    def _replies(self, wave: Sequence[tuple[PendingSample, SampleStore]], turn: int) -> Replies:
         replies = self.responder.stream([sample.ask(turn) for sample, _ in wave])
         try:
             for place, completion in replies:
                 self.progress.tokens += len(completion.token_ids)
                 yield place, completion
                 if self.watch(self.progress):
-                    raise Stopped
+                    raise StopRequested("stopped as asked; what had ended is kept")
         finally:
             close = getattr(replies, "close", None)
             if close is not None:
                 close()
 
-    def _take(self, item: tuple[Sample, SampleStore], completion: Completion) -> bool:
+    def _take(self, item: tuple[PendingSample, SampleStore], completion: Completion) -> bool:
         """Whether the sample goes on with another turn."""
         sample, store = item
         row = take(sample, completion, self.responder)

@@ -36,7 +36,7 @@ _PLACES = ("targets",)  # options that only say where a file lies on this machin
 
 
 @dataclass
-class Sample:
+class PendingSample:
     """One sample of a question: what to ask next, and what has been replied."""
 
     job: Job
@@ -73,9 +73,9 @@ class Sample:
 
 def samples_of(
     job: Job, responder: Responder, data: Path, judge: Mapping[str, Any] | None = None
-) -> list[Sample]:
+) -> list[PendingSample]:
     """Every sample of a job with its prompt and its key."""
-    samples: list[Sample] = []
+    samples: list[PendingSample] = []
     loading = Loading(data, job.limit, responder.tokenizer, judge)
     questions = job.benchmark.load(loading)
     # Seeds, stored replies and intervals go by them.
@@ -83,7 +83,7 @@ def samples_of(
     for question in questions:
         prompt, problem = _prepared(job, question, responder)
         for number in range(job.sampling.n):
-            samples.append(Sample(job, question, number, prompt, problem))
+            samples.append(PendingSample(job, question, number, prompt, problem))
     if not samples:
         raise UserError(f"benchmark {job.benchmark.name!r} has no questions")
     if any(own_file(data, name) for name in job.benchmark.data.files):
@@ -97,7 +97,7 @@ def samples_of(
     return samples
 
 
-def _must_differ(job: Job, samples: Sequence[Sample]) -> None:
+def _must_differ(job: Job, samples: Sequence[PendingSample]) -> None:
     """Two questions of one id would be counted, paired and drawn as one. (Official data are taken as
     they are: one id of BFCL's live relevance stands for two.)"""
     count = Counter(sample.question.id for sample in samples if sample.number == 0)
@@ -128,7 +128,7 @@ def _episode(job: Job, question: Conversation) -> Episode | None:
     return Episode(world, as_task(question), max_turns=job.benchmark.max_turns)
 
 
-def _key(sample: Sample, identity: str) -> str:
+def _key(sample: PendingSample, identity: str) -> str:
     """What a reply depends on: the model, the prompt, the sampling, its own seed."""
     sampling = sample.sampling
     settings = {
@@ -162,14 +162,14 @@ def _decides(spec: CheckSpec) -> list[Any]:
     return [spec.kind, spec.reference, options]
 
 
-def checks_of(sample: Sample) -> dict[str, CheckSpec]:
+def checks_of(sample: PendingSample) -> dict[str, CheckSpec]:
     """The sample's checks by name; "" is the one behind its value."""
     more = sample.job.benchmark.more_checks
     own = {"": sample.question.check} if sample.question.check is not None else {}
     return {**own, **(more(sample.question) if more is not None else {})}
 
 
-def checks_digest(sample: Sample) -> str:
+def checks_digest(sample: PendingSample) -> str:
     """Digest of the checks and of the checkers' versions: an old verdict stands while it is the same."""
     checks = checks_of(sample)
     kinds = sorted({spec.kind for spec in checks.values() if spec.kind in CHECKERS})
@@ -204,7 +204,7 @@ def installed(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def take(sample: Sample, completion: Completion, responder: Responder) -> Row | None:
+def take(sample: PendingSample, completion: Completion, responder: Responder) -> Row | None:
     """Take a reply. Returns the finished row, or None where the sample goes on with another turn."""
     row = _replied(sample, completion, responder)
     if row["finish_reason"] == "error":
@@ -230,7 +230,7 @@ def take(sample: Sample, completion: Completion, responder: Responder) -> Row | 
         return _failed(_joined(sample), one_line(error))
 
 
-def judged(sample: Sample, row: Row) -> Row:
+def judged(sample: PendingSample, row: Row) -> Row:
     """The row with its verdicts. A generation that failed is not judged."""
     row["checked"] = checks_digest(sample)
     if row["finish_reason"] == "error":
@@ -261,7 +261,7 @@ def _with_verdict(row: Row, verdict: Verdict) -> Row:
     return row
 
 
-def blank(sample: Sample) -> Row:
+def blank(sample: PendingSample) -> Row:
     """The row of a sample without a reply."""
     question = sample.question
     return {
@@ -294,7 +294,7 @@ def _shown(reference: Any) -> Any:
     return reference if size <= _LONGEST_REFERENCE else f"({size:,} characters)"
 
 
-def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
+def _replied(sample: PendingSample, done: Completion, responder: Responder) -> Row:
     if done.finish_reason == "error":
         return {**blank(sample), "why": {"reason": done.error or "generation failed"}}
     form = responder.format
@@ -323,7 +323,9 @@ def _replied(sample: Sample, done: Completion, responder: Responder) -> Row:
     }
 
 
-def _adheres(sample: Sample, done: Completion, thinking: int, responder: Responder) -> bool | None:
+def _adheres(
+    sample: PendingSample, done: Completion, thinking: int, responder: Responder
+) -> bool | None:
     """A told budget is counted in the trace alone; an enforced one as its rule counts."""
     budget = sample.job.budget
     if sample.job.told is not None and budget is not None:
@@ -331,7 +333,7 @@ def _adheres(sample: Sample, done: Completion, thinking: int, responder: Respond
     return responder.adheres(sample.ask(), done)
 
 
-def _joined(sample: Sample) -> Row:
+def _joined(sample: PendingSample) -> Row:
     """One row of all turns: texts of the last, tokens of all, cut or ill-formed if any was."""
     turns = sample.turns
     last = turns[-1]
@@ -354,6 +356,6 @@ def _failed(row: Row, why: str) -> Row:
     return {**row, "value": None, "status": "error", "why": {"reason": why}}
 
 
-def unasked(samples: Sequence[Sample]) -> list[Row]:
+def unasked(samples: Sequence[PendingSample]) -> list[Row]:
     """Rows of the samples that cannot be asked: failed, with the reason."""
     return [blank(sample) for sample in samples if sample.problem]

@@ -27,7 +27,7 @@ _LONGEST_REPLY = 400  # characters; some servers read no limit of tokens
 
 
 @dataclass(frozen=True)
-class Served:
+class ProbedServer:
     """entry: what the server's list says of the model; replies: to the probes. None: nothing.
     opens: whether prompts that ask for reasoning end inside a trace that replies go on with as text;
     None where the replies did not show it.
@@ -45,7 +45,7 @@ class Served:
         return " and ".join(known) or "address and name alone: another checkpoint would not show"
 
 
-def look_at(client: ChatClient, on: Switch) -> Served:
+def look_at(client: ChatClient, on: Switch) -> ProbedServer:
     """Ask the server about its model. A few requests of a few tokens; nothing that it refuses is an
     error. on: what switches reasoning on."""
     started, entry = time.monotonic(), client.entry()
@@ -62,7 +62,7 @@ def look_at(client: ChatClient, on: Switch) -> Served:
         entry = {k: v for k, v in entry.items() if k != "created" or again.get(k) == v}
     shown = {k: entry[k] for k in _FIELDS if k in entry} if entry else None
     replies = tuple(one.text[:_LONGEST_REPLY] for one in said) if whole else None
-    return Served(shown, replies, _opens(client, said, on))
+    return ProbedServer(shown, replies, _opens(client, said, on))
 
 
 def _messages(text: str, on: Switch) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def _asked(client: ChatClient, text: str, on: Switch) -> Said:
 
 
 def _opens(client: ChatClient, said: list[Said], on: Switch) -> bool | None:
-    """See Served. A trace that the server takes out is never part of the text."""
+    """See ProbedServer. A trace that the server takes out is never part of the text."""
     if any(one.trace for one in said):
         return False
     for one in said:
@@ -97,7 +97,7 @@ def _opens(client: ChatClient, said: list[Said], on: Switch) -> bool | None:
     return False if ended else None
 
 
-def shown(served: Served, client: ChatClient, more: Mapping[str, Any]) -> dict[str, Any]:
+def shown(served: ProbedServer, client: ChatClient, more: Mapping[str, Any]) -> dict[str, Any]:
     """The part of results.json that says which served model was asked."""
     return {
         "endpoint": client.url,

@@ -5,10 +5,10 @@ from pathlib import Path
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
 from evals.models import Model
-from evals.run import Progress, Stopped
+from evals.run import Progress
 from evals.sweep import Results, must_answer, sample_anew
 from evals.sweep import sweep as sweep_models
-from workbench.errors import UserError
+from workbench.errors import StopRequested, UserError
 from workbench.stage import StageContext
 
 
@@ -37,7 +37,7 @@ def run(context: StageContext) -> None:
 
     try:
         results = sweep_models(models, config, out=out, seed=context.seed, watch=watch)
-    except Stopped:
+    except StopRequested:
         context.stop()
     means: dict[str, float] = dict(context.outputs.get("accuracy", {}))
     for number, (name, found) in enumerate(results.items(), 1):

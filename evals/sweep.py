@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from budget.curves import CONTRASTS, CURVES, Pair, budget_contrasts, budget_curves, unique
+from budget.curves import CONTRASTS, CURVES, ModelPair, budget_contrasts, budget_curves, unique
 from budget.engine import with_budgets
 from engine.config import EngineConfig
 from engine.protocol import Engine, Sampling
@@ -20,10 +20,11 @@ from evals.endpoint import EndpointResponder
 from evals.jobs import Job, jobs_of
 from evals.models import Model
 from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
-from evals.run import Progress, Stopped, evaluate
+from evals.run import Progress, evaluate
 from evals.statistics import compare, holm
 from evals.store import SampleStore
 from reward.judging import client_of
+from workbench.errors import StopRequested
 from workbench.hub import fetched
 from workbench.provenance import digest
 from workbench.records import Difference, ModelDifference, questions_of, read_samples, to_json
@@ -47,7 +48,7 @@ def sweep(
 
     Finished replies of earlier runs are taken over. Writes out/comparisons.json, each pair of
     models on each job, out/budget_curves.json and out/budget_contrasts.json; what these hold of
-    earlier sweeps is worked out again from the present results. Raises: Stopped where `watch`
+    earlier sweeps is worked out again from the present results. Raises: StopRequested where `watch`
     returned True.
     """
     jobs = jobs_of(config, seed=seed)
@@ -96,7 +97,9 @@ def sweep(
     write_json(out / CURVES, to_json(budget_curves(out)))
     write_json(out / CONTRASTS, to_json(budget_contrasts(out, names, _pairs(out / CONTRASTS))))
     pairs = [
-        Pair(job.folder, before, after) for job in jobs for before, after in combinations(names, 2)
+        ModelPair(job.folder, before, after)
+        for job in jobs
+        for before, after in combinations(names, 2)
     ]
     write_json(out / COMPARISONS, to_json(comparisons(out, [*_pairs(out / COMPARISONS), *pairs])))
     return results
@@ -105,7 +108,7 @@ def sweep(
 def _raise_first(futures: Iterable[Future[Any]]) -> None:
     """Raise what went wrong first: the others were told to stop by it."""
     errors = [error for future in futures if (error := future.exception()) is not None]
-    errors.sort(key=lambda error: isinstance(error, Stopped))
+    errors.sort(key=lambda error: isinstance(error, StopRequested))
     if errors:
         raise errors[0]
 
@@ -202,20 +205,20 @@ def _completion(model: Model) -> str | None:
     return str(found["completion"]) if found.get("completion") else None
 
 
-def _pairs(path: Path) -> list[Pair]:
+def _pairs(path: Path) -> list[ModelPair]:
     """The pairs of models that an earlier sweep has written to a file; none where it has not."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return [Pair(row["benchmark"], row["against"], row["model"]) for row in found]
+        return [ModelPair(row["benchmark"], row["against"], row["model"]) for row in found]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def comparisons(out: Path, pairs: Sequence[Pair]) -> list[ModelDifference]:
+def comparisons(out: Path, pairs: Sequence[ModelPair]) -> list[ModelDifference]:
     """The pairs that have results, p-values also adjusted for their number (Holm). The benchmark of a
     pair is a job's folder."""
     scored = cache(lambda model, job: questions_of(read_samples(out / model / job)))
-    found: list[tuple[Pair, Difference]] = []
+    found: list[tuple[ModelPair, Difference]] = []
     for pair in unique(pairs):
         before, after = (scored(model, pair.benchmark) for model in (pair.against, pair.model))
         difference = compare(before, after, pair.against)

@@ -7,7 +7,7 @@ from typing import Any
 from model import cost
 from model.communication import Communication, communication
 from model.cost import Frozen
-from model.host import Checkpoints, HostMemory, checkpoints, generation_host, training_host
+from model.host import CheckpointBytes, HostMemory, checkpoints, generation_host, training_host
 from model.sizes import GIB, Shape, kv_cache_bytes, parameters, state_bytes
 from workbench.load import GenerationLoad, ScoringLoad, TrainingLoad
 
@@ -159,7 +159,7 @@ def _host(host: HostMemory, hardware: Hardware) -> dict[str, Any]:
 
 
 def _saved(
-    found: Checkpoints, load: TrainingLoad, hardware: Hardware, step_s: float
+    found: CheckpointBytes, load: TrainingLoad, hardware: Hardware, step_s: float
 ) -> dict[str, float]:
     """A checkpoint's bytes and seconds, and how much of the time between two it takes. Every machine of a
     sharded training writes its own part."""

@@ -25,7 +25,7 @@ class HostMemory(NamedTuple):
         return sum(self)
 
 
-class Checkpoints(NamedTuple):
+class CheckpointBytes(NamedTuple):
     """each: bytes of one checkpoint. on_disk: those kept, one being written, and the model. every: steps."""
 
     each: float
@@ -63,8 +63,8 @@ def checkpoint_bytes(s: Shape, load: TrainingLoad) -> float:
     return 12.0 * (lora_parameters(s, load.lora_rank) if load.lora_rank else parameters(s))
 
 
-def checkpoints(s: Shape, load: TrainingLoad) -> Checkpoints:
+def checkpoints(s: Shape, load: TrainingLoad) -> CheckpointBytes:
     """What lies on the disk, with the plain model at the end."""
     each = checkpoint_bytes(s, load)
     kept = (load.keep_checkpoints + 1) * each if load.checkpoint_every_steps else 0.0
-    return Checkpoints(each, kept + 4.0 * parameters(s), load.checkpoint_every_steps)
+    return CheckpointBytes(each, kept + 4.0 * parameters(s), load.checkpoint_every_steps)

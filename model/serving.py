@@ -43,7 +43,7 @@ class Assumed:
     mfu: float = 0.5
 
 
-class Served(NamedTuple):
+class ServingRate(NamedTuple):
     """sequences: at once. rate: output tokens a second of all of them, prompts read in between."""
 
     sequences: int
@@ -53,7 +53,7 @@ class Served(NamedTuple):
 
 def served(
     s: Shape, hardware: Hardware, load: Load, assumed: Assumed = Assumed(), *, size: int = 2
-) -> Served:
+) -> ServingRate:
     """The most sequences that fit, and what they make. size: bytes of a weight.
 
     Raises: UserError where not even one sequence fits.
@@ -73,7 +73,7 @@ def served(
 def served_at(
     s: Shape, hardware: Hardware, load: Load, batch: int, assumed: Assumed = Assumed(), *,
     size: int = 2,
-) -> Served:  # fmt: skip
+) -> ServingRate:  # fmt: skip
     """What a batch of this many sequences makes, whether it fits or not."""
     half = load.prompt_tokens + load.new_tokens // 2
     peak = hardware.flops * assumed.mfu
@@ -83,7 +83,7 @@ def served_at(
     step = decoded.seconds(batch)
     prompts = batch * load.prompt_tokens * cost.forward_flops(s, load.prompt_tokens / 2) / peak
     total = load.new_tokens * step + prompts
-    return Served(batch, batch * load.new_tokens / total, step)
+    return ServingRate(batch, batch * load.new_tokens / total, step)
 
 
 class BreakEven(NamedTuple):
@@ -128,7 +128,7 @@ def compare(
 
 def _or_none(
     s: Shape, hardware: Hardware, load: Load, assumed: Assumed, size: int
-) -> Served | None:
+) -> ServingRate | None:
     try:
         return served(s, hardware, load, assumed, size=size)
     except UserError:

@@ -31,7 +31,7 @@ class Stream(Protocol):
         ...
 
 
-class Made(NamedTuple):
+class StepRows(NamedTuple):
     """A step's rows, and what the stream says of itself behind them."""
 
     rows: Rows
@@ -50,9 +50,9 @@ class Ahead:
     def __init__(self, stream: Stream, *, num_rows: int, num_steps: int, depth: int = 2) -> None:
         self.stream, self.num_rows, self.num_steps = stream, num_rows, num_steps
         self._depth = depth
-        self._waiting = deque[tuple[int, Future[Made]]]()
+        self._waiting = deque[tuple[int, Future[StepRows]]]()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rows")
-        self._given: Made | None = None  # last
+        self._given: StepRows | None = None  # last
 
     def batch(self, num_rows: int, progress: float) -> Rows:
         """The next rows of the whole step. Raises: UserError where the sources do."""
@@ -66,9 +66,9 @@ class Ahead:
         self._given = future.result()
         return self._given.rows
 
-    def _make(self, step: int) -> Made:
+    def _make(self, step: int) -> StepRows:
         rows = self.stream.batch(self.num_rows, step / self.num_steps)
-        return Made(rows, self.stream.state_dict(), self.stream.accounting())
+        return StepRows(rows, self.stream.state_dict(), self.stream.accounting())
 
     def state_dict(self) -> dict[str, Any]:
         """The stream's, as if nothing were made ahead."""

@@ -21,7 +21,7 @@ from pretrain.config import PretrainConfig, TrainingConfig
 from pretrain.documents import BlendDocuments, other_documents
 from pretrain.feed import Ahead, SharedRows
 from pretrain.rows import RowStream
-from pretrain.train import Hooks, Objective, Trainer
+from pretrain.train import Objective, Trainer, TrainingHooks
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
@@ -71,14 +71,14 @@ def train_worker(context: StageContext) -> None:
     prepare(context)
     group.place(config)
     own = context.stage_dir / _INITIAL
-    shards = Shards(
+    shards = ShardedSource(
         own if config.initial == "new" else context.parent_model, make_mesh(config.distributed)
     )
     train(context, shards.read(config), load_tokenizer(context), shards=shards)
 
 
 @dataclass(frozen=True)
-class Shards:
+class ShardedSource:
     """Where a sharded model comes from, and the layout that it is in."""
 
     origin: Path
@@ -98,7 +98,7 @@ def train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     objective: Objective | None = None,
-    shards: Shards | None = None,
+    shards: ShardedSource | None = None,
 ) -> None:
     """Train a model that is ready on the stage's blend and save; continues from the newest checkpoint.
 
@@ -171,7 +171,7 @@ def _validation(
 
 
 def _rows(
-    documents: BlendDocuments | None, config: TrainingConfig, shards: Shards | None
+    documents: BlendDocuments | None, config: TrainingConfig, shards: ShardedSource | None
 ) -> Ahead | SharedRows:
     ahead = None
     if documents is not None:
@@ -226,7 +226,7 @@ def load_tokenizer(context: StageContext) -> PreTrainedTokenizerBase:
     )
 
 
-def _hooks(context: StageContext, config: TrainingConfig) -> Hooks:
+def _hooks(context: StageContext, config: TrainingConfig) -> TrainingHooks:
     def log(step: int, metrics: dict[str, float], tokens: int) -> None:
         if group.is_first():
             context.log_metrics(step, metrics, tokens=tokens)
@@ -238,7 +238,7 @@ def _hooks(context: StageContext, config: TrainingConfig) -> Hooks:
     def should_stop() -> bool:
         return group.from_first(context.should_stop)
 
-    return Hooks(log=log, progress=progress, should_stop=should_stop)
+    return TrainingHooks(log=log, progress=progress, should_stop=should_stop)
 
 
 def _phases(config: TrainingConfig) -> list[dict[str, int | str]]:

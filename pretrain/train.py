@@ -16,14 +16,14 @@ from model.sharding.core import Core
 from pretrain.config import TrainingConfig
 from pretrain.optimizer import adamw
 from pretrain.schedule import WSD
-from workbench.checkpoint import check_same_tensors, rng_state, set_rng_state
+from workbench.checkpoint import Saves, check_same_tensors, rng_state, set_rng_state
 from workbench.distributed.mesh import Mesh
 from workbench.distributed.state import return_to
 from workbench.validation import Validation
 
 
 @dataclass(frozen=True)
-class Hooks:
+class TrainingHooks:
     """What the loop calls: log(step, metrics, tokens), progress(step, tokens), should_stop()."""
 
     log: Callable[[int, dict[str, float], int], None]
@@ -71,18 +71,6 @@ class Batches(Protocol):
         ...
 
 
-class Saves(Protocol):
-    """Where a state is saved: workbench.checkpoint, workbench.distributed.state."""
-
-    def save(self, step: int, state: dict[str, Any]) -> Any:
-        """Save the state of a step, now or while the training goes on."""
-        ...
-
-    def finish(self) -> None:
-        """Wait for what is still being saved."""
-        ...
-
-
 class Trainer:
     """Model, optimizer, data and schedule of one training on rows, and their common state."""
 
@@ -123,7 +111,7 @@ class Trainer:
         """Tokens trained on so far."""
         return self.step * self.config.step_tokens
 
-    def fit(self, hooks: Hooks, checkpoints: Saves) -> bool:
+    def fit(self, hooks: TrainingHooks, checkpoints: Saves) -> bool:
         """Train to the end. Returns False where it was asked to stop (state is saved)."""
         self.model.train()
         self._begin(hooks, checkpoints)
@@ -146,7 +134,7 @@ class Trainer:
         checkpoints.finish()
         return not stop
 
-    def _begin(self, hooks: Hooks, checkpoints: Saves) -> None:
+    def _begin(self, hooks: TrainingHooks, checkpoints: Saves) -> None:
         """What the model is worth before the first step."""
         found = self.validation.at(self.step)
         if found:

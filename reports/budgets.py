@@ -34,7 +34,7 @@ _OF_A_MODEL = {
 
 
 @dataclass(frozen=True)
-class Measure:
+class CurveField:
     """One picture: a field of a point, its title, and how its values are written."""
 
     key: str
@@ -47,13 +47,13 @@ def _times(value: float) -> str:
     return f"{value:.2g}×"
 
 
-MEASURES: tuple[Measure, ...] = (
-    Measure("accuracy", "Accuracy", (0.0, 1.0), percent),
-    Measure("answer", "Answer, tokens", None, compact),
-    Measure("well_formed", "Well-formed", (0.0, 1.0), percent),
-    Measure("thinking", "Thinking, tokens", None, compact),
-    Measure("ratio", "Answer against no limit", None, _times),
-    Measure("adherence", "Budget kept", (0.0, 1.0), percent),
+MEASURES: tuple[CurveField, ...] = (
+    CurveField("accuracy", "Accuracy", (0.0, 1.0), percent),
+    CurveField("answer", "Answer, tokens", None, compact),
+    CurveField("well_formed", "Well-formed", (0.0, 1.0), percent),
+    CurveField("thinking", "Thinking, tokens", None, compact),
+    CurveField("ratio", "Answer against no limit", None, _times),
+    CurveField("adherence", "Budget kept", (0.0, 1.0), percent),
 )
 
 
@@ -96,7 +96,7 @@ def must_have_budgets(facts: RunFacts) -> list[BudgetRow]:
     return rows
 
 
-def _panel(facts: RunFacts, curves: dict[str, list[CurvePoint]], measure: Measure) -> Panel:
+def _panel(facts: RunFacts, curves: dict[str, list[CurvePoint]], measure: CurveField) -> Panel:
     budgets = {point.budget for points in curves.values() for point in points}
     # Traces that nothing limits stand one place right of the largest budget.
     order = sorted(budgets, key=lambda budget: math.inf if budget is None else budget)

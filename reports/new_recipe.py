@@ -39,8 +39,8 @@ _QUESTIONS = {
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Example: Answers("grpo", "Qwen/Qwen3-0.6B", "prompts.jsonl", "mine.py:score", 1)"""
+class RecipeAnswers:
+    """Example: RecipeAnswers("grpo", "Qwen/Qwen3-0.6B", "prompts.jsonl", "mine.py:score", 1)"""
 
     goal: str
     model: str = _MINIATURE
@@ -49,7 +49,7 @@ class Answers:
     gpus: int = 0
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> "Answers":
+    def of(cls, given: Mapping[str, Any]) -> "RecipeAnswers":
         """From what is given; the rest has its default. Raises: UserError."""
         said = {key: value for key, value in given.items() if value not in (None, "")}
         if "goal" not in said:
@@ -65,9 +65,9 @@ class Answers:
         return cls(**{**said, "gpus": gpus})
 
 
-def ask_all(given: Mapping[str, Any], ask: Callable[[str], str]) -> Answers:
+def ask_all(given: Mapping[str, Any], ask: Callable[[str], str]) -> RecipeAnswers:
     """Ask what is not given."""
-    return Answers.of(
+    return RecipeAnswers.of(
         {
             k: ask(f"{_QUESTIONS[k]}: ").strip() if given.get(k) is None else given[k]
             for k in _QUESTIONS
@@ -75,7 +75,7 @@ def ask_all(given: Mapping[str, Any], ask: Callable[[str], str]) -> Answers:
     )
 
 
-def write_new(answers: Answers, out: str, *, force: bool = False) -> list[str]:
+def write_new(answers: RecipeAnswers, out: str, *, force: bool = False) -> list[str]:
     """Write the recipe; what to do next, in lines.
 
     Raises: UserError where the file is there, or where a dry run of the recipe would fail. Nothing is
@@ -118,7 +118,7 @@ def _dry_run(path: Path) -> None:
     plan_run(recipe, run, order(recipe, ["all"]), fresh=set(recipe.stages))
 
 
-def text_of(answers: Answers, path: Path) -> str:
+def text_of(answers: RecipeAnswers, path: Path) -> str:
     """The recipe as text, with what it was made from at its head."""
     name = path.stem.lstrip(".") or "mine"
     body = _from_miniature(answers, path) if answers.model == _MINIATURE else _from_model(answers)
@@ -130,15 +130,15 @@ def text_of(answers: Answers, path: Path) -> str:
     return head + yaml.dump(whole, Dumper=Plain, sort_keys=False, width=100, allow_unicode=True)
 
 
-def _kind(answers: Answers) -> str:
+def _kind(answers: RecipeAnswers) -> str:
     return {"tools": "dpo"}.get(answers.goal, answers.goal)
 
 
-def _reward(answers: Answers) -> dict[str, Any]:
+def _reward(answers: RecipeAnswers) -> dict[str, Any]:
     return {"reward": {"kind": "function", "function": answers.reward}} if answers.reward else {}
 
 
-def _from_miniature(answers: Answers, path: Path) -> dict[str, Any]:
+def _from_miniature(answers: RecipeAnswers, path: Path) -> dict[str, Any]:
     """The miniature's recipe up to the goal's stage: the stages behind it are left out."""
     end, file = _OF_MINIATURE[answers.goal]
     recipe = load(ROOT / "recipes" / file)
@@ -166,7 +166,7 @@ def _from_miniature(answers: Answers, path: Path) -> dict[str, Any]:
     return {"extends": base, "stages": stages}
 
 
-def _from_model(answers: Answers) -> dict[str, Any]:
+def _from_model(answers: RecipeAnswers) -> dict[str, Any]:
     """A model from elsewhere, the goal's stage, and both measured."""
     stages: dict[str, Any] = {
         "base": {"kind": "convert", "source": {"type": "checkpoint", "path": answers.model}}
@@ -187,7 +187,7 @@ def _from_model(answers: Answers) -> dict[str, Any]:
     return {"stages": stages}
 
 
-def _training(answers: Answers) -> dict[str, Any]:
+def _training(answers: RecipeAnswers) -> dict[str, Any]:
     engine = {"max_model_len": 2048, **({} if answers.gpus else {"dtype": "float32"})}
     if answers.goal == "sft":
         _must_have_data(answers)
@@ -205,7 +205,7 @@ def _training(answers: Answers) -> dict[str, Any]:
     }
 
 
-def _must_have_data(answers: Answers) -> None:
+def _must_have_data(answers: RecipeAnswers) -> None:
     if not answers.data:
         raise UserError(
             f"goal {answers.goal} with the model {answers.model!r} needs --data FILE.jsonl "
@@ -213,12 +213,12 @@ def _must_have_data(answers: Answers) -> None:
         )
 
 
-def _part(answers: Answers) -> dict[str, Any]:
+def _part(answers: RecipeAnswers) -> dict[str, Any]:
     source = {"type": "jsonl", "path": answers.data}
     return {"source": source, "samples": min(_rows(answers.data), 10_000)}
 
 
-def _prompts(answers: Answers) -> dict[str, Any]:
+def _prompts(answers: RecipeAnswers) -> dict[str, Any]:
     """The data in two files beside the recipe: who trains on what he measures measures nothing."""
     if not answers.data:
         return {}

@@ -74,7 +74,7 @@ def _text(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ReplyPair:
     """A question and two replies to it: (model, reply)."""
 
     id: str
@@ -92,7 +92,7 @@ class SampleGroup:
     """The chosen questions of a benchmark."""
 
     benchmark: str
-    pairs: list[Pair]
+    pairs: list[ReplyPair]
 
 
 def sample_groups(facts: RunFacts) -> list[SampleGroup]:
@@ -127,10 +127,12 @@ def _why(before: bool, after: bool) -> str:
     return "lost" if before else "still wrong"
 
 
-def _read_pairs(results: list[Evaluation], chosen: dict[str, str]) -> list[Pair]:
+def _read_pairs(results: list[Evaluation], chosen: dict[str, str]) -> list[ReplyPair]:
     found: dict[str, dict[str, SampleView]] = {key: {} for key in chosen}
     for result in results:
         for sample in read_samples(result.folder, texts=True):
             if sample.id in chosen and result.model not in found[sample.id]:
                 found[sample.id][result.model] = sample_view(sample)
-    return [Pair(key, chosen[key], [*replies.items()]) for key, replies in found.items() if replies]
+    return [
+        ReplyPair(key, chosen[key], [*replies.items()]) for key, replies in found.items() if replies
+    ]

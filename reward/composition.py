@@ -66,7 +66,7 @@ def check_composite(reply: CheckedReply, reference: Any) -> Verdict:
     )
 
 
-class Part(NamedTuple):
+class CheckPart(NamedTuple):
     """One check of a composite one."""
 
     name: str
@@ -74,7 +74,7 @@ class Part(NamedTuple):
     spec: CheckSpec
 
 
-def read_parts(reference: Any) -> list[Part]:
+def read_parts(reference: Any) -> list[CheckPart]:
     """The parts of a composite check's reference. Raises: UserError where it is none."""
     if not isinstance(reference, Sequence) or isinstance(reference, str):
         raise UserError("the reference of a composite check is a list of checks")
@@ -87,7 +87,7 @@ def read_parts(reference: Any) -> list[Part]:
                 raise unknown_name("key of a composite check's part", str(key), _SPEC_KEYS)
         spec = CheckSpec(given["kind"], given["reference"], dict(given.get("options") or {}))
         name, weight = str(given.get("name", given["kind"])), float(given.get("weight", 1.0))
-        parts.append(Part(name, weight, spec))
+        parts.append(CheckPart(name, weight, spec))
     _validate([(part.name, part.weight) for part in parts])
     return parts
 

@@ -61,7 +61,7 @@ class FunctionConfig(Section):
 
 
 @dataclass(frozen=True)
-class Item:
+class ReplyToScore:
     """One reply to score. reference: of the prompt's check, or None."""
 
     reply: CheckedReply
@@ -79,7 +79,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Description:
+class FunctionDescription:
     """What a worker found out about a function. form: one, many or trl."""
 
     form: str
@@ -98,7 +98,7 @@ def is_plugin(kind: str) -> bool:
     return ":" in kind
 
 
-def describe(path: str) -> Description:
+def describe(path: str) -> FunctionDescription:
     """Load the function in a worker. Raises: UserError where it does not import or cannot be called."""
     return _describe(path, stamp_of(path))
 
@@ -108,7 +108,7 @@ def check_config(config: FunctionConfig) -> None:
     _check_options(config.path, describe(config.path), config.options)
 
 
-def score_items(config: FunctionConfig, items: Sequence[Item]) -> list[Verdict]:
+def score_items(config: FunctionConfig, items: Sequence[ReplyToScore]) -> list[Verdict]:
     """A verdict of each item, in order.
 
     A function of lists is called once, so a hang of one reply leaves all of them without a reward.
@@ -118,7 +118,7 @@ def score_items(config: FunctionConfig, items: Sequence[Item]) -> list[Verdict]:
     described = describe(config.path)
     pool = _pool(config.path.rpartition(":")[0], config.workers, config.memory_gb)
 
-    def call(part: Sequence[Item]) -> list[Verdict]:
+    def call(part: Sequence[ReplyToScore]) -> list[Verdict]:
         args = [target_of(config.path), [item.as_json() for item in part], config.options]
         return _verdicts(pool.call(f"{_WORKER}:score", args, timeout_s=config.timeout_s), len(part))
 
@@ -161,11 +161,11 @@ def _source_digest(file: str, stamp: int) -> str:
 def check_plugin(path: str, reply: CheckedReply, reference: Any, **options: Any) -> Verdict:
     """One reply scored by the function at `path`: what a check of this kind is."""
     config = FunctionConfig(path=path, options=options)
-    (verdict,) = score_items(config, [Item(reply, reference)])
+    (verdict,) = score_items(config, [ReplyToScore(reply, reference)])
     return verdict
 
 
-def _check_options(path: str, described: Description, options: Mapping[str, Any]) -> None:
+def _check_options(path: str, described: FunctionDescription, options: Mapping[str, Any]) -> None:
     for name in options:
         if described.options is not None and name not in described.options:
             raise unknown_name(f"option of {path}", name, described.options)
@@ -183,10 +183,10 @@ def stamp_of(path: str) -> tuple[str, int]:
 
 
 @cache
-def _describe(path: str, stamp: tuple[str, int]) -> Description:
+def _describe(path: str, stamp: tuple[str, int]) -> FunctionDescription:
     found = ask_description("function", _WORKER, path)
     options = found["options"]
-    return Description(
+    return FunctionDescription(
         form=found["form"],
         is_async=found["is_async"],
         options=None if options is None else tuple(options),

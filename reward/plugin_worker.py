@@ -25,7 +25,7 @@ class Prompt(str):
     messages: list[dict[str, Any]]
 
 
-class Reply(str):
+class ReplyText(str):
     """The whole reply as it was sampled. answer: without its trace and its calls."""
 
     answer: str
@@ -176,9 +176,9 @@ def _prompt(item: dict[str, Any]) -> Prompt:
     return prompt
 
 
-def as_reply(item: dict[str, Any]) -> Reply:
+def as_reply(item: dict[str, Any]) -> ReplyText:
     """The reply of {"text", "answer", "tool_calls"} as a user's code gets it."""
-    reply = Reply(item["text"])
+    reply = ReplyText(item["text"])
     reply.answer, reply.tool_calls = item["answer"], item["tool_calls"]
     head = item["text"].partition("</think>")
     reply.thinking = head[0].removeprefix("<think>").strip() if head[1] else ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -23,7 +23,7 @@ from rl.prefetch import Prefetch
 from rl.sample import Pool, Rollout, Sampled, Sampler, collect
 from rl.update import Updater
 from rl.weight_sync import publish
-from workbench.checkpoint import rng_state, set_rng_state
+from workbench.checkpoint import Saves, rng_state, set_rng_state
 from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
@@ -34,24 +34,12 @@ from workbench.validation import Validation
 _DIAGNOSED_ROLLOUTS, _DIAGNOSED_TOKENS = 2, 16
 
 
-class Saves(Protocol):
-    """Where a state is saved: workbench.checkpoint, workbench.distributed.state."""
-
-    def save(self, step: int, state: dict[str, Any]) -> Any:
-        """Save the state of a step, now or while the training goes on."""
-        ...
-
-    def finish(self) -> None:
-        """Wait for what is still being saved."""
-        ...
-
-
 class MismatchError(RuntimeError):
     """Trainer and engine compute different policies; training on that would be silent nonsense."""
 
 
 @dataclass(frozen=True)
-class Shards:
+class PolicyShards:
     """What a model in several processes needs beside itself. reference: a frozen model for a KL."""
 
     mesh: Mesh
@@ -60,7 +48,7 @@ class Shards:
 
 
 @dataclass(frozen=True)
-class Hooks:
+class GrpoHooks:
     """log(step, metrics, tokens), progress(step), should_stop(), record(step, groups)."""
 
     log: Callable[[int, dict[str, float], int], None]
@@ -80,7 +68,7 @@ class Grpo:
         self, model: nn.Module, sampler: Sampler | None, pool: Sequence[Conversation] | Sequence[Task],
         config: GrpoConfig,
         seed: int,
-        shards: Shards | None = None,
+        shards: PolicyShards | None = None,
         validation: Validation | None = None,
     ) -> None:  # fmt: skip
         self.validation = validation or Validation()
@@ -93,7 +81,7 @@ class Grpo:
         self.step, self.tokens, self.position = 0, 0, 0
         self._busy: list[tuple[float, float]] = []
 
-    def fit(self, hooks: Hooks, checkpoints: Saves) -> bool:
+    def fit(self, hooks: GrpoHooks, checkpoints: Saves) -> bool:
         """Train to the end. Returns False where it was asked to stop (state is saved)."""
         self._begin(hooks, checkpoints)
         rollouts = self._prefetch() if self.sampler is not None else None
@@ -121,7 +109,7 @@ class Grpo:
             if rollouts is not None:
                 rollouts.close()
 
-    def _begin(self, hooks: Hooks, checkpoints: Saves) -> None:
+    def _begin(self, hooks: GrpoHooks, checkpoints: Saves) -> None:
         """The weights to the engine, and what they are worth before the first step."""
         found = self._publish(None)
         if "validation_s" in found:

@@ -8,7 +8,7 @@ from engine.judge_client import JudgeClient
 from engine.protocol import Completion
 from reward import Component, Verdict, compose
 from reward.pairwise import Asks, Contest, PairwiseConfig, compare, win_rates
-from reward.plugin import FunctionConfig, Item, score_items
+from reward.plugin import FunctionConfig, ReplyToScore, score_items
 from reward.reply import read_reply
 from reward.rubric import Graded, RubricConfig, grade
 from reward.score_model import ScoreModel, load_score_model, score_ids, score_rows
@@ -121,7 +121,7 @@ class FunctionReward:
         for question, done, thinking in made.values():
             reply = read_reply(done.text, thinking_opened=thinking)
             reply = replace(reply, text=done.text, prompt=tuple(question.prompt))
-            items.append(Item(reply, question.check and question.check.reference))
+            items.append(ReplyToScore(reply, question.check and question.check.reference))
         return _filled(out, made, score_items(self.config, items))
 
 

@@ -26,10 +26,10 @@ _ROLES = ("system", "user", "assistant", "tool")
 _SHOWN = 3
 
 
-class Problem(NamedTuple):
+class RowProblem(NamedTuple):
     """Why a row cannot be used. reason: what it is counted under. row: its id, "" where it has none.
 
-    Example: Problem("check", "q7", "a.jsonl, line 8", "the reference of its math check is null")
+    Example: RowProblem("check", "q7", "a.jsonl, line 8", "the reference of its math check is null")
     """
 
     reason: str
@@ -97,26 +97,26 @@ def look_ahead(source: JsonlSource | ParquetSource, rules: Rules, *, name: str) 
 
 def find_problems(
     drawn: Sequence[Drawn], rules: Rules, *, read_references: bool = False
-) -> dict[int, Problem]:
+) -> dict[int, RowProblem]:
     """Number -> what is wrong with that row, for each that is bad."""
     found = {}
     for number, row in enumerate(drawn):
         given = row.conversation
         reason, text = (UNREADABLE, row.problem) if given is None else _wrong(given, rules)
         if text:
-            found[number] = Problem(reason, "" if given is None else given.id, row.place, text)
+            found[number] = RowProblem(reason, "" if given is None else given.id, row.place, text)
     if read_references:
         found |= _unreadable_references(_left(drawn, found), rules)
     # Among the good ones: a row that is left out takes no id from another.
     left = sorted(_left(drawn, found), key=lambda row: _place_key(row[2]))
     for place, text in used_twice([c.id for _, c, _ in left], [where for _, _, where in left]):
         number, given, where = left[place]
-        found[number] = Problem("id", given.id, where, text)
+        found[number] = RowProblem("id", given.id, where, text)
     return found
 
 
 def _left(
-    drawn: Sequence[Drawn], found: Mapping[int, Problem]
+    drawn: Sequence[Drawn], found: Mapping[int, RowProblem]
 ) -> list[tuple[int, Conversation, str]]:
     """(number, conversation, place) of the rows in which nothing was found."""
     return [
@@ -128,7 +128,7 @@ def _left(
 
 def _unreadable_references(
     left: Sequence[tuple[int, Conversation, str]], rules: Rules
-) -> dict[int, Problem]:
+) -> dict[int, RowProblem]:
     def wrong(row: tuple[int, Conversation, str]) -> str:
         check = row[1].check
         try:
@@ -141,14 +141,14 @@ def _unreadable_references(
     with ThreadPoolExecutor(max_workers=2) as threads:
         texts = list(threads.map(wrong, left))
     return {
-        number: Problem("check", given.id, where, text)
+        number: RowProblem("check", given.id, where, text)
         for (number, given, where), text in zip(left, texts, strict=True)
         if text
     }
 
 
 def good_rows(
-    drawn: Sequence[Drawn], problems: Mapping[int, Problem], rules: Rules, *, name: str
+    drawn: Sequence[Drawn], problems: Mapping[int, RowProblem], rules: Rules, *, name: str
 ) -> tuple[list[Conversation], dict[str, Any]]:
     """What is left of the rows, and the account. Raises: UserError, see `take_rows`."""
     account = account_of(len(drawn), list(problems.values()), skip_bad=rules.skip_bad, name=name)
@@ -163,7 +163,7 @@ def good_tasks(
     must_be_own([task.id for task in tasks], what=name)
     texts = [fits(task) for task in tasks]
     problems = [
-        Problem("prompt", task.id, f"task {number}", text)
+        RowProblem("prompt", task.id, f"task {number}", text)
         for number, (task, text) in enumerate(zip(tasks, texts, strict=True), start=1)
         if text
     ]
@@ -172,7 +172,7 @@ def good_tasks(
 
 
 def account_of(
-    count: int, problems: Sequence[Problem], *, skip_bad: bool, name: str
+    count: int, problems: Sequence[RowProblem], *, skip_bad: bool, name: str
 ) -> dict[str, Any]:
     """What was left out. Raises: UserError where nothing may be, or where nothing would be left."""
     first = sorted(problems, key=lambda problem: _place_key(problem.place))

@@ -26,7 +26,7 @@ from rl.conditioned import conditioned
 from rl.config import GrpoConfig
 from rl.engine_account import keep_engine, tell_restarts
 from rl.held_out import check_held_out
-from rl.loop import Grpo, Hooks, Shards
+from rl.loop import Grpo, GrpoHooks, PolicyShards
 from rl.own import own_advantage
 from rl.reward_source import reward_source
 from rl.rollout_log import RolloutLog
@@ -148,7 +148,7 @@ def _validation(context: StageContext, asker: "_Asker | None") -> Validation:
     return Validation(config.validation, measure, by="reward", note=note, shares=shares)
 
 
-def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, Shards | None]:
+def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, PolicyShards | None]:
     """The model to train, proved to isolate documents; with what else it needs in several processes."""
     config: GrpoConfig = context.config
     if mesh is not None:
@@ -160,7 +160,7 @@ def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, Shards | Non
         if config.loss.kl_coefficient and config.lora is None:
             frozen = read_sharded(context.parent_model, mesh, precision=config.precision)
         name = group.from_first(lambda: f"weights-{uuid4().hex}")
-        return model, Shards(mesh, Post(name), frozen)
+        return model, PolicyShards(mesh, Post(name), frozen)
     dtype = config.lora.base if config.lora else "float32"
     whole = load_model(context.parent_model, dtype=dtype, device=str(group.place(config)))
     check_isolation(whole)
@@ -353,11 +353,11 @@ def held_out_rewards(
     return out
 
 
-def _hooks(context: StageContext, config: GrpoConfig, asker: _Asker | None) -> Hooks:
+def _hooks(context: StageContext, config: GrpoConfig, asker: _Asker | None) -> GrpoHooks:
     should_stop = lambda: group.from_first(context.should_stop)  # noqa: E731
     if asker is None:
-        return Hooks(lambda *line: None, lambda step: None, should_stop)
-    return Hooks(
+        return GrpoHooks(lambda *line: None, lambda step: None, should_stop)
+    return GrpoHooks(
         record=asker.record.write,
         log=asker.log,
         progress=lambda step: context.progress(step=step, total=config.num_steps, message="GRPO"),

@@ -89,7 +89,7 @@ def _sequence(rows: int, tokens: int, vocabulary: int, seed: int) -> torch.Tenso
     return (start + (step % 7 + 1) * torch.arange(tokens)) % vocabulary
 
 
-class Training:
+class SmallTraining:
     """A small training whose every draw is the CPU's, on any device."""
 
     def __init__(self, config: Any, device: torch.device, lr: float = 1e-3) -> None:

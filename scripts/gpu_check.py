@@ -29,7 +29,7 @@ except ModuleNotFoundError:
     raise
 
 
-class Section(NamedTuple):
+class CheckSection(NamedTuple):
     """One proof. limit_s: when it is ended; the limits add up to less than nine minutes."""
 
     name: str
@@ -38,20 +38,24 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
-    Section("card", 25, "the card, its memory, the paths that are live, Triton"),
-    Section(
+    CheckSection("card", 25, "the card, its memory, the paths that are live, Triton"),
+    CheckSection(
         "parity", 70, "scan, convolution, attention, norm and loss against fp64, forward and back"
     ),
-    Section("fused", 60, "each Triton kernel against torch's operations: errors, leaks, speed"),
-    Section("leak", 55, "no bit and no gradient crosses documents"),
-    Section("long", 35, "rows beyond 32-bit offsets equal their documents alone"),
-    Section("curve", 55, "200 steps of training follow the CPU's"),
-    Section("step", 80, "tokens a second, share of the GEMM peak, peak memory against the plan"),
-    Section("loss", 30, "the loss over 131,072 words costs little more than its products"),
-    Section("fp8", 35, "block-scaled FP8 products against their emulation"),
-    Section("grpo", 35, "the gradient of a policy update against the CPU's"),
-    Section("profile", 30, "where a step's time goes"),
-    Section("resume", 30, "a step after loading equals the step without"),
+    CheckSection(
+        "fused", 60, "each Triton kernel against torch's operations: errors, leaks, speed"
+    ),
+    CheckSection("leak", 55, "no bit and no gradient crosses documents"),
+    CheckSection("long", 35, "rows beyond 32-bit offsets equal their documents alone"),
+    CheckSection("curve", 55, "200 steps of training follow the CPU's"),
+    CheckSection(
+        "step", 80, "tokens a second, share of the GEMM peak, peak memory against the plan"
+    ),
+    CheckSection("loss", 30, "the loss over 131,072 words costs little more than its products"),
+    CheckSection("fp8", 35, "block-scaled FP8 products against their emulation"),
+    CheckSection("grpo", 35, "the gradient of a policy update against the CPU's"),
+    CheckSection("profile", 30, "where a step's time goes"),
+    CheckSection("resume", 30, "a step after loading equals the step without"),
 )
 
 
@@ -97,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(line["passed"] for line in lines) else 1
 
 
-def chosen(names: list[str] | None) -> list[Section]:
+def chosen(names: list[str] | None) -> list[CheckSection]:
     """The sections of these names, all without. Raises: UserError for another name."""
     known = {section.name: section for section in SECTIONS}
     for name in names or ():
@@ -106,7 +110,9 @@ def chosen(names: list[str] | None) -> list[Section]:
     return [section for section in SECTIONS if names is None or section.name in names]
 
 
-def examine(section: Section, check: Callable[[Any], dict[str, Any]], bench: Any) -> dict[str, Any]:
+def examine(
+    section: CheckSection, check: Callable[[Any], dict[str, Any]], bench: Any
+) -> dict[str, Any]:
     """The section's line: its figures, whether it passed, and why not. Never raises."""
     started = time.monotonic()
     limit_s = section.limit_s * (1 if bench.on_card else 5)  # a CPU's times prove nothing

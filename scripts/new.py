@@ -36,12 +36,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask what no flag has said, write, and say what comes next."""
-    from reports.new_recipe import Answers, ask_all, write_new
+    from reports.new_recipe import RecipeAnswers, ask_all, write_new
 
     given = {k: getattr(args, k) for k in ("goal", "model", "data", "reward", "gpus")}
     if all(value is None for value in given.values()) and not sys.stdin.isatty():
         raise UserError("nobody is here to answer; give flags, at least --goal (anneal new --help)")
-    answers = ask_all(given, input) if sys.stdin.isatty() else Answers.of(given)
+    answers = ask_all(given, input) if sys.stdin.isatty() else RecipeAnswers.of(given)
     print("\n".join(write_new(answers, args.out, force=args.force)))
     return 0
 

@@ -10,7 +10,7 @@ from workbench.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from rl.simulation.parts import Lengths, Plan
-    from rl.simulation.splits import Question, Split
+    from rl.simulation.splits import Split, SplitQuestion
     from workbench.recipe import Recipe
 
 STEPS = 12
@@ -132,9 +132,9 @@ def _on_cards(
 
 def _question(
     recipe: "Recipe", config: Any, lengths: "Lengths", hardware: Any, name: str, faults: Any
-) -> "Question":
+) -> "SplitQuestion":
     from rl.simulation.assumed import Loads
-    from rl.simulation.splits import Question
+    from rl.simulation.splits import SplitQuestion
     from scripts.plan import beside_of, loads_of, shape_of
 
     shape = shape_of(recipe, name)
@@ -145,7 +145,7 @@ def _question(
             raise UserError(f"--simulate {name}: {one}")
     asked = [lengths.of(p, s) for p in range(64) for s in range(16)]
     mean = _mean([float(one.reply) for one in asked])
-    return Question(
+    return SplitQuestion(
         Loads(shape, generation, training, hardware, frozen),
         _plan(config, min(STEPS, config.num_steps)), lengths, mean, faults,
     )  # fmt: skip

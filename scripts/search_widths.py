@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     """Search, print."""
     from model.presets import shape
     from pretrain.compress import fitting
-    from pretrain.compress.config import Load, Space
+    from pretrain.compress.config import MemoryLoad, Space
 
     s = shape(args.model, **({"pattern": args.pattern} if args.pattern else {}))
-    load = Load(
+    load = MemoryLoad(
         memory_gib=args.budget_gib or fitting.PAPER_LOAD.memory_gib,
         context_tokens=args.context,
         batch=args.batch,

@@ -19,7 +19,7 @@ from workbench.errors import UserError
 
 
 @dataclass
-class Accounting:
+class SampleAccounting:
     """What went into the training set, for the manifest."""
 
     samples: Counter[str] = field(default_factory=Counter)
@@ -100,7 +100,7 @@ def unrolled(conversation: Conversation) -> list[Conversation]:
 
 
 def with_replies(
-    conversations: Iterable[Conversation], *, part: str, accounting: Accounting
+    conversations: Iterable[Conversation], *, part: str, accounting: SampleAccounting
 ) -> Iterator[Conversation]:
     """Those that end with an assistant turn: nothing in the others carries loss.
 
@@ -168,7 +168,7 @@ def to_rows(
     concatenate: bool,
     drop_longer: bool,
     seed: int,
-    accounting: Accounting,
+    accounting: SampleAccounting,
 ) -> PackedRows:
     """Rows in training order: concatenated samples, or one sample a row.
 
@@ -198,7 +198,9 @@ def to_rows(
     return write_rows(samples, rows)
 
 
-def _count(samples: Samples, kept: np.ndarray, lengths: np.ndarray, accounting: Accounting) -> None:
+def _count(
+    samples: Samples, kept: np.ndarray, lengths: np.ndarray, accounting: SampleAccounting
+) -> None:
     domains = samples.domains[kept]
     accounting.loss_tokens = int(samples.losses[kept].sum())
     for number, name in enumerate(samples.domain_names):

@@ -35,7 +35,7 @@ class Example:
         return np.where(labels == -100, ~ids, ids)
 
 
-class Row(TypedDict):
+class TrainingRow(TypedDict):
     """One training row [T]: whole samples in a line. seq_idx numbers them."""
 
     input_ids: list[int]
@@ -43,7 +43,7 @@ class Row(TypedDict):
     seq_idx: list[int]
 
 
-EMPTY_ROW: Row = {"input_ids": [0], "labels": [-100], "seq_idx": [0]}
+EMPTY_ROW: TrainingRow = {"input_ids": [0], "labels": [-100], "seq_idx": [0]}
 """One token without loss."""
 
 
@@ -98,7 +98,7 @@ def write_samples(folder: Path, examples: Iterable[tuple[str, np.ndarray]]) -> S
     return Samples(folder)
 
 
-class PackedRows(Sequence[Row]):
+class PackedRows(Sequence[TrainingRow]):
     """Rows by number, read from the samples when asked for.
 
     spare: rows of one token without loss behind them.
@@ -116,7 +116,7 @@ class PackedRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._starts) - 1 + self.spare
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TrainingRow]:
         return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: Any) -> Any:
@@ -144,7 +144,7 @@ def _open(folder: Path, spare: int) -> PackedRows:
     return PackedRows(folder, spare=spare)
 
 
-def _row(samples: Sequence[np.ndarray]) -> Row:
+def _row(samples: Sequence[np.ndarray]) -> TrainingRow:
     signed = np.concatenate(samples)
     ids = np.where(signed < 0, ~signed, signed)
     labels = np.where(signed < 0, -100, signed)
@@ -152,4 +152,4 @@ def _row(samples: Sequence[np.ndarray]) -> Row:
     lengths = [len(one) for one in samples]
     labels[np.cumsum([0, *lengths[:-1]])] = -100
     seq_idx = np.repeat(np.arange(len(samples)), lengths)
-    return Row(input_ids=ids.tolist(), labels=labels.tolist(), seq_idx=seq_idx.tolist())
+    return TrainingRow(input_ids=ids.tolist(), labels=labels.tolist(), seq_idx=seq_idx.tolist())

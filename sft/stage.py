@@ -27,7 +27,7 @@ from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from sft.config import PartConfig, SftConfig
 from sft.examples import (
-    Accounting,
+    SampleAccounting,
     add_stripped,
     to_rows,
     unrolled,
@@ -168,18 +168,18 @@ def build_rows(
     folder: Path,
     *,
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[PackedRows, list[Any] | None, Accounting]:
+) -> tuple[PackedRows, list[Any] | None, SampleAccounting]:
     """The whole training set from the stage's parts, in files of `folder`, and what it is validated by
     (None: nothing): the samples and what each of them asks.
 
     tell: is told now and then how many samples of how many are tokenised.
     """
-    accounting = Accounting()
+    accounting = SampleAccounting()
     whole = Spilled(folder)
     whole.extend(collect(config.parts, seed, accounting))
     held_out: list[Any] | None = None
     if (wanted := config.validation) is not None:
-        further = list(collect(wanted.parts, seed, Accounting()))
+        further = list(collect(wanted.parts, seed, SampleAccounting()))
         if wanted.share is not None:
             every, whole = whole, Spilled(folder)
             further = split_share(every, wanted.share, seed, kept=whole)
@@ -212,7 +212,7 @@ def build_rows(
 
 
 def collect(
-    parts: Mapping[str, PartConfig], seed: int, accounting: Accounting
+    parts: Mapping[str, PartConfig], seed: int, accounting: SampleAccounting
 ) -> Iterator[Conversation]:
     """The parts' conversations, in the recipe's order; those without a reply are left out."""
     for name, part in parts.items():

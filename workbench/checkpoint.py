@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,6 +21,18 @@ from workbench.files import whole_file
 
 Spared = Callable[[], int | None]
 """The step of a checkpoint that must stay, asked for whenever older ones are deleted."""
+
+
+class Saves(Protocol):
+    """Where a state is saved: `Checkpoints`, or workbench.distributed.state where several processes share it."""
+
+    def save(self, step: int, state: dict[str, Any]) -> Any:
+        """Save the state of a step, now or while the training goes on."""
+        ...
+
+    def finish(self) -> None:
+        """Wait for what is still being saved."""
+        ...
 
 
 class Checkpoints:

@@ -51,7 +51,7 @@ class TrackerConfig(Section):
     """Most rollouts a step in its table; 0: none."""
 
 
-class Tool(Protocol):
+class TrackerTool(Protocol):
     """What a tracker can do."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -82,14 +82,14 @@ class Trackers:
         configs: Sequence[TrackerConfig],
         stage_dir: Path,
         facts: Mapping[str, Any],
-        open_tool: Callable[[TrackerConfig, Path, Mapping[str, Any]], Tool] | None = None,
+        open_tool: Callable[[TrackerConfig, Path, Mapping[str, Any]], TrackerTool] | None = None,
     ) -> None:
         """facts: of the run, for the tracker's own page; with keys run and stage."""
         self.lines: list[str] = []
         self._rollouts, self._read = stage_dir / ROLLOUTS, 0
         if self._rollouts.is_file():  # of an earlier attempt, which has sent them
             self._read = self._rollouts.stat().st_size
-        self._open: list[tuple[TrackerConfig, Tool]] = []
+        self._open: list[tuple[TrackerConfig, TrackerTool]] = []
         for config in configs:
             self._try(config, lambda c=config: self._begin(c, stage_dir, facts, open_tool or start))  # type: ignore[misc]
 
@@ -111,14 +111,14 @@ class Trackers:
         config: TrackerConfig,
         stage_dir: Path,
         facts: Mapping[str, Any],
-        open_tool: Callable[[TrackerConfig, Path, Mapping[str, Any]], Tool],
+        open_tool: Callable[[TrackerConfig, Path, Mapping[str, Any]], TrackerTool],
     ) -> None:
         self._open.append((config, open_tool(config, stage_dir, facts)))
 
     @staticmethod
     def _send(
         config: TrackerConfig,
-        tool: Tool,
+        tool: TrackerTool,
         step: int,
         values: Mapping[str, float],
         rows: Sequence[Mapping[str, Any]],
@@ -160,7 +160,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"parts": json.dumps(found["parts"], ensure_ascii=False, default=str)}
 
 
-def start(config: TrackerConfig, stage_dir: Path, facts: Mapping[str, Any]) -> Tool:
+def start(config: TrackerConfig, stage_dir: Path, facts: Mapping[str, Any]) -> TrackerTool:
     """The tracker's own run for a stage."""
     return _STARTS[config.tool](config, stage_dir, facts)
 
@@ -274,7 +274,7 @@ class _Trackio:
         self._run.finish()
 
 
-_STARTS: dict[str, Callable[[TrackerConfig, Path, Mapping[str, Any]], Tool]] = {
+_STARTS: dict[str, Callable[[TrackerConfig, Path, Mapping[str, Any]], TrackerTool]] = {
     "wandb": _Wandb,
     "mlflow": _Mlflow,
     "trackio": _Trackio,

@@ -14,7 +14,7 @@ Form = Literal["code", "data", "html"]
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
-class Language(NamedTuple):
+class ProgrammingLanguage(NamedTuple):
     """A language as Pygments names it, and which limits are meant for it."""
 
     name: str
@@ -39,13 +39,17 @@ _DATA = {
     "csv": "csv tsv", "ini": "cfg conf ini properties",
 }  # fmt: skip
 _BY_ENDING = {
-    **{end: Language(name) for name, ends in _CODE.items() for end in ends.split()},
-    **{end: Language(name, "data") for name, ends in _DATA.items() for end in ends.split()},
-    **{end: Language("html", "html") for end in ("htm", "html", "xhtml")},
+    **{end: ProgrammingLanguage(name) for name, ends in _CODE.items() for end in ends.split()},
+    **{
+        end: ProgrammingLanguage(name, "data")
+        for name, ends in _DATA.items()
+        for end in ends.split()
+    },
+    **{end: ProgrammingLanguage("html", "html") for end in ("htm", "html", "xhtml")},
 }
 _BY_NAME = {
-    "dockerfile": Language("docker"), "makefile": Language("makefile"), "gnumakefile": Language("makefile"),
-    "cmakelists.txt": Language("cmake"), "rakefile": Language("ruby"), "gemfile": Language("ruby"),
+    "dockerfile": ProgrammingLanguage("docker"), "makefile": ProgrammingLanguage("makefile"), "gnumakefile": ProgrammingLanguage("makefile"),
+    "cmakelists.txt": ProgrammingLanguage("cmake"), "rakefile": ProgrammingLanguage("ruby"), "gemfile": ProgrammingLanguage("ruby"),
 }  # fmt: skip
 _LOCKED = frozenset(
     [
@@ -64,11 +68,11 @@ _LOCKED = frozenset(
 )
 
 
-def language_of(path: str) -> Language | None:
+def language_of(path: str) -> ProgrammingLanguage | None:
     """What a file of this name is written in; None where the name does not tell.
 
     >>> language_of("src/main.RS"), language_of("a/b.json"), language_of("LICENSE")
-    (Language(name='rust', form='code'), Language(name='json', form='data'), None)
+    (ProgrammingLanguage(name='rust', form='code'), Language(name='json', form='data'), None)
     """
     name = PurePosixPath(path).name.lower()
     return _BY_NAME.get(name) or _BY_ENDING.get(name.rpartition(".")[2] if "." in name else "")
@@ -87,7 +91,7 @@ def languages() -> list[str]:
 class SourceText:
     """A file's text in parts; each is made where it is first asked for."""
 
-    def __init__(self, text: str, language: Language) -> None:
+    def __init__(self, text: str, language: ProgrammingLanguage) -> None:
         self.text, self.language = text, language
 
     @cached_property

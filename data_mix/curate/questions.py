@@ -27,7 +27,7 @@ _COMMON_SHARE, _COMMON_LEAST = 0.02, 5
 
 
 @dataclass(frozen=True)
-class Question:
+class BenchmarkQuestion:
     """A question of a benchmark, with its answers that are texts."""
 
     benchmark: str
@@ -79,14 +79,15 @@ def looked_for(path: Path, size: int) -> tuple[list[str], NDArray[np.uint64]]:
     return list(read_json(prompts)), np.load(common)
 
 
-def read(path: Path) -> list[Question]:
+def read(path: Path) -> list[BenchmarkQuestion]:
     """The questions of a file that `gather` wrote."""
     return [
-        Question(row["benchmark"], row["id"], tuple(row["texts"])) for row in read_json_lines(path)
+        BenchmarkQuestion(row["benchmark"], row["id"], tuple(row["texts"]))
+        for row in read_json_lines(path)
     ]
 
 
-def prompts_of(questions: Iterable[Question]) -> list[str]:
+def prompts_of(questions: Iterable[BenchmarkQuestion]) -> list[str]:
     """What is looked for: each text, and its paragraphs, without those that many questions share."""
     out: dict[str, None] = {}
     for own in _by_benchmark(questions).values():
@@ -96,7 +97,7 @@ def prompts_of(questions: Iterable[Question]) -> list[str]:
     return list(out)
 
 
-def common_runs(questions: Iterable[Question], size: int) -> NDArray[np.uint64]:
+def common_runs(questions: Iterable[BenchmarkQuestion], size: int) -> NDArray[np.uint64]:
     """Numbers of the runs of `size` words that say nothing of one question.
 
     Those that many questions of one benchmark share, and those of few words or of numbers alone: a row of
@@ -134,14 +135,14 @@ def _common(num_questions: int) -> float:
     return max(_COMMON_LEAST, _COMMON_SHARE * num_questions)
 
 
-def _by_benchmark(questions: Iterable[Question]) -> dict[str, list[Question]]:
-    out: dict[str, list[Question]] = {}
+def _by_benchmark(questions: Iterable[BenchmarkQuestion]) -> dict[str, list[BenchmarkQuestion]]:
+    out: dict[str, list[BenchmarkQuestion]] = {}
     for question in questions:
         out.setdefault(question.benchmark, []).append(question)
     return out
 
 
-def _parts(question: Question) -> Iterator[str]:
+def _parts(question: BenchmarkQuestion) -> Iterator[str]:
     for text in question.texts:
         yield text
         paragraphs = [part for part in text.split("\n\n") if part.strip()]

@@ -8,7 +8,7 @@ from data_mix.curate.debian import make_where_missing
 from data_mix.curate.inputs import open_input
 from data_mix.curate.plan import missing_programs
 from data_mix.curate.worker import INPUT
-from data_mix.scatter import Job, make_shards
+from data_mix.scatter import ShardJob, make_shards
 from workbench.errors import UserError
 from workbench.registry import resolve
 from workbench.stage import StageContext
@@ -26,7 +26,7 @@ def run(context: StageContext) -> None:
         columns = columns_after(config, opened.columns)
     except ValueError as error:
         raise UserError(str(error)) from None
-    job = Job(
+    job = ShardJob(
         open="data_mix.curate.worker:open_maker",
         config=config,
         stage=context.stage_dir,

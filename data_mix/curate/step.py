@@ -15,7 +15,7 @@ from workbench.errors import UserError, one_line
 Decision = Removed | Failed | None
 
 
-class Step(ABC):
+class CurateStep(ABC):
     """Decides on batches of rows. name: what it is called in figures."""
 
     batch_rows = 1
@@ -45,11 +45,11 @@ class Step(ABC):
             item.counts[f"{self.name}/{what}"] += number
 
 
-class RowStep(Step):
+class RowStep(CurateStep):
     """Decides on one row at a time. An error of its own fails that row alone."""
 
     def decide(self, items: Sequence[Item]) -> list[Decision]:
-        """See Step."""
+        """See CurateStep."""
         return [self._safely(item) for item in items]
 
     def _safely(self, item: Item) -> Decision:

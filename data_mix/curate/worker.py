@@ -9,8 +9,8 @@ from typing import cast
 from data_mix.curate.config import CurateConfig
 from data_mix.curate.equations import surviving
 from data_mix.curate.inputs import open_input
-from data_mix.curate.step import Step
-from data_mix.scatter import Job, Unit
+from data_mix.curate.step import CurateStep
+from data_mix.scatter import ShardJob, Unit
 from data_mix.shard_columns import Row
 from data_mix.shards import Item, Kept, Outcome, Removed, says
 from workbench.registry import resolve
@@ -21,18 +21,18 @@ INPUT = "input"
 """What the reading of rows is called in figures, beside the steps."""
 
 
-def open_maker(job: Job) -> "CurateMaker":
-    """See data_mix.scatter.Job."""
+def open_maker(job: ShardJob) -> "CurateMaker":
+    """See data_mix.scatter.ShardJob."""
     return CurateMaker(job)
 
 
 class CurateMaker:
     """Takes the rows of a unit through all steps."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ShardJob) -> None:
         config = cast(CurateConfig, job.config)
         self._input = open_input(config.input)
-        self._steps: list[Step] = [
+        self._steps: list[CurateStep] = [
             resolve(step.open)(step, name, job)
             for name, step in zip(config.names(), config.steps, strict=True)
         ]
@@ -87,7 +87,7 @@ class CurateMaker:
         return found
 
 
-def _count_equations(step: Step, item: Item) -> None:
+def _count_equations(step: CurateStep, item: Item) -> None:
     """How many of a page's equations it still has, after each step since they were listed."""
     equations, text = item.row.get("equations"), item.row.get("text")
     if equations and isinstance(text, str):

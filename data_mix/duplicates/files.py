@@ -25,7 +25,7 @@ EXACT_BAND = 0
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardFile:
     """A shard that is read: `first` is the number of its first row over all. own: it is written again."""
 
     number: int
@@ -41,16 +41,16 @@ class Part:
         return self.stage / "shards" / f"{self.shard:05d}.parquet"
 
 
-def parts_of(against: Sequence[Path], inputs: Sequence[Path]) -> list[Part]:
+def parts_of(against: Sequence[Path], inputs: Sequence[Path]) -> list[ShardFile]:
     """The shards of all stages, in the order in which their rows are numbered."""
-    parts: list[Part] = []
+    parts: list[ShardFile] = []
     first = 0
     for stage, own in [*((s, False) for s in against), *((s, True) for s in inputs)]:
         for file in shard_files(stage):
             facts = shard_facts(stage, int(file.stem))
             assert facts is not None, f"{file} has no facts"
             count = facts.rows_out
-            parts.append(Part(len(parts), stage, int(file.stem), first, count, own))
+            parts.append(ShardFile(len(parts), stage, int(file.stem), first, count, own))
             first += count
     return parts
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_mix.duplicates.files import EXACT, EXACT_BAND, KEEP, NEAR, Part, Work, opened, save
+from data_mix.duplicates.files import EXACT, EXACT_BAND, KEEP, NEAR, ShardFile, Work, opened, save
 from data_mix.duplicates.signature import Signer, band_keys, exact_key
 from data_mix.shards import read_shard, says
 
@@ -52,7 +52,7 @@ def ranges_of(num_rows: int) -> int:
     return max(-(-num_rows // RANGE_KEYS), 1)
 
 
-def sign(work: Work, part: Part, shape: Shape) -> None:
+def sign(work: Work, part: ShardFile, shape: Shape) -> None:
     """Write the signatures and keys of a shard."""
     if work.cuts(part.number).exists():
         return
@@ -95,7 +95,7 @@ def _edges(ranges: int) -> NDArray[np.uint64]:
     return np.array([(2**64 * n) // ranges for n in range(ranges)], np.uint64)
 
 
-def pair(work: Work, parts: Sequence[Part], band: int, number: int, shape: Shape) -> None:
+def pair(work: Work, parts: Sequence[ShardFile], band: int, number: int, shape: Shape) -> None:
     """Write the pairs of one range of a band: each row with an earlier one that it is like."""
     path = work.pairs(band * shape.ranges + number)
     if path.exists():
@@ -115,7 +115,7 @@ def pair(work: Work, parts: Sequence[Part], band: int, number: int, shape: Shape
 
 
 def _range(
-    work: Work, parts: Sequence[Part], band: int, number: int
+    work: Work, parts: Sequence[ShardFile], band: int, number: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     keys, rows = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for part in parts:
@@ -129,7 +129,7 @@ def _range(
 class Signatures:
     """The signatures of rows by their numbers over all."""
 
-    def __init__(self, work: Work, parts: Sequence[Part]) -> None:
+    def __init__(self, work: Work, parts: Sequence[ShardFile]) -> None:
         self._first = np.array([part.first for part in parts], np.int64)
         self._files = [work.signatures(part.number) for part in parts]
 
@@ -178,7 +178,7 @@ def _alike(
     return out
 
 
-def decide(work: Work, parts: Sequence[Part], num_pairs: int) -> None:
+def decide(work: Work, parts: Sequence[ShardFile], num_pairs: int) -> None:
     """Write what becomes of each row: it goes where it is like an earlier row that stays.
 
     In the order of rows, so that what an earlier row became is known. Rows that are not `own` all stay.

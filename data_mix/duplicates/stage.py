@@ -6,9 +6,9 @@ from typing import cast
 
 from data_mix.card import finish
 from data_mix.duplicates.config import DedupConfig
-from data_mix.duplicates.files import EXACT, KEEP, Part, Work, opened, parts_of
+from data_mix.duplicates.files import EXACT, KEEP, ShardFile, Work, opened, parts_of
 from data_mix.duplicates.passes import Shape, decide, pair, ranges_of, sign
-from data_mix.scatter import Job, Unit, make_shards, scatter
+from data_mix.scatter import ShardJob, Unit, make_shards, scatter
 from data_mix.shard_columns import Row
 from data_mix.shards import Item, Kept, Outcome, Removed, columns_of, read_shard
 from workbench.errors import UserError
@@ -30,7 +30,7 @@ def run(context: StageContext) -> None:
             )
     parts = parts_of([Path(name) for name in config.against], inputs)
     shape = Shape(config.bands, config.rows, config.near, ranges_of(sum(p.count for p in parts)))
-    job = Job(
+    job = ShardJob(
         open="data_mix.duplicates.stage:open_maker",
         config=config,
         stage=context.stage_dir,
@@ -60,24 +60,24 @@ def _pass(context: StageContext, done: Iterator[None], total: int, message: str)
             context.stop()
 
 
-def _sign(job: Job, part: Part) -> None:
+def _sign(job: ShardJob, part: ShardFile) -> None:
     sign(Work(job.stage), part, job.more["shape"])
 
 
-def _pair(job: Job, place: tuple[int, int]) -> None:
+def _pair(job: ShardJob, place: tuple[int, int]) -> None:
     pair(Work(job.stage), job.more["parts"], *place, job.more["shape"])
 
 
-def open_maker(job: Job) -> "DedupMaker":
-    """See data_mix.scatter.Job."""
+def open_maker(job: ShardJob) -> "DedupMaker":
+    """See data_mix.scatter.ShardJob."""
     return DedupMaker(job)
 
 
 class DedupMaker:
     """Writes a shard's rows again, without those that go."""
 
-    def __init__(self, job: Job) -> None:
-        self._parts = cast(list[Part], job.more["parts"])
+    def __init__(self, job: ShardJob) -> None:
+        self._parts = cast(list[ShardFile], job.more["parts"])
         self._verdict = opened(Work(job.stage).verdict)
         self._first = 0
 

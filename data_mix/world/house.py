@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from data_mix.world.problem import split_of
-from data_mix.world.tooluse import ROOMS, TOOLS, Tool
+from data_mix.world.tooluse import ROOMS, TOOLS, WorldTool
 from workbench.conversation import Conversation, Message
 from workbench.errors import UserError
 
@@ -19,7 +19,7 @@ from workbench.errors import UserError
 ACTIONS = ("set_light", "set_heat", "set_timer", "send_message", "book_table")
 # What each of them answers when it has worked.
 DONE = "ok"
-_TOOL: dict[str, Tool] = {tool.name: tool for tool in TOOLS}
+_TOOL: dict[str, WorldTool] = {tool.name: tool for tool in TOOLS}
 _TRIES = 10_000
 # So many known texts in a row mean that a split is used up.
 _MAX_REPEATS = 500
@@ -105,7 +105,7 @@ def house_conversations(
                 )
 
 
-def _request(tool: Tool, rng: Random, split: str) -> tuple[str, dict[str, Any]]:
+def _request(tool: WorldTool, rng: Random, split: str) -> tuple[str, dict[str, Any]]:
     """Wording and call of a request that belongs to the split."""
     for _ in range(_TRIES):
         arguments = {name: draw(rng) for name, draw in tool.parameters.items()}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Language:
+class Wordings:
     """Wordings of one language. {e} expression, {n} name, {a} number, {s} subject, {o} object."""
 
     code: str
@@ -16,8 +16,8 @@ class Language:
     capitals: dict[str, str]
 
 
-LANGUAGES: tuple[Language, ...] = (
-    Language(
+LANGUAGES: tuple[Wordings, ...] = (
+    Wordings(
         "de",
         ("Was ist {e}?", "Berechne {e}.", "Wie viel ergibt {e}?"),
         ("{n} hat {a} Äpfel.", "{n} bekommt {a}.", "{n} verliert {a}.", "Wie viele Äpfel?"),
@@ -29,7 +29,7 @@ LANGUAGES: tuple[Language, ...] = (
             "Japan": "Tokio", "Norwegen": "Oslo", "Österreich": "Wien", "Griechenland": "Athen",
         },
     ),
-    Language(
+    Wordings(
         "es",
         ("¿Cuánto es {e}?", "Calcula {e}.", "¿Qué resulta de {e}?"),
         ("{n} tiene {a} manzanas.", "{n} recibe {a}.", "{n} pierde {a}.", "¿Cuántas manzanas?"),
@@ -41,7 +41,7 @@ LANGUAGES: tuple[Language, ...] = (
             "Japón": "Tokio", "Noruega": "Oslo", "Austria": "Viena", "Grecia": "Atenas",
         },
     ),
-    Language(
+    Wordings(
         "fr",
         ("Combien font {e} ?", "Calcule {e}.", "Quel est le résultat de {e} ?"),
         ("{n} a {a} pommes.", "{n} reçoit {a}.", "{n} perd {a}.", "Combien de pommes ?"),
@@ -53,7 +53,7 @@ LANGUAGES: tuple[Language, ...] = (
             "Japon": "Tokyo", "Norvège": "Oslo", "Autriche": "Vienne", "Grèce": "Athènes",
         },
     ),
-    Language(
+    Wordings(
         "it",
         ("Quanto fa {e}?", "Calcola {e}.", "Qual è il risultato di {e}?"),
         ("{n} ha {a} mele.", "{n} riceve {a}.", "{n} perde {a}.", "Quante mele?"),
@@ -65,7 +65,7 @@ LANGUAGES: tuple[Language, ...] = (
             "Giappone": "Tokyo", "Norvegia": "Oslo", "Austria": "Vienna", "Grecia": "Atene",
         },
     ),
-    Language(
+    Wordings(
         "ja",
         ("{e} はいくつですか。", "{e} を計算してください。", "{e} の答えは何ですか。"),
         ("{n} はりんごを {a} 個持っています。", "{a} 個もらいます。", "{a} 個なくします。",

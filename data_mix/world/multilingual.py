@@ -4,7 +4,7 @@ from random import Random
 
 from data_mix.world import arithmetic
 from data_mix.world.facts import CAPITALS_SHARED, RELATIONS
-from data_mix.world.languages import LANGUAGES, Language
+from data_mix.world.languages import LANGUAGES, Wordings
 from data_mix.world.problem import Problem
 from data_mix.world.science import LETTERS, choice_key, look_through, options_block
 from workbench.conversation import CheckSpec
@@ -12,7 +12,7 @@ from workbench.conversation import CheckSpec
 _NAMES = ("Ana", "Ben", "Eva", "Leo")
 
 
-def word_sum(rng: Random, language: Language, terms: arithmetic.Terms) -> str:
+def word_sum(rng: Random, language: Wordings, terms: arithmetic.Terms) -> str:
     """One wording of the sum in the language: three plain ones and a story."""
     form = rng.randrange(len(language.asks) + 1)
     if form < len(language.asks):
@@ -24,7 +24,7 @@ def word_sum(rng: Random, language: Language, terms: arithmetic.Terms) -> str:
     return " ".join([*parts, question])
 
 
-def sum_problem(rng: Random, language: Language, terms: arithmetic.Terms) -> Problem:
+def sum_problem(rng: Random, language: Wordings, terms: arithmetic.Terms) -> Problem:
     """The sum asked in `language`; its key is the English problem's, so that splits agree."""
     return Problem(
         key=terms.key,
@@ -35,7 +35,7 @@ def sum_problem(rng: Random, language: Language, terms: arithmetic.Terms) -> Pro
     )
 
 
-def _capital_problem(rng: Random, language: Language) -> Problem:
+def _capital_problem(rng: Random, language: Wordings) -> Problem:
     english = next(relation for relation in RELATIONS if relation.name == "capital")
     indices = rng.sample(range(len(CAPITALS_SHARED)), 4)
     subjects, capitals = list(language.capitals), list(language.capitals.values())

@@ -49,7 +49,7 @@ def _number(rng: Random) -> int:
 
 
 @dataclass(frozen=True)
-class Tool:
+class WorldTool:
     """A tool: `topic` is its name in traces, `requests` are wordings with {parameter} slots."""
 
     name: str
@@ -75,26 +75,26 @@ class Tool:
         }
 
 
-TOOLS: tuple[Tool, ...] = (
-    Tool("get_weather", "weather", {"city": _city},
+TOOLS: tuple[WorldTool, ...] = (
+    WorldTool("get_weather", "weather", {"city": _city},
          ("What is the weather in {city}?", "Will it rain in {city}?")),
-    Tool("get_time", "time", {"city": _city},
+    WorldTool("get_time", "time", {"city": _city},
          ("What time is it in {city}?", "Tell me the time in {city}.")),
-    Tool("set_timer", "timer", {"minutes": _number},
+    WorldTool("set_timer", "timer", {"minutes": _number},
          ("Set a timer of {minutes} minutes.", "Wake me in {minutes} minutes.")),
-    Tool("send_message", "message", {"to": _person, "text": _word},
+    WorldTool("send_message", "message", {"to": _person, "text": _word},
          ("Send {to} the message {text}.", "Write {text} to {to}.")),
-    Tool("call_person", "phone", {"name": _person},
+    WorldTool("call_person", "phone", {"name": _person},
          ("Call {name}.", "Phone {name} now.")),
-    Tool("translate", "translation", {"text": _word, "language": _language},
+    WorldTool("translate", "translation", {"text": _word, "language": _language},
          ("Translate {text} to {language}.", "Say {text} in {language}.")),
-    Tool("set_light", "light", {"room": _room, "level": _number},
+    WorldTool("set_light", "light", {"room": _room, "level": _number},
          ("Set the {room} light to {level}.", "Dim the {room} light to {level}.")),
-    Tool("set_heat", "heating", {"room": _room, "degrees": _number},
+    WorldTool("set_heat", "heating", {"room": _room, "degrees": _number},
          ("Heat the {room} to {degrees} degrees.", "Make it {degrees} degrees in the {room}.")),
-    Tool("book_table", "restaurant", {"city": _city, "people": _number},
+    WorldTool("book_table", "restaurant", {"city": _city, "people": _number},
          ("Book a table for {people} in {city}.", "Dinner for {people} in {city} please.")),
-    Tool("find_train", "train", {"start": _city, "goal": _city},
+    WorldTool("find_train", "train", {"start": _city, "goal": _city},
          ("Find a train from {start} to {goal}.", "How do I get by rail from {start} to {goal}?")),
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ _LONGEST_LINE = 200
 
 
 @dataclass(frozen=True)
-class Description:
+class ClassDescription:
     """What a class has. options: keyword arguments of its constructor; None: it takes any."""
 
     tools: list[dict[str, Any]]
@@ -36,7 +36,7 @@ class Description:
     """Whether it makes tasks of a file's rows."""
 
 
-def describe(path: str) -> Description:
+def describe(path: str) -> ClassDescription:
     """Load the class in a process. Raises: UserError where it does not import or is not an environment."""
     return _describe(path, stamp_of(path))
 
@@ -166,10 +166,10 @@ def _digest(path: str) -> str:
 
 
 @cache
-def _describe(path: str, stamp: object) -> Description:
+def _describe(path: str, stamp: object) -> ClassDescription:
     found = ask_description("environment", WORKER, path)
     options = found["options"]
-    return Description(
+    return ClassDescription(
         tools=found["tools"],
         options=None if options is None else tuple(options),
         has_tasks=found["has_tasks"],

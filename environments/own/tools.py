@@ -23,7 +23,7 @@ class BadTool(Exception):
 
 
 @dataclass(frozen=True)
-class Tool:
+class MethodTool:
     """A method, what the model reads of it, and the model of its arguments."""
 
     name: str
@@ -41,7 +41,7 @@ class Tool:
         return {name: getattr(made, name) for name in made.model_fields_set}
 
 
-def tools_of(cls: type) -> dict[str, Tool]:
+def tools_of(cls: type) -> dict[str, MethodTool]:
     """The public methods of a class, but for those that have a meaning of their own. Raises: BadTool."""
     names = [
         name
@@ -56,7 +56,7 @@ def tools_of(cls: type) -> dict[str, Tool]:
     return {name: tool_of(name, getattr(cls, name)) for name in names}
 
 
-def tool_of(name: str, method: Callable[..., Any]) -> Tool:
+def tool_of(name: str, method: Callable[..., Any]) -> MethodTool:
     """A method as a tool. Raises: BadTool."""
     try:
         hints = get_type_hints(method, include_extras=True)
@@ -86,7 +86,7 @@ def tool_of(name: str, method: Callable[..., Any]) -> Tool:
     schema = {"type": schema.pop("type"), **schema}
     schema.pop("additionalProperties", None)
     document = {"name": name, "description": about or name.replace("_", " "), "parameters": schema}
-    return Tool(name, document, model)
+    return MethodTool(name, document, model)
 
 
 def _defined(cls: type) -> list[str]:

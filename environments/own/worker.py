@@ -11,7 +11,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from environments.own.tools import BadTool, Tool, tools_of
+from environments.own.tools import BadTool, MethodTool, tools_of
 from reward.plugin_worker import as_reply, as_verdict, load
 from workbench.errors import one_line
 
@@ -26,7 +26,9 @@ class EnvironmentBroke(Exception):
 class _Play:
     """One episode: the user's object and its tools. others: names that its `call` carries out."""
 
-    def __init__(self, made: Any, tools: dict[str, Tool], others: set[str], longest: int) -> None:
+    def __init__(
+        self, made: Any, tools: dict[str, MethodTool], others: set[str], longest: int
+    ) -> None:
         self.made, self.tools, self.others, self.longest = made, tools, others, longest
         self.rewards: list[float] = []
 
@@ -288,7 +290,7 @@ def _class(target: _Target) -> Any:
 
 
 @cache
-def _tools(cls: type) -> dict[str, Tool]:
+def _tools(cls: type) -> dict[str, MethodTool]:
     return tools_of(cls)
 
 

@@ -17,7 +17,7 @@ MAX_GENERATED = 256
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredContinuation:
     """One continuation to score: the tokens of context and continuation, and how many of them are the
     continuation's. cut: the context was too long, and its beginning was left out."""
 
@@ -102,10 +102,10 @@ class EngineLM(TemplateLM):
         found = [self._answers.get(key) for key in keys]
         return [(math.nan, False) if x is None else (float(x[0]), bool(x[1])) for x in found]
 
-    def _scored(self, context: list[int], continuation: list[int]) -> Scored:
+    def _scored(self, context: list[int], continuation: list[int]) -> ScoredContinuation:
         whole = (*context, *continuation)
         room = self._context - 1  # the engine always makes a token
-        return Scored(whole[-room:], len(continuation), len(whole) > room)
+        return ScoredContinuation(whole[-room:], len(continuation), len(whole) > room)
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Of whole texts, windows of the context after windows, each token scored once."""

@@ -20,17 +20,17 @@ from environments.rollout import waves
 from evals.responder import Ask, Responder
 from evals.synthesis.work import (
     WRITER,
-    Failed,
+    AskAgain,
+    GateRefusal,
     Lost,
     Outcome,
     Piece,
-    Removed,
     Replied,
     Reply,
     Wanted,
 )
 from workbench.conversation import Conversation
-from workbench.errors import UserError, one_line
+from workbench.errors import StopRequested, UserError, one_line
 
 _TAKERS = 2
 # So many errors of one model in a row, and none of its replies, are no row's fault.
@@ -80,7 +80,7 @@ class _Play:
                 raise AssertionError(
                     f"{self.piece.id}: {len(self.outcomes)} outcomes of {self.piece.rows} rows"
                 ) from None
-        except Failed as error:
+        except AskAgain as error:
             self.failed = str(error)
         except (UserError, AssertionError):
             raise
@@ -133,7 +133,7 @@ class Driver:
     _errors: Counter[str] = field(default_factory=Counter)
 
     def play(self, pieces: Sequence[Piece]) -> list[Played]:
-        """Every piece to its end, in order. Raises: Stopped; UserError where a model answers no more."""
+        """Every piece to its end, in order. Raises: StopRequested; UserError where a model answers no more."""
         plays = [_Play(piece) for piece in pieces]
         first = [play for play in plays if play.advance(None)]
         with ThreadPoolExecutor(_TAKERS, thread_name_prefix="synthesis") as threads:
@@ -259,7 +259,7 @@ class Driver:
         }  # fmt: skip
         self.log.add(row)
         if self.watch(self.fresh):
-            raise Stopped
+            raise StopRequested("stopped as asked; replies that had come are kept")
         return _reply(row)
 
     def responder(self, voice: Voice) -> Responder:
@@ -275,10 +275,6 @@ class Driver:
         self._responders.clear()
 
 
-class Stopped(Exception):
-    """The caller asked to stop; replies that had come are kept."""
-
-
 def _reply(row: Mapping[str, Any]) -> Reply:
     if row["finish"] != "stop":
         return Lost(f"{row['model']}: the reply was cut after {row['tokens']:,} tokens")
@@ -290,7 +286,7 @@ def _reply(row: Mapping[str, Any]) -> Reply:
 
 def refuse(piece: Piece, reason: str) -> Played:
     """Every row of a piece removed for one reason, before anything is asked."""
-    return Played(piece, tuple(Removed(reason) for _ in range(piece.rows)))
+    return Played(piece, tuple(GateRefusal(reason) for _ in range(piece.rows)))
 
 
 def _merged(

@@ -18,7 +18,7 @@ _FENCE = re.compile(r"```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)```", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Pair:
+class QuestionAnswer:
     """A question with its answer."""
 
     question: str
@@ -59,9 +59,9 @@ def with_options(stem: str, texts: list[str]) -> str:
     return "\n".join([stem, "", *(f"{'ABCDEFGHIJ'[n]}. {text}" for n, text in enumerate(texts))])
 
 
-def pairs(text: str) -> list[Pair]:
+def pairs(text: str) -> list[QuestionAnswer]:
     """Question: ... Answer: ... in turn; a question without an answer is left out."""
-    found: list[Pair] = []
+    found: list[QuestionAnswer] = []
     question: list[str] | None = None
     answer: list[str] | None = None
 
@@ -69,7 +69,7 @@ def pairs(text: str) -> list[Pair]:
         if question is not None and answer is not None:
             q, a = "\n".join(question).strip(), "\n".join(answer).strip()
             if q and a:
-                found.append(Pair(q, a))
+                found.append(QuestionAnswer(q, a))
 
     for line in text.splitlines():
         if (m := _QUESTION.match(line)) is not None:

@@ -28,12 +28,12 @@ from data_mix.where import all_met
 from engine.replies import ReplyLog
 from environments.catalogue import take_tasks
 from evals.synthesis.config import SynthesizeConfig, ToolDialogueTask
-from evals.synthesis.drive import Driver, Played, Stopped
+from evals.synthesis.drive import Driver, Played
 from evals.synthesis.seeds import Seed, seed_of
 from evals.synthesis.tasks import columns_of, maker
 from evals.synthesis.voices import voices_of
 from evals.synthesis.work import Made, Piece
-from workbench.errors import UserError
+from workbench.errors import StopRequested, UserError
 from workbench.identity import must_be_own
 from workbench.rundir import read_json_lines
 from workbench.stage import StageContext
@@ -59,7 +59,7 @@ def run(context: StageContext) -> None:
         for number, unit in enumerate(units):
             pieces = [piece for seed in unit for piece in make(seed, writers)]
             facts.append(_shard(context, driver, number, pieces, columns))
-    except Stopped:
+    except StopRequested:
         context.stop()
     finally:
         driver.log.close()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from environments.question import checked
-from evals.synthesis.work import Failed, Lost, Replied, Reply
+from evals.synthesis.work import AskAgain, Lost, Replied, Reply
 from reward.votes import ballots, voted
 from workbench.conversation import CheckSpec
 from workbench.records import Sample
@@ -29,7 +29,7 @@ def vote(
 ) -> Ballot | str:
     """The answer of at least `at_least` replies that more gave than any other; else why there is none.
 
-    A reply from which no answer is read votes for none. Raises: Failed where the outcome hangs on
+    A reply from which no answer is read votes for none. Raises: AskAgain where the outcome hangs on
     replies that were lost, or on checks that did not decide.
     """
     lost, rows, read = 0, list[Sample](), dict[int, Replied]()
@@ -54,7 +54,7 @@ def vote(
         assert answer is not None
         return Ballot(answer, tuple(read[row.sample] for row in groups[0]), sum(sizes))
     if lost and top + lost >= at_least and top + lost > second:
-        raise Failed(f"{lost} of {len(replies)} answers were lost, and the vote hangs on them")
+        raise AskAgain(f"{lost} of {len(replies)} answers were lost, and the vote hangs on them")
     if not top:
         return "no answer could be read"
     return "no majority"

@@ -54,7 +54,7 @@ class Lost:
 Reply = Replied | Lost
 
 
-class Failed(Exception):
+class AskAgain(Exception):
     """Neither made nor removed: something broke on the way. Asked again by the same command."""
 
 
@@ -66,14 +66,14 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Removed:
+class GateRefusal:
     """Why a gate let no row through. reason: a few words, counted. shown: what it saw, for the report."""
 
     reason: str
     shown: str = ""
 
 
-Outcome = Made | Removed
+Outcome = Made | GateRefusal
 Work = Generator[Sequence[Wanted], list[list[Reply]], list[Outcome]]
 
 
@@ -90,16 +90,16 @@ class Piece:
 
 
 def whole(reply: Reply) -> Replied:
-    """The reply. Raises: Failed where it is lost."""
+    """The reply. Raises: AskAgain where it is lost."""
     if isinstance(reply, Lost):
-        raise Failed(reply.reason)
+        raise AskAgain(reply.reason)
     return reply
 
 
 def value_of(verdict: Verdict) -> float:
-    """A verdict's value. Raises: Failed where the check did not decide."""
+    """A verdict's value. Raises: AskAgain where the check did not decide."""
     if verdict.value is None:
-        raise Failed(f"the check did not decide: {verdict.parts.get('reason', verdict.status)}")
+        raise AskAgain(f"the check did not decide: {verdict.parts.get('reason', verdict.status)}")
     return verdict.value
 
 

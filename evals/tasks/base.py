@@ -5,7 +5,7 @@ Settings that neither the paper nor its model card names are the harness' own.
 
 from collections.abc import Mapping, Sequence
 
-from evals.benchmark import Benchmark, Harness, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling, Harness
 from evals.sources import Data, Loading
 from evals.statistics import strata
 from workbench.conversation import Conversation
@@ -46,7 +46,7 @@ def _made(
             hub_only=not harness.own_split,
         ),
         _load,
-        Sampled(temperature=0.0, top_p=1.0, max_tokens=1, thinking=False, source=source),
+        BenchmarkSampling(temperature=0.0, top_p=1.0, max_tokens=1, thinking=False, source=source),
         metrics=_by_task,
         harness=harness,
         paper=dict(paper or {}),
@@ -65,7 +65,9 @@ def own_task(name: str) -> Benchmark:
         f"lm-eval's task {task}",
         Data("where the task says", packages=("lm_eval", "sacrebleu")),
         _load,
-        Sampled(temperature=0.0, top_p=1.0, max_tokens=1, thinking=False, source="lm-eval's own"),
+        BenchmarkSampling(
+            temperature=0.0, top_p=1.0, max_tokens=1, thinking=False, source="lm-eval's own"
+        ),
         metrics=_by_task,
         harness=Harness((task,), metric=""),
     )

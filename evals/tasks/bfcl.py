@@ -13,7 +13,7 @@ from typing import Any
 from environments.bfcl.tasks import task_of
 from environments.bfcl.world import Bfcl
 from environments.episode import as_question
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.sources import Data, Loading
 from evals.statistics import strata, weighted
 from reward import bfcl
@@ -33,7 +33,7 @@ MULTI_TURN = (
 SINGLE_TURN = (*NON_LIVE, *LIVE)
 CATEGORIES = (*SINGLE_TURN, *MULTI_TURN)
 _LANGUAGES = {"java": "Java", "javascript": "JavaScript"}
-PROTOCOL = Sampled(
+PROTOCOL = BenchmarkSampling(
     temperature=0.6,
     top_p=0.95,
     max_tokens=32_768,

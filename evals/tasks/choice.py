@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.own_files import Read, Row, answer, anything, own_id, text, texts, whole
 from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
@@ -96,7 +96,7 @@ BENCHMARKS = [
         "GPQA-Diamond, 198 questions, options shuffled by a fixed seed",
         Data(f"hub {_GPQA} (gated)", files=("gpqa-diamond",)),
         _gpqa,
-        Sampled(samples=4, source="model card; average of 4 (VL paper's protocol)"),
+        BenchmarkSampling(samples=4, source="model card; average of 4 (VL paper's protocol)"),
         metrics=_by_category,
         paper={"12B aligned": 64.48, "Qwen3-8B": 59.61, "Qwen3-14B": 64.53, "9B": 64.0},
     ),
@@ -105,7 +105,7 @@ BENCHMARKS = [
         "MMLU-Pro, ten options",
         Data(f"hub {_MMLU_PRO}", files=("mmlu-pro",)),
         _mmlu_pro,
-        Sampled(source="model card; one run"),
+        BenchmarkSampling(source="model card; one run"),
         metrics=_by_category,
         paper={"9B (NeMo-Skills)": 73.95},
     ),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.own_files import Read, answer, text, texts
 from evals.sources import Data, Hub, Loading, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
@@ -17,7 +17,7 @@ _WRITE = (
     "Write a Python function. Answer with it in one ```python block.\n\n{prompt}\n\n"
     "It must pass tests such as:\n```python\n{example}\n```"
 )
-_ONCE = Sampled(source="model card; one run")
+_ONCE = BenchmarkSampling(source="model card; one run")
 _TIMEOUT_S = 10.0  # HumanEval's own limit is 3 s
 # EvalPlus' tests run many more inputs and compare with numpy; 4 GB is its own limit.
 _PLUS_OPTIONS = {"timeout_s": 60.0, "time_limit_is_failure": True, "memory_mb": 4096}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.own_files import Read, answer, anything, text
 from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
@@ -79,7 +79,7 @@ BENCHMARKS = [
         f"LiveCodeBench v5, {SPLIT_SIZE} problems of 07/2024 to 12/2024",
         Data(f"hub {_HUB}", files=("livecodebench",)),
         _load,
-        Sampled(samples=4, source="model card; average of 4 (VL paper's protocol)"),
+        BenchmarkSampling(samples=4, source="model card; average of 4 (VL paper's protocol)"),
         metrics=_by_difficulty,
         paper={"12B aligned": 70.79, "Qwen3-8B": 59.5, "Qwen3-14B": 63.08, "9B": 71.1},
     ),

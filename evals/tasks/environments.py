@@ -4,7 +4,7 @@ from environments.catalogue import make_environment, take_tasks
 from environments.config import HouseTasks, TasksConfig, WorkplaceTasks
 from environments.episode import as_question
 from environments.protocol import Environment
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.sources import Data, Loading
 from workbench.conversation import Conversation
 
@@ -20,12 +20,14 @@ def _world(question: Conversation) -> Environment:
 
 def of_environment(name: str, tasks: TasksConfig) -> Benchmark:
     """A recipe's own choice of an environment's tasks, under a name of the recipe's."""
-    own = Sampled(temperature=0.0, top_p=1.0, max_tokens=1024, source="the recipe's own: greedy")
+    own = BenchmarkSampling(
+        temperature=0.0, top_p=1.0, max_tokens=1024, source="the recipe's own: greedy"
+    )
     return _benchmark(name, f"tasks of {tasks.type}", Data("the recipe's"), own, tasks)
 
 
 def _benchmark(
-    name: str, about: str, data: Data, protocol: Sampled, tasks: TasksConfig
+    name: str, about: str, data: Data, protocol: BenchmarkSampling, tasks: TasksConfig
 ) -> Benchmark:
     def load(loading: Loading) -> list[Conversation]:
         # All there are, where the recipe names no number and there are fewer.
@@ -40,7 +42,9 @@ BENCHMARKS = (
         "house",
         "the miniature's house: one to three requests of the test split, judged by the house's state",
         Data("generated"),
-        Sampled(temperature=0.0, top_p=1.0, max_tokens=256, source="the miniature's own: greedy"),
+        BenchmarkSampling(
+            temperature=0.0, top_p=1.0, max_tokens=256, source="the miniature's own: greedy"
+        ),
         HouseTasks(type="house", split="test"),
     ),
     _benchmark(
@@ -48,7 +52,7 @@ BENCHMARKS = (
         "nemo-gym's workplace, tasks of the test half: six kinds of request over five tables, judged by "
         "the tables' state",
         Data("package nemo-gym", packages=("resources_servers",)),
-        Sampled(max_tokens=4096, source="ours; sampling of the model card"),
+        BenchmarkSampling(max_tokens=4096, source="ours; sampling of the model card"),
         WorkplaceTasks(type="workplace", half="test"),
     ),
 )

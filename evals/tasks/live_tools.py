@@ -1,7 +1,7 @@
 """Tool calling on real requests whose tools no training prompt offers: our own split, no BFCL score."""
 
 from data_mix.bfcl import bfcl_conversations
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.sources import Data, Loading
 from workbench.conversation import Conversation
 
@@ -20,7 +20,7 @@ BENCHMARKS = (
         "to 1,600 characters; not a BFCL score",
         Data("package bfcl-eval 2025.6.16", packages=("bfcl_eval",)),
         _load,
-        Sampled(
+        BenchmarkSampling(
             temperature=0.0, top_p=1.0, max_tokens=96, thinking=False, source="ours: greedy, short"
         ),
     ),

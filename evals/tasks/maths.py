@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.own_files import answer, text
 from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
@@ -14,9 +14,9 @@ from workbench.conversation import CheckSpec, Conversation
 PROMPT = (
     "Solve this problem. Put the final answer, and nothing else, inside \\boxed{{}}.\n\n{problem}"
 )
-_AIME = Sampled(samples=16, source="model card; average of 16 (VL paper's protocol)")
-_AVERAGE_4 = Sampled(samples=4, source="model card; average of 4 (VL paper's protocol)")
-_ONCE = Sampled(source="model card; one run")
+_AIME = BenchmarkSampling(samples=16, source="model card; average of 16 (VL paper's protocol)")
+_AVERAGE_4 = BenchmarkSampling(samples=4, source="model card; average of 4 (VL paper's protocol)")
+_ONCE = BenchmarkSampling(source="model card; one run")
 _LANGUAGES = ("en", "bn", "de", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
 
 
@@ -119,7 +119,7 @@ def _made(
     about: str,
     data: Data,
     load: Callable[[Loading], list[Conversation]],
-    protocol: Sampled,
+    protocol: BenchmarkSampling,
     paper: Sequence[tuple[str, float]] = (),
 ) -> Benchmark:
     return Benchmark(name, about, data, load, protocol, paper=dict(paper))

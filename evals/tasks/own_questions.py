@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.own_files import Placed, read_rows
 from evals.sources import Data, Loading
 from reward.dispatch import CHECKERS
@@ -31,9 +31,9 @@ _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _KEYS = (
     "id", "domain", "problem", "prompt", "messages", "answer", "check", "options", "tools", "system",
 )  # fmt: skip
-_PROTOCOL = {field.name for field in fields(Sampled)} - {"source"}
+_PROTOCOL = {field.name for field in fields(BenchmarkSampling)} - {"source"}
 _LONGEST_REPLY = 4096
-_OURS = Sampled(max_tokens=_LONGEST_REPLY, source="your own")
+_OURS = BenchmarkSampling(max_tokens=_LONGEST_REPLY, source="your own")
 
 
 def own_questions(name: str) -> Benchmark:
@@ -66,7 +66,7 @@ def python_questions(name: str) -> Benchmark:
     rows, more = _made(name)
     protocol = {key: value for key, value in more.items() if key in _PROTOCOL}
     about = str(more.get("about") or f"your own questions, made by {name}")
-    sampled = Sampled(**{"max_tokens": _LONGEST_REPLY, "source": "your own", **protocol})
+    sampled = BenchmarkSampling(**{"max_tokens": _LONGEST_REPLY, "source": "your own", **protocol})
     return Benchmark(_slug(name), f"{about} ({len(rows)} questions)", Data(name), load, sampled)
 
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.sources import Data, Loading, package_folder
 from evals.statistics import strata, weighted
 from reward.instructions_worker import punkt_folder
@@ -88,7 +88,9 @@ def ruler(name: str) -> Benchmark:
             packages=("lm_eval", "long_context_eval"),
         ),
         load,
-        Sampled(0.0, 1.0, 128, 1, thinking=False, source="model card: reasoning off, greedy"),
+        BenchmarkSampling(
+            0.0, 1.0, 128, 1, thinking=False, source="model card: reasoning off, greedy"
+        ),
         metrics=mean_of_tasks,
         reply_tokens=lambda question: TASKS[question.domain],
         headline="mean",

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from environments.protocol import Step, Task, ToolCall
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.own_files import Read, answer, anything, objects
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text
 from evals.statistics import ratio
@@ -238,7 +238,7 @@ BENCHMARKS = [
             only=(TARGETS,),
         ),
         _load,
-        Sampled(source="model card; one run"),
+        BenchmarkSampling(source="model card; one run"),
         metrics=by_step,
         world=lambda question: Steps(),
         headline="subtask_accuracy",

@@ -1,7 +1,7 @@
 """Small sums, differences and products on problems that no training prompt asks: our own split."""
 
 from data_mix.reasoning import reasoning_conversations
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.sources import Data, Loading
 from workbench.conversation import Conversation
 
@@ -27,7 +27,7 @@ BENCHMARKS = (
         "two numbers up to ten, added, subtracted or multiplied, in a split of our own by problem",
         Data("package reasoning-gym", packages=("reasoning_gym",)),
         _load,
-        Sampled(
+        BenchmarkSampling(
             temperature=0.0, top_p=1.0, max_tokens=24, thinking=False, source="ours: greedy, short"
         ),
     ),

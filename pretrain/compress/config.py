@@ -47,7 +47,7 @@ class Space(Section):
     """Heads of each Mamba layer [paper: 112 to 128]."""
 
 
-class Load(Section):
+class MemoryLoad(Section):
     """What must fit at once: weights, KV cache and recurrent state."""
 
     memory_gib: float = Field(22.06 * 0.95 - 1.3, gt=0)
@@ -67,7 +67,7 @@ class FitConfig(Section):
 
     space: Space
     """The combinations to look at."""
-    load: Load = Load()
+    load: MemoryLoad = MemoryLoad()
     """What has to fit."""
     rank: int = Field(1, ge=1)
     """Which one of those that fit, by memory, largest first [paper: the first three are tried]."""

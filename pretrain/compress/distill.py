@@ -20,7 +20,7 @@ from pretrain.compress.held_out import compare, summary
 from pretrain.compress.kl import linear_kl
 from pretrain.documents import BlendDocuments
 from pretrain.rows import RowStream
-from pretrain.stage import Shards, make_ready, prepare, train
+from pretrain.stage import ShardedSource, make_ready, prepare, train
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
 from workbench.distributed.mesh import make_mesh
@@ -91,7 +91,7 @@ def train_worker(context: StageContext) -> None:
     config: DistillConfig = context.config
     prepare(context)
     group.place(config)
-    shards = Shards(context.parent_model, make_mesh(config.distributed))
+    shards = ShardedSource(context.parent_model, make_mesh(config.distributed))
     dtype = getattr(torch, _teacher_dtype(config))
     teacher = read_sharded(_teacher_folder(context), shards.mesh, dtype=dtype)
     check_shards(teacher)
@@ -104,7 +104,10 @@ def _teacher_dtype(config: DistillConfig) -> str:
 
 
 def _distill(
-    context: StageContext, student: PreTrainedModel, teacher: PreTrainedModel, shards: Shards | None
+    context: StageContext,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    shards: ShardedSource | None,
 ) -> None:
     config: DistillConfig = context.config
     tokenizer = read_tokenizer(context.parent_model)

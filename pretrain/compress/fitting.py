@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from model.presets import HybridShape
 from model.sizes import GIB, Memory, memory, parameters
-from pretrain.compress.config import Load, Space
+from pretrain.compress.config import MemoryLoad, Space
 from workbench.errors import UserError
 
 # The paper's load is the default of `Load`: 22.06 GiB of an A10G, less 5% and 1.3 GiB.
-PAPER_LOAD = Load()
+PAPER_LOAD = MemoryLoad()
 PAPER_SPACE = Space(
     # The ends are the paper's, the steps between them ours: it prints none.
     hidden_size=tuple(range(4480, 5121, 320)),
@@ -25,7 +25,7 @@ PAPER_SPACE = Space(
 )
 
 
-class Candidate(NamedTuple):
+class FittingShape(NamedTuple):
     """One combination, its size and what it takes at the load."""
 
     shape: HybridShape
@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
     memory: Memory
 
 
-def candidates(s: HybridShape, space: Space, load: Load) -> list[Candidate]:
+def candidates(s: HybridShape, space: Space, load: MemoryLoad) -> list[FittingShape]:
     """All shapes with s's layers and a combination of widths that fit, by memory, largest first.
 
     Of equal memory the wider hidden size comes first. Raises: UserError where none fits.
@@ -43,7 +43,7 @@ def candidates(s: HybridShape, space: Space, load: Load) -> list[Candidate]:
         one = dataclasses.replace(
             s, hidden_size=hidden, intermediate_size=ffn, mamba_num_heads=heads
         )
-        every.append(Candidate(one, parameters(one), needs(one, load)))
+        every.append(FittingShape(one, parameters(one), needs(one, load)))
     found = [c for c in every if _fits(c, load)]
     if not found:
         least = min(every, key=lambda c: c.memory.total_bytes)
@@ -56,24 +56,24 @@ def candidates(s: HybridShape, space: Space, load: Load) -> list[Candidate]:
     return sorted(found, key=_order)
 
 
-def needs(s: HybridShape, load: Load) -> Memory:
+def needs(s: HybridShape, load: MemoryLoad) -> Memory:
     """Memory of a shape at the load."""
     return memory(
         s, tokens=load.context_tokens, batch=load.batch, bytes_per_value=load.bytes_per_value
     )
 
 
-def _fits(candidate: Candidate, load: Load) -> bool:
+def _fits(candidate: FittingShape, load: MemoryLoad) -> bool:
     few = load.parameters is None or candidate.parameters <= load.parameters
     return few and candidate.memory.total_bytes <= load.memory_gib * GIB
 
 
-def _order(candidate: Candidate) -> tuple[int, int, int]:
+def _order(candidate: FittingShape) -> tuple[int, int, int]:
     s = candidate.shape
     return -candidate.memory.total_bytes, -s.hidden_size, -s.intermediate_size
 
 
-def table(found: Iterable[Candidate], top: int) -> list[str]:
+def table(found: Iterable[FittingShape], top: int) -> list[str]:
     """The first `top` candidates as aligned lines."""
     lines = ["layers  hidden     ffn  heads  parameters     GiB"]
     for candidate in list(found)[:top]:

@@ -11,7 +11,7 @@ import torch
 from model.loss import IGNORED, add_product, logit_slices
 
 
-class Distance(NamedTuple):
+class KlSums(NamedTuple):
     """Sums over valid tokens, in nats. kl has a gradient; next_token, the cross entropy, has none."""
 
     kl: torch.Tensor
@@ -24,7 +24,7 @@ def linear_kl(
     teacher_hidden: torch.Tensor,
     teacher_weight: torch.Tensor,
     labels: torch.Tensor,
-) -> Distance:
+) -> KlSums:
     """Sum over labels that are not -100 of KL(teacher || student) of their distributions.
 
     hidden [..., D], weight [V, D] of the student; teacher_hidden [..., E], teacher_weight [V, E];
@@ -35,7 +35,7 @@ def linear_kl(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     with torch.autocast(device, enabled=False):
         teacher = teacher_hidden.detach(), teacher_weight.detach()
-        return Distance(*_LinearKL.apply(hidden, weight, *teacher, labels, dtype))
+        return KlSums(*_LinearKL.apply(hidden, weight, *teacher, labels, dtype))
 
 
 class _LinearKL(torch.autograd.Function):

@@ -29,7 +29,7 @@ class MambaKept:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptParts:
     """What stays, rising numbers of the model that is cut. ffn, mamba: by layer."""
 
     hidden: Index
@@ -37,9 +37,9 @@ class Kept:
     mamba: dict[int, MambaKept]
 
 
-def choose(scores: Scores, s: HybridShape, target: TargetConfig) -> Kept:
+def choose(scores: Scores, s: HybridShape, target: TargetConfig) -> KeptParts:
     """The highest scores of each width; of equal scores the first units stay."""
-    return Kept(
+    return KeptParts(
         hidden=top(scores.hidden, target.hidden_size or s.hidden_size),
         ffn={i: top(f, target.ffn or s.intermediate_size) for i, f in scores.ffn.items()},
         mamba={
@@ -89,7 +89,7 @@ def without_layers(model: Hybrid, kept: Sequence[int]) -> Hybrid:
     return _build(config, tensors, model)
 
 
-def narrow(model: Hybrid, kept: Kept, target: TargetConfig, sizes: Scores | None) -> Hybrid:
+def narrow(model: Hybrid, kept: KeptParts, target: TargetConfig, sizes: Scores | None) -> Hybrid:
     """A model of the kept units. sizes: rescale the norms so that kept channels keep their size."""
     config = copy.deepcopy(model.config)
     for key, field in WIDTHS.items():
@@ -126,7 +126,7 @@ def layer_of(name: str) -> tuple[int | None, str]:
 
 
 def _axes(
-    rest: str, letter: str, layer: int, kept: Kept, s: HybridShape
+    rest: str, letter: str, layer: int, kept: KeptParts, s: HybridShape
 ) -> tuple[Index | None, ...]:
     """What stays along each axis of a tensor; None: all. KeyError for one that is not known."""
     h = kept.hidden
@@ -181,7 +181,9 @@ def inner_index(m: MambaKept, s: HybridShape) -> Index:
     return (m.heads[:, None] * s.mamba_head_dim + m.channels[None, :]).flatten()
 
 
-def _rescaling(rest: str, layer: int, kept: Kept, sizes: Scores, s: HybridShape) -> torch.Tensor:
+def _rescaling(
+    rest: str, layer: int, kept: KeptParts, sizes: Scores, s: HybridShape
+) -> torch.Tensor:
     """sqrt(mean square of the kept channels / of all), from calibration.
 
     A norm divides by the root of the mean square over its channels. Without this factor the kept

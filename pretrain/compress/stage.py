@@ -13,7 +13,7 @@ from model.tokenizer import read_tokenizer
 from pretrain.compress.config import PruneConfig, TargetConfig
 from pretrain.compress.depth import Removal, remove_layers
 from pretrain.compress.importance import width_scores
-from pretrain.compress.prune import Kept, choose, narrow, without_layers
+from pretrain.compress.prune import KeptParts, choose, narrow, without_layers
 from pretrain.compress.target import WIDTHS, check_target, shape_of, target_of
 from pretrain.documents import BlendDocuments
 from pretrain.rows import RowStream
@@ -98,7 +98,7 @@ def _tick(context: StageContext, message: str) -> Callable[[], None]:
     return tick
 
 
-def _written(kept: Kept) -> dict[str, Any]:
+def _written(kept: KeptParts) -> dict[str, Any]:
     """What stays of the Mamba heads, for the manifest; neurons and channels are too many to list."""
     return {
         "mamba_heads": {str(i): m.heads.tolist() for i, m in kept.mamba.items()},

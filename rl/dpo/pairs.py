@@ -24,7 +24,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pair:
+class EpisodePair:
     """A better and a worse episode of one task."""
 
     task: str
@@ -43,7 +43,7 @@ class Pair:
         return row
 
     @classmethod
-    def of_row(cls, row: dict[str, Any]) -> "Pair":
+    def of_row(cls, row: dict[str, Any]) -> "EpisodePair":
         """From `to_row`."""
         sides = [
             Side(*(row[f"{name}_{part}"] for part in ("ids", "mask", "seq")))
@@ -65,7 +65,7 @@ def to_side(trajectory: Trajectory) -> Side:
 
 
 @dataclass
-class Accounting:
+class PairAccounting:
     """What a round of sampling came to."""
 
     tasks: int = 0
@@ -84,13 +84,13 @@ class Accounting:
 
 def make_pairs(
     groups: Sequence[Sequence[Trajectory]], *, per_task: int, row_tokens: int, seed: int
-) -> tuple[list[Pair], Accounting]:
+) -> tuple[list[EpisodePair], PairAccounting]:
     """Up to `per_task` random pairs of each task that has both a success and a failure.
 
     Episodes that broke are not failures: they are in no pair. No two episodes are paired twice, but
     episodes that went word for word alike count as often as they were played.
     """
-    account = Accounting(tasks=len(groups))
+    account = PairAccounting(tasks=len(groups))
     pairs = []
     for group in groups:
         account.episodes += len(group)
@@ -105,6 +105,6 @@ def make_pairs(
         couples = [(g, b) for g in good for b in bad if id(g) in fits and id(b) in fits]
         rng = random.Random(f"{seed}/{group[0].task.id}")
         for g, b in rng.sample(couples, min(per_task, len(couples))):
-            pairs.append(Pair(g.task.id, sides[id(g)], sides[id(b)]))
+            pairs.append(EpisodePair(g.task.id, sides[id(g)], sides[id(b)]))
     account.pairs = len(pairs)
     return pairs, account

@@ -20,14 +20,14 @@ from model.layers.isolation import check_isolation
 from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from rl.dpo.config import DpoConfig
-from rl.dpo.pairs import Pair, make_pairs
+from rl.dpo.pairs import EpisodePair, make_pairs
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer, trl_config
 from rl.engine_account import keep_engine
 from rl.held_out import check_held_out
 from rl.ranks import stage as ranks
 from rl.ranks.loop import PairLoop
 from rl.ranks.objectives import dpo_of
-from rl.ranks.rows import Row
+from rl.ranks.rows import PairRow
 from rl.rows import good_tasks, too_long, warnings_of
 from workbench.chat import prompt_ids
 from workbench.checkpoint import seed_everything
@@ -208,10 +208,10 @@ def train_worker(context: StageContext) -> None:
     state = context.stage_dir / "checkpoints" / f"round-{number}"
     folder, mesh = state / "trainer", make_mesh(config.distributed)
     objective = dpo_of(trl_config(config, folder, context.seed + number), config.trl)
-    rows = [Pair.of_row(row) for row in read_json(state / "pairs.json")]
+    rows = [EpisodePair.of_row(row) for row in read_json(state / "pairs.json")]
     loop = PairLoop(
         ranks.policy(policy, mesh, config),
-        [Row(pair.chosen, pair.rejected) for pair in rows],
+        [PairRow(pair.chosen, pair.rejected) for pair in rows],
         objective, config, context.seed + number, mesh,
     )  # fmt: skip
     about = f"round {number + 1}: {len(rows)} pairs"

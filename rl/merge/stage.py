@@ -31,7 +31,7 @@ _SWEEP = "evals.stage:sweep"
 
 
 @dataclass(frozen=True)
-class Part:
+class AlphaScore:
     """One benchmark at one alpha. estimate: of the metric. questions: None where the metric is not the
     samples' mean, and so cannot be paired by question."""
 
@@ -45,7 +45,7 @@ class Point:
 
     alpha: float
     score: float
-    parts: dict[str, Part]
+    parts: dict[str, AlphaScore]
 
 
 def run(context: StageContext) -> None:
@@ -108,7 +108,7 @@ def read_point(folder: Path, alpha: float, metric: str) -> Point:
 
     Raises: UserError where the metric is not in the results, or has no number.
     """
-    parts = dict[str, Part]()
+    parts = dict[str, AlphaScore]()
     for path in sorted(folder.glob(f"*/{RESULT}")):
         metrics = read_result(path).metrics
         if metric not in metrics:
@@ -122,15 +122,15 @@ def read_point(folder: Path, alpha: float, metric: str) -> Point:
     return Point(alpha, sum(scores) / len(scores), parts)
 
 
-def _part(estimate: Estimate, folder: Path) -> Part:
+def _part(estimate: Estimate, folder: Path) -> AlphaScore:
     questions = questions_of(read_samples(folder))
     estimate = replace(estimate, n=len(questions))
     values = [float(s.value or 0) for question in questions.values() for s in question.samples]
     if not values or not math.isclose(
         sum(values) / len(values), estimate.value, rel_tol=0.0, abs_tol=1e-9
     ):
-        return Part(estimate, None)
-    return Part(estimate, questions)
+        return AlphaScore(estimate, None)
+    return AlphaScore(estimate, questions)
 
 
 def pick(points: Sequence[Point]) -> Point:
@@ -176,7 +176,7 @@ def _as_row(point: Point) -> dict[str, Any]:
     return {"alpha": point.alpha, **to_json(spread)}
 
 
-def _difference(before: Part, after: Part) -> Difference:
+def _difference(before: AlphaScore, after: AlphaScore) -> Difference:
     """Paired by question and clustered by problem, where both have values of them."""
     if before.questions is not None and after.questions is not None:
         found = difference_of_models(before.questions, after.questions)

@@ -10,7 +10,7 @@ from data_mix.inputs import LOOKED_AT, check_data, is_elsewhere, uncleaned
 from data_mix.preferences import Labelled, Preference
 from data_mix.sources import Source, open_source
 from rl.preference.config import PreferenceConfig
-from rl.rows import UNREADABLE, Problem, account_of
+from rl.rows import UNREADABLE, RowProblem, account_of
 from workbench.chat import render
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -51,14 +51,14 @@ def look_at_given(source: Any, skip_bad: bool, name: str) -> Iterator[str]:
 def _good(
     opened: Source, count: int, skip_bad: bool, name: str
 ) -> tuple[list[Given], dict[str, Any]]:
-    good, problems = list[Given](), list[Problem]()
+    good, problems = list[Given](), list[RowProblem]()
     for document, place in opened.look(count):
         if isinstance(document, UserError):
-            problems.append(Problem(UNREADABLE, "", place, str(document)))
+            problems.append(RowProblem(UNREADABLE, "", place, str(document)))
         elif isinstance(document, str | Conversation):
             raise UserError(f"source {name!r} gives no preferences; set form: pairs or labelled")
         elif text := document.problem:
-            problems.append(Problem("preference", document.id, place, text))
+            problems.append(RowProblem("preference", document.id, place, text))
         else:
             good.append(document)
     return good, account_of(count, problems, skip_bad=skip_bad, name=name)

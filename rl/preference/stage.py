@@ -12,7 +12,7 @@ from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
-from rl.dpo.pairs import Pair
+from rl.dpo.pairs import EpisodePair
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer
 from rl.held_out import check_held_out
 from rl.preference.config import KtoConfig, OfflineDpoConfig, PreferenceConfig
@@ -21,7 +21,7 @@ from rl.preference.validation import margin_estimates, must_be_two
 from rl.ranks import stage as ranks
 from rl.ranks.loop import PairLoop
 from rl.ranks.objectives import dpo_of, kto_of
-from rl.ranks.rows import Row, reply_side
+from rl.ranks.rows import PairRow, reply_side
 from rl.rows import warnings_of
 from workbench.checkpoint import seed_everything
 from workbench.distributed import group
@@ -137,14 +137,14 @@ def _logps_of(loop: PairLoop, rows: Rows) -> dict[str, list[float]]:
     return {name: loop.values(found).tolist() for name, found in sides.items()}
 
 
-def as_rows(rows: Rows, size: int) -> list[Row]:
+def as_rows(rows: Rows, size: int) -> list[PairRow]:
     """The rows of either form for the core. size: replies in a microbatch, within which KTO's are turned."""
     if "label" not in rows[0]:
-        pairs = [Pair.of_row({"task": row["prompt"], **row}) for row in rows]
-        return [Row(pair.chosen, pair.rejected) for pair in pairs]
+        pairs = [EpisodePair.of_row({"task": row["prompt"], **row}) for row in rows]
+        return [PairRow(pair.chosen, pair.rejected) for pair in pairs]
     said = turned([row["completion_ids"] for row in rows], size)
     return [
-        Row(
+        PairRow(
             reply_side(row["prompt_ids"], row["completion_ids"]),
             reply_side(row["prompt_ids"], other),
             float(row["label"]),

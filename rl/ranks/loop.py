@@ -14,8 +14,8 @@ from model.lora import load_trained_state, trained_state
 from model.packed import autocast
 from model.sharding.core import Core
 from rl.dpo.pairs import Side
-from rl.ranks.objectives import Objective
-from rl.ranks.rows import PackedSides, Row, pack_sides, side_logps
+from rl.ranks.objectives import PairObjective
+from rl.ranks.rows import PackedSides, PairRow, pack_sides, side_logps
 from workbench.checkpoint import check_same_tensors, rng_state, set_rng_state
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
@@ -36,8 +36,8 @@ class PairLoop:
     def __init__(
         self,
         model: PreTrainedModel,
-        rows: Sequence[Row],
-        objective: Objective,
+        rows: Sequence[PairRow],
+        objective: PairObjective,
         config: "PairSection",
         seed: int,
         mesh: Mesh | None,

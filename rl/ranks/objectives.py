@@ -14,14 +14,14 @@ from rl.ranks.losses import (
     kto_loss,
     pair_score_loss,
 )
-from rl.ranks.rows import PackedSides, Row, pack_sides, side_logps, side_scores
+from rl.ranks.rows import PackedSides, PairRow, pack_sides, side_logps, side_scores
 from workbench.errors import UserError
 
 Metrics = dict[str, tuple[float, float]]
 """Name -> a sum and its count: a step's metric is the sum over its microbatches by their count."""
 
 
-class Objective(Protocol):
+class PairObjective(Protocol):
     """refers: the sides' values under the first weights are needed. anchored: so are, before each step, those
     of the second sides under the present ones. shuffled: every epoch has another order of the rows."""
 
@@ -35,7 +35,7 @@ class Objective(Protocol):
         ...
 
     def loss(
-        self, model: Any, rows: Sequence[Row], first: Tensor, anchor: Tensor
+        self, model: Any, rows: Sequence[PairRow], first: Tensor, anchor: Tensor
     ) -> tuple[Tensor, Metrics]:
         """The microbatch's mean loss. first: values [B, 2] under the first weights; anchor: [B]."""
         ...
@@ -51,9 +51,9 @@ class Dpo:
         self.settings = settings
 
     def loss(
-        self, model: Any, rows: Sequence[Row], first: Tensor, anchor: Tensor
+        self, model: Any, rows: Sequence[PairRow], first: Tensor, anchor: Tensor
     ) -> tuple[Tensor, Metrics]:
-        """See Objective."""
+        """See PairObjective."""
         packed = pack_sides([*(r.first for r in rows), *(r.second for r in rows)])
         values = side_logps(model, packed)
         first = first.to(values)
@@ -87,9 +87,9 @@ class Kto:
         self.anchored = anchored
 
     def loss(
-        self, model: Any, rows: Sequence[Row], first: Tensor, anchor: Tensor
+        self, model: Any, rows: Sequence[PairRow], first: Tensor, anchor: Tensor
     ) -> tuple[Tensor, Metrics]:
-        """See Objective."""
+        """See PairObjective."""
         values = side_logps(model, pack_sides([row.first for row in rows]))
         first = first.to(values)
         good = torch.tensor([row.about > 0 for row in rows], device=values.device)
@@ -119,9 +119,9 @@ class PairScores:
         self.centre = centre
 
     def loss(
-        self, model: Any, rows: Sequence[Row], first: Tensor, anchor: Tensor
+        self, model: Any, rows: Sequence[PairRow], first: Tensor, anchor: Tensor
     ) -> tuple[Tensor, Metrics]:
-        """See Objective."""
+        """See PairObjective."""
         packed = pack_sides([*(r.first for r in rows), *(r.second for r in rows)])
         better, worse = side_scores(model, packed).chunk(2)
         margin = torch.tensor([row.about for row in rows]).to(better)

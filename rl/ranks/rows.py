@@ -12,7 +12,7 @@ from model.logprobs import Truncation, model_logprobs
 from rl.dpo.pairs import Side
 
 
-class Row(NamedTuple):
+class PairRow(NamedTuple):
     """Two sides: the better and the worse one of a pair, or a reply and the one that it is mismatched with.
 
     about: a pair's margin, or 1 for a good reply and 0 for a bad one.

@@ -15,7 +15,7 @@ from workbench.errors import UserError
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredReply:
     """A sampled reply: what the reward model will see of it, and the checker's value (None: undecided)."""
 
     prompt: str
@@ -32,7 +32,7 @@ def sample(
     sampling: Sampling,
     *,
     seed: int,
-) -> list[Scored]:
+) -> list[ScoredReply]:
     """`sampling.n` replies to each question in each reasoning mode, checked."""
     for question in questions:
         if question.check is None:
@@ -52,10 +52,10 @@ def sample(
     ]
 
 
-def _scored(question: Conversation, played: Trajectory, tokenizer: Any) -> Scored:
+def _scored(question: Conversation, played: Trajectory, tokenizer: Any) -> ScoredReply:
     assert played.verdict is not None
     if played.lost is not None:
-        return Scored(question.id, [], None, played.lost.completion.error or "error")
+        return ScoredReply(question.id, [], None, played.lost.completion.error or "error")
     (turn,) = played.turns
     ids = score_ids(
         question.prompt,
@@ -64,11 +64,11 @@ def _scored(question: Conversation, played: Trajectory, tokenizer: Any) -> Score
         tools=question.tools,
         tokenizer=tokenizer,
     )
-    return Scored(question.id, ids, played.verdict.value, played.verdict.status)
+    return ScoredReply(question.id, ids, played.verdict.value, played.verdict.status)
 
 
 def make_pairs(
-    replies: Sequence[Scored], *, per_prompt: int, row_tokens: int, seed: int
+    replies: Sequence[ScoredReply], *, per_prompt: int, row_tokens: int, seed: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows {prompt, chosen_ids, rejected_ids}, and what the sampling came to.
 

@@ -25,7 +25,7 @@ from rl.preference.validation import margin_estimates
 from rl.ranks import stage as ranks
 from rl.ranks.loop import PairLoop
 from rl.ranks.objectives import scores_of
-from rl.ranks.rows import Row, reply_side
+from rl.ranks.rows import PairRow, reply_side
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.given import further_of, given_data
 from rl.reward_model.pairs import make_pairs, sample
@@ -124,10 +124,10 @@ def train_worker(context: StageContext) -> None:
     )  # fmt: skip
 
 
-def as_rows(rows: Sequence[dict[str, Any]]) -> list[Row]:
+def as_rows(rows: Sequence[dict[str, Any]]) -> list[PairRow]:
     """The pairs for the core: what is scored has no reply of its own."""
     return [
-        Row(
+        PairRow(
             reply_side(r["chosen_ids"], []), reply_side(r["rejected_ids"], []), r.get("margin", 0.0)
         )
         for r in rows

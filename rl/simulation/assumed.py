@@ -8,7 +8,7 @@ from model.communication import communication
 from model.estimate import Hardware
 from model.sizes import Shape, kv_cache_bytes, parameters
 from rl.simulation.fit import POLL_S
-from rl.simulation.parts import Decoding, Lengths, Timing, Training
+from rl.simulation.parts import Decoding, Lengths, Timing, TrainerGroup
 from workbench.load import GenerationLoad, TrainingLoad
 
 # Assumptions of ours: what one process copies, digests and checks of weights a second, and moves to the host.
@@ -59,7 +59,7 @@ def decoding(loads: Loads, context_tokens: float) -> Decoding:
     return Decoding(step.weights, step.sequence, compute_s=step.compute, prompt_s=step.compute)
 
 
-def _training(loads: Loads) -> Training:
+def _training(loads: Loads) -> TrainerGroup:
     s, _, load, hardware, frozen = loads
     each = replace(load, step_tokens=load.microbatch_tokens)
     sent = communication(s, each, frozen)
@@ -67,7 +67,7 @@ def _training(loads: Loads) -> Training:
     waited = hardware.seconds_of(
         sent._replace(state=0.0, copies=0.0), load.shards, load.workers
     ) / (load.row_tokens * load.microbatch_rows)
-    return Training(
+    return TrainerGroup(
         token_s=flops / (hardware.flops * hardware.mfu) / load.context + waited,
         gather_s=hardware.seconds_of(sent._replace(rows=0.0), load.shards, load.workers),
     )

@@ -29,7 +29,7 @@ class StepTook:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SimulationOutcome:
     """What the run came to. Shares of idle time are of the whole run, failures and checkpoints in it."""
 
     total_s: float
@@ -70,7 +70,7 @@ class _Sampling:
 def simulate(
     plan: Plan, layout: Layout, timing: Timing, lengths: Lengths,
     *, faults: Faults = NO_FAULTS, seed: int = 0,
-) -> Outcome:  # fmt: skip
+) -> SimulationOutcome:  # fmt: skip
     """The whole run. The same arguments give the same outcome."""
     return _Run(plan, layout, timing, lengths, faults, seed).outcome()
 
@@ -95,7 +95,7 @@ class _Run:
         self.waiting_since: float | None = None
         self.busy_s, self.took = 0.0, list[StepTook]()
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SimulationOutcome:
         """Run to the end."""
         self._expect_fault()
         self._take()
@@ -112,7 +112,7 @@ class _Run:
         for engine in self.engines:
             engine.advance(self.now)
         total = max(self.now, 1e-12)
-        return Outcome(
+        return SimulationOutcome(
             total_s=self.now,
             steps=tuple(self.took),
             engines_idle=tuple(1 - engine.busy_s / total for engine in self.engines),

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from rl.simulation.engine import SimulatedEngine
-from rl.simulation.parts import Asked, Decoding, Timing, Training
+from rl.simulation.parts import Asked, Decoding, Timing, TrainerGroup
 from rl.simulation.rows import packed
 from workbench.errors import UserError
 from workbench.rundir import read_json, read_json_lines
@@ -123,7 +123,7 @@ def fit(runs: Sequence[SeenRun]) -> Timing:
     rest = [s.step_s - s.wait_s - s.update_s - s.sync_s for _, s in steps]
     return Timing(
         decoding=Decoding(step_s=engine[0], sequence_s=engine[1]),
-        training=Training(token_s=trainer[1], fixed_s=trainer[0]),
+        training=TrainerGroup(token_s=trainer[1], fixed_s=trainer[0]),
         sync_s=median(s.sync_s for _, s in steps),
         other_s=max(median(rest), 0.0),
         save_s=median(run.save_s for run in runs),

@@ -34,11 +34,11 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainerGroup:
     """One group of trainers that share a row. token_s: a token. gather_s: the weights of a row's passes,
     which come while it is computed. fixed_s: the optimizer, and whatever a step has once.
 
-    Example: Training(token_s=2.2e-4, gather_s=0.9, fixed_s=0.1)
+    Example: TrainerGroup(token_s=2.2e-4, gather_s=0.9, fixed_s=0.1)
     """
 
     token_s: float
@@ -52,7 +52,7 @@ class Timing:
     long a checkpoint stops the trainers. poll_s: how often a busy engine can be told something."""
 
     decoding: Decoding
-    training: Training
+    training: TrainerGroup
     sync_s: float = 0.0
     other_s: float = 0.0
     save_s: float = 0.0

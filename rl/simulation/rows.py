@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rl.simulation.parts import Asked, Training
+from rl.simulation.parts import Asked, TrainerGroup
 
 
 def packed(asked: Sequence[Asked], row_tokens: int) -> list[int]:
@@ -17,7 +17,7 @@ def packed(asked: Sequence[Asked], row_tokens: int) -> list[int]:
     return rows
 
 
-def update_s(asked: Sequence[Asked], training: Training, groups: int, row_tokens: int) -> float:
+def update_s(asked: Sequence[Asked], training: TrainerGroup, groups: int, row_tokens: int) -> float:
     """Rows go to the groups longest first, a round at a time; the longest of a round is what it takes."""
     rows = sorted(packed(asked, row_tokens), reverse=True)
     longest = rows[::groups]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from model.cost import training_memory
 from rl.simulation.assumed import Loads, timing
-from rl.simulation.events import Outcome, simulate
+from rl.simulation.events import SimulationOutcome, simulate
 from rl.simulation.parts import NO_FAULTS, Asked, Faults, Layout, Lengths, Plan
 from rl.simulation.rows import packed
 
@@ -23,7 +23,7 @@ class Split:
     cards: int
     trainers: int
     engines: int
-    outcome: Outcome
+    outcome: SimulationOutcome
 
     @property
     def idle(self) -> float:
@@ -34,7 +34,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Question:
+class SplitQuestion:
     """What is simulated on every split."""
 
     loads: Loads
@@ -62,13 +62,13 @@ class Question:
         return Split(round(layout.cards), trainers, engines, outcome)
 
 
-def _copies(question: Question, trainers: int) -> int:
+def _copies(question: SplitQuestion, trainers: int) -> int:
     """The recipe's own copies of the state, where they still divide the trainers."""
     copies = question.loads.training.replicate
     return copies if trainers % copies == 0 else 1
 
 
-def splits(question: Question, cards: int) -> Iterator[Split]:
+def splits(question: SplitQuestion, cards: int) -> Iterator[Split]:
     """All whose trainers fit: eighths of the cards train, the others answer. An engine is the same in all."""
     load, hardware = question.loads.training, question.loads.hardware
     each = max(question.loads.generation.gpus or 0.0, 1.0)
@@ -87,7 +87,7 @@ def splits(question: Question, cards: int) -> Iterator[Split]:
             yield question.on(trainers, engines)
 
 
-def best(question: Question, cards: Sequence[int] = CARDS) -> list[Split]:
+def best(question: SplitQuestion, cards: Sequence[int] = CARDS) -> list[Split]:
     """The fastest split of each number of cards on which there is one."""
     found = [list(splits(question, number)) for number in cards]
     return [min(tried, key=lambda split: split.outcome.step_s) for tried in found if tried]
@@ -101,17 +101,17 @@ def end_of_scaling(found: Sequence[Split]) -> int | None:
     return None
 
 
-def rows_of_a_step(question: Question) -> int:
+def rows_of_a_step(question: SplitQuestion) -> int:
     """Into which the replies of the first step are packed: more trainers than these stand idle."""
     return len(packed(_first_step(question), question.plan.row_tokens))
 
 
-def longest_s(question: Question) -> float:
+def longest_s(question: SplitQuestion) -> float:
     """Of the first step's longest reply, alone on an engine: no number of cards makes a step shorter."""
     decoding = timing(question.loads, question.lengths, question.mean_reply).decoding
     return max(asked.reply for asked in _first_step(question)) * decoding.iteration_s(1)
 
 
-def _first_step(question: Question) -> list[Asked]:
+def _first_step(question: SplitQuestion) -> list[Asked]:
     plan = question.plan
     return [question.lengths.of(p, g) for p in range(plan.prompts) for g in range(plan.group)]

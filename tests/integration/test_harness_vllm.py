@@ -16,7 +16,8 @@ from engine.protocol import Request, Sampling
 from evals.config import EvalsConfig
 from evals.jobs import Job, jobs_of
 from evals.responder import LocalResponder, checkpoint_digest
-from evals.run import Progress, Stopped, evaluate
+from evals.run import Progress, evaluate
+from workbench.errors import StopRequested
 from workbench.rundir import read_json_lines
 
 pytestmark = pytest.mark.integration
@@ -204,7 +205,7 @@ def test_a_stop_keeps_what_was_answered_and_a_failure_scores_nothing(
 
     jobs = _jobs("lm-eval-tiny_choice")
     counting = _Counting(engine)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         evaluate(
             _responder(checkpoint, counting), jobs, model="m", out=tmp_path, data=data, watch=watch
         )

@@ -12,7 +12,7 @@ from engine.protocol import Request, Sampling
 from rl.advantage import advantages
 from rl.config import GrpoConfig
 from rl.diagnosis import compare, diagnose
-from rl.loop import Grpo, Hooks, MismatchError
+from rl.loop import Grpo, GrpoHooks, MismatchError
 from rl.sample import Rollout
 from tests.sync_faults import RUNNING, layer, replaced, skipped
 from tests.sync_pair import MAX_LEN, Pair
@@ -116,7 +116,7 @@ def grpo(pair: Pair, **settings: Any) -> Grpo:
 
 
 def fit(trainer: Grpo, folder: Any, lines: list[dict[str, float]]) -> bool:
-    hooks = Hooks(lambda step, metrics, tokens: lines.append(metrics), lambda step: None, bool)
+    hooks = GrpoHooks(lambda step, metrics, tokens: lines.append(metrics), lambda step: None, bool)
     return trainer.fit(hooks, Checkpoints(folder))
 
 

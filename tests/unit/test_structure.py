@@ -112,3 +112,23 @@ def test_functions_and_files_stay_short() -> None:
                         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines"
                     )
     assert not wrong, "\n".join(wrong)
+
+
+def public_classes(path: str, tree: ast.Module) -> list[tuple[str, str]]:
+    """(name, where) of each class of a module that another module could import by name."""
+    return [
+        (node.name, f"{path}:{node.lineno}")
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+
+
+def test_two_public_classes_never_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for name, where in public_classes(str(path.relative_to(ROOT)), tree):
+            places.setdefault(name, []).append(where)
+    wrong = [f"{name}: {', '.join(where)}" for name, where in places.items() if len(where) > 1]
+    assert len(places) > 500
+    assert not wrong, "\n".join(wrong)

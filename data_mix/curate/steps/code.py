@@ -6,7 +6,7 @@ from data_mix.curate.code_measures import CODE, TEXT, Measure, generated, of_tre
 from data_mix.curate.code_text import SourceText, is_lock_file, language_of
 from data_mix.curate.config import CodeStep, Limits
 from data_mix.curate.step import Decision, RowStep
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item
 
 # Limits that are not meant for a language [OpenCoder]: shell scripts are made of strings; SQL of numbers.
@@ -20,7 +20,7 @@ _NOT_MEANT = {
 class Code(RowStep):
     """Writes the column `programming_language`. What is dear is measured last."""
 
-    def __init__(self, config: CodeStep, name: str, job: Job) -> None:
+    def __init__(self, config: CodeStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._config = config
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from data_mix.curate.config import DecontaminateStep
 from data_mix.curate.nearest import Near, Nearest
-from data_mix.curate.questions import Question, gather, looked_for, read
-from data_mix.curate.step import Decision, Step
+from data_mix.curate.questions import BenchmarkQuestion, gather, looked_for, read
+from data_mix.curate.step import CurateStep, Decision
 from data_mix.decontaminate import Decontaminator
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item, says
 from engine.judge_client import JudgeClient, JudgeReply, Messages
 
@@ -38,10 +38,10 @@ def questions_file(stage: Path, name: str) -> Path:
     return stage / "checkpoints" / f"{name}.jsonl"
 
 
-class Decontaminate(Step):
+class Decontaminate(CurateStep):
     """See the module."""
 
-    def __init__(self, config: DecontaminateStep, name: str, job: Job) -> None:
+    def __init__(self, config: DecontaminateStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._config = config
         path, size = questions_file(job.stage, name), config.ngram_words
@@ -54,7 +54,7 @@ class Decontaminate(Step):
         )
 
     def decide(self, items: Sequence[Item]) -> list[Decision]:
-        """See Step."""
+        """See CurateStep."""
         texts = [says(item.row) for item in items]
         found: list[Decision] = [
             self.removed("shares words with a question")
@@ -95,7 +95,7 @@ class Decontaminate(Step):
         ]
 
 
-def _shown(question: Question) -> str:
+def _shown(question: BenchmarkQuestion) -> str:
     return question.texts[0][:2000] if question.texts else ""
 
 

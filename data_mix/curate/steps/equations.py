@@ -3,14 +3,14 @@
 from data_mix.curate.config import EquationsStep
 from data_mix.curate.equations import Page
 from data_mix.curate.step import Decision, RowStep
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item
 
 
 class Equations(RowStep):
     """Changes `html`, and lists its equations in the column `equations`."""
 
-    def __init__(self, config: EquationsStep, name: str, job: Job) -> None:
+    def __init__(self, config: EquationsStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._config = config
 

@@ -2,14 +2,14 @@
 
 from data_mix.curate.config import FixTextStep
 from data_mix.curate.step import Decision, RowStep
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item
 
 
 class FixText(RowStep):
     """Changes `text` where it is mojibake; quotes and ligatures stay as they are."""
 
-    def __init__(self, config: FixTextStep, name: str, job: Job) -> None:
+    def __init__(self, config: FixTextStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         from ftfy import TextFixerConfig, fix_text  # noqa: PLC0415 - only where it is used
 

@@ -6,7 +6,7 @@ import subprocess
 from data_mix.curate.config import HtmlStep
 from data_mix.curate.equations import markup_characters, parse, surviving
 from data_mix.curate.step import Decision, RowStep
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item
 
 # Nothing is fetched, run or written: the page is data from a stranger.
@@ -23,7 +23,7 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 class Html(RowStep):
     """Changes `html` into `text`."""
 
-    def __init__(self, config: HtmlStep, name: str, job: Job) -> None:
+    def __init__(self, config: HtmlStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._config = config
 

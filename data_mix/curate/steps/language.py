@@ -4,7 +4,7 @@ from typing import Any
 
 from data_mix.curate.config import LanguageStep
 from data_mix.curate.step import Decision, RowStep
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item
 
 # The language of a page is that of its words: a beginning is enough, and equations say nothing of it.
@@ -23,7 +23,7 @@ def identifier(among: tuple[str, ...]) -> Any:
 class Language(RowStep):
     """Writes the column `language`."""
 
-    def __init__(self, config: LanguageStep, name: str, job: Job) -> None:
+    def __init__(self, config: LanguageStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._keep = set(config.keep)
         self._identifier = identifier(config.among)

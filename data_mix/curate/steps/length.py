@@ -2,14 +2,14 @@
 
 from data_mix.curate.config import LengthStep
 from data_mix.curate.step import Decision, RowStep
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item, says
 
 
 class Length(RowStep):
     """See LengthStep."""
 
-    def __init__(self, config: LengthStep, name: str, job: Job) -> None:
+    def __init__(self, config: LengthStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._config = config
 

@@ -13,14 +13,14 @@ from data_mix.curate.licences import (
     spdx_in,
 )
 from data_mix.curate.step import Decision, RowStep
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item
 
 
 class Licence(RowStep):
     """Writes the column `license`."""
 
-    def __init__(self, config: LicenceStep, name: str, job: Job) -> None:
+    def __init__(self, config: LicenceStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._allow = config.allow
         self._licences = Licences(read_texts(config.texts))

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_mix.curate.config import RewriteStep
-from data_mix.curate.step import Decision, Step
+from data_mix.curate.step import CurateStep, Decision
 from data_mix.faithful import CLEAN, pieces, unfaithful
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item, shard_path
 from engine.endpoint import ChatClient, Said
 from engine.protocol import sample_seed
@@ -58,10 +58,10 @@ class _Piece:
     asked: int = 0
 
 
-class Rewrite(Step):
+class Rewrite(CurateStep):
     """See the module."""
 
-    def __init__(self, config: RewriteStep, name: str, job: Job) -> None:
+    def __init__(self, config: RewriteStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._config, self._job = config, job
         self._client = _client(config)
@@ -70,7 +70,7 @@ class Rewrite(Step):
         self._goes, self._errors, self._lock = 1, 0, threading.Lock()
 
     def begins(self, number: int) -> None:
-        """See Step. Replies lie by shard."""
+        """See CurateStep. Replies lie by shard."""
         if self._log is not None:
             self._log.close()
         self._log = ReplyLog(self._job.stage / "replies" / self.name / f"{number:05d}.jsonl")
@@ -84,7 +84,7 @@ class Rewrite(Step):
         self._goes = 1 + sum(key.startswith(_FINISHED) for key in self._log.rows)
 
     def decide(self, items: Sequence[Item]) -> list[Decision]:
-        """See Step."""
+        """See CurateStep."""
         config = self._config
         cut = [pieces(str(item.row["text"]), config.chunk_tokens) for item in items]
         wanted = [

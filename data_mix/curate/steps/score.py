@@ -3,22 +3,22 @@
 from collections.abc import Sequence
 
 from data_mix.curate.config import ScoreStep
-from data_mix.curate.step import Decision, Step
+from data_mix.curate.step import CurateStep, Decision
 from data_mix.quality.scorers import open_scorer
-from data_mix.scatter import Job
+from data_mix.scatter import ShardJob
 from data_mix.shards import Item
 from data_mix.where import meets
 
 
-class Score(Step):
+class Score(CurateStep):
     """Scores a batch at once: a classifier of transformers is ten times as fast on many."""
 
-    def __init__(self, config: ScoreStep, name: str, job: Job) -> None:
+    def __init__(self, config: ScoreStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._config, self._scorer = config, open_scorer(config.by)
 
     def decide(self, items: Sequence[Item]) -> list[Decision]:
-        """See Step."""
+        """See CurateStep."""
         scores = self._scorer.score([str(item.row["text"]) for item in items])
         found: list[Decision] = []
         for item, score in zip(items, scores, strict=True):

@@ -10,7 +10,17 @@ from evals.synthesis import parsing
 from evals.synthesis.config import AcademicQaTask
 from evals.synthesis.retrieval import nearest
 from evals.synthesis.seeds import Seed, spoken, talk
-from evals.synthesis.work import Outcome, Piece, Removed, Wanted, Work, ask, user, value_of, whole
+from evals.synthesis.work import (
+    GateRefusal,
+    Outcome,
+    Piece,
+    Wanted,
+    Work,
+    ask,
+    user,
+    value_of,
+    whole,
+)
 from workbench.conversation import CheckSpec
 
 _WRITE = """Read the passages below. Write one multiple-choice question that needs the first passage to be answered; the others are there so that the wrong options are likely ones. It must be understood without the passages.
@@ -58,13 +68,13 @@ def _questions(
     asked = _WRITE.format(count=task.choices, letters=", ".join(letters), passages=passages)
     (written,) = yield [ask(asked)]
     read = _read(whole(written[0]).answer, task)
-    if isinstance(read, Removed):
+    if isinstance(read, GateRefusal):
         return [read, read]
     stem, texts, letter, why = read
     problem = _CHOOSE.format(problem=parsing.with_options(stem, texts))
     right = texts[letters.index(letter)]
     if grounded(f"{right} {why}", passage, stem) < _GROUNDED:
-        return [Removed("answer not in the passage", why[:300])] * 2
+        return [GateRefusal("answer not in the passage", why[:300])] * 2
     check = CheckSpec("choice", letter, {"num_choices": task.choices})
     wanted = [
         Wanted(user(_WITH.format(passage=passage, problem=problem)), who="solver", greedy=True)
@@ -76,9 +86,9 @@ def _questions(
         solved = whole(reply)
         verdicts.append(value_of(checked(check, solved.text, opened=solved.opened)) == 1.0)
     if not verdicts[0]:
-        return [Removed("the passage does not give the answer", problem[:300])] * 2
+        return [GateRefusal("the passage does not give the answer", problem[:300])] * 2
     if task.closed_book and verdicts[1]:
-        return [Removed("answered without the passage", problem[:300])] * 2
+        return [GateRefusal("answered without the passage", problem[:300])] * 2
     about: dict[str, Any] = {"seed": seed.id, "writer": model, "chunk": place}
     chosen = [*user(problem), spoken(f"{why}\n\nAnswer: {letter}")]
     free = [*user(_FREE.format(question=stem)), spoken(f"{right}\n\n{why}")]
@@ -89,7 +99,7 @@ def _questions(
     return rows
 
 
-def _read(text: str, task: AcademicQaTask) -> tuple[str, list[str], str, str] | Removed:
+def _read(text: str, task: AcademicQaTask) -> tuple[str, list[str], str, str] | GateRefusal:
     """(question, options, right letter, justification)."""
     body, _, why = text.partition("Justification:")
     question, marker, letter = body.rpartition("Answer:")
@@ -101,8 +111,8 @@ def _read(text: str, task: AcademicQaTask) -> tuple[str, list[str], str, str] | 
         or not letter
         or not why.strip(" *\n")
     ):
-        return Removed("no answer with its reason", text[:300])
+        return GateRefusal("no answer with its reason", text[:300])
     found = parsing.options(parsing.problem(question) or "", task.choices)
     if found is None:
-        return Removed("options not as asked", text[:300])
+        return GateRefusal("options not as asked", text[:300])
     return (*found, letter, why.strip(" *\n"))

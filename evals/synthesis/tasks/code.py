@@ -8,7 +8,7 @@ from environments.question import checked
 from evals.synthesis import parsing
 from evals.synthesis.config import CodeQaTask
 from evals.synthesis.seeds import Seed, spoken, talk
-from evals.synthesis.work import Piece, Removed, Wanted, Work, ask, user, value_of, whole
+from evals.synthesis.work import GateRefusal, Piece, Wanted, Work, ask, user, value_of, whole
 from workbench.conversation import CheckSpec
 
 _WRITE = """Here is a piece of {language}:
@@ -42,26 +42,26 @@ def _solved(task: CodeQaTask, seed: Seed, name: str, model: str) -> Work:
     (written,) = yield [ask(_WRITE.format(language=task.language, code=seed.text, form=form))]
     problem = parsing.problem(whole(written[0]).answer)
     if problem is None or len(problem) < 20:
-        return [Removed("no problem alone", whole(written[0]).answer[:300])]
+        return [GateRefusal("no problem alone", whole(written[0]).answer[:300])]
     if alike(problem, seed.text) >= _TOO_ALIKE:
-        return [Removed("the seed again", problem[:300])]
+        return [GateRefusal("the seed again", problem[:300])]
     wanted = [Wanted(user(_SOLVE.format(problem=problem, language=task.language)), who="solver")]
     wanted += [ask(_TESTS.format(problem=problem), greedy=True)] if task.tests else []
     replies = yield wanted
     solution = whole(replies[0][0])
     code = parsing.fenced(solution.answer, task.language)
     if code is None:
-        return [Removed("no block of code", solution.answer[:300])]
+        return [GateRefusal("no block of code", solution.answer[:300])]
     if task.language == "python" and (wrong := python_problem(code)):
-        return [Removed(wrong, code[:300])]
+        return [GateRefusal(wrong, code[:300])]
     check = None
     if task.tests:
         spec = _tests(whole(replies[1][0]).answer, code)
-        if isinstance(spec, Removed):
+        if isinstance(spec, GateRefusal):
             return [spec]
         check = spec
         if value_of(checked(spec, solution.text, opened=solution.opened)) != 1.0:
-            return [Removed("the tests do not pass", code[:300])]
+            return [GateRefusal("the tests do not pass", code[:300])]
     said = [*user(problem), spoken(solution.answer, solution.thinking)]
     return [
         talk(name, "code", said, check=check, seed=seed.id, writer=model, language=task.language)
@@ -91,20 +91,20 @@ def _bare(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-def _tests(text: str, code: str) -> CheckSpec | Removed:
+def _tests(text: str, code: str) -> CheckSpec | GateRefusal:
     """The writer's assertions as the check of a function that the solution defines."""
     block = parsing.fenced(text, "python") or ""
     try:
         asserts = [s for s in ast.parse(block).body if isinstance(s, ast.Assert)]
         defined = [n.name for n in ast.parse(code).body if isinstance(n, ast.FunctionDef)]
     except (SyntaxError, ValueError, RecursionError):
-        return Removed("tests do not parse", block[:300])
+        return GateRefusal("tests do not parse", block[:300])
     called = [
         name for name in defined
         if sum(any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(a)) for a in asserts) >= _LEAST_TESTS
     ]  # fmt: skip
     if not called:
-        return Removed("too few tests that call the solution", block[:300])
+        return GateRefusal("too few tests that call the solution", block[:300])
     own = [
         a
         for a in asserts

@@ -11,7 +11,7 @@ from evals.synthesis import parsing
 from evals.synthesis.config import FrSftTask, StemTask, VoteConfig
 from evals.synthesis.seeds import Seed, spoken, talk
 from evals.synthesis.votes import Ballot, vote
-from evals.synthesis.work import Outcome, Piece, Removed, Wanted, Work, ask, user, whole
+from evals.synthesis.work import GateRefusal, Outcome, Piece, Wanted, Work, ask, user, whole
 from workbench.conversation import CheckSpec
 
 _HOW = {
@@ -61,7 +61,7 @@ def _rounds(task: StemTask | FrSftTask, seed: Seed, way: str, name: str, model: 
     for number in range(1, task.rounds + 1):
         (written,) = yield [ask(_prompt(after, way, task))]
         problem = _read(whole(written[0]).answer, after, task)
-        if isinstance(problem, Removed):
+        if isinstance(problem, GateRefusal):
             outcomes.append(problem)
             break
         solve = _SOLVE[vote_of.check].format(problem=problem)
@@ -69,14 +69,14 @@ def _rounds(task: StemTask | FrSftTask, seed: Seed, way: str, name: str, model: 
         options = {"num_choices": task.choices} if vote_of.check == "choice" else {}
         found = vote(answers, vote_of.check, options, at_least=vote_of.at_least)
         if isinstance(found, str):
-            outcomes.append(Removed(f"vote: {found}", problem))
+            outcomes.append(GateRefusal(f"vote: {found}", problem))
         else:
             outcomes.append(
                 _row(found, vote_of, problem, solve, f"{name}/{number}", options, seed, model)
             )
         after = problem
     rest = task.rounds - len(outcomes)
-    return outcomes + [Removed("the round before it made no problem")] * rest
+    return outcomes + [GateRefusal("the round before it made no problem")] * rest
 
 
 def _prompt(seed: str, way: str, task: StemTask | FrSftTask) -> str:
@@ -85,19 +85,19 @@ def _prompt(seed: str, way: str, task: StemTask | FrSftTask) -> str:
     return _WRITE.format(seed=seed, how=_HOW[way], form=form)
 
 
-def _read(text: str, seed: str, task: StemTask | FrSftTask) -> str | Removed:
+def _read(text: str, seed: str, task: StemTask | FrSftTask) -> str | GateRefusal:
     problem = parsing.problem(text)
     if problem is None:
-        return Removed("no problem alone", text[:300])
+        return GateRefusal("no problem alone", text[:300])
     if len(problem) < _LEAST or repeats(problem):
-        return Removed("no sentence", problem[:300])
+        return GateRefusal("no sentence", problem[:300])
     if task.answers.check == "choice":
         found = parsing.options(problem, task.choices)
         if found is None:
-            return Removed("options not as asked", problem[:300])
+            return GateRefusal("options not as asked", problem[:300])
         problem = parsing.with_options(*found)
     if alike(problem, seed) >= _TOO_ALIKE:
-        return Removed("the seed again", problem[:300])
+        return GateRefusal("the seed again", problem[:300])
     return problem
 
 

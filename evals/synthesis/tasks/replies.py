@@ -7,11 +7,11 @@ from environments.question import checked
 from evals.synthesis.config import SafetyTask, TracesTask
 from evals.synthesis.seeds import Seed, spoken, talk
 from evals.synthesis.work import (
-    Failed,
+    AskAgain,
+    GateRefusal,
     Lost,
     Outcome,
     Piece,
-    Removed,
     Replied,
     Reply,
     Wanted,
@@ -65,14 +65,14 @@ def _traces(task: TracesTask, seed: Seed, name: str, model: str) -> Work:
         elif verdict and isinstance(reply, Replied) and (reply.thinking or not task.need_trace):
             passed.append(reply)
     if len(passed) < task.keep and undecided:
-        raise Failed(undecided[0])
+        raise AskAgain(undecided[0])
     passed.sort(key=lambda reply: len(reply.text))
     made: list[Outcome] = [
         _trace_row(seed, reply, f"{name}/{number}", model, len(passed))
         for number, reply in enumerate(passed[: task.keep])
     ]
     reason = "no reply passed its check" if not passed else "fewer replies passed than are kept"
-    return made + [Removed(reason)] * (task.keep - len(made))
+    return made + [GateRefusal(reason)] * (task.keep - len(made))
 
 
 def _passes(spec: CheckSpec, reply: Reply, asked: Sequence[Mapping[str, Any]]) -> bool | None:
@@ -123,8 +123,8 @@ def _safe(task: SafetyTask, seed: Seed, name: str, model: str) -> Work:
             fit.append(reply)
     if not fit:
         if lost:
-            raise Failed(lost[0].reason)
-        return [Removed("does not refuse" if task.refuse else "no reply")]
+            raise AskAgain(lost[0].reason)
+        return [GateRefusal("does not refuse" if task.refuse else "no reply")]
     asked = [
         Wanted(user(_GUARD.format(request=seed.text, reply=reply.answer)), who="guard", greedy=True)
         for reply in fit
@@ -141,7 +141,7 @@ def _safe(task: SafetyTask, seed: Seed, name: str, model: str) -> Work:
             return [row]
         unread += word is None
     return [
-        Removed(
+        GateRefusal(
             "the guard's verdict could not be read"
             if unread == len(fit)
             else "the guard says unsafe"

@@ -17,7 +17,7 @@ from evals.synthesis.config import (
 )
 from evals.synthesis.languages import language_gate
 from evals.synthesis.seeds import Seed, text_row
-from evals.synthesis.work import Piece, Removed, Reply, Wanted, Work, ask, user, whole
+from evals.synthesis.work import GateRefusal, Piece, Reply, Wanted, Work, ask, user, whole
 
 _STYLES = {
     "students": "Two students work through it together: each explains to the other what is unclear to him.",
@@ -84,16 +84,16 @@ def _dialogue(task: MindTask, seed: Seed, style: str, name: str, model: str) -> 
     turns = parsing.turns(said)
     speakers = {speaker.casefold() for speaker, _ in turns}
     if len(said.split()) < task.min_words:
-        return [Removed("too short", said[:300])]
+        return [GateRefusal("too short", said[:300])]
     if len(turns) < task.min_turns or len(speakers) < 2:
-        return [Removed("no dialogue", said[:300])]
+        return [GateRefusal("no dialogue", said[:300])]
     if repeats(said):
-        return [Removed("in a circle", said[:300])]
+        return [GateRefusal("in a circle", said[:300])]
     if copied(said, seed.text) > task.max_copied:
-        return [Removed("copied", said[:300])]
+        return [GateRefusal("copied", said[:300])]
     invented = set(numbers(said)) - set(numbers(seed.text)) if style != "solving" else set()
     if len(invented) > max(2, len(set(numbers(seed.text)))):
-        return [Removed("numbers of its own", ", ".join(sorted(invented))[:300])]
+        return [GateRefusal("numbers of its own", ", ".join(sorted(invented))[:300])]
     return [text_row(name, said, seed=seed.id, style=style, writer=model)]
 
 
@@ -113,10 +113,10 @@ def _questions(task: DiverseQaTask, seed: Seed, name: str, model: str) -> Work:
     found = {pair.question.casefold(): pair for pair in parsing.pairs(said)}
     good = [p for p in found.values() if grounded(p.answer, seed.text, p.question) >= task.grounded]
     if not found:
-        return [Removed("no pairs", said[:300])]
+        return [GateRefusal("no pairs", said[:300])]
     if len(good) < min(task.min_pairs, len(found)) or len(found) < task.min_pairs:
         return [
-            Removed(
+            GateRefusal(
                 "too few pairs" if len(found) < task.min_pairs else "answers not in the text",
                 said[:300],
             )
@@ -124,7 +124,7 @@ def _questions(task: DiverseQaTask, seed: Seed, name: str, model: str) -> Work:
     good = good[: task.max_pairs]
     block = "\n\n".join(f"Question: {p.question}\nAnswer: {p.answer}" for p in good)
     if task.language is not None and (wrong := language_gate(block, task.language)):
-        return [Removed(wrong, block[:300])]
+        return [GateRefusal(wrong, block[:300])]
     text = f"{seed.text.rstrip()}\n\n{block}"
     return [text_row(name, text, seed=seed.id, writer=model, pairs=len(good))]
 
@@ -140,13 +140,13 @@ def long_document_qa(task: LongDocumentQaTask, seed: Seed, models: Sequence[str]
 def _long(task: LongDocumentQaTask, seed: Seed, name: str, model: str) -> Work:
     tokens = len(seed.text) // 4
     if tokens < task.min_tokens:
-        return [Removed("too short a document", f"{tokens:,} tokens")]
+        return [GateRefusal("too short a document", f"{tokens:,} tokens")]
     parts = chunks(seed.text, task.chunk_tokens)
     number = max(1, round(task.share * len(parts)))
     # By the seed alone: every model asks about the same chunks.
     chosen = sorted(Random(f"long/{seed.id}").sample(range(len(parts)), number))
     written = yield [ask(_ONE.format(text=parts[place])) for place in chosen]
-    found: list[tuple[int, parsing.Pair]] = []
+    found: list[tuple[int, parsing.QuestionAnswer]] = []
     for place, replies in zip(chosen, written, strict=True):
         pairs = parsing.pairs(whole(replies[0]).answer)
         if len(pairs) == 1 and grounded(pairs[0].answer, parts[place], pairs[0].question) >= _SAME:
@@ -154,7 +154,7 @@ def _long(task: LongDocumentQaTask, seed: Seed, name: str, model: str) -> Work:
     if found and task.answerable:
         found = yield from _answerable(found, parts)
     if not found:
-        return [Removed("no question on any chunk")]
+        return [GateRefusal("no question on any chunk")]
     block = "\n\n".join(f"Question: {p.question}\nAnswer: {p.answer}" for _, p in found)
     text = f"{seed.text.rstrip()}\n\n{block}"
     return [
@@ -171,8 +171,8 @@ def _long(task: LongDocumentQaTask, seed: Seed, name: str, model: str) -> Work:
 
 
 def _answerable(
-    found: list[tuple[int, parsing.Pair]], parts: list[str]
-) -> Generator[Sequence[Wanted], list[list[Reply]], list[tuple[int, parsing.Pair]]]:
+    found: list[tuple[int, parsing.QuestionAnswer]], parts: list[str]
+) -> Generator[Sequence[Wanted], list[list[Reply]], list[tuple[int, parsing.QuestionAnswer]]]:
     """Those whose answer is found again with the chunk, and not without it."""
     wanted: list[Wanted] = []
     for place, pair in found:
@@ -209,10 +209,10 @@ def _rephrased(task: RephraseTask, seed: Seed, name: str, model: str) -> Work:
     text = whole(replies[0]).answer.strip()
     ratio = len(text) / max(len(seed.text), 1)
     if not task.min_ratio <= ratio <= task.max_ratio:
-        return [Removed("length", f"{ratio:.2f} of the text's")]
+        return [GateRefusal("length", f"{ratio:.2f} of the text's")]
     reason = unfaithful(seed.text, text) if clean else _unlike(seed.text, text, task.max_copied)
     if reason:
-        return [Removed(reason, text[:300])]
+        return [GateRefusal(reason, text[:300])]
     return [text_row(name, text, seed=seed.id, writer=model, style=task.style)]
 
 
@@ -241,7 +241,7 @@ def _rated(task: RubricTask, seed: Seed, name: str, model: str) -> Work:
     said = whole(replies[0]).answer
     found = _SCORE.findall(said)
     if len(set(found)) != 1:
-        return [Removed("no score" if not found else "two scores", said[:300])]
+        return [GateRefusal("no score" if not found else "two scores", said[:300])]
     host = seed.more.get("host") or urlsplit(str(seed.more.get("url") or "")).netloc or seed.id
     return [
         text_row(name, seed.text, seed=seed.id, writer=model, score=int(found[0]), host=str(host))

@@ -18,9 +18,9 @@ from environments.protocol import Task
 from evals.synthesis.config import ToolDialogueTask, When2CallTask
 from evals.synthesis.seeds import Seed, spoken, talk
 from evals.synthesis.work import (
+    GateRefusal,
     Outcome,
     Piece,
-    Removed,
     Replied,
     Wanted,
     Work,
@@ -78,7 +78,7 @@ def _dialogue(task: ToolDialogueTask, given: Task, name: str, model: str) -> Wor
     world = make_environment(given.environment)
     world.reset(given)
     if missing := _unsaid(said, [call for calls in world.gold() for call in calls], goal):
-        return [Removed("the user left something out", f"{missing}: {said}"[:300])]
+        return [GateRefusal("the user left something out", f"{missing}: {said}"[:300])]
     system = [m for m in given.messages if m["role"] == "system"]
     asked = Task(
         given.id, given.environment, [*system, *user(said)], given.tools, given.data, given.problem
@@ -91,7 +91,7 @@ def _dialogue(task: ToolDialogueTask, given: Task, name: str, model: str) -> Wor
         (replies,) = yield [Wanted(now.messages, tools=tuple(episode.tools))]
         reply = whole(replies[0])
         if repeats(reply.answer):
-            return [Removed("in a circle", reply.answer[:300])]
+            return [GateRefusal("in a circle", reply.answer[:300])]
         if not reply.tool_calls:
             talked = _shown([*episode.messages, {"role": "assistant", "content": reply.answer}])
             wanted = ask(
@@ -105,11 +105,11 @@ def _dialogue(task: ToolDialogueTask, given: Task, name: str, model: str) -> Wor
                 continue
         episode.answer(_chat(reply))
     else:
-        return [Removed("too many replies")]
+        return [GateRefusal("too many replies")]
     verdict: Verdict = world.verify()
     if value_of(verdict) != 1.0:
         return [
-            Removed(
+            GateRefusal(
                 "the final state is another", json.dumps(verdict.parts, ensure_ascii=False)[:300]
             )
         ]
@@ -175,19 +175,19 @@ def _gold(seed: Seed) -> list[dict[str, Any]]:
 def _no_tool(seed: Seed, name: str, model: str) -> Work:
     gold, question = _gold(seed), seed.conversation
     if not gold or question is None:
-        return [Removed("a seed without a call")]
+        return [GateRefusal("a seed without a call")]
         yield  # a generator, whatever its seed
     needed = {call["name"] for call in gold}
     left = [
         tool for tool in question.tools or [] if tool.get("function", tool)["name"] not in needed
     ]
     if not left:
-        return [Removed("no tool is left on offer")]
+        return [GateRefusal("no tool is left on offer")]
     reply = yield from _asked(question.prompt, left)
     if reply.tool_calls or "<TOOLCALL>" in reply.text:
-        return [Removed("calls a tool all the same", reply.text[:300])]
+        return [GateRefusal("calls a tool all the same", reply.text[:300])]
     if not _DECLINES.search(reply.answer):
-        return [Removed("does not decline", reply.answer[:300])]
+        return [GateRefusal("does not decline", reply.answer[:300])]
     return [_negative(seed, question.prompt, left, reply, name, model, "decline")]
 
 
@@ -195,17 +195,17 @@ def _no_argument(seed: Seed, name: str, model: str) -> Work:
     gold, question = _gold(seed), seed.conversation
     value = _said_value(gold, seed) if len(gold) == 1 else None
     if value is None or question is None:
-        return [Removed("no argument to leave out")]
+        return [GateRefusal("no argument to leave out")]
     (written,) = yield [ask(_WITHOUT.format(request=seed.text, value=value), who="user")]
     text = whole(written[0]).answer.strip()
     if not text or _stands(value, text):
-        return [Removed("the argument is still said", text[:300])]
+        return [GateRefusal("the argument is still said", text[:300])]
     prompt = [*question.prompt[:-1], *user(text)]
     reply = yield from _asked(prompt, question.tools or [])
     if reply.tool_calls or "<TOOLCALL>" in reply.text:
-        return [Removed("calls a tool all the same", reply.text[:300])]
+        return [GateRefusal("calls a tool all the same", reply.text[:300])]
     if "?" not in reply.answer and "？" not in reply.answer:
-        return [Removed("does not ask", reply.answer[:300])]
+        return [GateRefusal("does not ask", reply.answer[:300])]
     return [_negative(seed, prompt, question.tools or [], reply, name, model, "ask")]
 
 

@@ -15,7 +15,7 @@ from evals.synthesis import parsing
 from evals.synthesis.config import TranslateTask
 from evals.synthesis.languages import language_of
 from evals.synthesis.seeds import Seed, text_row
-from evals.synthesis.work import Made, Piece, Removed, Work, ask, whole
+from evals.synthesis.work import GateRefusal, Made, Piece, Work, ask, whole
 from workbench.conversation import Message
 
 _NAMES = {
@@ -67,7 +67,7 @@ def _translated(task: TranslateTask, seed: Seed, name: str, model: str) -> Work:
     split = [lines_of(text) for text in parts]
     asked = [(i, j) for i, lines in enumerate(split) for j, line in enumerate(lines) if line[3]]
     if not asked:
-        return [Removed("nothing to translate")]
+        return [GateRefusal("nothing to translate")]
     numbered = {n: split[i][j][1] for n, (i, j) in enumerate(asked, start=1)}
     groups = [
         list(numbered)[k : k + task.lines_at_once]
@@ -80,14 +80,14 @@ def _translated(task: TranslateTask, seed: Seed, name: str, model: str) -> Work:
     for group, (reply,) in zip(groups, replies, strict=True):
         found = parsing.bracketed(whole(reply).answer, group)
         if isinstance(found, str):
-            return [Removed(f"untranslated: {found}", whole(reply).answer[:300])]
+            return [GateRefusal(f"untranslated: {found}", whole(reply).answer[:300])]
         said |= found
     for n, line in said.items():
         if wrong := line_problem(task, numbered[n], line):
-            return [Removed(f"untranslated: {wrong}", f"{numbered[n]}\n{line}"[:300])]
+            return [GateRefusal(f"untranslated: {wrong}", f"{numbered[n]}\n{line}"[:300])]
     joined = " ".join(without_spans(line) for line in said.values())
     if language_of(joined, (task.to, task.origin)) != task.to:
-        return [Removed("untranslated: another language", joined[:300])]
+        return [GateRefusal("untranslated: another language", joined[:300])]
     for n, (i, j) in enumerate(asked, start=1):
         mark, _, end, _ = split[i][j]
         split[i][j] = (mark, said[n], end, True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_mix.curate.nearest import Nearest
-from data_mix.curate.questions import Question, common_runs, names_of, prompts_of
+from data_mix.curate.questions import BenchmarkQuestion, common_runs, names_of, prompts_of
 from data_mix.curate.steps import decontaminate
 from data_mix.decontaminate import Decontaminator
 from data_mix.hashed_runs import hashed
@@ -66,11 +66,11 @@ def test_the_harness_gives_its_questions_too(tmp_path: Path) -> None:
 def test_how_a_benchmark_asks_is_not_what_it_asks() -> None:
     head = "Answer the question below as well as you can and then stop"
     questions = [
-        Question("b", str(n), (f"{head}\n\nWhich {n} of the {n + 1} rivers in country {n} is long and wide?",))
+        BenchmarkQuestion("b", str(n), (f"{head}\n\nWhich {n} of the {n + 1} rivers in country {n} is long and wide?",))
         for n in range(40)
     ]  # fmt: skip
     questions.append(
-        Question("b", "zeros", (f"matrix {'0 ' * 30} of one two three four five six",))
+        BenchmarkQuestion("b", "zeros", (f"matrix {'0 ' * 30} of one two three four five six",))
     )
     common, prompts = common_runs(questions, 8), prompts_of(questions)
     assert head not in prompts and "Which 3 of the 4 rivers" in prompts[7]

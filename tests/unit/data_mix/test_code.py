@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from data_mix.curate.code_measures import CODE, TEXT, encoded, generated, of_tree, tree_of
-from data_mix.curate.code_text import Language, SourceText, language_of, languages
+from data_mix.curate.code_text import ProgrammingLanguage, SourceText, language_of, languages
 from data_mix.curate.config import CodeStep
 from data_mix.curate.steps.code import Code
 from data_mix.shards import Item, Removed
@@ -161,7 +161,7 @@ def test_one_long_run_of_encoded_data_counts_as_all() -> None:
 
 def test_pygments_knows_every_language_of_code() -> None:
     for name in set(languages()) - {"csv"}:  # a table has no code
-        assert len(SourceText("x\n", Language(name)).code) == 2, name
+        assert len(SourceText("x\n", ProgrammingLanguage(name)).code) == 2, name
 
 
 def test_the_step_in_a_stage_counts_reasons_and_writes_the_language(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from evals.tasks.maths import package_folder
 from reward import check
 from rl.rows import Rules, look_ahead, take_rows
 from sft.config import PartConfig, SftConfig
-from sft.examples import Accounting
+from sft.examples import SampleAccounting
 from sft.stage import collect
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError
@@ -312,11 +312,11 @@ def test_every_reply_of_a_dialogue_can_be_trained(tmp_path: Path) -> None:
         tmp_path / "a.jsonl", {"id": "d", "messages": dialogue}, {"messages": [ASKED, said("4")]}
     )
     source = {"type": "jsonl", "path": str(path)}
-    every = collect(part(source, loss="all").parts, 0, Accounting())
+    every = collect(part(source, loss="all").parts, 0, SampleAccounting())
     found = {c.id: c.messages for c in every}
     assert found["d-reply-1"] == dialogue[:2] and found["d-reply-2"] == dialogue[:4]
     assert len(found) == 3
-    counted = Accounting()
+    counted = SampleAccounting()
     assert len(list(collect(part(source).parts, 0, counted))) == 1 and counted.without_reply == {
         "own": 1
     }

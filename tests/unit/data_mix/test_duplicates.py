@@ -12,7 +12,7 @@ import pytest
 
 from data_mix.dedup import shingles
 from data_mix.duplicates import passes
-from data_mix.duplicates.files import EXACT, KEEP, NEAR, Part, Work, opened
+from data_mix.duplicates.files import EXACT, KEEP, NEAR, ShardFile, Work, opened
 from data_mix.duplicates.passes import Shape, decide, pair, write_keys
 from data_mix.duplicates.signature import Signer, band_keys, exact_key, shingles_of
 from tests.data_stages import data_of, files_of, rows_of, run_stages
@@ -155,7 +155,7 @@ def test_a_row_goes_only_where_it_is_like_one_that_stays(tmp_path: Path) -> None
     chain[1:, :12] += 1000  # 90% of the places agree
     chain[2, 60:90] += 1000  # c: 75% with b, 65% with a
     shape = Shape(bands=20, rows=6, near=0.75, ranges=1)
-    part, work = Part(0, tmp_path, 0, 0, 3, True), Work(tmp_path)
+    part, work = ShardFile(0, tmp_path, 0, 0, 3, True), Work(tmp_path)
     write_keys(work, 0, chain, np.arange(3, dtype=np.uint64), shape)
     for band in range(21):
         pair(work, [part], band, 0, shape)
@@ -170,7 +170,7 @@ def test_unlike_rows_of_one_bucket_are_compared_among_themselves(tmp_path: Path)
     rows[:, :6] = rows[0, :6]
     rows[3] = rows[2]
     shape = Shape(bands=20, rows=6, near=0.8, ranges=1)
-    part, work = Part(0, tmp_path, 0, 0, 4, True), Work(tmp_path)
+    part, work = ShardFile(0, tmp_path, 0, 0, 4, True), Work(tmp_path)
     write_keys(work, 0, rows, np.array([1, 2, 3, 3], np.uint64), shape)
     pair(work, [part], 1, 0, shape)
     assert opened(work.pairs(1)).tolist() == [(3, 2, False)]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from data_mix.config import SourceConfig
 from data_mix.messages import normal_message, unusable_reply, without_padding
 from data_mix.sources import open_source
-from sft.examples import Accounting, to_examples, with_replies, without_reasoning
+from sft.examples import SampleAccounting, to_examples, with_replies, without_reasoning
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
@@ -76,7 +76,7 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
         Conversation(str(n), "d", [USER, {"role": "assistant", **reply}])
         for n, reply in enumerate(replies)
     ]
-    accounting = Accounting()
+    accounting = SampleAccounting()
     assert [c.id for c in with_replies(rows, part="p", accounting=accounting)] == ["0"]
     assert accounting.as_dict()["left_out"] == {"p": {"weight 0": 1, "no reply text": 2}}
     with pytest.raises(UserError, match="no reply text: 1"):

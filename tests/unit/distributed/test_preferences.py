@@ -14,13 +14,13 @@ from model.lora import add_adapters
 from model.lora_config import LoraConfig
 from model.tokenizer import train_tokenizer
 from reward.score_model import ScoreModel
-from rl.dpo.pairs import Pair, Side
+from rl.dpo.pairs import EpisodePair, Side
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer
 from rl.preference.stage import StrictKTOTrainer
 from rl.ranks.loop import PairLoop
 from rl.ranks.losses import DPO_LOSSES, DpoSettings
 from rl.ranks.objectives import Dpo, Kto, PairScores
-from rl.ranks.rows import SCORE_HEAD, Row
+from rl.ranks.rows import SCORE_HEAD, PairRow
 from rl.ranks.stage import policy
 from rl.reward_model.stage import ScoreCollator, StrictRewardTrainer
 from tests import tiny_training as tiny
@@ -58,9 +58,9 @@ def side(made: torch.Generator) -> Side:
     return Side(ids, mask, seq)
 
 
-def pairs(count: int) -> list[Row]:
+def pairs(count: int) -> list[PairRow]:
     made = torch.Generator().manual_seed(count)
-    return [Row(side(made), side(made), 0.1 * number) for number in range(count)]
+    return [PairRow(side(made), side(made), 0.1 * number) for number in range(count)]
 
 
 def plain(made: Side) -> Side:
@@ -69,7 +69,7 @@ def plain(made: Side) -> Side:
     return Side(made.input_ids[:length], made.mask[:length], [0] * length)
 
 
-def labelled(count: int, size: int) -> list[Row]:
+def labelled(count: int, size: int) -> list[PairRow]:
     """Replies, each mismatched with the reply before it in its microbatch, as KTO's stage has it."""
     rows = [plain(row.first) for row in pairs(count)]
     out = []
@@ -79,7 +79,9 @@ def labelled(count: int, size: int) -> list[Row]:
             first, said = own.mask.index(1), other.mask.index(1)
             ids = [*own.input_ids[:first], *other.input_ids[said:]]
             mask = [0] * first + [1] * (len(ids) - first)
-            out.append(Row(own, Side(ids, mask, [0] * len(ids)), float((start + place) % 3 > 0)))
+            out.append(
+                PairRow(own, Side(ids, mask, [0] * len(ids)), float((start + place) % 3 > 0))
+            )
     return out
 
 
@@ -91,11 +93,11 @@ def objective(kind: str) -> Any:
     return Dpo(DpoSettings(("sigmoid", "sft", "aot"), (1.0, 0.2, 0.5), BETA, 0.1))
 
 
-def rows_of(kind: str) -> list[Row]:
+def rows_of(kind: str) -> list[PairRow]:
     if kind == "kto":
         return labelled(11, 2)
     if kind == "score":
-        return [Row(plain(r.first), plain(r.second), r.about) for r in pairs(11)]
+        return [PairRow(plain(r.first), plain(r.second), r.about) for r in pairs(11)]
     return pairs(11)
 
 
@@ -158,11 +160,11 @@ class Steps(TrainerCallback):
             self.found.append(logs)
 
 
-def pair_columns(row: Row) -> dict[str, Any]:
-    return Pair("", row.first, row.second).to_row()
+def pair_columns(row: PairRow) -> dict[str, Any]:
+    return EpisodePair("", row.first, row.second).to_row()
 
 
-def trls(kind: str, model: Any, rows: list[Row], folder: Path, words: Any, steps: Steps) -> Any:
+def trls(kind: str, model: Any, rows: list[PairRow], folder: Path, words: Any, steps: Steps) -> Any:
     """TRL's trainer of the same rows, as the stages in one process make it."""
     options: dict[str, Any] = {
         "dpo": {"beta": BETA, "loss_type": ["sigmoid", "sft", "aot"], "loss_weights": [1.0, 0.2, 0.5],

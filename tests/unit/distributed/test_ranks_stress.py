@@ -17,7 +17,7 @@ from model.sharding import files
 from model.sharding.check import check_shards
 from pretrain.feed import SharedRows
 from pretrain.rows import RowStream
-from pretrain.train import Hooks, Trainer
+from pretrain.train import Trainer, TrainingHooks
 from tests import tiny_training as tiny
 from tests.ranks import on_ranks
 from tests.unit.distributed.test_state import Counting, Kept, config
@@ -48,7 +48,7 @@ def trains(model: Path, folder: Path, where: DistributedConfig, until: int, kill
     log = MetricsWriter(folder) if group.is_first() else None
     if log:
         log.truncate_after(trainer.step)
-    hooks = Hooks(
+    hooks = TrainingHooks(
         log=lambda step, metrics, tokens: log.log(step, metrics, tokens=tokens) if log else None,
         progress=lambda step, tokens: None,
         should_stop=lambda: trainer.step >= until,

@@ -15,7 +15,7 @@ from model.sharding.core import whole_tensors
 from pretrain.config import PretrainConfig, ScheduleConfig
 from pretrain.feed import SharedRows
 from pretrain.rows import RowStream
-from pretrain.train import Hooks, Trainer
+from pretrain.train import Trainer, TrainingHooks
 from tests import tiny_training as tiny
 from tests.ranks import on_ranks
 from tests.tiny import wait_until
@@ -91,7 +91,7 @@ def run(model: Path, folder: Path, where: DistributedConfig | None, until: int) 
     if state is not None:
         trainer.load_state_dict(state)
     losses: list[float] = []
-    hooks = Hooks(
+    hooks = TrainingHooks(
         log=lambda step, metrics, tokens: losses.append(metrics["loss"]),
         progress=lambda step, tokens: None,
         should_stop=lambda: trainer.step >= until,

@@ -8,7 +8,7 @@ from environments.config import EnvironmentSource, HouseTasks, OwnTasks
 from environments.house import tasks
 from environments.solutions import solutions
 from sft.config import SftConfig
-from sft.examples import Accounting
+from sft.examples import SampleAccounting
 from sft.inputs import check_sft
 from sft.stage import collect
 from workbench.errors import UserError
@@ -50,7 +50,7 @@ def test_sft_takes_them_as_a_part() -> None:
     part = {"source": {"type": "environment", "tasks": house.model_dump()}, "samples": 6}
     config = SftConfig.read({"kind": "sft", "needs": ["a"], "parts": {"calls": part}}, where="sft")
     assert check_sft(config) == []
-    taken = list(collect(config.parts, 17, Accounting()))
+    taken = list(collect(config.parts, 17, SampleAccounting()))
     first = tasks("train", 3, 17, requests=(2, 2), offered=3)[0]
     # Both requests in one reply, and its end.
     assert [c["function"] for c in taken[0].messages[-1]["tool_calls"]] == first.data["calls"]

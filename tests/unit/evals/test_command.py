@@ -14,11 +14,11 @@ import pytest
 
 from evals.command import SweepCommand
 from evals.models import Model
-from evals.run import Progress, Stopped
+from evals.run import Progress
 from evals.sweep import must_answer
 from reports import read_run, write_pages
 from tests.judge_server import Said, judge_server
-from workbench.errors import UserError
+from workbench.errors import StopRequested, UserError
 from workbench.recipe import load
 from workbench.rundir import write_json
 from workbench.stage import stage_seed
@@ -54,7 +54,7 @@ def test_sigterm_stops_a_sweep_once_ray_has_put_its_own_handler_in_place(
         assert watch(models[0], Progress()) is True
         # A request may be open for half an hour: the second one is not caught.
         assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-        raise Stopped
+        raise StopRequested("stopped")
 
     monkeypatch.setattr("workbench.cluster.connect", connect)
     monkeypatch.setattr("workbench.cluster.disconnect", lambda: None)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.protocol import Sampling
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.endpoint import EndpointResponder
 from evals.jobs import Job
 from evals.run import evaluate
@@ -65,7 +65,9 @@ def _questions(asked: list[dict[str, Any]]) -> list[str]:
 
 
 def _evaluated(address: str, out: Path, **sampling: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    found = Benchmark("served", "served", Data("here"), lambda _: QUESTIONS, Sampled(source="test"))
+    found = Benchmark(
+        "served", "served", Data("here"), lambda _: QUESTIONS, BenchmarkSampling(source="test")
+    )
     job = Job(found, None, None, Sampling(**({"max_tokens": 9, "seed": 3} | sampling)))
     (result,) = evaluate(EndpointResponder(address), [job], model="m", out=out, data=out)
     lines = (out / "served" / "samples.jsonl").read_text().splitlines()

@@ -12,20 +12,20 @@ import pytest
 from engine.protocol import Completion, Sampling
 from engine.scripted import ScriptedEngine
 from environments.protocol import Step, Task, ToolCall
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.config import EvalsConfig
 from evals.console import table
 from evals.jobs import Job, jobs_of
 from evals.models import Model
 from evals.registry import BENCHMARKS
 from evals.responder import LocalResponder
-from evals.run import Progress, Stopped, evaluate
+from evals.run import Progress, evaluate
 from evals.sources import Data, Loading
 from evals.sweep import sweep
 from reward.verdict import Verdict, decided
 from workbench.chat import Reply
 from workbench.conversation import CheckSpec, Conversation
-from workbench.errors import UserError
+from workbench.errors import StopRequested, UserError
 from workbench.rundir import Manifest, RunDir, read_json_lines
 from workbench.statistics import mean_interval
 
@@ -47,7 +47,7 @@ SUMS = Benchmark(
     "sums",
     Data("here"),
     lambda loading: [_question(i) for i in range(loading.limit or NUM)],
-    Sampled(0.0, 1.0, 64, 1, source="test"),
+    BenchmarkSampling(0.0, 1.0, 64, 1, source="test"),
 )
 
 
@@ -316,7 +316,7 @@ def test_a_stop_keeps_what_has_ended(tmp_path: Path, answers: Answers) -> None:
         seen.append(progress.tokens)
         return len(seen) >= 3
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         _run(answers, tmp_path, watch=watch)
     assert len(list(read_json_lines(tmp_path / "sums" / "samples.jsonl"))) == 3
 

@@ -37,7 +37,7 @@ _RESPONDER: Any = SimpleNamespace(
 )
 
 
-def _sample(spec: CheckSpec, *, played: bool = False) -> samples.Sample:
+def _sample(spec: CheckSpec, *, played: bool = False) -> samples.PendingSample:
     asked = Conversation("q", "d", [{"role": "user", "content": "hello"}], None, spec)
     world: Any = (lambda question: _World()) if played else None
     found = Benchmark("b", "b", Data("here"), lambda loading: [asked], world=world)

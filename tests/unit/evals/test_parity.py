@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evals.registry import BENCHMARKS, benchmark
-from evals.samples import Sample, judged
+from evals.samples import PendingSample, judged
 from evals.sources import Loading, json_lines, package_folder
 from evals.tasks.choice import shuffled
 from evals.tasks.instructions import four_metrics, question
@@ -60,7 +60,7 @@ def _score(asked: Conversation, reply: str, name: str) -> dict[str, Any]:
         "reply": f"{reply}\n", "thought": False, "finish_reason": "stop",
         "reference": asked.check.reference if asked.check else None,
     }  # fmt: skip
-    return judged(Sample(job, asked, 0, None, ""), row)
+    return judged(PendingSample(job, asked, 0, None, ""), row)
 
 
 def test_ifbench_scores_its_294_shipped_responses_as_its_own_code(official: Any) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from budget.curves import budget_curves
-from evals.benchmark import Benchmark, Sampled
+from evals.benchmark import Benchmark, BenchmarkSampling
 from evals.config import EvalsConfig
 from evals.endpoint import EndpointResponder
 from evals.models import Model
 from evals.registry import BENCHMARKS
-from evals.served import Served
+from evals.served import ProbedServer
 from evals.sources import Data
 from evals.store import SampleStore
 from evals.sweep import sample_anew, sweep
@@ -33,7 +33,7 @@ SUMS = [
 
 @pytest.fixture(autouse=True)
 def _sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Benchmark("sums", "sums", Data("here"), lambda _: SUMS, Sampled(source="test"))
+    made = Benchmark("sums", "sums", Data("here"), lambda _: SUMS, BenchmarkSampling(source="test"))
     monkeypatch.setitem(BENCHMARKS, "sums", made)
 
 
@@ -60,10 +60,10 @@ def test_a_server_that_hangs_is_waited_for_by_its_own_model_alone(
 ) -> None:
     other_known = threading.Event()
 
-    def look(client: Any, on: Any) -> Served:
+    def look(client: Any, on: Any) -> ProbedServer:
         if client.model == "slow":
             assert other_known.wait(20)
-        return Served({"id": client.model}, None, None)
+        return ProbedServer({"id": client.model}, None, None)
 
     monkeypatch.setattr("evals.endpoint.look_at", look)
     how = {"thinking": "none", "endpoint": "http://127.0.0.1:9/v1"}

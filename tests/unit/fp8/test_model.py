@@ -26,7 +26,7 @@ from model.layers.isolation import IsolationError, check_isolation
 from model.presets import shape
 from model.sharding.shard import set_activations
 from pretrain.config import PretrainConfig
-from pretrain.train import Hooks, Trainer
+from pretrain.train import Trainer, TrainingHooks
 from sft.config import SftConfig
 from tests import tiny_training as tiny
 from tests.unit.distributed.test_state import Counting, config
@@ -195,7 +195,7 @@ def test_a_training_in_fp8_continues_to_the_bit(tmp_path: Path) -> None:
     """Stopped after four of six steps and continued in a new trainer; and FP8 is not full precision."""
 
     def fit(own: Trainer, saves: Checkpoints, until: int) -> None:
-        hooks = Hooks(lambda *_: None, lambda *_: None, lambda: own.step >= until)
+        hooks = TrainingHooks(lambda *_: None, lambda *_: None, lambda: own.step >= until)
         own.fit(hooks, saves)
 
     whole, saves = trainer(tmp_path / "whole", "fp8")

@@ -8,11 +8,11 @@ import pytest
 
 from model.presets import shape
 from model.sizes import GIB
-from pretrain.compress.config import Load, Space
+from pretrain.compress.config import MemoryLoad, Space
 from pretrain.compress.fitting import (
     PAPER_LOAD,
     PAPER_SPACE,
-    Candidate,
+    FittingShape,
     candidates,
     needs,
 )
@@ -26,7 +26,7 @@ TABLE_10 = {
 }
 
 
-def widths(candidate: Candidate) -> tuple[int, int, int]:
+def widths(candidate: FittingShape) -> tuple[int, int, int]:
     s = candidate.shape
     return s.hidden_size, s.intermediate_size, s.mamba_num_heads
 
@@ -74,7 +74,7 @@ def test_context_batch_and_type_count() -> None:
 
 def test_a_budget_that_nothing_fits_is_one_line() -> None:
     with pytest.raises(UserError, match=r"no combination fits 1 GiB; the smallest needs") as caught:
-        candidates(shape("nano2-9b"), PAPER_SPACE, Load(memory_gib=1))
+        candidates(shape("nano2-9b"), PAPER_SPACE, MemoryLoad(memory_gib=1))
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="not a multiple of n_groups"):
         candidates(

@@ -14,7 +14,7 @@ from model.packed import Rows, token_loss_sum
 from model.parallel import GradientWorkers
 from pretrain.config import PretrainConfig, ScheduleConfig
 from pretrain.rows import RowStream, document_labels
-from pretrain.train import Hooks, Trainer
+from pretrain.train import Trainer, TrainingHooks
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.errors import UserError
 
@@ -77,8 +77,8 @@ def trainer(**changes: Any) -> Trainer:
     return Trainer(model, RowStream(RandomDocuments(), 40), config(**changes))
 
 
-def hooks(losses: list[float], stop_at: int = 10**9) -> Hooks:
-    return Hooks(
+def hooks(losses: list[float], stop_at: int = 10**9) -> TrainingHooks:
+    return TrainingHooks(
         log=lambda step, metrics, tokens: losses.append(metrics["loss"]),
         progress=lambda step, tokens: None,
         should_stop=lambda: len(losses) >= stop_at,

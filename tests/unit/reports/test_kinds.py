@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from reports.kinds import details, everything, overview, smallest_recipe
-from reports.new_recipe import GOALS, Answers, ask_all, write_new
+from reports.new_recipe import GOALS, RecipeAnswers, ask_all, write_new
 from workbench import registry
 from workbench.errors import UserError
 from workbench.recipe import build, load
@@ -93,7 +93,7 @@ def test_what_new_writes_is_planned_as_it_is(tmp_path: Path, goal: str, model: s
         data = ""
     if goal == "evals":
         Path(data).write_text('{"prompt": "2 x 3?", "answer": 6}\n')
-    lines = write_new(Answers(goal, model, data), str(tmp_path / "mine.yaml"))
+    lines = write_new(RecipeAnswers(goal, model, data), str(tmp_path / "mine.yaml"))
     assert lines[0] == f"wrote {tmp_path / 'mine.yaml'}"
     recipe = load(tmp_path / "mine.yaml")
     assert {"sft": "sft", "grpo": "grpo", "tools": "dpo", "evals": "evals"}[goal] in {
@@ -124,7 +124,7 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(
     tmp_path: Path, given: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(UserError, match=why) as refused:
-        write_new(Answers.of(given), str(tmp_path / "mine.yaml"))
+        write_new(RecipeAnswers.of(given), str(tmp_path / "mine.yaml"))
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(
 def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("mine")
     with pytest.raises(UserError, match="is there already"):
-        write_new(Answers("sft"), str(tmp_path / "mine.yaml"))
+        write_new(RecipeAnswers("sft"), str(tmp_path / "mine.yaml"))
     assert (tmp_path / "mine.yaml").read_text() == "mine"
 
 
@@ -144,7 +144,7 @@ def test_five_questions_are_asked_of_who_gives_no_flags() -> None:
         asked.append(question)
         return next(said)
 
-    assert ask_all({"goal": None}, ask) == Answers("grpo", gpus=1)
+    assert ask_all({"goal": None}, ask) == RecipeAnswers("grpo", gpus=1)
     assert len(asked) == 5
 
 

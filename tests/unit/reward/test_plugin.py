@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reward import check
-from reward.plugin import FunctionConfig, Item, check_config, describe, score_items
+from reward.plugin import FunctionConfig, ReplyToScore, check_config, describe, score_items
 from reward.reply import read_reply
 from workbench.content import ABSENT, Contents, places_read
 from workbench.errors import UserError
@@ -26,10 +26,10 @@ def see(prompt, reply, reference, *, scale=1.0):
 MESSAGES = ({"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 2 = ?"})
 
 
-def item(text: str, reference: Any = "4") -> Item:
+def item(text: str, reference: Any = "4") -> ReplyToScore:
     from dataclasses import replace
 
-    return Item(replace(read_reply(text), text=text, prompt=MESSAGES), reference)
+    return ReplyToScore(replace(read_reply(text), text=text, prompt=MESSAGES), reference)
 
 
 def written(folder: Path, text: str, name: str = "mine.py") -> str:

@@ -13,7 +13,7 @@ from engine.scripted import ScriptedEngine
 from model.hybrid import build_config, load_model
 from rl.advantage import advantages
 from rl.config import GrpoConfig
-from rl.loop import Grpo, Hooks
+from rl.loop import Grpo, GrpoHooks
 from rl.plan import plan_grpo
 from rl.sample import Rollout, Sampled
 from workbench.checkpoint import Checkpoints
@@ -66,7 +66,7 @@ def grpo(rewards: Rewards, **settings: Any) -> Grpo:
 
 def fit(trainer: Grpo, folder: Path) -> list[dict[str, float]]:
     lines: list[dict[str, float]] = []
-    hooks = Hooks(lambda step, metrics, tokens: lines.append(metrics), lambda step: None, bool)
+    hooks = GrpoHooks(lambda step, metrics, tokens: lines.append(metrics), lambda step: None, bool)
     assert trainer.fit(hooks, Checkpoints(folder))
     return lines
 

@@ -16,7 +16,7 @@ from model.hybrid import build_config, load_model
 from model.logprobs import Truncation
 from rl.advantage import advantages
 from rl.config import GrpoConfig
-from rl.loop import Grpo, Hooks, MismatchError
+from rl.loop import Grpo, GrpoHooks, MismatchError
 from rl.loss import PolicyBatch
 from rl.sample import Rollout
 from rl.update import frozen_logprobs, pack
@@ -87,7 +87,7 @@ class Watch:
         self.lines: list[dict[str, float]] = []
         self.weights: list[dict[str, torch.Tensor]] = []
 
-    def hooks(self) -> Hooks:
+    def hooks(self) -> GrpoHooks:
         def log(step: int, metrics: dict[str, float], tokens: int) -> None:
             self.lines.append(metrics)
             state = self.trainer.model.state_dict()
@@ -97,7 +97,7 @@ class Watch:
             self.trained.append([group[0].prompt[1] - 5 for group in groups])
 
         stop = lambda: bool(self.stop_at) and len(self.lines) >= self.stop_at  # noqa: E731
-        return Hooks(log, lambda step: None, stop, record)
+        return GrpoHooks(log, lambda step: None, stop, record)
 
 
 @pytest.mark.parametrize("staleness", [0, 1])

@@ -19,7 +19,7 @@ from reward.score_model import (
 )
 from rl.reward_model import stage
 from rl.reward_model.config import RewardModelConfig
-from rl.reward_model.pairs import Scored, make_pairs
+from rl.reward_model.pairs import ScoredReply, make_pairs
 from rl.reward_model.stage import (
     ScoreCollator,
     StrictRewardTrainer,
@@ -87,9 +87,9 @@ def test_the_trace_is_not_scored(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_pairs_are_of_one_prompt_and_different_values() -> None:
     replies = [
-        Scored("a", [1, 2], 1.0, "ok"), Scored("a", [1, 2], 1.0, "ok"), Scored("a", [1, 3], 0.0, "ok"),
-        Scored("a", [1, 4], 0.5, "ok"), Scored("a", [9] * 99, 0.0, "ok"), Scored("a", [], None, "timeout"),
-        Scored("b", [5], 1.0, "ok"), Scored("c", [6], 0.0, "ok"),
+        ScoredReply("a", [1, 2], 1.0, "ok"), ScoredReply("a", [1, 2], 1.0, "ok"), ScoredReply("a", [1, 3], 0.0, "ok"),
+        ScoredReply("a", [1, 4], 0.5, "ok"), ScoredReply("a", [9] * 99, 0.0, "ok"), ScoredReply("a", [], None, "timeout"),
+        ScoredReply("b", [5], 1.0, "ok"), ScoredReply("c", [6], 0.0, "ok"),
     ]  # fmt: skip
     rows, account = make_pairs(replies, per_prompt=9, row_tokens=50, seed=1)
     found = {(r["prompt"], tuple(r["chosen_ids"]), tuple(r["rejected_ids"])) for r in rows}

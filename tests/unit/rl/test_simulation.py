@@ -14,7 +14,7 @@ from model.presets import shape
 from model.serving import Assumed, Load, served_at
 from rl.simulation.assumed import Loads, decoding, timing
 from rl.simulation.engine import SimulatedEngine
-from rl.simulation.events import Outcome, simulate
+from rl.simulation.events import SimulationOutcome, simulate
 from rl.simulation.fit import fit, iterations, least_squares, read_run
 from rl.simulation.parts import (
     Asked,
@@ -24,24 +24,24 @@ from rl.simulation.parts import (
     Lengths,
     Plan,
     Timing,
-    Training,
+    TrainerGroup,
 )
 from rl.simulation.rows import packed, update_s
-from rl.simulation.splits import Question, best, end_of_scaling, splits
+from rl.simulation.splits import SplitQuestion, best, end_of_scaling, splits
 from workbench.errors import UserError
 from workbench.load import Beside, GenerationLoad, TrainingLoad
 
 # Eight replies of 100 tokens behind prompts of 10; an iteration of eight takes 10 + 8 x 1 ms.
 EQUAL = Lengths(mean=100, prompt=10)
 PARTS = Timing(
-    Decoding(step_s=0.010, sequence_s=0.001), Training(token_s=1e-4), sync_s=0.5, other_s=0.1
+    Decoding(step_s=0.010, sequence_s=0.001), TrainerGroup(token_s=1e-4), sync_s=0.5, other_s=0.1
 )
 
 
 ONE = Layout(engines=1, groups=1)
 
 
-def run(staleness: int, layout: Layout = ONE, parts: Timing = PARTS) -> Outcome:
+def run(staleness: int, layout: Layout = ONE, parts: Timing = PARTS) -> SimulationOutcome:
     return simulate(Plan(steps=8, prompts=4, group=2, staleness=staleness), layout, parts, EQUAL)
 
 
@@ -57,7 +57,7 @@ def test_in_turns_a_step_is_the_sum_of_its_parts() -> None:
 
 def test_two_engines_share_the_replies_and_prompts_and_checks_count() -> None:
     """[derived] four each: 100 x 14 ms; 40 tokens of prompts at 2 ms, and 0.3 s of checks behind them."""
-    parts = Timing(Decoding(0.010, 0.001, prompt_s=0.002, score_s=0.3), Training(0.0))
+    parts = Timing(Decoding(0.010, 0.001, prompt_s=0.002, score_s=0.3), TrainerGroup(0.0))
     assert run(0, Layout(2, 1), parts).step_s == pytest.approx(1.4 + 40 * 0.002 + 0.3)
 
 
@@ -67,7 +67,7 @@ def test_overlapped_the_slower_side_decides() -> None:
     found = run(1)
     steady = [b.ended - a.ended for a, b in zip(found.steps, found.steps[1:], strict=False)]
     assert steady[2:-1] == pytest.approx([2.3] * len(steady[2:-1]))
-    slow = run(1, parts=Timing(PARTS.decoding, Training(5e-3), sync_s=0.5, other_s=0.1))
+    slow = run(1, parts=Timing(PARTS.decoding, TrainerGroup(5e-3), sync_s=0.5, other_s=0.1))
     steady = [b.ended - a.ended for a, b in zip(slow.steps, slow.steps[1:], strict=False)]
     assert steady == pytest.approx([5.0] * 7)
     assert [step.staleness for step in slow.steps[:2]] == [0, 1]
@@ -97,7 +97,7 @@ def test_rows_are_packed_in_order_and_dealt_longest_first() -> None:
     """[derived] rows of 70 + 20, 60 and 150 tokens; two groups: rounds of 150 and 60, or what gathering takes."""
     asked = [Asked(10, 60), Asked(10, 10), Asked(20, 40), Asked(50, 100)]
     assert packed(asked, 100) == [90, 60, 150]
-    training = Training(token_s=0.01, gather_s=0.7, fixed_s=2.0)
+    training = TrainerGroup(token_s=0.01, gather_s=0.7, fixed_s=2.0)
     assert update_s(asked, training, 2, 100) == pytest.approx(2.0 + 1.5 + 0.7)
     assert update_s(asked, training, 1, 100) == pytest.approx(2.0 + 1.5 + 0.9 + 0.7)
 
@@ -112,7 +112,11 @@ def test_every_prompt_is_trained_on_once(seed: int) -> None:
     )  # fmt: skip
     layout = Layout(draw.randint(1, 5), draw.randint(1, 3), seats=draw.randint(1, 6))
     parts = Timing(
-        Decoding(0.01, 0.002, prompt_s=0.001), Training(1e-3), sync_s=0.3, save_s=1.0, poll_s=0.5
+        Decoding(0.01, 0.002, prompt_s=0.001),
+        TrainerGroup(1e-3),
+        sync_s=0.3,
+        save_s=1.0,
+        poll_s=0.5,
     )
     faults = Faults(per_card_hour=draw.choice([0, 20]), engine_s=2.0, trainers_s=3.0)
     lengths = Lengths(mean=60, spread=0.7, prompt=5, most=300, seed=seed)
@@ -219,7 +223,7 @@ def test_what_cannot_be_fitted_is_one_line(tmp_path: Path) -> None:
         read_run(stage)
 
 
-def question(**changes: Any) -> Question:
+def question(**changes: Any) -> SplitQuestion:
     training = TrainingLoad(
         tokens=1, row_tokens=16384, workers=8, strategy="fsdp", precision="bf16", activations="checkpoint",
         **changes,
@@ -231,7 +235,7 @@ def question(**changes: Any) -> Question:
         HARDWARE["h100"],
     )
     plan = Plan(steps=3, prompts=4, group=16, staleness=1, row_tokens=16384)
-    return Question(loads, plan, Lengths(mean=2000, spread=0.5, prompt=200, most=8000), 2000.0)
+    return SplitQuestion(loads, plan, Lengths(mean=2000, spread=0.5, prompt=200, most=8000), 2000.0)
 
 
 def test_an_engine_of_the_12b_by_hand() -> None:
@@ -262,7 +266,7 @@ def test_what_lies_beside_the_policy_takes_its_room_and_its_passes() -> None:
     alone = question(context=8)
     s = alone.loads.shape
 
-    def beside(how: Beside) -> Question:
+    def beside(how: Beside) -> SplitQuestion:
         return replace(alone, loads=alone.loads._replace(frozen=[(s, how)]))
 
     scored = beside(Beside("scores", sharded=False, passes=0))

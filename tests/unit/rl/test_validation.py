@@ -14,7 +14,7 @@ from engine.protocol import Sampling
 from engine.scripted import ScriptedEngine
 from model.hybrid import load_model
 from rl.config import GrpoValidation
-from rl.loop import Grpo, Hooks
+from rl.loop import Grpo, GrpoHooks
 from rl.prefetch import Prefetch
 from rl.sample import Sampled, Sampler
 from rl.validation import apart, policy_estimates
@@ -97,7 +97,7 @@ def run(
 
     trainer.validation._measure = measure
     trainer.resume(folder)
-    hooks = Hooks(lambda s, m, tokens: lines.append((s, m)), lambda step: None, bool)
+    hooks = GrpoHooks(lambda s, m, tokens: lines.append((s, m)), lambda step: None, bool)
     saves = Checkpoints(folder, spared=lambda: trainer.validation.kept_step)
     assert trainer.fit(hooks, saves)
     best = trainer.validation.must_return(trainer.step)
@@ -153,7 +153,7 @@ def test_a_validation_does_not_move_what_is_trained(tmp_path: Path) -> None:
     plain, validated = made(VALUES), made(dict.fromkeys(range(10), 0.5) | {9: 0.6})
     plain.validation = Validation()
     validated.validation.config = ValidationConfig(every=1)
-    hooks = Hooks(lambda *line: None, lambda step: None, bool)
+    hooks = GrpoHooks(lambda *line: None, lambda step: None, bool)
     for number, trainer in enumerate((plain, validated)):
         assert trainer.fit(hooks, Checkpoints(tmp_path / str(number)))
     assert all(

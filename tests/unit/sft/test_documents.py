@@ -8,8 +8,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sft.config import SftConfig
-from sft.examples import Accounting, add_stripped, to_examples, to_rows
-from sft.samples import Example, Row, write_samples
+from sft.examples import SampleAccounting, add_stripped, to_examples, to_rows
+from sft.samples import Example, TrainingRow, write_samples
 from sft.stage import build_rows
 from sft.trainer import RowCollator
 from workbench.chat import prompt_ids
@@ -29,12 +29,12 @@ def documents(ids: Sequence[int], numbers: Sequence[int]) -> list[list[int]]:
     ]
 
 
-def rows_of(examples: Sequence[Example], *, concatenate: bool) -> list[Row]:
+def rows_of(examples: Sequence[Example], *, concatenate: bool) -> list[TrainingRow]:
     with TemporaryDirectory() as folder:
         samples = write_samples(Path(folder), [(one.domain, one.signed) for one in examples])
         rows = to_rows(
             samples, row_tokens=8, concatenate=concatenate, drop_longer=False, seed=1,
-            accounting=Accounting(),
+            accounting=SampleAccounting(),
         )  # fmt: skip
         return list(rows)
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sft.config import SftConfig
-from sft.examples import Accounting, add_stripped, to_examples, to_rows, worked_in_answer
+from sft.examples import SampleAccounting, add_stripped, to_examples, to_rows, worked_in_answer
 from sft.samples import Example, write_samples
 from sft.stage import build_rows, collect
 from workbench.chat import prompt_ids
@@ -52,7 +52,7 @@ def test_a_part_says_where_its_reasoning_stands() -> None:
     }
     config = SftConfig.model_validate({"kind": "sft", "needs": ["sft2"], "parts": parts})
     conversations = list(
-        collect(config.parts, 1, Accounting())
+        collect(config.parts, 1, SampleAccounting())
     )  # the same three problems in both parts
     assert [c.thinking for c in conversations] == [True] * 3 + [False] * 3
     for plain, worked in zip(conversations[:3], conversations[3:], strict=True):
@@ -93,7 +93,7 @@ def test_rows_without_a_token_to_train_on_are_refused(tmp_path: Path) -> None:
             concatenate=False,
             drop_longer=False,
             seed=1,
-            accounting=Accounting(),
+            accounting=SampleAccounting(),
         )
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from data_mix.spilled import Spilled
 from sft.config import SftConfig
 from sft.packing import pack
-from sft.samples import PackedRows, Row
+from sft.samples import PackedRows, TrainingRow
 from sft.stage import as_dataset, build_rows, whole_batches
 from workbench.conversation import Conversation
 from workbench.recipe import load
@@ -31,7 +31,7 @@ GOLDEN = {
 }
 
 
-def digest(rows: Sequence[Row]) -> str:
+def digest(rows: Sequence[TrainingRow]) -> str:
     made = hashlib.sha256()
     for row in rows:
         made.update(json.dumps([row["input_ids"], row["labels"], row["seq_idx"]]).encode())
@@ -121,14 +121,14 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from sft.examples import Accounting, to_rows
+from sft.examples import SampleAccounting, to_rows
 from sft.samples import write_samples
 count = int(sys.argv[1])
 rng = np.random.default_rng(0)
 samples = write_samples(
     Path(sys.argv[2]), (("d", rng.integers(0, 300, 40, dtype=np.int32)) for _ in range(count))
 )
-rows = to_rows(samples, row_tokens=4096, concatenate=True, drop_longer=True, seed=1, accounting=Accounting())
+rows = to_rows(samples, row_tokens=4096, concatenate=True, drop_longer=True, seed=1, accounting=SampleAccounting())
 tokens = sum(len(rows[n]["input_ids"]) for n in range(len(rows)))
 assert tokens == 40 * count, tokens
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -5,19 +5,19 @@ from tempfile import TemporaryDirectory
 
 from transformers import PreTrainedTokenizerFast
 
-from sft.examples import Accounting, add_stripped, to_examples, to_rows
-from sft.samples import Example, Row, write_samples
+from sft.examples import SampleAccounting, add_stripped, to_examples, to_rows
+from sft.samples import Example, TrainingRow, write_samples
 from workbench.conversation import Conversation
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 
 
-def rows_of(examples: list[Example], row_tokens: int, *, concatenate: bool) -> list[Row]:
+def rows_of(examples: list[Example], row_tokens: int, *, concatenate: bool) -> list[TrainingRow]:
     with TemporaryDirectory() as folder:
         samples = write_samples(Path(folder), [(one.domain, one.signed) for one in examples])
         rows = to_rows(
             samples, row_tokens=row_tokens, concatenate=concatenate, drop_longer=False, seed=1,
-            accounting=Accounting(),
+            accounting=SampleAccounting(),
         )  # fmt: skip
         return list(rows)
 

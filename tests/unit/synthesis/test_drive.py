@@ -20,7 +20,7 @@ from evals.synthesis.config import FrSftTask, StemTask, VoteConfig
 from evals.synthesis.drive import DEAD_AFTER, Driver, Played
 from evals.synthesis.seeds import Seed
 from evals.synthesis.tasks import maker
-from evals.synthesis.work import Failed, Made, Piece, Removed, Work, ask, whole
+from evals.synthesis.work import AskAgain, GateRefusal, Made, Piece, Work, ask, whole
 from tests.scripted_models import CUT, Script, voice
 from workbench.errors import UserError
 
@@ -171,7 +171,9 @@ def test_the_precision_of_a_vote_is_the_binomials(tmp_path: Path, p: float, wron
     assert (
         abs(right - precision) <= 3.29 * math.sqrt(precision * (1 - precision) / len(kept)) + 1e-9
     )
-    removed = Counter(o.reason for one in played for o in one.outcomes if isinstance(o, Removed))
+    removed = Counter(
+        o.reason for one in played for o in one.outcomes if isinstance(o, GateRefusal)
+    )
     assert set(removed) == {"vote: no majority"} and len(kept) + removed.total() == 400
 
 
@@ -261,4 +263,4 @@ def test_kill_9_at_random_points_loses_and_doubles_nothing(tmp_path: Path) -> No
 
 
 def test_failed_is_an_ending_of_its_own() -> None:
-    assert not issubclass(Failed, UserError)
+    assert not issubclass(AskAgain, UserError)

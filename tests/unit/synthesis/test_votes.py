@@ -6,7 +6,7 @@ import pytest
 
 from engine.replies import ReplyLog
 from evals.synthesis.votes import Ballot, vote
-from evals.synthesis.work import Failed, Lost, Replied, Reply
+from evals.synthesis.work import AskAgain, Lost, Replied, Reply
 
 
 def answers(**counts: int) -> list[Reply]:
@@ -22,7 +22,7 @@ def test_a_majority_that_lost_replies_could_have_turned_decides_nothing() -> Non
     """[derived] 5 for A and 3 for B: with one lost A wins whatever it said, with two B could draw level."""
     won = vote(answers(A=5, B=3, lost=1), "choice", {}, at_least=5)
     assert isinstance(won, Ballot) and (won.answer, len(won.replies), won.votes) == ("A", 5, 8)
-    with pytest.raises(Failed, match="2 of 10 answers were lost, and the vote hangs on them"):
+    with pytest.raises(AskAgain, match="2 of 10 answers were lost, and the vote hangs on them"):
         vote(answers(A=5, B=3, lost=2), "choice", {}, at_least=5)
     assert vote(answers(A=3, B=3, lost=1), "choice", {}, at_least=5) == "no majority"
 
