@@ -243,8 +243,8 @@ MUTATIONS = (
     Mutation(
         "AIME once",
         "evals/tasks/maths.py",
-        "_AIME = Sampled(samples=16,",
-        "_AIME = Sampled(samples=1,",
+        "_AIME = BenchmarkSampling(samples=16,",
+        "_AIME = BenchmarkSampling(samples=1,",
         "a figure of 30 questions is called the paper's average of 16",
         ("tests/unit/evals/test_protocols.py",),
     ),

@@ -299,8 +299,8 @@ MUTATIONS = (
     Mutation(
         "the chosen and the rejected swapped",
         "rl/dpo/pairs.py",
-        "pairs.append(Pair(g.task.id, sides[id(g)], sides[id(b)]))",
-        "pairs.append(Pair(g.task.id, sides[id(b)], sides[id(g)]))",
+        "pairs.append(EpisodePair(g.task.id, sides[id(g)], sides[id(b)]))",
+        "pairs.append(EpisodePair(g.task.id, sides[id(b)], sides[id(g)]))",
         "DPO learns to fail",
         ("tests/unit/rl/test_dpo.py",),
     ),
