@@ -32,10 +32,10 @@ _PACKAGES: dict[type[Section], tuple[str, str]] = {
 }
 
 
-def check_data(config: Section, *, rows_apart: Collection[str] = ()) -> None:
+def check_data(config: Section, *, disjoint_rows: Collection[str] = ()) -> None:
     """Look at every source of a stage. Raises: UserError naming the source and what is missing.
 
-    rows_apart: sources whose rows are looked at elsewhere, the first one too.
+    disjoint_rows: sources whose rows are looked at elsewhere, the first one too.
     """
     tokenizer = getattr(config, "from_pretrained", None)
     if tokenizer is not None:
@@ -43,7 +43,7 @@ def check_data(config: Section, *, rows_apart: Collection[str] = ()) -> None:
     for name, source in sources_in(config):
         if is_elsewhere(source):
             must_be_openable(str(getattr(source, "path", "")))
-        elif isinstance(source, JsonlSource) and name in rows_apart:
+        elif isinstance(source, JsonlSource) and name in disjoint_rows:
             _files(name, source)
         elif isinstance(source, JsonlSource):
             first_row(name, source)

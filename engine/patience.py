@@ -65,7 +65,7 @@ class Patience:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._patience_s, self._clock, self._sleep = patience_s, clock, sleep
-        self._apart_s = 60.0 / per_minute if per_minute else 0.0
+        self._spacing_s = 60.0 / per_minute if per_minute else 0.0
         self._lock, self._not_before, self._next = Lock(), 0.0, 0.0
 
     def ask(self, request: Callable[[], T], retries: int) -> T:
@@ -106,7 +106,7 @@ class Patience:
             now = self._clock()
             held = max(self._not_before - now, 0.0)
             start = max(now + held, self._next)
-            self._next = start + self._apart_s
+            self._next = start + self._spacing_s
         if start > now:
             self._sleep(start - now)
         return held

@@ -27,7 +27,7 @@ def make_environment(name: str) -> Environment:
 
         return Workplace()
     if ":" in name:
-        from environments.own.world import Own  # noqa: PLC0415 - see docstring
+        from environments.custom.world import Own  # noqa: PLC0415 - see docstring
 
         return Own()
     raise ValueError(f"no environment {name!r}")
@@ -45,7 +45,7 @@ def take_tasks(config: TasksConfig, n: int, seed: int, *, fewer: bool = False) -
 
         return workplace_tasks.tasks(config, n, seed)
     if isinstance(config, OwnTasks):
-        from environments.own import tasks as own  # noqa: PLC0415 - see make_environment
+        from environments.custom import tasks as own  # noqa: PLC0415 - see make_environment
 
         return own.tasks(config, n, seed, fewer=fewer)
     from environments.bfcl import tasks as bfcl  # noqa: PLC0415 - see make_environment

@@ -13,9 +13,9 @@ from typing import Any
 
 from environments.protocol import Step, Task, ToolCall, call_tool, tool_result
 from reward.verdict import Verdict, decided
-from workbench.apart import INSTALL, apart_folder
 from workbench.chat import Reply
 from workbench.errors import UserError
+from workbench.separate import INSTALL, separate_folder
 
 # Kit (its module, and the prefix of its tools' names) -> its class and its tables that count.
 _KITS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -153,7 +153,7 @@ def _module(name: str) -> Any:
 
 def package_folder() -> Path:
     """Where the package's workplace lies. Raises: UserError saying how to install it."""
-    root = apart_folder("resources_servers")
+    root = separate_folder("resources_servers")
     if root is None or not (root / "workplace_assistant").is_dir():
         raise UserError(f"environment workplace needs nemo-gym, which is not installed; {INSTALL}")
     return root / "workplace_assistant"

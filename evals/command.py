@@ -11,8 +11,8 @@ from typing import Any, TextIO
 from evals.config import EvalsConfig
 from evals.console import Teller, dated_lines, failure_lines, kept_lines, table
 from evals.jobs import Job, jobs_of, parse_budgets
+from evals.kept_results import must_not_replace
 from evals.models import Model, resolve_models
-from evals.own import must_not_replace
 from evals.registry import BENCHMARKS, FAMILIES
 from evals.tasks.ruler import ruler
 from workbench.errors import StopRequested, UserError

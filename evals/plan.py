@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
-from evals.tasks import own_questions
+from evals.tasks import custom_questions
 from reward.plugin import is_plugin
 from workbench.content import Mark, Reads
 from workbench.recipe import Recipe
@@ -18,8 +18,8 @@ def reads(config: EvalsConfig) -> Iterator[Mark]:
     if any(b.harness or b.data.files or b.data.only or b.data.hub_only for b in found):
         yield Reads("files"), config.data
     for name in config.benchmarks:
-        if name.startswith(own_questions.PREFIX):
-            yield Reads("files"), name.removeprefix(own_questions.PREFIX)
+        if name.startswith(custom_questions.PREFIX):
+            yield Reads("files"), name.removeprefix(custom_questions.PREFIX)
         elif is_plugin(name):
             yield Reads("function"), name
 

@@ -12,12 +12,12 @@ from evals.tasks import (
     choice,
     code,
     contest,
+    custom_questions,
     environments,
     instructions,
     judged,
     live_tools,
     maths,
-    own_questions,
     ruler,
     scicode,
     small_arithmetic,
@@ -73,7 +73,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 FAMILIES: dict[str, Callable[[str], Benchmark]] = {
     ruler.PREFIX: ruler.ruler,
     base.PREFIX: base.own_task,
-    own_questions.PREFIX: own_questions.own_questions,
+    custom_questions.PREFIX: custom_questions.custom_questions,
 }
 
 
@@ -83,7 +83,7 @@ def benchmark(name: str) -> Benchmark:
         if name.startswith(prefix):
             return make(name)
     if is_plugin(name):
-        return own_questions.python_questions(name)
+        return custom_questions.python_questions(name)
     if name not in BENCHMARKS:
         raise unknown_name("benchmark", name, [*BENCHMARKS, *(f"{p}..." for p in FAMILIES)])
     return BENCHMARKS[name]

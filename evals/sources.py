@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from data_mix.messages import without_padding
-from evals.own_files import Placed, Read, Row, jsonl_rows, read_columns, read_rows
-from workbench.apart import INSTALL, apart_folder
+from evals.custom_files import Placed, Read, Row, jsonl_rows, read_columns, read_rows
 from workbench.errors import UserError, reason_of, some_of
 from workbench.hub import must_answer
 from workbench.identity import row_id, used_twice
+from workbench.separate import INSTALL, separate_folder
 
 # Columns that tell questions apart, by the names that benchmarks give them.
 _IDS = ("id", "uid", "key", "task_id", "question_id", "problem_id")
@@ -94,7 +94,7 @@ def package_folder(package: str, benchmark: str) -> Path:
 
     Raises: UserError that says how to install it.
     """
-    if (apart := apart_folder(package)) is not None:
+    if (apart := separate_folder(package)) is not None:
         return apart
     try:
         found = importlib.util.find_spec(package)

@@ -19,7 +19,7 @@ from model.sharding.shard import set_activations
 from model.tokenizer import read_tokenizer
 from pretrain.config import PretrainConfig, TrainingConfig
 from pretrain.documents import BlendDocuments, other_documents
-from pretrain.feed import Ahead, SharedRows
+from pretrain.prefetch import Ahead, SharedRows
 from pretrain.rows import RowStream
 from pretrain.train import Objective, Trainer, TrainingHooks
 from workbench.checkpoint import Checkpoints, seed_everything

@@ -56,7 +56,7 @@ class NextToken:
 
 
 class Batches(Protocol):
-    """Where a step's rows come from, the same in every process: pretrain.rows, pretrain.feed."""
+    """Where a step's rows come from, the same in every process: pretrain.rows, pretrain.prefetch."""
 
     def batch(self, num_rows: int, progress: float) -> Rows:
         """The next rows of the whole step."""

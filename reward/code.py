@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Any
 
 from reward.fences import has_fence, python_blocks, unix_lines, whole_program
-from reward.isolation.wire import (
+from reward.isolation.messages import (
     Channel,
     ChannelBroken,
     ChannelTimeout,

@@ -21,7 +21,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from reward.code import last_program, shown
-from reward.isolation.wire import (
+from reward.isolation.messages import (
     MAX_MESSAGE_BYTES,
     Channel,
     ChannelBroken,

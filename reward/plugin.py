@@ -29,9 +29,9 @@ from reward.reply import CheckedReply
 from reward.verdict import Verdict, failed, timed_out
 from reward.workers import WorkerPool
 from workbench.content import Reads
+from workbench.custom_code import target_of
 from workbench.errors import UserError, one_line, unknown_name
 from workbench.local_imports import imported_files
-from workbench.own_code import target_of
 from workbench.provenance import digest
 from workbench.schema import Section
 

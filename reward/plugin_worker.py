@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reward.verdict import Verdict
-from workbench import own_code
+from workbench import custom_code
+from workbench.custom_code import must_be_callable
 from workbench.errors import one_line
-from workbench.own_code import must_be_callable
 
 _ONE = ("prompt", "reply", "reference")
 _MANY = ("prompts", "replies", "references")
@@ -225,4 +225,4 @@ def _shown(value: Any) -> str:
 
 def load(place: str, name: str, folder: str) -> Callable[..., Any]:
     """The function or class that a user's file or module calls `name`. Raises: what its import raises."""
-    return must_be_callable(own_code.load(place, name, folder), place, name)
+    return must_be_callable(custom_code.load(place, name, folder), place, name)

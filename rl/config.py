@@ -13,9 +13,9 @@ from reward.pairwise import PairwiseConfig
 from reward.plugin import FunctionConfig
 from reward.rubric import RubricConfig
 from workbench.content import Reads
+from workbench.custom_code import is_own
 from workbench.distributed.config import DistributedConfig, WorkersStage, check_spread
 from workbench.errors import unknown_name
-from workbench.own_code import is_own
 from workbench.schema import Section
 from workbench.validation import ValidationConfig
 

@@ -22,8 +22,8 @@ from rl.preference.rows import look_at_given
 from rl.reward_model.config import RewardModelConfig
 from rl.rows import Rules, look_ahead
 from workbench.conversation import CheckSpec
+from workbench.custom_code import is_own, must_name
 from workbench.errors import UserError
-from workbench.own_code import is_own, must_name
 
 
 def check_grpo(config: GrpoConfig) -> list[str]:
@@ -31,7 +31,7 @@ def check_grpo(config: GrpoConfig) -> list[str]:
 
     Raises: UserError where data is missing, a row is bad or a check does not take `reward_options`.
     """
-    check_data(config, rows_apart=("prompts", "held_out"))
+    check_data(config, disjoint_rows=("prompts", "held_out"))
     for _, prompts in config.asked:
         if isinstance(prompts, EnvironmentSource):
             check_environment(prompts.tasks)
@@ -56,7 +56,7 @@ def check_grpo(config: GrpoConfig) -> list[str]:
 
 def check_reward_model(config: RewardModelConfig) -> list[str]:
     """As `check_grpo`, of a reward model's prompts or given pairs."""
-    check_data(config, rows_apart=("prompts", "held_out"))
+    check_data(config, disjoint_rows=("prompts", "held_out"))
     if config.given:
         sources = {"prompts": config.prompts, "held_out": config.held_out}
         return [

@@ -24,24 +24,24 @@ from reward import must_be_checkable
 from rl.advantage import Kind
 from rl.conditioned import conditioned
 from rl.config import GrpoConfig
+from rl.custom import custom_advantage
 from rl.engine_account import keep_engine, tell_restarts
 from rl.held_out import check_held_out
 from rl.loop import Grpo, GrpoHooks, PolicyShards
-from rl.own import own_advantage
 from rl.reward_source import reward_source
 from rl.rollout_log import RolloutLog
 from rl.rows import Rules, good_tasks, take_rows, too_long, warnings_of
 from rl.sample import Sampler, thinks
-from rl.validation import apart, policy_estimates
+from rl.validation import disjoint, policy_estimates
 from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
+from workbench.custom_code import is_own
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
 from workbench.distributed.mesh import Mesh, make_mesh
 from workbench.distributed.state import ShardedCheckpoints
 from workbench.memory import keep_freed_memory
-from workbench.own_code import is_own
 from workbench.records import Estimate, to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
@@ -128,7 +128,7 @@ def _questions(context: StageContext, tokenizer: Any) -> _Asked:
     check_held_out(pool, held_out)
     if wanted is not None:
         check_held_out(pool, further, name="validation")
-        further = apart(held_out, further)
+        further = disjoint(held_out, further)
     context.progress(message="starting the engine")
     return _Asked(pool, held_out, cast(Prompts, further))
 
@@ -266,7 +266,7 @@ class _Asker:
 
 def _advantage(config: GrpoConfig) -> Kind:
     if is_own(config.advantage):
-        return own_advantage(config.advantage)
+        return custom_advantage(config.advantage)
     return cast(Literal["group", "mean", "leave_one_out"], config.advantage)
 
 

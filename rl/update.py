@@ -19,9 +19,9 @@ from model.packed import autocast
 from model.sharding.core import Core
 from model.sharding.shard import inside, set_activations
 from rl.config import GrpoConfig
+from rl.custom import custom_loss
 from rl.loss import LossSettings, PolicyBatch, policy_loss
 from rl.optimizer import make_optimizer, rate_share
-from rl.own import own_loss
 from rl.sample import Rollout
 from workbench.checkpoint import check_same_tensors
 from workbench.distributed import group
@@ -232,7 +232,7 @@ class Updater:
         set_activations(model, config.activations)
         plain_head(model)  # looked at here, outside of any pass
         written = config.loss.model_dump(exclude={"variant", "function"})
-        own = own_loss(config.loss.function) if config.loss.function else None
+        own = custom_loss(config.loss.function) if config.loss.function else None
         self.settings = LossSettings(**written, max_tokens=config.max_tokens, function=own)
         self.truncation = Truncation(config.temperature, config.top_p, config.top_k, config.min_p)
         # Of the weights as they came: a resumed stage loads its own state afterwards.

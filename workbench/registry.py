@@ -12,9 +12,9 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from workbench.custom_code import is_own, load_custom
 from workbench.errors import UserError, unknown_name
 from workbench.installed import missing_line
-from workbench.own_code import is_own, load_own
 from workbench.panels import MetricPanel
 
 KINDS = "anneal.kinds"
@@ -108,16 +108,16 @@ def kind(name: str) -> Kind:
     Raises: UserError naming the nearest one.
     """
     if is_own(name):
-        return _own_kind(name)
+        return _custom_kind(name)
     known = kinds()
     if name not in known:
         raise unknown_name("stage kind", name, known)
     return known[name]
 
 
-def _own_kind(path: str) -> Kind:
+def _custom_kind(path: str) -> Kind:
     """A kind of the user's own, whose parts may be named `:NAME`: of the same file."""
-    found = load_own(path, what="kind")
+    found = load_custom(path, what="kind")
     if not isinstance(found, Kind):
         raise UserError(
             f"kind {path!r} is {type(found).__name__} {found!r:.60}; it must be a workbench.registry.Kind"
@@ -139,7 +139,7 @@ def resolve(target: str) -> Any:
     """Import "package.module:name" or "FILE.py:name" and return the named object."""
     module, _, attribute = target.partition(":")
     if module.endswith(".py"):
-        return load_own(target, what="part of a kind")
+        return load_custom(target, what="part of a kind")
     return getattr(import_module(module), attribute)
 
 

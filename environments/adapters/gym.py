@@ -20,7 +20,7 @@ _MODELS_FAULT = (400, 404, 422)
 
 
 class GymServer:
-    """A class as environments.own plays them. url: of the resource server. wait_s: most seconds for one
+    """A class as environments.custom plays them. url: of the resource server. wait_s: most seconds for one
     answer of it."""
 
     def __init__(self, *, url: str, wait_s: float = 60.0) -> None:

@@ -18,7 +18,7 @@ _WITH_US = (
 
 
 class McpServer:
-    """A class as environments.own plays them. command: what starts a server, e.g. [python, notes.py]. env:
+    """A class as environments.custom plays them. command: what starts a server, e.g. [python, notes.py]. env:
     environment variables that it gets beside PATH and HOME. judge: a tool without arguments that returns
     the episode's value, a number."""
 

@@ -21,7 +21,7 @@ from workbench.errors import one_line
 
 
 class Verifiers:
-    """A class as environments.own plays them. env: the installed module with `load_environment`, as
+    """A class as environments.custom plays them. env: the installed module with `load_environment`, as
     `my_env` or `my-env`. args: its keyword arguments."""
 
     def __init__(self, *, env: str, args: dict[str, Any] | None = None) -> None:

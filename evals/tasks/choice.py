@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.own_files import Read, Row, answer, anything, own_id, text, texts, whole
+from evals.custom_files import Read, Row, answer, anything, own_id, text, texts, whole
 from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
 from workbench.conversation import CheckSpec, Conversation

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.own_files import Read, answer, text, texts
+from evals.custom_files import Read, answer, text, texts
 from evals.sources import Data, Hub, Loading, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.own_files import Read, answer, anything, text
+from evals.custom_files import Read, answer, anything, text
 from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
 from workbench.conversation import CheckSpec, Conversation

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.own_files import Read, answer, objects, text, texts
+from evals.custom_files import Read, answer, objects, text, texts
 from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
 from reward.instructions import instructions_of
 from workbench.conversation import CheckSpec, Conversation

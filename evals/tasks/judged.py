@@ -13,7 +13,7 @@ import yaml
 
 from environments.protocol import Step, Task, ToolCall
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.own_files import Read, answer, objects, text
+from evals.custom_files import Read, answer, objects, text
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text, rows_of
 from evals.statistics import ratio, strata
 from reward.judging import rate

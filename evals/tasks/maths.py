@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.own_files import answer, text
+from evals.custom_files import answer, text
 from evals.sources import Data, Hub, Loading, json_lines, package_folder, rows_of
 from workbench.conversation import CheckSpec, Conversation
 

@@ -16,7 +16,7 @@ import yaml
 
 from environments.protocol import Step, Task, ToolCall
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.own_files import Read, answer, anything, objects
+from evals.custom_files import Read, answer, anything, objects
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text
 from evals.statistics import ratio
 from reward.sandbox import Limits, SandboxError, run_program

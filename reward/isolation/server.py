@@ -8,7 +8,7 @@ import types
 from _sitebuiltins import Quitter
 from typing import Any
 
-from .wire import Channel, ChannelBroken, RemoteError, RemoteFunction, decode, encode
+from .messages import Channel, ChannelBroken, RemoteError, RemoteFunction, decode, encode
 
 
 def run_program(code: str) -> None:

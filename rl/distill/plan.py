@@ -46,7 +46,7 @@ def plan_distill(config: OnPolicyDistillConfig, recipe: Recipe) -> StagePlan:
 
 def check_distill(config: OnPolicyDistillConfig) -> list[str]:
     """What was looked at of local files, a line each. Raises: UserError where a row is bad."""
-    check_data(config, rows_apart=("prompts", "held_out"))
+    check_data(config, disjoint_rows=("prompts", "held_out"))
     rules = Rules(False, config.skip_bad)
     sources = {"prompts": config.prompts, "held_out": config.held_out}
     return [line for name, source in sources.items() for line in looked_at(name, source, rules)]

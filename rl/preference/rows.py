@@ -28,7 +28,7 @@ def take_given(
 def check_given(config: PreferenceConfig) -> list[str]:
     """What was looked at of local files, a line each. Raises: UserError naming the first bad row."""
     sources = (("source", config.source), ("held_out", config.held_out))
-    check_data(config, rows_apart=("source", "held_out"))
+    check_data(config, disjoint_rows=("source", "held_out"))
     return [line for name, given in sources for line in look_at_given(given, config.skip_bad, name)]
 
 

@@ -188,12 +188,12 @@ def _rows(context: StageContext, tokenizer: Any) -> tuple[Rows, Rows, Rows]:
     context.warn(*warnings)
     held_out, further = made["held_out"], Rows()
     if more:
-        held_out, further = _apart(held_out, config.num_held_out)
+        held_out, further = _disjoint(held_out, config.num_held_out)
         must_be_two(further, more)
     return made["source"], held_out, further
 
 
-def _apart(rows: Rows, count: int) -> tuple[Rows, Rows]:
+def _disjoint(rows: Rows, count: int) -> tuple[Rows, Rows]:
     """The first `count` rows, and those behind them that ask none of their prompts."""
     asked = {row["prompt"] for row in rows[:count]}
     return rows[:count], [row for row in rows[count:] if row["prompt"] not in asked]

@@ -22,5 +22,5 @@ def plan_rejection(config: RejectionConfig, recipe: Recipe) -> StagePlan:
 
 def check_rejection(config: RejectionConfig) -> list[str]:
     """What was looked at of local files, a line each. Raises: UserError where a row is bad."""
-    check_data(config, rows_apart=("prompts",))
+    check_data(config, disjoint_rows=("prompts",))
     return list(looked_at("prompts", config.prompts, Rules(config.checked, config.skip_bad)))

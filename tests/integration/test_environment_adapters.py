@@ -20,9 +20,9 @@ from environments.config import OwnTasks
 from environments.protocol import EnvironmentFailed, calling
 from environments.rollout import Player
 from tests.unit.conftest import tokenizer
-from workbench.apart import apart_folder
 from workbench.chat import stop_ids
 from workbench.errors import UserError
+from workbench.separate import separate_folder
 
 __all__ = ["tokenizer"]
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_a_server_that_dies_or_never_starts_is_no_verdict(tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def counter() -> Iterator[str]:
     """The address of nemo-gym's counter server."""
-    folder = apart_folder("resources_servers")
+    folder = separate_folder("resources_servers")
     assert folder is not None, "scripts/setup.sh evals"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -111,7 +111,7 @@ def counter() -> Iterator[str]:
 def test_a_resource_server_of_nemo_gym_is_played(
     counter: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    folder = apart_folder("resources_servers")
+    folder = separate_folder("resources_servers")
     rows = f"{folder}/example_session_state_mgmt/data/example.jsonl"
     config = OwnTasks(type=GYM, rows=rows, options={"url": counter})
     tasks = take_tasks(config, 3, 1)
@@ -139,7 +139,7 @@ def test_a_resource_server_of_nemo_gym_is_played(
 def test_what_the_server_cannot_read_is_the_models_fault_and_its_absence_is_not(
     counter: str,
 ) -> None:
-    folder = apart_folder("resources_servers")
+    folder = separate_folder("resources_servers")
     rows = f"{folder}/example_session_state_mgmt/data/example.jsonl"
     config = OwnTasks(type=GYM, rows=rows, options={"url": counter})
     (task,) = take_tasks(config, 1, 1)

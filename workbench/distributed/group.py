@@ -64,14 +64,14 @@ def total(value: float) -> float:
     """The sum of every process's value, in fp64."""
     if workers() == 1:
         return value
-    summed = torch.tensor(value, dtype=torch.float64, device=_wire())
+    summed = torch.tensor(value, dtype=torch.float64, device=_transport_device())
     dist.all_reduce(summed)
     return float(summed)
 
 
 def totals(values: torch.Tensor) -> torch.Tensor:
     """The sums of every process's values, one by one, in fp64 on the CPU."""
-    summed = values.to(device=_wire() if workers() > 1 else "cpu", dtype=torch.float64)
+    summed = values.to(device=_transport_device() if workers() > 1 else "cpu", dtype=torch.float64)
     if workers() > 1:
         dist.all_reduce(summed)
     return summed.cpu()
@@ -96,7 +96,7 @@ def from_first(make: Callable[[], T]) -> T:
             sent[0] = make()
         except UserError as error:
             sent[1] = str(error)
-    dist.broadcast_object_list(sent, src=0, device=_wire())
+    dist.broadcast_object_list(sent, src=0, device=_transport_device())
     if sent[1] is not None:
         raise UserError(sent[1])
     value: T = sent[0]
@@ -123,7 +123,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def _wire() -> torch.device:
+def _transport_device() -> torch.device:
     return device() if dist.get_backend() == "nccl" else torch.device("cpu")
 
 

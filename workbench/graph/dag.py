@@ -6,8 +6,8 @@ from graphlib import CycleError, TopologicalSorter
 
 from workbench import registry
 from workbench.content import ABSENT, Reads, places_read
+from workbench.custom_code import is_own
 from workbench.errors import UserError, unknown_name
-from workbench.own_code import is_own
 from workbench.placement import digested
 from workbench.provenance import digest
 from workbench.recipe import Recipe

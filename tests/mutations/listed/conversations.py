@@ -4,7 +4,7 @@ from tests.mutations.mutation import Mutation
 
 _MESSAGES = ("tests/unit/data_mix/test_messages.py",)
 _SERVED = ("tests/unit/evals/test_served.py",)
-_OWN_FILES = ("tests/unit/evals/test_own_files.py",)
+_OWN_FILES = ("tests/unit/evals/test_custom_files.py",)
 
 MUTATIONS = (
     Mutation(
@@ -14,7 +14,7 @@ MUTATIONS = (
         "ours = True",
         "a released model is asked in another prompt than it was trained on",
         (
-            "tests/unit/workbench/test_chat_own_templates.py",
+            "tests/unit/workbench/test_chat_custom_templates.py",
             "tests/unit/workbench/test_chat_foreign.py",
         ),
     ),
@@ -24,7 +24,7 @@ MUTATIONS = (
         "if value is None or (isinstance(value, str) and not value.strip()):",
         "if value is None:",
         'a call with "arguments": "" ends the run',
-        ("tests/unit/workbench/test_chat_own_templates.py",),
+        ("tests/unit/workbench/test_chat_custom_templates.py",),
     ),
     Mutation(
         "replies of weight 0 are trained on",
@@ -84,7 +84,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a null answer is a text",
-        "evals/own_files.py",
+        "evals/custom_files.py",
         'raise ValueError("give a text or a number")',
         'return "None"',
         "a question without an answer is scored against the word None",
@@ -112,6 +112,6 @@ MUTATIONS = (
         "code |= {kind: source_digest(kind) for kind in own}",
         "code |= dict[str, Any]()",
         "a check of the user's own that was mended does not judge anew",
-        ("tests/unit/evals/test_own_questions.py",),
+        ("tests/unit/evals/test_custom_questions.py",),
     ),
 )

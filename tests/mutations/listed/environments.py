@@ -2,13 +2,13 @@
 
 from tests.mutations.mutation import Mutation
 
-_OWN = ("tests/unit/environments/test_own.py",)
-_WORKER = ("tests/unit/environments/test_own_worker.py",)
+_OWN = ("tests/unit/environments/test_custom.py",)
+_WORKER = ("tests/unit/environments/test_custom_worker.py",)
 
 MUTATIONS = (
     Mutation(
         "a tool that raises has answered",
-        "environments/own/worker.py",
+        "environments/custom/worker.py",
         "        if type(error) is not ValueError:\n",
         "        if False:\n",
         "a fault of an environment (unreadable JSON, say) is played on with",
@@ -16,7 +16,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a stopped episode has an error's status",
-        "environments/own/world.py",
+        "environments/custom/world.py",
         'raise EnvironmentFailed(timed_out(f"{function}: {done.reason}"))',
         'raise EnvironmentFailed(failed(f"{function}: {done.reason}"))',
         "an episode that hung is tried again, and hangs again",
@@ -24,7 +24,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an episode's process stays",
-        "environments/own/world.py",
+        "environments/custom/world.py",
         "        weakref.finalize(self, session.close)\n",
         "",
         "thousands of processes are left of one training",
@@ -32,7 +32,7 @@ MUTATIONS = (
     ),
     Mutation(
         "turns' rewards do not count",
-        "environments/own/worker.py",
+        "environments/custom/worker.py",
         'whole = math.fsum([found["value"], *play.rewards])',
         'whole = math.fsum([found["value"]])',
         "what an environment pays turn by turn is lost where it also verifies",
@@ -64,7 +64,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a wrong type of an argument is let through",
-        "environments/own/tools.py",
+        "environments/custom/tools.py",
         "dict(arguments), strict=True)",
         "dict(arguments), strict=False)",
         "a model is paid for calls that no API would take",

@@ -8,7 +8,7 @@ _LOSS = ("tests/unit/rl/test_advantage_and_loss.py",)
 _BOUNDS = ("tests/unit/rl/test_loss_bounds.py",)
 _UPDATE = ("tests/unit/rl/test_update.py",)
 _STATE = ("tests/unit/rl/test_grpo_state.py",)
-_OWN = ("tests/unit/rl/test_own.py",)
+_OWN = ("tests/unit/rl/test_custom.py",)
 
 MUTATIONS = (
     Mutation(
@@ -21,7 +21,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a loss of one's own may give any shape",
-        "rl/own.py",
+        "rl/custom.py",
         "if tuple(found.shape) != shape:",
         "if len(found.shape) > 1:",
         "a mean is broadcast over all tokens, masked ones too",
@@ -33,7 +33,7 @@ MUTATIONS = (
         'marks.append((Reads("function"), config.kind))',
         "marks.extend(())",
         "a stage of a changed kind is skipped as done",
-        ("tests/unit/workbench/test_own_kinds.py",),
+        ("tests/unit/workbench/test_custom_kinds.py",),
     ),
     Mutation(
         "GRPO resumes at the next position",

@@ -22,7 +22,7 @@ MUTATIONS = (
         'for when in ("before", "after"))',
         'for when in ("after", "before"))',
         "the headline number has the wrong sign",
-        ("tests/unit/rl/test_grpo_lift.py",),
+        ("tests/unit/rl/test_grpo_gain.py",),
     ),
     Mutation(
         "the replay forces nothing",

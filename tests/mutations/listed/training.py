@@ -11,11 +11,11 @@ _SCHEDULE = ("tests/unit/pretrain/test_schedule.py",)
 MUTATIONS = (
     Mutation(
         "a checkpoint says where the rows that wait end",
-        "pretrain/feed.py",
+        "pretrain/prefetch.py",
         "return self.stream.state_dict() if self._given is None else self._given.state",
         "return self.stream.state_dict()",
         "a resumed training leaves out the rows that were made ahead",
-        ("tests/unit/pretrain/test_feed.py",),
+        ("tests/unit/pretrain/test_row_prefetch.py",),
     ),
     Mutation(
         "nobody waits for a machine",

@@ -15,7 +15,7 @@ import torch
 
 from model.sharding import files
 from model.sharding.check import check_shards
-from pretrain.feed import SharedRows
+from pretrain.prefetch import SharedRows
 from pretrain.rows import RowStream
 from pretrain.train import Trainer, TrainingHooks
 from tests import tiny_training as tiny

@@ -13,7 +13,7 @@ from model.packed import Rows
 from model.sharding import files
 from model.sharding.core import whole_tensors
 from pretrain.config import PretrainConfig, ScheduleConfig
-from pretrain.feed import SharedRows
+from pretrain.prefetch import SharedRows
 from pretrain.rows import RowStream
 from pretrain.train import Trainer, TrainingHooks
 from tests import tiny_training as tiny

@@ -15,10 +15,10 @@ from environments import workplace
 from environments.config import WorkplaceTasks
 from environments.protocol import Task, ToolCall, calling, play_gold
 from environments.workplace import Workplace
-from workbench.apart import INSTALL, apart_folder
 from workbench.errors import UserError
+from workbench.separate import INSTALL, separate_folder
 
-if apart_folder("resources_servers") is None:
+if separate_folder("resources_servers") is None:
     pytest.skip(f"nemo-gym is not installed; {INSTALL}", allow_module_level=True)
 
 from environments import workplace_tasks

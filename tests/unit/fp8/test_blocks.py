@@ -26,7 +26,7 @@ from model.fp8.config import Fp8Config
 from model.fp8.linear import BlockLinear
 from model.fp8.products import block_scales, emulated, multiply, tile_scales, turned, whole
 
-APART = Path(__file__).parents[3] / ".venv" / "dev-apart"
+APART = Path(__file__).parents[3] / ".venv" / "dev-separate"
 KINDS: tuple[Scales, ...] = ("pow2", "fp32")
 
 
@@ -54,7 +54,7 @@ torch.save(found, sys.argv[2])
 
 
 @pytest.mark.skipif(
-    not (APART / "torchao").is_dir(), reason="torchao is not in .venv/dev-apart (requirements)"
+    not (APART / "torchao").is_dir(), reason="torchao is not in .venv/dev-separate (requirements)"
 )
 def test_quantisers_equal_torchaos_to_the_bit(tmp_path: Path) -> None:
     wide = normal(256, 384) * torch.logspace(-8, 3, 384)

@@ -14,7 +14,7 @@ from model.hybrid import save_model
 from pretrain.hybrid import build_config, load_model
 from workbench.errors import UserError
 
-APART = Path(__file__).parents[3] / ".venv" / "dev-apart"
+APART = Path(__file__).parents[3] / ".venv" / "dev-separate"
 CONVERTER = """
 import json, pathlib, sys
 folder, _, out, _, kind, _, name = sys.argv[1:]
@@ -38,7 +38,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not (APART / "torchao").is_dir(), reason="torchao is not in .venv/dev-apart")
+@pytest.mark.skipif(not (APART / "torchao").is_dir(), reason="torchao is not in .venv/dev-separate")
 def test_quantised_weights_are_smaller_and_say_nearly_the_same(stage: Path) -> None:
     """The command in a process of its own, which finds torchao where it lies apart."""
     done = subprocess.run(

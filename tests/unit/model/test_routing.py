@@ -22,7 +22,7 @@ FAMILIES = ["nemotron, experts", "granite, experts", "mixtral", "olmoe", "qwen3 
 IDS = torch.randint(3, 97, (1, sum(LENGTHS)), generator=torch.Generator().manual_seed(3))
 
 
-def own_loss(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
+def custom_loss(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     """The loss of one layer on a row: transformers' function, a document at a time, by their tokens."""
     total = torch.zeros(())
     for part in inputs.split(LENGTHS, dim=1):
@@ -46,7 +46,7 @@ def test_the_gradient_is_the_models_own_and_the_losss(name: str) -> None:
     out = model(input_ids=IDS, seq_idx=numbers_of(LENGTHS), use_cache=False).logits
     for hook in hooks:
         hook.remove()
-    losses = [own_loss(layer, inputs) for layer, inputs in zip(layers, given, strict=True)]
+    losses = [custom_loss(layer, inputs) for layer, inputs in zip(layers, given, strict=True)]
     mean = torch.stack(losses).mean()
     wanted = gradients(model, out.square().mean() + 0.5 / 4 * mean)
     plain = gradients(

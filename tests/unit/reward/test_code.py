@@ -6,7 +6,7 @@ import pytest
 
 from reward import check
 from reward.code import equal
-from reward.isolation.wire import decode, encode
+from reward.isolation.messages import decode, encode
 from workbench.errors import UserError
 
 DOUBLE = {"function": "double", "tests": [[[2], 4], [[-1], -2], [["ab"], "abab"]]}

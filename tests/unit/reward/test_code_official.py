@@ -9,7 +9,7 @@ import pytest
 from reward import check
 from reward.code import equal, last_program
 from reward.fences import python_blocks
-from reward.isolation.wire import decode, encode
+from reward.isolation.messages import decode, encode
 from reward.reply import CheckedReply
 
 SUM = {"function": "total", "tests": [[[[1, 2, 3]], 6], [[[5]], 5]]}

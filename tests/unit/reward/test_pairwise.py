@@ -10,7 +10,7 @@ from reward.pairwise import Contest, PairwiseConfig, compare, pairs_of, read_pre
 from reward.verdict import Verdict
 from tests.judge_server import JudgeServer, Said, judge_server
 from tests.judge_verdicts import Script, longer, say, shown, verdict
-from workbench.apart import INSTALL, apart_folder
+from workbench.separate import INSTALL, separate_folder
 
 PROMPT = [{"role": "user", "content": "Say something long."}]
 
@@ -134,7 +134,7 @@ def test_a_reply_cannot_close_its_markers() -> None:
 
 def test_agrees_with_nvidias_genrm_where_both_read() -> None:
     """Its parser on texts that hold all three numbers, and its circle of three and more."""
-    folder = apart_folder("resources_servers")
+    folder = separate_folder("resources_servers")
     if folder is None:
         pytest.skip(f"nemo-gym is not installed; {INSTALL}")
     spec = importlib.util.spec_from_file_location("_genrm", folder / "genrm_compare" / "utils.py")

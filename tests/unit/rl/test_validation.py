@@ -17,7 +17,7 @@ from rl.config import GrpoValidation
 from rl.loop import Grpo, GrpoHooks
 from rl.prefetch import Prefetch
 from rl.sample import Sampled, Sampler
-from rl.validation import apart, policy_estimates
+from rl.validation import disjoint, policy_estimates
 from tests.unit.rl.test_grpo_loop import grpo
 from tests.unit.rl.test_grpo_stage import context_of, row
 from workbench.checkpoint import Checkpoints
@@ -70,9 +70,9 @@ def test_the_interval_is_clustered_by_problem(tokenizer: PreTrainedTokenizerFast
 def test_prompts_of_the_held_out_measure_are_not_asked() -> None:
     held_out = [question("a", "p"), question("b", "q")]
     further = [question("c", "p"), question("d", "r"), question("e", "s")]
-    assert [q.id for q in apart(held_out, further)] == ["validation/d", "validation/e"]
+    assert [q.id for q in disjoint(held_out, further)] == ["validation/d", "validation/e"]
     with pytest.raises(UserError, match=r"validation: 1 of 2 prompts are not held out too; give"):
-        apart(held_out, further[:2])
+        disjoint(held_out, further[:2])
 
 
 def scores(values: dict[int, float], trainer: Grpo) -> Validation:

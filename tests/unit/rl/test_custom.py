@@ -11,13 +11,13 @@ from reward import Component, compose
 from reward.verdict import Verdict, decided, failed
 from rl.advantage import advantages, advantages_of_parts
 from rl.config import GrpoConfig, LossConfig
+from rl.custom import custom_advantage, custom_loss
 from rl.loss import LossSettings, policy_loss
-from rl.own import own_advantage, own_loss
 from rl.sample import Sampler
 from tests.unit.rl.batches import loss_batch
 from workbench.content import places_read
+from workbench.custom_code import must_name
 from workbench.errors import UserError
-from workbench.own_code import must_name
 
 OBJECTIVE = "docs/examples/objective.py"
 
@@ -109,7 +109,7 @@ def grpo(**fields: Any) -> GrpoConfig:
 
 
 def test_an_advantage_of_ones_own(tmp_path: Path) -> None:
-    own = own_advantage(f"{OBJECTIVE}:best_of")
+    own = custom_advantage(f"{OBJECTIVE}:best_of")
     # The best reply alone is reinforced, against the mean of all.
     assert own([0.0, 1.0, None, 0.5]) == [0.0, pytest.approx(0.5), None, 0.0]
     assert own([1.0, None]) == [None, None]
@@ -117,7 +117,7 @@ def test_an_advantage_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_loss_of_ones_own_stands_in_the_surrogates_place() -> None:
     """REINFORCE: -A log p, times the correction, over the batch's tokens; by hand, gradient too."""
-    own = own_loss(f"{OBJECTIVE}:reinforce")
+    own = custom_loss(f"{OBJECTIVE}:reinforce")
     old = torch.tensor([-1.0, -2.0, -0.5], dtype=torch.float64)
     batch = loss_batch(
         old=old, engine=old - torch.tensor([0.5, 0.0, 0.0]), advantage=torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64),
@@ -147,7 +147,7 @@ BAD_ADVANTAGES = {
 def test_a_bad_advantage_is_one_line_before_anything_is_sampled(what: str, tmp_path: Path) -> None:
     body, says = BAD_ADVANTAGES[what]
     with pytest.raises(UserError, match=says) as raised:
-        own_advantage(file(tmp_path, body))
+        custom_advantage(file(tmp_path, body))
     assert "\n" not in str(raised.value)
 
 
@@ -163,7 +163,7 @@ BAD_LOSSES = {
 def test_a_bad_loss_is_one_line_before_anything_is_sampled(what: str, tmp_path: Path) -> None:
     body, says = BAD_LOSSES[what]
     with pytest.raises(UserError, match=says) as raised:
-        own_loss(file(tmp_path, body))
+        custom_loss(file(tmp_path, body))
     assert "\n" not in str(raised.value)
 
 
@@ -175,7 +175,7 @@ def test_names_are_looked_for_without_running_the_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
         must_name("nowhere.py:f")
     with pytest.raises(UserError, match="cannot be loaded: RuntimeError"):
-        own_advantage(path)
+        custom_advantage(path)
     with pytest.raises(UserError, match="unknown advantage 'groups'; did you mean 'group'"):
         grpo(advantage="groups")
     with pytest.raises(UserError, match="normalise: parts is for kind composite"):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from rl.loss import PolicyBatch
+from workbench.custom_code import load_custom
 from workbench.errors import UserError, one_line
-from workbench.own_code import load_own
 
 
-def own_advantage(path: str) -> Callable[[Sequence[float | None]], list[float | None]]:
+def custom_advantage(path: str) -> Callable[[Sequence[float | None]], list[float | None]]:
     """`rl.advantage.advantages` by a function of the user's: f(rewards [G]) -> advantages [G], float64.
 
     Failed samples are left out of what it sees and stay None; it sees no group of fewer than two.
@@ -35,7 +35,7 @@ def own_advantage(path: str) -> Callable[[Sequence[float | None]], list[float | 
     return advantages
 
 
-def own_loss(path: str) -> Callable[[Tensor, PolicyBatch], Tensor]:
+def custom_loss(path: str) -> Callable[[Tensor, PolicyBatch], Tensor]:
     """What each reply token adds to the loss, by a function of the user's: f(new [N], batch) -> [N].
 
     `batch` is a rl.loss.PolicyBatch: old, engine, advantage, mask, sequence and the rest [N].
@@ -58,7 +58,7 @@ def own_loss(path: str) -> Callable[[Tensor, PolicyBatch], Tensor]:
 
 
 def _loaded(path: str) -> Callable[..., Any]:
-    found = load_own(path)
+    found = load_custom(path)
     if not callable(found):
         raise UserError(f"function {path!r} is {type(found).__name__} {found!r:.60}, no function")
     return found  # type: ignore[no-any-return]

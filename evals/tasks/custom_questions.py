@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.own_files import Placed, read_rows
+from evals.custom_files import Placed, read_rows
 from evals.sources import Data, Loading
 from reward.dispatch import CHECKERS
 from reward.plugin import FunctionConfig, check_config, is_plugin, produced
@@ -36,7 +36,7 @@ _LONGEST_REPLY = 4096
 _OURS = BenchmarkSampling(max_tokens=_LONGEST_REPLY, source="your own")
 
 
-def own_questions(name: str) -> Benchmark:
+def custom_questions(name: str) -> Benchmark:
     """own:FILE  your own questions with checks, one a line (docs/evals.md, "Your own benchmark")
 
     Raises: UserError where the file is not there or is of no kind that is read.

@@ -11,7 +11,7 @@ from workbench import registry
 from workbench.errors import UserError
 from workbench.recipe import build
 
-KIND = (ROOT / "docs" / "examples" / "own_kind.py").read_text()
+KIND = (ROOT / "docs" / "examples" / "custom_kind.py").read_text()
 
 
 def test_a_kind_in_a_file_runs_and_its_file_counts(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Pretraining rows: tokens/s of the feed against what a step needs, cut in turns and ahead of the step.
 
-    PYTHONPATH=. python benchmarks/pretrain_feed.py              # the miniature, 20 steps, three rounds
+    PYTHONPATH=. python benchmarks/pretrain_prefetch.py              # the miniature, 20 steps, three rounds
 
 The feed alone, steps on rows that are ready, and both together: rows cut before each step, and in a thread
-while earlier steps compute (pretrain.feed). Interleaved; the best of the rounds. One thread computes, so that
+while earlier steps compute (pretrain.prefetch). Interleaved; the best of the rounds. One thread computes, so that
 a second core is there for the feed. What a cluster needs: 184 H100 at 3,600 tokens/s each take 660,000
 tokens/s (docs/scale.md).
 """
@@ -21,7 +21,7 @@ from data_mix.sources import open_source
 from model.hybrid import build_config, load_model
 from model.tokenizer import train_tokenizer
 from pretrain.documents import BlendDocuments
-from pretrain.feed import Ahead
+from pretrain.prefetch import Ahead
 from pretrain.rows import RowStream
 from pretrain.train import Trainer
 from workbench.chat import as_text

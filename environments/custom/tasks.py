@@ -9,15 +9,15 @@ from random import Random
 from typing import Any
 
 from environments.config import OwnTasks
-from environments.own.world import WORKER
+from environments.custom.world import WORKER
 from environments.protocol import Task
 from reward.plugin import ask_description, stamp_of
 from reward.workers import WorkerPool
 from workbench.content import Contents, Reads
 from workbench.conversation import Message
+from workbench.custom_code import target_of
 from workbench.errors import UserError, unknown_name
 from workbench.identity import row_id
-from workbench.own_code import target_of
 
 _DRAW_LIMIT_S = 120.0
 _LONGEST_LINE = 200

@@ -1,4 +1,4 @@
-"""What runs inside the processes of a user's own environment. See environments.own.world."""
+"""What runs inside the processes of a user's own environment. See environments.custom.world."""
 
 import asyncio
 import inspect
@@ -11,7 +11,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from environments.own.tools import BadTool, MethodTool, tools_of
+from environments.custom.tools import BadTool, MethodTool, tools_of
 from reward.plugin_worker import as_reply, as_verdict, load
 from workbench.errors import one_line
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from environments.own import worker
-from environments.own.tools import BadTool, tools_of
+from environments.custom import worker
+from environments.custom.tools import BadTool, tools_of
 
 LAMP = '''
 from typing import Literal

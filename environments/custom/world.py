@@ -18,9 +18,9 @@ from reward.plugin import LOAD_LIMIT_S, stamp_of
 from reward.sessions import NoSession, Session, shared_nursery
 from reward.verdict import Verdict, failed, timed_out
 from workbench.chat import Reply
-from workbench.own_code import target_of
+from workbench.custom_code import target_of
 
-WORKER = "environments.own.worker"
+WORKER = "environments.custom.worker"
 
 
 class Own:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.feed import Ahead, SharedRows
+from pretrain.prefetch import Ahead, SharedRows
 from pretrain.rows import RowStream
 from tests.unit.pretrain.test_rows import Counting
 from workbench.errors import UserError

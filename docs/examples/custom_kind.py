@@ -1,4 +1,4 @@
-"""A stage kind of one's own: it counts words. `kind: docs/examples/own_kind.py:KIND` in a recipe."""
+"""A stage kind of one's own: it counts words. `kind: docs/examples/custom_kind.py:KIND` in a recipe."""
 
 from collections import Counter
 from pathlib import Path

@@ -49,7 +49,7 @@ def must_name(path: str, *, what: str = "function") -> None:
         raise unknown_name(f"name in {place}", name, names)
 
 
-def load_own(path: str, *, what: str = "function") -> Any:
+def load_custom(path: str, *, what: str = "function") -> Any:
     """The named object, of code that is trusted to run in this process. Raises: UserError in one line."""
     place, name, folder = target_of(path, what=what)
     try:

@@ -7,11 +7,11 @@ one by one; that folder is never on the module path.
 import sys
 from pathlib import Path
 
-_APART = "evals-data"
+_FOLDER = "evals-data"
 INSTALL = "run scripts/setup.sh evals"
 
 
-def apart_folder(package: str) -> Path | None:
+def separate_folder(package: str) -> Path | None:
     """The folder of a package installed apart, or None where it is not."""
-    folder = Path(sys.prefix) / _APART / package
+    folder = Path(sys.prefix) / _FOLDER / package
     return folder if folder.is_dir() else None

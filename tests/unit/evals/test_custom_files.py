@@ -11,8 +11,8 @@ from data_mix.decontaminate import read_prompts
 from data_mix.rows import JsonlRows
 from data_mix.sources import open_source
 from engine.protocol import Sampling
+from evals.custom_files import answer, read_rows, texts, whole
 from evals.jobs import Job
-from evals.own_files import answer, read_rows, texts, whole
 from evals.registry import benchmark
 from evals.samples import samples_of
 from evals.sources import Loading
