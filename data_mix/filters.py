@@ -35,7 +35,7 @@ def passes_check(document: Document) -> bool:
     """The reply scores 1 on the document's own check.
 
     Raises UserError where there is no check, and RuntimeError where the checker itself failed: that
-    is no verdict on the document.
+    is not a verdict on the document.
     """
     if not isinstance(document, Conversation) or document.check is None:
         name = "a plain text" if isinstance(document, str) else document.id

@@ -6,7 +6,7 @@ a training prompt stands in a test prompt.
 Rewards are not the package's (its usual scorer pays for a text that merely holds the answer): the value
 is 1 where the reply states the number last, else 0; repeating the question states none. Nor are all its
 answer keys right: 0.1.25 keys `Evaluate: 4 / 1.` with 2 where brackets are off. A question whose
-expression has another value than its key is left out.
+expression has a value different from its key is left out.
 """
 
 import ast

@@ -289,7 +289,7 @@ def schema_of(columns: Columns) -> pa.Schema:
 
 
 def table_of(rows: Sequence[Row], columns: Columns, schema: pa.Schema) -> pa.Table:
-    """The rows as a table. A key that is no declared column is a mistake of ours."""
+    """The rows as a table. A key that is not a declared column is a mistake of ours."""
     for row in rows:
         unknown = [key for key in row if key not in columns and key != PLACE]
         assert not unknown, (

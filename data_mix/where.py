@@ -84,5 +84,5 @@ def problem_of(condition: Condition) -> str | None:
     try:
         float(wanted)
     except ValueError:
-        return f"compares with {wanted!r}, which is no number"
+        return f"compares with {wanted!r}, which is not a number"
     return None

@@ -11,7 +11,7 @@ tool world one of several. `Episode` is one of them being played; `Player` plays
 - Verdicts are taken when all have ended, some at a time, each once more where it broke, all within
   `check_limit_s`. Nothing that a model wrote is ever run in this process by this loop.
 - A failed generation, a broken world and a check that did not decide are statuses without a value. They
-  are no reward, no score and no pair.
+  are not a reward, a score or a pair.
 - Every draw has a seed of its own: of (seed, task, sample, turn). `by_place` names a task by its place in
   the call, as one engine call over the prompts would (GRPO, reward models); else by its id (DPO).
 - Token-exact: a `Turn` keeps the ids that a reply was sampled from, and its own. Tool results, the

@@ -15,7 +15,7 @@ def must_not_replace(
     stage: EvalsConfig, config: EvalsConfig, models: Sequence[Model], jobs: Sequence[Job], out: Path
 ) -> None:
     """Raises: UserError where a job's settings differ from those of a result of the evals stage that
-    has the same place under `out`. Other numbers of questions or samples are no such difference.
+    has the same place under `out`. Other numbers of questions or samples are not such a difference.
     """
     own = {job.folder for job in jobs_of(stage, seed=0)}
     names = {model.name for model in models} & {*(stage.models or stage.needs)}

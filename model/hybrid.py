@@ -70,7 +70,7 @@ def load_model(
     A configuration gives a new model, initialised from `seed` without touching torch's global
     random state (from that state if None); a path or hub id gives that checkpoint, hybrid or not.
     Errors: UserError for an unknown dtype, a checkpoint that is cut short, or one whose tensors
-    are missing, unexpected or of another shape than its configuration says.
+    are missing, unexpected or of a shape different from its configuration's.
     """
     if dtype not in _DTYPES:
         raise UserError(f"dtype {dtype!r} is not known; allowed: {', '.join(_DTYPES)}")

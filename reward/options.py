@@ -57,7 +57,7 @@ def check_reference(spec: CheckSpec, options: Mapping[str, Any]) -> None:
 
 
 def _must_be_of_type(spec: CheckSpec, function: Callable[..., Any]) -> None:
-    """Raises: UserError where an option is of another type than its checker declares, or a limit is 0."""
+    """Raises: UserError where an option is of a type different from its checker's, or a limit is 0."""
     for name, given in spec.options.items():
         try:
             _type_of(function, name).validate_python(given, strict=True)

@@ -60,7 +60,7 @@ def _one(
     policy = (context.parent_model / "tokenizer.json").read_text(encoding="utf-8")
     if own != policy:
         raise UserError(
-            f"reward model {source.model!r} has another tokenizer than the policy; train it from a "
+            f"reward model {source.model!r} has a tokenizer different from the policy's; train it from a "
             "model of the same tokenizer"
         )
     return ModelReward(model, tokenizer)

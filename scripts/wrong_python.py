@@ -11,7 +11,7 @@ if find_spec("workbench") is None:
     root = Path(__file__).resolve().parents[1]
     first = "use" if (root / ".venv/bin/python").exists() else "run `make setup`, then use"
     sys.stderr.write(
-        f"error: this needs another Python than {sys.executable}: Anneal is not installed in it; "
+        f"error: this needs a different Python from {sys.executable}: Anneal is not installed in it; "
         f"{first} .venv/bin/python\n"
     )
     raise SystemExit(2)

@@ -31,7 +31,7 @@ class Example:
     def signed(self) -> np.ndarray:
         """Both in one [T]: the id where it is a label too, its complement elsewhere."""
         ids, labels = np.asarray(self.input_ids, np.int32), np.asarray(self.labels, np.int32)
-        assert ((labels == -100) | (labels == ids)).all(), "a label is another token than its own"
+        assert ((labels == -100) | (labels == ids)).all(), "a label is not its own token"
         return np.where(labels == -100, ~ids, ids)
 
 

@@ -234,7 +234,7 @@ def _file_of(function: str) -> str:
         return place
     try:
         spec = find_spec(place)
-    except (ImportError, ValueError):  # a parent that is not there, or is no package
+    except (ImportError, ValueError):  # a parent that is not there, or is not a package
         spec = None
     here = Path(*place.split(".")).with_suffix(".py")
     return str(spec.origin) if spec is not None and spec.origin else str(here)

@@ -74,7 +74,7 @@ class Conversation:
         """Read a row written by `to_row` (JSONL and Parquet sources use the same columns).
 
         where: its place, which is its id where it has none. Raises: UserError where the id, the check or
-        `thinking` (true, false, or null as if it were not there) is no such thing; KeyError and TypeError
+        `thinking` (true, false, or null as if it were not there) is not one; KeyError and TypeError
         where something is missing or of another kind.
         """
         check = row.get("check")

@@ -131,7 +131,7 @@ def begin(recipe: Recipe, run: RunDir, stage: str) -> dict[str, Any] | None:
     """Copy the checkpoint that a stage begins at into its folder; what the manifest says of it.
 
     With the optimizer's state it lies among the stage's own checkpoints, and is resumed like one. None
-    where the stage is no fork, or has begun. Raises: UserError.
+    where the stage is not a fork, or has begun. Raises: UserError.
     """
     fork = recipe.stages[stage].fork
     origin = check_forks(recipe, run, [stage]).get(stage)

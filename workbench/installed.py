@@ -38,7 +38,7 @@ def missing_line(what: str) -> str:
         return f"the environment {sys.prefix} is not whole: {what}; run `make setup`"
     made = (_ROOT / ".venv/bin/python").exists()
     first = "use" if made else "run `make setup`, which makes .venv, and then use"
-    return f"this needs another Python than {sys.executable}: {what}; {first} .venv/bin/python"
+    return f"this needs a different Python from {sys.executable}: {what}; {first} .venv/bin/python"
 
 
 def require(

@@ -155,7 +155,7 @@ class StuckWatch:
         )
         whole = "\n".join([head, *(stacks or ["no process of it answered; see its log"])])
         write_whole(folder / REPORT, whole + "\n")
-        # Behind the report: writing to the log is no progress of the stage.
+        # Behind the report: writing to the log is not progress of the stage.
         with (self.stage_dir / "log.txt").open("a", encoding="utf-8") as log:
             log.write(whole + "\n")
         self._told_at = _newest(self.stage_dir)

@@ -21,7 +21,7 @@ class QualityConfig(StageConfig):
     text_column: str = "text"
     """The column of texts."""
     host_column: str = "host"
-    """Texts of one value are held out together, so that a site's style is no clue; where a row has none, its
+    """Texts of one value are held out together, so that a site's style is not a clue; where a row has none, its
     id."""
     held_out: float = Field(0.2, gt=0, lt=1)
     """Share of the hosts that is measured on and not trained on."""

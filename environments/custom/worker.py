@@ -20,7 +20,7 @@ _GIVEN = ("split", "n", "seed")
 
 
 class EnvironmentBroke(Exception):
-    """The user's class failed, or gave something of another kind than asked for."""
+    """The user's class failed, or gave something of a kind that was not asked for."""
 
 
 class _Play:

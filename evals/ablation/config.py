@@ -64,7 +64,7 @@ class AblationConfig(StageConfig):
             raise ValueError("nothing is measured; give benchmarks, held_out or both")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(
-                f"seeds {list(self.seeds)} repeat; a repeated seed is no second measurement"
+                f"seeds {list(self.seeds)} repeat; a repeated seed is not a second measurement"
             )
         for name, arm in self.arms.items():
             own = arm.blend or self.blend

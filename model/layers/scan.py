@@ -127,7 +127,7 @@ class _Block:
         return value.view(b, c, g, k, l, p).permute(0, 1, 4, 2, 3, 5)
 
     def from_groups(self, value: torch.Tensor, width: int = 0) -> torch.Tensor:
-        """[BCG, L, K*P] -> view [B, C, L, G, K, P], or of another width than P."""
+        """[BCG, L, K*P] -> view [B, C, L, G, K, P], or of a width different from P."""
         b, c, l, g, k, p = self.shape_tokens  # noqa: E741
         return value.view(b, c, g, l, k, width or p).transpose(2, 3)
 

@@ -83,7 +83,7 @@ class SearchConfig(StageConfig):
             raise ValueError("give `candidates` (by name) or `fit` (what has to fit), and not both")
         if self.candidates and len(self.candidates) < 2:
             raise ValueError(
-                f"one candidate ({min(self.candidates)}) is no search; give two or more"
+                f"one candidate ({min(self.candidates)}) is not a search; give two or more"
             )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(

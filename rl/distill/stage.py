@@ -317,7 +317,7 @@ def _models(context: StageContext, tokenizer: Any, mesh: Mesh | None) -> tuple[A
         )
     if read_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
         raise UserError(
-            f"teacher {config.teacher!r} has another tokenizer than the student; both score the same tokens"
+            f"teacher {config.teacher!r} has a tokenizer different from the student's; both score the same tokens"
         )
     device = str(group.place(config))
     if mesh is not None:

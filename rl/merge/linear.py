@@ -21,7 +21,7 @@ def interpolate(first: str | Path, second: str | Path, alpha: float, out: str | 
     of `first` and alpha 1 those of `second`, bit for bit (signs of zero included). Configuration,
     tokenizer and template are those of `first`; `out` must not exist or be empty.
 
-    Raises: UserError where alpha is no number in [0, 1], or where the two differ in architecture,
+    Raises: UserError where alpha is not a number in [0, 1], or where the two differ in architecture,
     tokenizer, tensor names, shapes or types, or hold a value that is not finite.
     """
     first, second, out = Path(first), Path(second), Path(out)

@@ -142,7 +142,9 @@ def _change(recipe: Recipe, run: RunDir, manifest: Manifest) -> str | None:
     then, now = manifest.declared, declared_versions(recipe, stage)
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
-            return f"version {now.get(name)} of {name} gives another result than {then.get(name)}"
+            return (
+                f"version {now.get(name)} of {name} gives a different result from {then.get(name)}"
+            )
     for need in recipe.stages[stage].needs:
         source = run.manifest(need)
         if source is None or source.status != "done":

@@ -203,5 +203,5 @@ def test_conditions(value: Any, condition: Any, met: bool) -> None:
 
 
 def test_a_condition_that_cannot_be_meant_is_an_error_of_the_recipe(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="compares with 'many', which is no number"):
+    with pytest.raises(UserError, match="compares with 'many', which is not a number"):
         ShardsSource.read({"type": "shards", "stage": "a", "where": {"n": ">many"}}, where="x")

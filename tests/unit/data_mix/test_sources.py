@@ -229,7 +229,7 @@ def test_rows_of_the_hub_are_taken_where_they_meet_a_condition(
     assert [row["text"] for row in curated.rows(unit)] == ["row 1", "row 3", "row 5"]
     with pytest.raises(UserError, match="where names column 'tongue', which some/data has not"):
         _open({**config, "where": {"tongue": "english"}}).draw()
-    with pytest.raises(UserError, match="compares with 'many', which is no number"):
+    with pytest.raises(UserError, match="compares with 'many', which is not a number"):
         HubSource.read({**config, "where": {"n": ">many"}}, where="x")
 
 

@@ -233,5 +233,7 @@ def test_a_teacher_with_another_tokenizer_is_refused(
     whole["model"]["vocab"]["zz"] = token
     whole["model"]["merges"] = []
     file.write_text(json.dumps(whole))
-    with pytest.raises(UserError, match="teacher 'other' has another tokenizer than the student"):
+    with pytest.raises(
+        UserError, match="teacher 'other' has a tokenizer different from the student's"
+    ):
         stage._models(made, tokenizer, None)

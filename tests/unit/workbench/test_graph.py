@@ -66,7 +66,7 @@ def test_done_and_unchanged_is_skipped_and_each_change_is_named(tmp_path: Path) 
     assert decide(recipe(), run, "b", set()).reason == "its input a changed"
     run.write_manifest(replace(b, inputs={"a": "a2"}, declared={"sft": 0}))
     reason = decide(recipe(), run, "b", set()).reason
-    assert reason == "version 1 of sft gives another result than 0"
+    assert reason == "version 1 of sft gives a different result from 0"
     run.write_manifest(replace(b, inputs={"a": "a2"}, status="running"))
     assert decide(recipe(), run, "b", set()).resume
 

@@ -71,7 +71,7 @@ def test_a_raised_version_runs_its_stages_again_and_what_is_behind_them(
     found = again(recipe, run)
     assert set(found) == behind(recipe, own)
     assert {found[stage] for stage in own} <= {
-        f"version 99 of {kind} gives another result than {was}"
+        f"version 99 of {kind} gives a different result from {was}"
     }
 
 
@@ -85,7 +85,7 @@ def test_another_checker_repeats_no_training_on_text(
     found = again(recipe, run)
     assert set(found) == behind(recipe, own)
     assert not {"tokenizer", "pretrain", "sft1", "sft2", "sft3"} & set(found)
-    assert found["grpo"] == "version 99 of check math gives another result than 2"
+    assert found["grpo"] == "version 99 of check math gives a different result from 2"
 
 
 @pytest.mark.parametrize(
