@@ -68,7 +68,7 @@ def main() -> None:
     site = Path(rest[0] if rest else sysconfig.get_paths()["purelib"])
     docs = Path(rest[1] if len(rest) > 1 else "/usr/share/doc")
     spdx = read_texts(texts)
-    known = Licences(spdx)
+    known = Licences(spdx, PERMISSIVE)
     own = [(name, text, name in PERMISSIVE) for name, text in sorted(spdx.items())]
     for title, cases in (("SPDX", own), ("wheels", [*wheels(site)]), ("Debian", [*stanzas(docs)])):
         counts, began = Counter[str](), time.process_time()

@@ -9,7 +9,7 @@ KINDS = {
         plan="data_mix.curate.plan:plan_curate",
         result="data_mix.results:MadeData",
         about="rows in, rows out by named steps, shard by shard",
-        version=3,
+        version=4,
         on_card=False,
         inputs="data_mix.curate.plan:check_inputs",
     ),

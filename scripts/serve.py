@@ -75,6 +75,8 @@ def server_command(
     if not local_cards():
         # vLLM would take nine tenths of the machine's memory, and refuse where others use some of it.
         line += ["--enforce-eager", "--kv-cache-memory-bytes", str(_CPU_CACHE_BYTES)]
+        # A seeded request whose prompt is read in two parts ends the engine ("CPU Generator does not use offset").
+        line += ["--no-enable-chunked-prefill"]
     if _calls_tools(Path(place)):
         line += ["--enable-auto-tool-choice", "--tool-call-parser", "anneal"]
         line += ["--tool-parser-plugin", str(_ROOT / "engine" / "tool_parser.py")]

@@ -149,10 +149,13 @@ class LanguageStep(StepConfig):
 
 
 PERMISSIVE = (
-    "0BSD", "Apache-2.0", "BlueOak-1.0.0", "BSD-1-Clause", "BSD-2-Clause", "BSD-2-Clause-NetBSD", "BSD-2-Clause-Patent",
-    "BSD-3-Clause", "BSD-3-Clause-Clear", "BSD-3-Clause-HP", "BSD-3-Clause-Tso", "BSL-1.0", "CC0-1.0", "HPND", "ISC",
-    "MIT", "MIT-0", "MIT-CMU", "MIT-Modern-Variant", "MIT-testregex", "NCSA", "PostgreSQL", "PSF-2.0", "Python-2.0",
-    "Python-2.0.1", "Unlicense", "UPL-1.0", "X11", "Zlib",
+    "0BSD", "Apache-2.0", "bcrypt-Solar-Designer", "BlueOak-1.0.0", "BSD-1-Clause", "BSD-2-Clause",
+    "BSD-2-Clause-NetBSD", "BSD-2-Clause-Patent", "BSD-2-Clause-Views", "BSD-3-Clause", "BSD-3-Clause-Clear",
+    "BSD-3-Clause-HP", "BSD-3-Clause-Tso", "BSD-Source-Code", "BSL-1.0", "CC0-1.0", "Clips", "Cornell-Lossless-JPEG",
+    "curl", "dtoa", "HPND", "HPND-doc", "HPND-Markus-Kuhn", "HPND-MIT-disclaimer", "HPND-Pbmplus", "HPND-UC", "ISC",
+    "ISC-Veillard", "Linux-OpenIB", "Mackerras-3-Clause", "MIT", "MIT-0", "MIT-CMU", "MIT-Modern-Variant",
+    "MIT-testregex", "NCSA", "pkgconf", "PostgreSQL", "PSF-2.0", "Python-2.0", "Python-2.0.1", "Unlicense", "UPL-1.0",
+    "X11", "X11-swapped", "Zlib",
 )  # fmt: skip
 """Licences that ask for no more than to be named. None asks that what is made be given away."""
 

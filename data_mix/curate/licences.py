@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_mix.curate.clauses import Clauses
 from data_mix.files import files_of
 from data_mix.hashed_runs import hashed
 from data_mix.words import words
@@ -27,6 +28,8 @@ _TIE = 0.01
 _FEW, _OWN_CLAUSE = 4, 0.5
 # It stands in one place: in so many times its own length. Parts of two others are not a third.
 _SPREAD = 1.5
+OWN_WORDS = "LicenseRef-asks-no-more-than-allowed"
+"""What a text is under that is no licence of the list, and whose every condition is one of allowed licences'."""
 _HEADER_LINES = 60
 _APPENDIX = re.compile(r"END OF (?:THE )?TERMS AND CONDITIONS", re.IGNORECASE)
 # The Python licence tells its history, and of the GPL in it.
@@ -69,20 +72,23 @@ _FILE_NAMES = re.compile(r"(?:un)?licen[cs]es?(?:[._-].*)?|copying(?:[._-].*)?",
 
 @dataclass(frozen=True)
 class Found:
-    """A licence in a text; ties: others that its words fit as well."""
+    """A licence in a text, or OWN_WORDS; ties: others that its words fit as well."""
 
     id: str
     ties: tuple[str, ...] = ()
 
     def allowed(self, allow: Sequence[str]) -> bool:
         """Whether it is on the list, and nothing that it may be is off it."""
+        if self.id == OWN_WORDS:
+            return True
         return self.id in allow and all(other in allow for other in self.ties)
 
 
 class Licences:
-    """The texts of licences: identifier -> text."""
+    """The texts of licences: identifier -> text; allow: those whose variants are known too (data_mix.curate.clauses)."""
 
-    def __init__(self, texts: Mapping[str, str]) -> None:
+    def __init__(self, texts: Mapping[str, str], allow: Sequence[str] = ()) -> None:
+        self._clauses = Clauses({name: texts[name] for name in allow if name in texts})
         whole = sorted(texts.items())
         # Many leave out how to apply it; what is left is the licence all the same.
         cut = [(name, _APPENDIX.split(text)[0]) for name, text in whole if _APPENDIX.search(text)]
@@ -100,7 +106,7 @@ class Licences:
         One that is in it counts where it says something that those before it do not, and the text says
         that too: a text with one clause more is there only where that clause is.
         """
-        text = _plain(text)
+        given, text = text, _plain(text)
         runs = hashed(text).runs(_WORDS)
         own = np.unique(runs)
         contained = self._in_one_place(runs, self._shared(own) / self._sizes)
@@ -113,7 +119,8 @@ class Licences:
                 out.append(Found(self._ids[place], tuple(sorted(others))))
                 explained = np.union1d(explained, np.concatenate([*map(self._of, [place, *ties])]))
         left = _HISTORY.sub(" ", _left_of(text, np.isin(runs, explained)))
-        return [*out, *(Found(name) for name in named_in(left, all_said=not out))]
+        out += (Found(name) for name in named_in(left, all_said=not out))
+        return out or ([Found(OWN_WORDS)] if self._clauses.make_up(given) else [])
 
     def _in_one_place(self, runs: np.ndarray, contained: np.ndarray) -> np.ndarray:
         """How much of each licence that is in a text stands in one place of it [licences]."""

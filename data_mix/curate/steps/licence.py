@@ -23,7 +23,7 @@ class Licence(RowStep):
     def __init__(self, config: LicenceStep, name: str, job: ShardJob) -> None:
         super().__init__(name)
         self._allow = config.allow
-        self._licences = Licences(read_texts(config.texts))
+        self._licences = Licences(read_texts(config.texts), config.allow)
         self._of_folder: dict[Path, list[Found]] = {}
 
     def one(self, item: Item) -> Decision:

@@ -128,6 +128,8 @@ def test_the_server_has_the_budget_processor(run: Path, capsys: pytest.CaptureFi
     assert line.endswith("--max-model-len=99")
     # vLLM's own default refuses to start where other work has a tenth of the memory.
     assert "--kv-cache-memory-bytes" in line
+    # In parts, the prompt of a seeded request ends vLLM's engine on a CPU.
+    assert "--no-enable-chunked-prefill" in line
     assert address == "http://127.0.0.1:8123/v1#grpo"
     with pytest.raises(UserError, match="is not a stage's folder"):
         serve.server_command("nowhere", None, "h", 1, [])
