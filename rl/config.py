@@ -293,6 +293,9 @@ class GrpoConfig(WorkersStage):
     activations: Literal["keep", "checkpoint"] = "keep"
     """keep: all of a layer's for its backward pass. checkpoint: its input alone, the rest is computed
     again."""
+    router_loss: float = Field(0.0, ge=0)
+    """Of a model with experts: coefficient of the loss that has its routers choose them evenly (Switch
+    Transformer's, of each document by itself, mean over layers and over all tokens of an update)."""
     lora: LoraConfig | None = None
     """Adapters; null: full fine-tuning. The reference of a KL is the model that
     they start from; the engine gets merged weights."""

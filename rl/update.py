@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.protocol import Completion
 from model.layers import context
+from model.layers.routing import Routing
 from model.logprobs import Truncation, model_logprobs, plain_head
 from model.lora import adapters_off, load_trained_state, trained_state
 from model.packed import autocast
@@ -160,6 +161,7 @@ def accumulate(
     totals: Totals,
     version: int,
     precision: Precision = "fp32",
+    routing: Routing | None = None,
 ) -> dict[str, float]:
     """Add the gradient of these batches to the model's; returns the loss and the metrics' sums.
 
@@ -168,6 +170,8 @@ def accumulate(
     """
     sums: dict[str, float] = {}
     for packed in batches:
+        if routing is not None:
+            routing.muted = not packed.num_sequences
         new, supported = reply_logprobs(model, packed, truncation, precision)
         batch = packed.like(new)
         if batch.old is None:
@@ -230,6 +234,7 @@ class Updater:
         self.optimizer = make_optimizer(model, config)
         self.core = Core(model, self.optimizer, mesh=mesh)
         set_activations(model, config.activations)
+        self.routing = Routing(model, coefficient=config.router_loss)
         plain_head(model)  # looked at here, outside of any pass
         written = config.loss.model_dump(exclude={"variant", "function"})
         own = custom_loss(config.loss.function) if config.loss.function else None
@@ -278,15 +283,16 @@ class Updater:
                 continue  # no group of this part can teach anything
             masked = sum(r.masked for found in share for r in found)
             totals = totals_of(whole_part, masked=masked)
+            self.routing.begin(sum(len(batch.input_ids) for batch in whole_part))
             sums = accumulate(
                 self.model, part, self.settings, self.truncation, totals=totals, version=version,
-                precision=self.config.precision,
+                precision=self.config.precision, routing=self.routing,
             )  # fmt: skip
             sums = summed(sums, counts=context.counts(self.model))
             check(sums)
             norms.append(self.step())
             metrics = {k: metrics.get(k, 0.0) + v for k, v in sums.items()}
-        return update_metrics(metrics, norms)
+        return update_metrics(metrics, norms) | self.routing.metrics(group.totals)
 
     def _own(self, batches: list[PolicyBatch]) -> list[PolicyBatch]:
         if self.mesh is None:

@@ -155,9 +155,10 @@ class SftConfig(ByPrecision, WorkersStage):
             )
         if self.lora:
             check_dropout(self.distributed, self.lora.dropout)
-        if self.distributed.sharded and self.router_loss:
+        if self.distributed.sharded and self.router_loss and self.microbatch_rows > 1:
             raise ValueError(
-                "router_loss with fsdp: not there yet; use ddp or zero2, or leave it at 0"
+                f"router_loss with fsdp and microbatch_rows {self.microbatch_rows}: its padding would be "
+                "routed too, in each layout another; set microbatch_rows: 1"
             )
         if self.distributed.sharded and self.trl:
             raise ValueError("trl with fsdp: these are TRL's options; use ddp or zero2")

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 from transformers.trainer_utils import align_special_tokens
 
 from model.checkpoint import check_state
+from model.layers.routing import Routing
 from model.lora import has_adapters, load_trained_state, trained_state
 from model.packed import Rows, token_loss_sum
 from model.sharding.check import check_shards
@@ -61,6 +62,7 @@ class SftLoop:
         self._lr = get_scheduler(
             config.lr_scheduler, _one_parameter(), warmup, self.order.num_steps
         ).lr_lambdas[0]  # type: ignore[attr-defined]
+        self.routing = Routing(model, coefficient=config.router_loss)
         self.step, self.tokens = 0, 0
         self.validation = Validation()
 
@@ -76,15 +78,26 @@ class SftLoop:
         batches = [_rows(collate(mine[i : i + part])) for i in range(0, len(mine), part)]
         split = self.config.distributed.context  # those that split a row count it all
         valid = round(group.total(sum(b.num_valid for b in batches)) / split)
-        model, precision = self.core.model, self.config.computed
+        self._begin_routing(batches)
         found = self.core.step(
-            [lambda b=b: token_loss_sum(model, b, precision) / valid for b in batches],  # type: ignore[misc]
+            [lambda b=b: self._loss(b) / valid for b in batches],  # type: ignore[misc]
             lr=self.config.lr * self._lr(self.step), grad_clip=self.config.grad_clip, number=self.step + 1,
         )  # fmt: skip
         self.step += 1
         length = sum(len(row["input_ids"]) for row in mine if row is not EMPTY_ROW)
         self.tokens += round(group.total(length) / split)
-        return found
+        return found | self.routing.metrics(group.totals)
+
+    def _begin_routing(self, batches: Sequence[Rows]) -> None:
+        """Rows of nobody are none of the routers' tokens."""
+        if self.routing.num_layers:
+            own = sum(b.input_ids.numel() for b in batches if b.num_valid)
+            self.routing.begin(group.total(own))
+
+    def _loss(self, batch: Rows) -> torch.Tensor:
+        """Of the batch's tokens, added up."""
+        self.routing.muted = not batch.num_valid  # its backward pass follows before the next batch
+        return token_loss_sum(self.core.model, batch, self.config.computed)
 
     def _row(self, number: int | None) -> Any:
         return EMPTY_ROW if number is None else self.rows[number]

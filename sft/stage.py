@@ -20,7 +20,7 @@ from environments.solutions import solutions
 from model.fp8.linear import convert
 from model.fp8.products import check_device
 from model.held_out import next_token_estimates, single_rows
-from model.hybrid import Hybrid, load_model, save_model
+from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.layers.routing import Routing
 from model.lora import add_adapters, merge_adapters, save_adapters
@@ -43,7 +43,6 @@ from workbench.checkpoint import seed_everything
 from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
-from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.records import Estimate
 from workbench.rundir import read_json, write_json
@@ -228,17 +227,6 @@ def collect(
             yield worked_in_answer(conversation) if worked else conversation
 
 
-def _routing(model: Hybrid, config: SftConfig, *, passes: int) -> Routing:
-    """What listens to the model's experts. Raises: UserError where a loss is asked for and it has none."""
-    routing = Routing(model, coefficient=config.router_loss, passes=passes)
-    if config.router_loss and not routing.num_layers:
-        raise UserError(
-            f"router_loss is {config.router_loss:g}, and this model ({model.config.model_type}) has no layers "
-            "of experts whose routers are known; leave it at 0"
-        )
-    return routing
-
-
 def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
     """Train on the rows, merge adapters, save the model. In every worker, or in the one process."""
     config: SftConfig = context.config
@@ -252,10 +240,10 @@ def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Data
         add_adapters(model, config.lora)
     checkpoints = context.stage_dir / "checkpoints"
     arguments = trl_config(config, checkpoints, context.seed)
-    routing = _routing(model, config, passes=arguments.gradient_accumulation_steps)
+    routing = Routing(model, coefficient=config.router_loss)
     callback = MetricsCallback(
         context, LOGGED, about="train", validation=validation_of(context, model, tokenizer),
-        more=routing.metrics,
+        more=lambda: routing.metrics(group.totals),
     )  # fmt: skip
     trainer = StrictSFTTrainer(
         model=model,
@@ -265,8 +253,9 @@ def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Data
         processing_class=tokenizer,
         callbacks=[callback],
     )
+    trainer.routing = routing
     draws = config.lora is not None and config.lora.dropout > 0
-    # Parts of a microbatch would each have the router's loss once.
+    # Parts of a microbatch are without its padding, which the router's loss has counted.
     trainer.threads = 1 if draws or config.router_loss else config.threads
     train_strictly(trainer, callback, checkpoints)
     weights = trainer.whole_weights()

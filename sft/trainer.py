@@ -9,8 +9,10 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
+from model.layers.routing import Routing
 from sft.config import SftConfig
 from sft.side_by_side import SideBySide
+from workbench.distributed import group
 from workbench.distributed.zero import deepspeed_config
 from workbench.strict_trainer import StrictResume, trl_arguments
 
@@ -57,6 +59,18 @@ def _positions(seq_idx: torch.Tensor) -> torch.Tensor:
 
 class StrictSFTTrainer(StrictResume, SideBySide, SFTTrainer):
     """SFTTrainer whose checkpoints restore every tensor or fail, and whose CPU rows run in parallel."""
+
+    routing: Routing | None = None
+    """What listens to the model's experts, and is told the tokens of each step."""
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The microbatches of a step, of this process."""
+        batches, valid = super().get_batch_samples(*args, **kwargs)
+        if self.routing is not None and self.routing.num_layers:
+            own = sum(batch["input_ids"].numel() for batch in batches)
+            # Processes average their gradients: of them all the loss is a mean too.
+            self.routing.begin(group.total(own) / group.workers())
+        return batches, valid
 
     def whole_weights(self) -> dict[str, torch.Tensor] | None:
         """All tensors of the model, on the CPU, where every worker holds a share; else None.

@@ -82,6 +82,9 @@ def trl_arguments(
         "gradient_checkpointing": False,
         "dataloader_num_workers": 0,
     }
+    if "router_aux_loss_coef" in kind.__dataclass_fields__:
+        # TRL adds the model's own by default, whose statistics cross documents (and fail on Granite).
+        values["router_aux_loss_coef"] = 0.0
     try:
         return kind(**(values | dict(own) | config.trl))
     except (TypeError, ValueError) as error:
@@ -120,6 +123,14 @@ class StrictResume:
 
     validation = Validation()
     """Its history is part of each checkpoint."""
+
+    def __init__(self, **given: Any) -> None:
+        """TRL writes the coefficient of its routers' loss into the model's configuration, which is saved."""
+        written = given["model"].config.get_text_config()
+        coefficient = getattr(written, "router_aux_loss_coef", None)
+        super().__init__(**given)
+        if coefficient is not None:
+            written.router_aux_loss_coef = coefficient
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         own: Any = self

@@ -80,15 +80,15 @@ METRICS: dict[str, Metric] = {
         Metric(
             "router_loss",
             "",
-            "how unevenly routers choose experts, by Switch Transformer's loss, mean over layers and tokens "
-            "(several processes: of the first one's rows): experts a token where all are chosen alike",
+            "how unevenly routers choose experts, by Switch Transformer's loss, mean over layers and tokens: "
+            "experts a token where all are chosen alike",
             "down",
         ),
         Metric(
             "experts/*",
             "",
-            "of each layer of experts over the step (several processes: of the first one's rows): LAYER_peak, "
-            "tokens of its fullest expert over the mean expert's; LAYER_entropy, of the experts' shares, 1 where they are even and 0 where one has all",
+            "of each layer of experts over the step: LAYER_peak, tokens of its fullest expert over the mean "
+            "expert's; LAYER_entropy, of the experts' shares, 1 where they are even and 0 where one has all",
         ),
         Metric("reward", "share", "mean reward of the step's scored samples", "up"),
         Metric(

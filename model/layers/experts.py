@@ -26,11 +26,6 @@ _LAYERS = (
 _here = threading.local()
 
 
-def tokens_at_work() -> int:
-    """Tokens of all documents that the layer of experts at work was given in this thread."""
-    return int(_here.tokens)
-
-
 class ByDocument(torch.nn.Module):
     """A layer of experts that takes its documents one by one; in front of the family's own class."""
 
@@ -38,7 +33,6 @@ class ByDocument(torch.nn.Module):
         """[B, T, hidden] -> [B, T, hidden]."""
         layout: DocumentLayout | None = getattr(_here, "documents", None)
         forward = super().forward
-        _here.tokens = hidden_states.shape[:-1].numel()
         if layout is None or len(layout.sizes) == 1:
             return forward(hidden_states)
         flat = hidden_states.reshape(1, -1, hidden_states.shape[-1])

@@ -1,6 +1,6 @@
 """Hugging Face files straight into shards, and out of them: no process ever holds the model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from model.layers.context import split_rows
 from model.layers.install import install
 from model.lora import adapter_state, drawn_adapters, save_adapters, without_inner
 from model.lora_config import LoraConfig
+from model.sharding.converted import as_in_files, parts
 from model.sharding.core import whole_tensors
 from model.sharding.shard import shard, whole
 from model.weights import canonical, tied_names, weight_files
@@ -111,9 +112,21 @@ def _fill(model: PreTrainedModel, folder: Path, added: dict[str, torch.Tensor]) 
                 wrong.append((name, part.get_shape(), own[name].shape))
                 continue
             _copy(own[name], part)
+        rest = {raw: path for name, (path, raw) in places.items() if name not in own}
+        lacking = {name: t for name, t in own.items() if name not in places}
+        made = parts(model, list(rest), lacking, lambda raw: opened[rest[raw]].get_tensor(raw))
+        for part in made:
+            value = part.make()
+            if value.shape == own[part.name].shape:
+                _copy(own[part.name], value)
+            else:
+                wrong.append((part.name, value.shape, own[part.name].shape))
+            del lacking[part.name]
+            for raw in part.raws:
+                del rest[raw]
     report = {
-        "missing_keys": own.keys() - places.keys() - tied_names(folder),
-        "unexpected_keys": places.keys() - own.keys(),
+        "missing_keys": lacking.keys() - tied_names(folder),
+        "unexpected_keys": {canonical(raw) for raw in rest},
         "mismatched_keys": wrong,
     }
     check_loading(folder, report)
@@ -149,9 +162,10 @@ def write_sharded(model: PreTrainedModel, target: Path, *, like: Path, tokenizer
     """
     names = {name: raw for name, (_, raw) in _places(like).items()}
     tensors = (
-        (names[canonical(name)], tensor)
+        (names[canonical(raw)], part)
         for name, tensor in whole_tensors(model, narrow=True)
-        if canonical(name) in names
+        for raw, part in _of_files(model, name, tensor, names)
+        if canonical(raw) in names
     )
     if not group.is_first():
         for _ in tensors:  # a gather needs all
@@ -163,6 +177,15 @@ def write_sharded(model: PreTrainedModel, target: Path, *, like: Path, tokenizer
             _write_files(tensors, fresh)
             tokenizer.save_pretrained(fresh)
     group.barrier()
+
+
+def _of_files(
+    model: PreTrainedModel, name: str, tensor: torch.Tensor, names: dict[str, str]
+) -> Iterable[tuple[str, torch.Tensor]]:
+    """A tensor under its own name where the files have that, else as they have it."""
+    if canonical(name) in names:
+        return [(name, tensor)]
+    return as_in_files(model, name, tensor).items()
 
 
 def write_adapters(model: PreTrainedModel, config: LoraConfig, folder: Path, base: Path) -> None:

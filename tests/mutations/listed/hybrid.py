@@ -283,10 +283,10 @@ MUTATIONS = (
         ("tests/unit/model/test_routing.py",),
     ),
     Mutation(
-        "the router's loss is a mean over a document's tokens, not the row's",
+        "the router's loss is a mean over documents, not over tokens",
         "model/layers/routing.py",
-        "share = len(routed.logits) / experts.tokens_at_work()",
-        "share = 1.0",
+        "tokens = 0 if self.muted else len(routed.logits)",
+        "tokens = 0 if self.muted else 9",
         "short documents pull a router as much as long ones",
         ("tests/unit/model/test_routing.py",),
     ),

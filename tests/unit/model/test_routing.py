@@ -13,7 +13,6 @@ from model.hybrid import load_model
 from model.layers.experts import ByDocument
 from model.layers.routing import Routed, Routing, balance_loss
 from sft.config import SftConfig
-from sft.stage import _routing
 from tests import tiny
 from tests.unit.model.test_families import LENGTHS, config_of, gradients, numbers_of
 from workbench.errors import UserError
@@ -53,7 +52,8 @@ def test_the_gradient_is_the_models_own_and_the_losss(name: str) -> None:
         model,
         model(input_ids=IDS, seq_idx=numbers_of(LENGTHS), use_cache=False).logits.square().mean(),
     )
-    routing = Routing(model, coefficient=0.5, passes=4)
+    routing = Routing(model, coefficient=0.5)
+    routing.begin(4 * sum(LENGTHS))  # a step of four such rows
     again = model(input_ids=IDS, seq_idx=numbers_of(LENGTHS), use_cache=False).logits
     assert torch.equal(again, out)
     found = gradients(model, again.square().mean())
@@ -132,7 +132,7 @@ def test_a_loss_for_routers_that_are_not_there_is_refused() -> None:
     body = {k: v for k, v in tiny.sft_stage(router_loss=0.01).items() if k != "needs"}
     config = SftConfig.read(body, where="x")
     with pytest.raises(UserError, match=r"router_loss is 0.01.*has no layers of experts"):
-        _routing(load_model(config_of("granite, dense"), seed=0), config, passes=1)  # type: ignore[arg-type]
+        Routing(load_model(config_of("granite, dense"), seed=0), coefficient=config.router_loss)
     spread = {"workers": 2, "strategy": "fsdp"}
-    with pytest.raises(UserError, match="router_loss with fsdp"):
-        SftConfig.read(body | {"distributed": spread, "microbatch_rows": 1}, where="x")
+    with pytest.raises(UserError, match="router_loss with fsdp and microbatch_rows 2"):
+        SftConfig.read(body | {"distributed": spread, "microbatch_rows": 2}, where="x")
