@@ -41,6 +41,9 @@ from workbench.stage import StageContext
 
 # A worker that dies with its node, or for want of memory, is another one's work.
 _TASK_RETRIES = 3
+# Parts that are with Ray at once, for each worker. Ray withdraws its request for a further worker whenever no
+# task waits in its queue: with one for each, parts shorter than a worker's start were all done by the first one.
+_OPEN = 2
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def scatter(
     # Ray Data's operators need a CPU beside their actors, and wait for ever where they get none.
     if room > most:
         return _by_ray_data(job, parts, work, most)
-    return _by_tasks(job, parts, work, min(most, max(room, 1)))
+    return _by_tasks(job, parts, work, _OPEN * max(room, 1))
 
 
 def _room(job: ShardJob) -> int | None:
