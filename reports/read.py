@@ -1,7 +1,7 @@
 """Read what a run left behind. The run may be half done, failed, or being written just now."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -162,6 +162,27 @@ def ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))
 
 
+def as_they_ran(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of stages, each behind what it needs, else in the order of the recipe: a recipe that extends another
+    one may write a stage of the other anew, which stays in its place there.
+
+    >>> as_they_ran({"grpo": {"needs": ["dpo"]}, "evals": {"needs": ["grpo"]}, "dpo": {}})
+    ['dpo', 'grpo', 'evals']
+    """
+    out: list[str] = []
+
+    def place(name: str, below: tuple[str, ...]) -> None:
+        if name in out or name not in stages or name in below:
+            return
+        for need in stages[name].get("needs") or ():
+            place(need, (*below, name))
+        out.append(name)
+
+    for name in stages:
+        place(name, ())
+    return out
+
+
 def _evaluated(stage: StageFacts) -> list[str]:
     return list(stage.config.get("models") or stage.config.get("needs") or [])
 
@@ -176,7 +197,10 @@ def read_run(root: Path) -> RunFacts:
     stages_of = recipe.get("stages") if isinstance(recipe, dict) else None
     if not isinstance(stages_of, dict) or not all(isinstance(s, dict) for s in stages_of.values()):
         raise UserError(f"{recipe_path} is not a resolved recipe; run the stages again to write it")
-    stages = {name: _stage(RunDir(root), name, c, problems) for name, c in stages_of.items()}
+    stages = {
+        name: _stage(RunDir(root), name, stages_of[name], problems)
+        for name in as_they_ran(stages_of)
+    }
     results = _results(root / "evals", stages, problems)
     stale = [result for result in results.values() if result.stale]
     folders = {(result.model, result.folder.name) for result in stale}
