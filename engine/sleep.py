@@ -66,7 +66,7 @@ def _fingerprint(tensor: Any) -> int:
     for number, part in enumerate(_parts(tensor)):
         words = part.view(getattr(torch, _WORDS[part.element_size()])).to(torch.int64)
         # An odd weight for each place: two values that change seats do not cancel. Sums wrap at 2^64.
-        odd = torch.arange(1, 2 * len(words), 2, device=part.device)
+        odd = torch.arange(len(words), device=part.device) * 2 + 1
         total = (total * 1_000_003 + int((words * odd).sum()) + number) % 2**64
     return total
 

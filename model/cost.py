@@ -211,7 +211,7 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     12P. zero2 divides gradients and optimizer by N, zero3 the weights too, and then holds the
     gathered layers (at most GATHER_PARAMETERS). Both hold one bucket of gradients.
     fp32: 4 for 2, throughout. LoRA: gradients and optimizer of the adapters alone; a frozen base in
-    bf16 has 2P and needs no cast.
+    bf16 has 2P and needs no cast. One in 4 bits: `base_bytes`, and the matrix that is being multiplied.
     fsdp: fp32 weights, gradients and moments (of adapters, and the base as it is held) over N / replicate
     processes; in the buffers two gathered
     layers and a gradient of one (bf16: matrices travel so, gradients are added in fp32), and the
@@ -223,10 +223,13 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     trained = lora_parameters(s, load.lora_rank) if load.lora_rank else total
     held = total + (trained if load.lora_rank else 0)
     if load.strategy in ("none", "ddp"):
-        half = load.lora_rank is not None and load.base == "bfloat16"
+        half = load.lora_rank is not None and load.base != "float32"
         cast = 2 * (held - total * half) if load.precision != "fp32" else 0
         cast -= in_fp8(s, load)  # a byte instead of two
-        return 4 * held - 2 * total * half, 4 * trained, 8 * trained, cast
+        frozen = base_bytes(s, load.base) if load.lora_rank else 4 * total
+        if load.lora_rank and load.base == "nf4":
+            cast += computed_bytes(load) * largest_matrix(s)
+        return frozen + 4 * (held - total), 4 * trained, 8 * trained, cast
     if load.strategy == "fsdp":
         shards = load.shards
         b = computed_bytes(load)
@@ -235,7 +238,7 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
             layer = (2 * 1 + 1 + 4 + 4) * max(_layer_parameters(s))
         gathered = layer + 4 * parameters_by_kind(s).output
         if load.lora_rank:
-            base = held_bytes(load.base) * total + 4 * trained
+            base = base_bytes(s, load.base) + 4 * trained
             return base // shards, 4 * trained // shards, 8 * trained // shards, gathered
         return 4 * total // shards, 4 * total // shards, 8 * total // shards, gathered
     size, workers = (computed_bytes(load)), load.workers
@@ -245,6 +248,26 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
         return size * held, gradients, optimizer, bucket
     gathered = size * min(GATHER_PARAMETERS, held)
     return size * held // workers, gradients, optimizer, bucket + gathered
+
+
+# A code, a byte for the scale of 64, and 4 bytes for the scale of 256 of these (model.nf4).
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+def base_bytes(s: Shape, base: str) -> int:
+    """Bytes of a frozen model beside adapters. In 4 bits are its layers' products alone."""
+    if base != "nf4":
+        return held_bytes(base) * parameters(s)
+    few = sum(layer.parameters for layer in products(s))
+    return round(NF4_BYTES * few) + 2 * (parameters(s) - few)
+
+
+def largest_matrix(s: Shape) -> int:
+    """Values of the largest one of a layer: of a feed-forward's, or of Mamba's in_proj."""
+    widths = [s.intermediate_size]
+    if not isinstance(s, DecoderShape) and "M" in s.pattern:
+        widths.append(s.d_inner + s.conv_dim + s.mamba_num_heads)
+    return s.hidden_size * max(widths)
 
 
 def computed_bytes(load: TrainingLoad) -> int:

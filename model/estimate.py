@@ -253,12 +253,15 @@ def _changes(loads: Sequence[Load], keys: Collection[str]) -> Iterator[tuple[str
     options: list[tuple[str, str, dict[str, Any], bool]] = [
         ("precision", "precision: bf16", {"precision": "bf16"}, any(t.precision == "fp32" for t in trains)),
         ("activations", "activations: checkpoint", {"activations": "checkpoint"}, any(t.activations == "keep" for t in trains)),
-        ("lora", f"lora: {{rank: {_LORA_RANK}, base: bfloat16}}", {"lora_rank": _LORA_RANK, "base": "bfloat16"}, any(t.base != "bfloat16" or not t.lora_rank for t in trains)),
+        *(
+            ("lora", f"lora: {{rank: {_LORA_RANK}, base: {base}}}", {"lora_rank": _LORA_RANK, "base": base}, any(t.base not in (base, "nf4") or not t.lora_rank for t in trains))
+            for base in ("bfloat16", "nf4")
+        ),
     ]  # fmt: skip
     for key, words, changes, helps in options:
         if key in keys and helps:
             now = training(**changes)
-            said.append(words)
+            said = [*(one for one in said if not one.startswith(f"{key}:")), words]
             yield ", ".join(said), now
     if any(isinstance(load, GenerationLoad) for load in now):
         now = [

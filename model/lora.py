@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.lora_config import LoraConfig
+from model.hybrid import load_model
+from model.lora_config import LoraConfig, check_base
+from model.nf4 import in_4_bits, plain, quantise
 
 # Projections of every family, by what they stand in. Mamba's out_proj is left to the base: its weight is
 # handed to the fused kernel directly, so an adapter around it would be ignored on a GPU. Routed experts
@@ -43,6 +45,22 @@ def target_modules(model: nn.Module) -> list[str]:
     if missing:
         raise ValueError(f"LoRA reaches no projection of layers {sorted(missing)}")
     return chosen
+
+
+def load_base(path: str | Path, lora: LoraConfig | None, device: str) -> Any:
+    """`load_model` of what is trained: whole in fp32, or the base that adapters are put on, as it is held.
+    Raises: UserError, before anything is read, where 4 bits have no package."""
+    if lora is None or lora.base != "nf4":
+        return load_model(path, dtype=lora.base if lora else "float32", device=device)
+    check_base(lora)
+    model = load_model(path, dtype=lora.dtype)
+    return quantise(model, quantised_modules(model), device)
+
+
+def quantised_modules(model: nn.Module) -> list[str]:
+    """Full names of the linear layers that a 4-bit base has in 4 bits: the adapted ones, and Mamba's out_proj."""
+    rest = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    return [*target_modules(model), *(name for name in rest if name.endswith(".out_proj"))]
 
 
 def _layer(name: str) -> int:
@@ -151,7 +169,7 @@ def merged_tensors(
         whole, plain = gather(tensor), without_inner(name)
         if plain != name and plain.endswith(".weight"):
             owner = plain.removesuffix(".weight")
-            merged = whole.float() + _delta(layers[owner], gather)
+            merged = whole.float() + _delta(layers[owner], gather).to(whole.device)
             whole = merged.to(tensor.dtype) if narrow else merged
         yield plain, whole
 
@@ -168,9 +186,12 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merge_adapters(model: nn.Module) -> nn.Module:
-    """Merge them into the weights, in their own type, and take them out, in place."""
+    """Merge them into the weights, in their own type, and take them out, in place. Weights in 4 bits become
+    bf16, on the CPU: where they were trained there may be no room for them."""
+    if in_4_bits(model):
+        model.cpu()
     for name, layer in _adapted(model).items():
-        base = layer.base_layer
+        base = plain(layer.base_layer)
         base.weight.copy_(base.weight.float() + _delta(layer, _as_it_is))
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, base)
@@ -182,7 +203,7 @@ def merge_adapters(model: nn.Module) -> nn.Module:
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """The adapters alone, by their names in the model."""
-    return {name: p for name, p in model.state_dict().items() if ".lora_" in name}
+    return {name: p.detach() for name, p in model.named_parameters() if ".lora_" in name}
 
 
 def load_adapter_state(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -194,11 +215,9 @@ def load_adapter_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """What a checkpoint keeps of the weights: what is trained of an adapted model, all of any other."""
-    state = model.state_dict()
     if not has_adapters(model):
-        return state
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    return {name: tensor for name, tensor in state.items() if name in trained}
+        return model.state_dict()
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:

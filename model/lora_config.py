@@ -1,10 +1,14 @@
 """The recipe section `lora`. Imports no torch."""
 
+from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field
 
+from workbench.errors import UserError
 from workbench.schema import Section
+
+Base = Literal["float32", "bfloat16", "nf4"]
 
 
 class LoraConfig(Section):
@@ -17,6 +21,21 @@ class LoraConfig(Section):
     """Scale: the update is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's input. GRPO takes 0 alone: the policy that samples drops nothing."""
-    base: Literal["float32", "bfloat16"] = "float32"
-    """Type in which the frozen model is held, and in which the merged one is saved. bfloat16 takes half the
-    memory; adapters stay in fp32."""
+    base: Base = "float32"
+    """How the frozen model is held; adapters stay in fp32. float32, bfloat16: the merged one is saved in it too.
+    nf4: the projections of its layers in 4 bits (package bitsandbytes; QLoRA), the rest in bfloat16; the merged
+    one, in bfloat16, is what the 4 bits stand for with the adapters."""
+
+    @property
+    def dtype(self) -> str:
+        """Type in which its files are read and written."""
+        return "bfloat16" if self.base == "nf4" else self.base
+
+
+def check_base(lora: LoraConfig | None) -> None:
+    """Raises: UserError where a base is asked for whose package is not there."""
+    if lora is not None and lora.base == "nf4" and find_spec("bitsandbytes") is None:
+        raise UserError(
+            "lora.base nf4 needs the package bitsandbytes, which is not installed; python -m pip install "
+            "--no-deps -r requirements/4bit.txt, or take base: bfloat16"
+        )

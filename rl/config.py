@@ -14,7 +14,12 @@ from reward.plugin import FunctionConfig
 from reward.rubric import RubricConfig
 from workbench.content import Reads
 from workbench.custom_code import is_own
-from workbench.distributed.config import DistributedConfig, WorkersStage, check_spread
+from workbench.distributed.config import (
+    DistributedConfig,
+    WorkersStage,
+    check_adapters,
+    check_spread,
+)
 from workbench.errors import unknown_name
 from workbench.schema import Section
 from workbench.validation import ValidationConfig
@@ -374,6 +379,8 @@ class GrpoConfig(WorkersStage):
                 "reply with its first one; leave samples out"
             )
         check_spread(self.distributed)
+        if self.lora is not None:
+            check_adapters(self.distributed, dropout=0.0, base=self.lora.base)
         if self.lora is not None and self.lora.dropout:
             raise ValueError(
                 f"lora.dropout {self.lora.dropout}: the policy that samples drops nothing, so the trained "

@@ -14,6 +14,7 @@ from data_mix.inputs import check_data, is_elsewhere
 from data_mix.world import DOMAINS, conversation_at
 from environments.config import EnvironmentSource, PromptsConfig
 from environments.inputs import check_environment
+from model.lora_config import check_base
 from reward.options import check_options
 from reward.plugin import check_config
 from rl.config import GrpoConfig
@@ -31,6 +32,7 @@ def check_grpo(config: GrpoConfig) -> list[str]:
 
     Raises: UserError where data is missing, a row is bad or a check does not take `reward_options`.
     """
+    check_base(config.lora)
     check_data(config, disjoint_rows=("prompts", "held_out"))
     for _, prompts in config.asked:
         if isinstance(prompts, EnvironmentSource):
@@ -56,6 +58,7 @@ def check_grpo(config: GrpoConfig) -> list[str]:
 
 def check_reward_model(config: RewardModelConfig) -> list[str]:
     """As `check_grpo`, of a reward model's prompts or given pairs."""
+    check_base(config.lora)
     check_data(config, disjoint_rows=("prompts", "held_out"))
     if config.given:
         sources = {"prompts": config.prompts, "held_out": config.held_out}
@@ -78,7 +81,8 @@ def looked_at(name: str, source: PromptsConfig, rules: Rules) -> Iterator[str]:
 
 
 def check_tasks(config: DpoConfig) -> None:
-    """Raises: UserError where the package of an environment is not installed."""
+    """Raises: UserError where the package of an environment, or of a base in 4 bits, is not installed."""
+    check_base(config.lora)
     for tasks in (config.tasks, config.held_out):
         check_environment(tasks)
 

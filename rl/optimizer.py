@@ -23,7 +23,7 @@ def make_optimizer(model: nn.Module, config: GrpoConfig) -> torch.optim.Optimize
     except ImportError:
         raise UserError(
             "optimizer adamw_8bit needs the package bitsandbytes, which is not installed; "
-            "python -m pip install --no-deps bitsandbytes==0.50.2, or take optimizer: adamw"
+            "python -m pip install --no-deps -r requirements/4bit.txt, or take optimizer: adamw"
         ) from None
     made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
         trained, lr=config.lr, weight_decay=0.0

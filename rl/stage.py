@@ -14,9 +14,9 @@ from engine.shares import Post
 from environments.catalogue import take_tasks
 from environments.config import EnvironmentSource, PromptsConfig
 from environments.protocol import Task
-from model.hybrid import load_model, save_model
+from model.hybrid import save_model
 from model.layers.isolation import check_isolation
-from model.lora import add_adapters, merge_adapters, save_adapters
+from model.lora import add_adapters, load_base, merge_adapters, save_adapters
 from model.sharding.check import check_shards
 from model.sharding.files import read_sharded, write_adapters, write_sharded
 from model.tokenizer import read_tokenizer
@@ -161,8 +161,7 @@ def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, PolicyShards
             frozen = read_sharded(context.parent_model, mesh, precision=config.precision)
         name = group.from_first(lambda: f"weights-{uuid4().hex}")
         return model, PolicyShards(mesh, Post(name), frozen)
-    dtype = config.lora.base if config.lora else "float32"
-    whole = load_model(context.parent_model, dtype=dtype, device=str(group.place(config)))
+    whole = load_base(context.parent_model, config.lora, str(group.place(config)))
     check_isolation(whole)
     return (add_adapters(whole, config.lora) if config.lora else whole), None
 

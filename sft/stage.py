@@ -20,10 +20,10 @@ from environments.solutions import solutions
 from model.fp8.linear import convert
 from model.fp8.products import check_device
 from model.held_out import next_token_estimates, single_rows
-from model.hybrid import load_model, save_model
+from model.hybrid import save_model
 from model.layers.isolation import check_isolation
 from model.layers.routing import Routing
-from model.lora import add_adapters, merge_adapters, save_adapters
+from model.lora import add_adapters, load_base, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from sft.config import PartConfig, SftConfig
 from sft.examples import (
@@ -230,8 +230,7 @@ def collect(
 def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
     """Train on the rows, merge adapters, save the model. In every worker, or in the one process."""
     config: SftConfig = context.config
-    dtype = config.lora.base if config.lora else "float32"
-    model = load_model(context.parent_model, dtype=dtype, device=str(group.place(config)))
+    model = load_base(context.parent_model, config.lora, str(group.place(config)))
     if config.quantised is not None:
         convert(model, config.quantised, model.device)
     if config.concatenate:

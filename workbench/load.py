@@ -49,7 +49,7 @@ class TrainingLoad:
     fp8_ends: int = 4
     activations: Activations = "keep"
     lora_rank: int | None = None
-    base: Literal["float32", "bfloat16"] = "float32"
+    base: Literal["float32", "bfloat16", "nf4"] = "float32"
     bound: bool = False
     step_tokens: int | None = None
     checkpoint_every_steps: int = 0

@@ -55,7 +55,7 @@ def read_sharded(
     fp8: how its projections are quantised; None: not. Each process reads its own slices. Every process must call it. Raises: UserError as `load_model`.
     """
     check_files(folder)
-    dtype = getattr(torch, lora.base) if lora else dtype
+    dtype = getattr(torch, lora.dtype) if lora else dtype
     with reading(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         # Numbers that nobody keeps are drawn: what is drawn behind them is as in one process.

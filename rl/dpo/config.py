@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from engine.config import EngineConfig
 from environments.config import TasksConfig
 from model.lora_config import LoraConfig
-from workbench.distributed.config import SpreadStage, check_dropout
+from workbench.distributed.config import SpreadStage, check_adapters
 
 
 class DpoConfig(SpreadStage):
@@ -89,5 +89,5 @@ class DpoConfig(SpreadStage):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.lora:
-            check_dropout(self.distributed, self.lora.dropout)
+            check_adapters(self.distributed, dropout=self.lora.dropout, base=self.lora.base)
         return self

@@ -17,7 +17,7 @@ from environments.protocol import Task
 from environments.rollout import Player, Trajectory
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
-from model.lora import add_adapters, merge_adapters, save_adapters
+from model.lora import add_adapters, load_base, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import EpisodePair, make_pairs
@@ -279,8 +279,7 @@ def _train(
     number: int,
 ) -> Any:
     config: DpoConfig = context.config
-    dtype = config.lora.base if config.lora else "float32"
-    model = load_model(policy, dtype=dtype, device=str(place(config)))
+    model = load_base(policy, config.lora, str(place(config)))
     check_isolation(model)
     if config.lora:
         add_adapters(model, config.lora)

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from data_mix.columns import ColumnsConfig
 from data_mix.config import HubSource, JsonlSource, ParquetSource
 from model.lora_config import LoraConfig
-from workbench.distributed.config import SpreadStage, check_dropout
+from workbench.distributed.config import SpreadStage, check_adapters
 from workbench.errors import unknown_name
 from workbench.validation import LossValidation
 
@@ -82,7 +82,7 @@ class PreferenceConfig(SpreadStage):
     @model_validator(mode="after")
     def _has_form(self) -> Self:
         if self.lora:
-            check_dropout(self.distributed, self.lora.dropout)
+            check_adapters(self.distributed, dropout=self.lora.dropout, base=self.lora.base)
         for name, source in (("source", self.source), ("held_out", self.held_out)):
             if isinstance(source, ColumnsConfig) and source.form != self.form:
                 raise ValueError(

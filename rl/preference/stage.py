@@ -8,9 +8,9 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, KTOConfig, KTOTrainer
 
-from model.hybrid import load_model, save_model
+from model.hybrid import save_model
 from model.layers.isolation import check_isolation
-from model.lora import add_adapters, merge_adapters, save_adapters
+from model.lora import add_adapters, load_base, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from rl.dpo.pairs import EpisodePair
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer
@@ -73,8 +73,7 @@ def run(context: StageContext) -> None:
         run_workers(context, config.distributed, "rl.preference.stage:train_worker")
         (context.stage_dir / _FILE).unlink()
         return
-    dtype = config.lora.base if config.lora else "float32"
-    model = load_model(context.parent_model, dtype=dtype, device=str(group.device()))
+    model = load_base(context.parent_model, config.lora, str(group.device()))
     check_isolation(model)
     if config.lora:
         add_adapters(model, config.lora)

@@ -9,7 +9,7 @@ from data_mix.config import SourceConfig, no_checks
 from engine.config import EngineConfig
 from model.lora_config import LoraConfig
 from rl.preference.config import PairsValidation
-from workbench.distributed.config import SpreadStage, check_dropout
+from workbench.distributed.config import SpreadStage, check_adapters
 
 
 class RewardModelConfig(SpreadStage):
@@ -85,7 +85,7 @@ class RewardModelConfig(SpreadStage):
     @model_validator(mode="after")
     def _have_checks(self) -> Self:
         if self.lora:
-            check_dropout(self.distributed, self.lora.dropout)
+            check_adapters(self.distributed, dropout=self.lora.dropout, base=self.lora.base)
         if self.given:
             other = getattr(self.held_out, "form", None)
             if other != "pairs":

@@ -13,9 +13,8 @@ from trl import RewardTrainer
 
 from engine.actor import start_engine
 from engine.protocol import Sampling
-from model.hybrid import load_model
 from model.layers.isolation import check_isolation
-from model.lora import add_adapters, merge_adapters, save_adapters
+from model.lora import add_adapters, load_base, merge_adapters, save_adapters
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
@@ -78,8 +77,7 @@ def run(context: StageContext) -> None:
         return
     seed_everything(context.seed)  # the head starts from the same draws after a resume
     place = group.place(config)
-    dtype = config.lora.base if config.lora else "float32"
-    causal = load_model(context.parent_model, dtype=dtype, device=str(place))
+    causal = load_base(context.parent_model, config.lora, str(place))
     model = ScoreModel(causal).to(place)
     check_isolation(model.causal)
     if config.lora:

@@ -138,8 +138,14 @@ def check_spread(spread: DistributedConfig) -> None:
         )
 
 
-def check_dropout(spread: DistributedConfig, dropout: float) -> None:
-    """Raises: ValueError where adapters would draw other random numbers in every layout."""
+def check_adapters(spread: DistributedConfig, *, dropout: float, base: str) -> None:
+    """Raises: ValueError where adapters would draw other random numbers in every layout, or where their base
+    cannot be shared."""
+    if spread.on and base == "nf4":
+        raise ValueError(
+            f"lora.base nf4 with {spread.workers} workers: one process holds a base in 4 bits; take base: "
+            "bfloat16, or leave distributed out"
+        )
     if spread.sharded and dropout:
         raise ValueError(
             f"lora.dropout {dropout} with fsdp: the result would depend on the number of processes; leave it "
