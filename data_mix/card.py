@@ -8,15 +8,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from data_mix.shard_columns import Columns
 from data_mix.shards import ShardFacts, read_shard, says, shard_files, total, write_durably
+from workbench.rundir import json_text
 from workbench.stage import StageContext
 
 _LARGEST = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6))
 # Columns whose values are counted in the card, where a stage has them.
 _COUNTED = ("language", "license", "domain", "source_kind", "model", "task")
 _MOST_VALUES = 20
+# What a stage read, by the keys of its section in the recipe.
+_READ = ("input", "inputs", "against", "seeds", "models")
 
 
 def finish(
@@ -81,6 +85,7 @@ def card_of(context: StageContext, sums: ShardFacts, columns: Columns) -> str:
         *(f"| {what} | {n:,} |" for what, n in sorted(sums.counts.items())),
         f"| characters a row | {seen['lengths']} |",
         f"| rows that repeat another one exactly | {seen['duplicates']:,} |",
+        *_sources(context),
         *("", "## Columns", "", "| column | type |", "| --- | --- |"),
         *(f"| {name} | {kind} |" for name, kind in columns.items()),
     ]
@@ -90,17 +95,32 @@ def card_of(context: StageContext, sums: ShardFacts, columns: Columns) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _sources(context: StageContext) -> list[str]:
+    """What it was made from, as the recipe says it: in a running stage names have become this machine's folders."""
+    said = context.recipe.stages[context.name].model_dump(mode="json", exclude_defaults=True)
+    told = [f"- {key}: `{json_text(said[key])}`" for key in _READ if said.get(key)]
+    return ["", "## Sources", "", *told] if told else []
+
+
+def _host(row: dict[str, Any]) -> str:
+    try:
+        return urlsplit(str(row["url"])).hostname or "none"
+    except ValueError:  # brackets that hold no address
+        return "none"
+
+
 def _look(stage: Path, columns: Columns) -> dict[str, Any]:
     """Lengths, exact repetitions and values of the columns that are counted, in one pass."""
     lengths: list[int] = []
     values = {name: Counter[str]() for name in _COUNTED if name in columns}
+    hosts = values.setdefault("host", Counter()) if "url" in columns else None
     digests: Counter[int] = Counter()
     for row in _rows(stage):
         text = says(row)
         lengths.append(len(text))
         digests[hash(text)] += 1
         for name, counter in values.items():
-            counter[str(row.get(name))] += 1
+            counter[_host(row) if counter is hosts else str(row.get(name))] += 1
     lengths.sort()
     named = {"least": 0.0, "median": 0.5, "most": 1.0}
     found = (

@@ -62,7 +62,20 @@ def test_datasets_opens_the_folder(texts: Path, tmp_path: Path) -> None:
     run_stages(run, {"pages": stage(texts)})
     opened = load_dataset(str(run / "pages"), cache_dir=str(tmp_path / "cache"), split="train")
     assert opened["id"] == ["t30", "t40", "t41", "t22"]
-    assert "size_categories:\n- n<1K" in (run / "pages/README.md").read_text()
+    card = (run / "pages/README.md").read_text()
+    assert "size_categories:\n- n<1K" in card
+    assert f'"path": "{texts}"' in card.split("## Sources")[1].split("##")[0]
+
+
+def test_a_card_names_the_stage_it_read_and_no_folder_of_this_machine(
+    texts: Path, tmp_path: Path
+) -> None:
+    more = stage(texts, needs=["pages"], steps=[{"type": "length"}])
+    more["input"] = {"type": "shards", "stage": "pages"}
+    run_stages(tmp_path / "run", {"pages": stage(texts), "more": more})
+    card = (tmp_path / "run/more/README.md").read_text()
+    assert '- input: `{"type": "shards", "stage": "pages"' in card
+    assert str(tmp_path) not in card
 
 
 def test_a_stage_reads_another_ones_rows_where_they_meet_a_condition(

@@ -131,6 +131,7 @@ def test_the_funnel_of_real_pages_counts_every_row(
     assert data["removed"] == {"input: not HTML": 1, "equations: too few equations": 1}
     rows = rows_of(tmp_path / "run", "pages")
     assert [row["url"] for row in rows] == [url for url, _, _ in pages]
+    assert "## By host\n\n| | rows |\n| --- | --- |\n| a | 2 |" in (tmp_path / "run/pages/README.md").read_text()  # fmt: skip
     # 16 and 7 by the pages' own markup; both have one more that Sphinx wrote as a plain class.
     counts = data["counts"]
     assert counts["equations/equations"] == counts["html/equations before"] >= 23
