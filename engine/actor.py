@@ -181,6 +181,7 @@ class RemoteEngine:
 
     def __init__(self, spec: _Spec) -> None:
         self._replicas = [_Replica(spec) for _ in range(spec.config.replicas)]
+        self._checkpoint: list[_Order] = []  # the base of adapters that come later
         self._weights: list[_Order] = []
         self._finalizer = weakref.finalize(self, _release, self._replicas)
 
@@ -233,10 +234,12 @@ class RemoteEngine:
         import ray  # noqa: PLC0415 - only where Ray is used
 
         source = tensors if isinstance(tensors, Shares) else ray.put(pack(tensors))
-        digests = None if proof is None else proof.digests
-        load = _Order("load_weights", source, {"version": version, "digests": digests})
+        digests, base = (None, None) if proof is None else (proof.digests, proof.base)
+        options = {"version": version, "digests": digests, "base": base}
+        load = _Order("load_weights", source, options)
         # Before each half is begun: an actor that dies after its own must not be made again with less.
-        before, self._weights = self._weights, [load]
+        stand = [] if base is None else self._checkpoint
+        before, self._weights = self._weights, [*stand, load]
         try:
             calls = self._start(load)
             probes = None if proof is None else proof.score()  # meanwhile
@@ -244,7 +247,7 @@ class RemoteEngine:
             if probes is None:
                 return None
             check = _Order("check_weights", probes, {"version": version})
-            self._weights = [load, check]
+            self._weights = [*stand, load, check]
             return worst_report(self._on_all(check))
         except BaseException:
             self._weights = before
@@ -262,7 +265,7 @@ class RemoteEngine:
         """See protocol."""
         load = _Order("load_checkpoint", path, {"version": version})
         self._on_all(load)
-        self._weights = [load]
+        self._checkpoint = self._weights = [load]
 
     def trace(self, request: Request) -> list[Trace]:
         """See protocol."""

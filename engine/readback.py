@@ -4,7 +4,7 @@ vLLM renames, stacks and transforms tensors as it loads them, and on a CPU it re
 linear layers into a form that cannot be read. Those are asked for their product with fixed vectors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,20 +36,21 @@ def check_readback(
 
 
 class Readback:
-    """Compares a model with tensors; `errors` and `tolerances` by their names afterwards.
+    """Compares a model with tensors, one of its parameters after the other; `errors` and `tolerances` by the
+    tensors' names afterwards.
 
     `unread` names what has no plain counterpart here (a kernel's own layout, say): only the probes
     vouch for those.
     """
 
-    def __init__(self, model: nn.Module, tensors: Sequence[tuple[str, torch.Tensor]]) -> None:
+    def __init__(self, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         self.errors: dict[str, float] = {}
         self.tolerances: dict[str, float] = {}
         self.unread: list[str] = []
         self._model = model
         with torch.inference_mode():
-            for target, parts in _by_target(model, tensors).items():
-                self._compare(target, parts)
+            for target, names in _by_target(model, tensors).items():
+                self._compare(target, [(name, tensors[name]) for name in names])
 
     def _compare(self, target: str, parts: list[tuple[str, torch.Tensor]]) -> None:
         """One parameter of vLLM against the tensors it is stacked from."""
@@ -144,19 +145,17 @@ def relative_error(held: torch.Tensor, given: torch.Tensor) -> float:
     return max(float(gap / given.double().abs().max().clamp(min=1e-30)), 1e-30 * float(gap > 0))
 
 
-def _by_target(
-    model: Any, tensors: Sequence[tuple[str, torch.Tensor]]
-) -> dict[str, list[tuple[str, torch.Tensor]]]:
+def _by_target(model: Any, names: Iterable[str]) -> dict[str, list[str]]:
     """vLLM's parameter names -> the tensors they are made of, in the order they are stacked."""
     mapper = getattr(model, "hf_to_vllm_mapper", None)
     order = list(getattr(mapper, "orig_to_new_stacked", {}))
-    out: dict[str, list[tuple[str, torch.Tensor]]] = {}
-    for name, tensor in tensors:
+    out: dict[str, list[str]] = {}
+    for name in names:
         target = name if mapper is None else mapper.map_name(name)
         if target is not None:
-            out.setdefault(target, []).append((name, tensor))
+            out.setdefault(target, []).append(name)
     for parts in out.values():
-        parts.sort(key=lambda part: next((i for i, s in enumerate(order) if s in part[0]), 0))
+        parts.sort(key=lambda part: next((i for i, s in enumerate(order) if s in part), 0))
     return out
 
 

@@ -2,10 +2,11 @@
 
 The sender digests every tensor before it leaves and scores probe tokens itself. The engine refuses
 tensors that are not those (nothing is loaded), and scores the same probe tokens with what it loaded.
+Of adapters the sender also digests the base they stand on, which the engine has on its disk.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,16 +43,28 @@ class Probe(NamedTuple):
     logprobs: list[float]
 
 
+class Mark(NamedTuple):
+    """A tensor that is not sent: the type in which the sender holds it, and its digest in that type.
+
+    Example: Mark("bfloat16", "9f3c...")
+    """
+
+    dtype: str
+    digest: str
+
+
 @dataclass(frozen=True)
 class Proof:
-    """What weights are checked against. digests: of every tensor, by its canonical name. score: has
-    the sender score the probes, called once while engines load.
+    """What weights are checked against. digests: of every tensor that is sent, by its canonical name. score:
+    has the sender score the probes, called once while engines load. base: where adapters are sent, all
+    that they stand on; None: whole weights are sent.
 
     Example: Proof({"model.norm_f.weight": "9f3c..."}, lambda: [Probe([5, 17, 9], [-3.2, -0.7])])
     """
 
     digests: dict[str, str]
     score: Callable[[], list[Probe]]
+    base: dict[str, Mark] | None = None
 
 
 class SyncReport(NamedTuple):
@@ -85,10 +98,35 @@ def check_arrival(
     digests: Mapping[str, str], arrived: "Sequence[tuple[str, torch.Tensor]]", version: int
 ) -> None:
     """Raises: SyncError naming the tensors that are missing, unknown, repeated or not as sent."""
+    says = _differing(digests, ((canonical(name), tensor) for name, tensor in arrived))
+    if says:
+        raise SyncError(
+            f"weight sync of version {version}: what arrived is not what was sent "
+            f"({len(digests)} tensors); {says}. Nothing was loaded"
+        )
+
+
+def check_base(
+    base: Mapping[str, Mark],
+    held: "Iterable[tuple[str, torch.Tensor]]",
+    folder: object,
+    version: int,
+) -> None:
+    """held: of the engine's checkpoint, each in the type of its mark. Raises: SyncError naming the tensors
+    of it that are not those of the sender's base."""
+    says = _differing({name: mark.digest for name, mark in base.items()}, held)
+    if says:
+        raise SyncError(
+            f"weight sync of version {version}: the adapters stand on another base than {folder}, which the "
+            f"engine was given ({len(base)} tensors); {says}. Nothing was loaded"
+        )
+
+
+def _differing(digests: Mapping[str, str], tensors: "Iterable[tuple[str, torch.Tensor]]") -> str:
+    """What of the tensors is not as the digests say, in words; "" where all of them are."""
     found: dict[str, str] = {}
     wrong: dict[str, list[str]] = {"missing": [], "unknown": [], "twice": [], "changed": []}
-    for raw, tensor in arrived:
-        name = canonical(raw)
+    for name, tensor in tensors:
         if name in found:
             wrong["twice"].append(name)
         found[name] = tensor_digest(tensor)
@@ -97,12 +135,7 @@ def check_arrival(
         elif found[name] != digests[name] and name not in wrong["changed"]:
             wrong["changed"].append(name)
     wrong["missing"] = [name for name in digests if name not in found]
-    parts = [f"{what}: {some_of(names)}" for what, names in wrong.items() if names]
-    if parts:
-        raise SyncError(
-            f"weight sync of version {version}: what arrived is not what was sent "
-            f"({len(digests)} tensors); {'; '.join(parts)}. Nothing was loaded"
-        )
+    return "; ".join(f"{what}: {some_of(names)}" for what, names in wrong.items() if names)
 
 
 def probe_ids(

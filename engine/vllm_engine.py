@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import EngineConfig
+from engine.merged import Merged
 from engine.probe import probe_report
 from engine.protocol import Completion, Request, Sampling, Trace, groups_of
 from engine.sleep import Sleeper
 from engine.sync_check import (
+    Mark,
     Probe,
     Proof,
     SyncError,
@@ -53,7 +55,7 @@ class VllmEngine:
 
     def __init__(self, model: str, config: EngineConfig) -> None:
         self._specs, self._tied = checkpoint_specs(model), tied_names(model)
-        self.config = config
+        self._folder, self.config = model, config
         self._forced = resolve(config.forced) if config.forced else None
         if config.logits_processors and self._forced is None:
             raise UserError("engine: logits_processors needs `forced`, or RL would train on them")
@@ -154,11 +156,10 @@ class VllmEngine:
     ) -> SyncReport | None:
         """See protocol. Requests under way go on with the new weights, on states of the old; their
         tokens carry the version that sampled them."""
-        self.load_weights(
-            tensors, version=version, digests=None if proof is None else proof.digests
-        )
         if proof is None:
+            self.load_weights(tensors, version=version, digests=None)
             return None
+        self.load_weights(tensors, version=version, digests=proof.digests, base=proof.base)
         try:
             return self.check_weights(proof.score(), version=version)
         except BaseException:
@@ -171,25 +172,36 @@ class VllmEngine:
         *,
         version: int,
         digests: Mapping[str, str] | None,
+        base: Mapping[str, Mark] | None = None,
     ) -> None:
         """The first half of `update_weights`. With digests nothing is sampled until
-        `check_weights` or `reject_weights`: requests wait."""
+        `check_weights` or `reject_weights`: requests wait. base: see `Proof`."""
         given = list(tensors)
         if digests is not None:
             check_arrival(digests, given, version)
-        try:
-            checked = check_tensors(self._specs, given, tied=self._tied)
-        except UserError as error:
-            if digests is None:
-                raise
-            raise SyncError(f"weight sync of version {version}: {error}") from None
+        if base is None:
+            weights = self._whole(given, version, proved=digests is not None)
+        else:
+            device = "cuda" if self.config.gpus and not self._is_split else "cpu"
+            weights = Merged(self._folder, base, given, version=version, device=device)
         self.reject_weights(version=version)
         with suppress(SyncError):  # what it held while it slept is replaced, and read back
             self._sleeper.rise()
-        self._load(checked)
+        self._load(weights)
         self._note_version(version)
-        self._read_back(checked, version)
+        self._read_back(weights, version)
         self._doubt, self._unproven = None, digests is not None
+
+    def _whole(
+        self, given: Sequence[tuple[str, Any]], version: int, *, proved: bool
+    ) -> Mapping[str, Any]:
+        """Weights that are sent whole, once they are all of the model's."""
+        try:
+            return dict(check_tensors(self._specs, given, tied=self._tied))
+        except UserError as error:
+            if not proved:
+                raise
+            raise SyncError(f"weight sync of version {version}: {error}") from None
 
     def check_weights(self, probes: Sequence[Probe], *, version: int) -> SyncReport:
         """The second half: what the engine computes against what the sender does."""
@@ -211,20 +223,27 @@ class VllmEngine:
             self._doubt = str(error)
             raise
 
-    def _load(self, tensors: Sequence[tuple[str, Any]]) -> None:
+    @property
+    def _is_split(self) -> bool:
+        """Whether workers, processes of their own, hold shards."""
+        return self.config.tensor_parallel_size > 1
+
+    def _load(self, weights: Mapping[str, Any]) -> None:
+        # One after the other, unless they must travel to workers.
+        given = list(weights.items()) if self._is_split else weights.items()
         # On the CPU vLLM repacks weights, so it must reload layer by layer.
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(tensors)})
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given)})
         self._engine.apply_model(renew_tied_head)
         if self.config.prefix_caching:
             # Requests under way compute their prompts anew: the cache cannot be emptied under them.
             self._engine.reset_prefix_cache(reset_running_requests=True)
 
-    def _read_back(self, tensors: Sequence[tuple[str, Any]], version: int) -> None:
-        if self.config.tensor_parallel_size > 1:
+    def _read_back(self, weights: Mapping[str, Any], version: int) -> None:
+        if self._is_split:
             return  # each worker holds shards; the probes vouch for them
         from engine.readback import Readback, check_readback  # noqa: PLC0415 - torch
 
-        found = Readback(self.live_model(), tensors)
+        found = Readback(self.live_model(), weights)
         check_readback(found.errors, found.tolerances, version)
 
     def live_model(self) -> Any:
@@ -265,6 +284,7 @@ class VllmEngine:
     def load_checkpoint(self, path: str, *, version: int) -> None:
         """See protocol."""
         self.update_weights(load_tensors(path), version=version)
+        self._folder = path
 
     def describe(self) -> dict[str, Any]:
         """See protocol."""

@@ -37,25 +37,31 @@ def training_host(s: Shape, load: TrainingLoad, cards: int) -> HostMemory:
     """Of a machine with so many cards, a process each.
 
     Checkpoints of sharded states are written from a copy on the host while the training goes on. Weights
-    for engines are a share of each process, and once more in Ray's object store.
+    for engines, of adapters those alone, are a share of each process, and once more in Ray's object store.
     """
     here = min(load.workers, cards)
     offloaded = training_memory(s, load).host
     saving = checkpoint_bytes(s, load) / load.shards if load.strategy == "fsdp" else 0.0
-    sent = 2 * 4 * parameters(s) / load.workers if load.published else 0.0
+    sent = 2 * sent_bytes(s, load.lora_rank) / load.workers if load.published else 0.0
     return HostMemory(here * PROCESS_BYTES, here * offloaded, here * saving, here * sent)
 
 
 def generation_host(s: Shape, load: GenerationLoad, cards: int) -> HostMemory:
-    """Of a machine full of engines. Sent weights lie once in the machine's object store, in fp32."""
+    """Of a machine full of engines. Sent weights lie once in the machine's object store, in fp32; adapters are
+    merged tensor by tensor, into pages of the checkpoint's file that the system can drop."""
     here = max(min(load.engines, int(cards / max(load.gpus or 0.0, 1e-9))), 1)
     weights = parameters(s) * (2 if load.dtype == "bfloat16" else 4)
     return HostMemory(
         processes=here * ENGINE_BYTES,
         offloaded=here * weights if load.sleep else 0.0,
         saving=0.0,
-        sent=4 * parameters(s) if load.published else 0.0,
+        sent=sent_bytes(s, load.lora_rank) if load.published else 0.0,
     )
+
+
+def sent_bytes(s: Shape, lora_rank: int | None) -> float:
+    """What a weight sync sends: all weights in fp32, or the adapters."""
+    return 4.0 * (lora_parameters(s, lora_rank) if lora_rank else parameters(s))
 
 
 def checkpoint_bytes(s: Shape, load: TrainingLoad) -> float:

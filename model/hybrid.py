@@ -77,7 +77,7 @@ def load_model(
     if isinstance(path_or_config, PreTrainedConfig):
         model = _new_model(path_or_config, seed)
     else:
-        model = _read_model(path_or_config)
+        model = _read_model(path_or_config, _DTYPES[dtype])
     model = model.to(dtype=_DTYPES[dtype], device=device)
     model.config.dtype = dtype
     return install(model)
@@ -93,12 +93,13 @@ def _new_model(config: PreTrainedConfig, seed: int | None) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def _read_model(path: str | Path) -> PreTrainedModel:
+def _read_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    # Not the type that config.json names, which may be narrower than a tensor in the file.
     check_files(path)
     with reading(path):
         # No code of the checkpoint's own: transformers would ask at the terminal whether to run it.
         model, report = AutoModelForCausalLM.from_pretrained(
-            path, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True,
+            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )  # fmt: skip
         make_savable(model)

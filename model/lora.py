@@ -6,10 +6,10 @@ the model in place, so it keeps its class, its names of layers and its isolation
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from model.hybrid import load_model
 from model.lora_config import LoraConfig, check_base
 from model.nf4 import in_4_bits, plain, quantise
+from workbench.errors import some_of
 
 # Projections of every family, by what they stand in. Mamba's out_proj is left to the base: its weight is
 # handed to the fused kernel directly, so an adapter around it would be ignored on a GPU. Routed experts
@@ -31,6 +32,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _NAME = "default"
 _INNER = ".base_layer"
+_A, _B, _SCALING = ".lora_A", ".lora_B", ".lora_scaling"
 Gather = Callable[[Tensor], Tensor]
 
 
@@ -142,23 +144,70 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def _delta(layer: Any, gather: Gather) -> Float[Tensor, "out in"]:
-    """alpha / rank x B A, in fp32."""
-    a, b = gather(layer.lora_A[_NAME].weight), gather(layer.lora_B[_NAME].weight)
-    return (b.float() @ a.float()) * layer.scaling[_NAME]
+class Adapter(NamedTuple):
+    """What one layer's adapter adds to its weight [out, in]: scaling x b @ a. a [rank, in], b [out, rank]."""
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+    @torch.no_grad()
+    def merged(self, weight: Tensor) -> Float[Tensor, "out in"]:
+        """The weight with it added, in fp32: rounding to another type is for whoever holds one."""
+        delta = (self.b.float() @ self.a.float()).mul_(self.scaling)
+        return delta.to(weight.device).add_(weight)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _adapter(layer: Any, gather: Gather) -> Adapter:
+    a, b = layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
+    return Adapter(gather(a.detach()), gather(b.detach()), float(layer.scaling[_NAME]))
+
+
+def adapter_tensors(model: nn.Module, gather: Gather = _as_it_is) -> Iterator[tuple[str, Tensor]]:
+    """All that a merge needs beside the base, on its way to an engine: LAYER.lora_A and LAYER.lora_B, and
+    LAYER.lora_scaling, of no axes and in fp64. `adapters_of` reads them again."""
+    for name, layer in _adapted(model).items():
+        a, b, scaling = _adapter(layer, gather)
+        yield from (
+            (f"{name}{_A}", a),
+            (f"{name}{_B}", b),
+            (f"{name}{_SCALING}", torch.tensor(scaling, dtype=torch.float64)),
+        )
+
+
+def adapters_of(tensors: Mapping[str, Tensor]) -> dict[str, Adapter]:
+    """The adapters of `adapter_tensors` by the name of the weight that each is added to. Raises: ValueError
+    where a tensor is none of them, or one of three is missing."""
+    layers = {name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name}
+    expected = {f"{layer}{part}" for layer in layers for part in (_A, _B, _SCALING)}
+    if wrong := sorted(expected ^ tensors.keys()):
+        raise ValueError(f"not whole adapters: {some_of(wrong)}")
+    return {
+        f"{layer}.weight": Adapter(
+            tensors[f"{layer}{_A}"], tensors[f"{layer}{_B}"], float(tensors[f"{layer}{_SCALING}"])
+        )
+        for layer in sorted(layers)
+    }
+
+
+def base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor that the adapters stand on, under the names that it has without any.
+    One that has two names comes once: a tied head is its embedding."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    repeated = named.keys() - dict(model.named_parameters()).keys()
+    for name, tensor in model.state_dict().items():
+        if name not in repeated and ".lora_" not in name:
+            yield without_inner(name), tensor
+
+
 @torch.no_grad()
-def merged_tensors(
-    model: nn.Module, gather: Gather = _as_it_is, *, narrow: bool = False
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every tensor of the model with its adapters merged, under the names that it has
-    without any; the model itself stays as it is. Adapted layers are in fp32, so that nobody loses a small
-    update in bf16 who does not hold bf16; narrow: in their own type.
+def merged_tensors(model: nn.Module, gather: Gather = _as_it_is) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor of the model with its adapters merged, in its own type and under the
+    name that it has without any; the model itself stays as it is.
 
     gather: makes a tensor whole that may be sharded.
     """
@@ -168,20 +217,14 @@ def merged_tensors(
             continue
         whole, plain = gather(tensor), without_inner(name)
         if plain != name and plain.endswith(".weight"):
-            owner = plain.removesuffix(".weight")
-            merged = whole.float() + _delta(layers[owner], gather).to(whole.device)
-            whole = merged.to(tensor.dtype) if narrow else merged
+            layer = layers[plain.removesuffix(".weight")]
+            whole = _adapter(layer, gather).merged(whole).to(tensor.dtype)
         yield plain, whole
 
 
 def without_inner(name: str) -> str:
     """A tensor's name in the model before `add_adapters`."""
     return name.replace(f"{_INNER}.", ".")
-
-
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """`merged_tensors`, all at once."""
-    return dict(merged_tensors(model))
 
 
 @torch.no_grad()
@@ -192,7 +235,7 @@ def merge_adapters(model: nn.Module) -> nn.Module:
         model.cpu()
     for name, layer in _adapted(model).items():
         base = plain(layer.base_layer)
-        base.weight.copy_(base.weight.float() + _delta(layer, _as_it_is))
+        base.weight.copy_(_adapter(layer, _as_it_is).merged(base.weight))
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, base)
     model.requires_grad_(True)

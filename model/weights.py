@@ -4,7 +4,7 @@ vLLM only logs a warning where a tensor is missing and goes on with the old one.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,7 +48,7 @@ def checkpoint_specs(folder: str | Path) -> dict[str, TensorSpec]:
                         tuple(part.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype)
                     )
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is cut short or damaged ({error}); copy it again") from None
+            raise _damaged(file, error) from None
     return specs
 
 
@@ -62,8 +62,60 @@ def load_tensors(folder: str | Path) -> "list[tuple[str, torch.Tensor]]":
         try:
             found += [(canonical(name), tensor) for name, tensor in load_file(file).items()]
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is cut short or damaged ({error}); copy it again") from None
+            raise _damaged(file, error) from None
     return found
+
+
+def tensor_places(folder: str | Path) -> dict[str, tuple[Path, str]]:
+    """Canonical name -> file and the name in it, of every tensor of a checkpoint; reads headers only.
+
+    Raises: UserError where the folder is not a checkpoint or a file is cut short.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - configuration imports us
+
+    found: dict[str, tuple[Path, str]] = {}
+    for file in weight_files(folder):
+        try:
+            with safe_open(str(file), "pt") as tensors:
+                found |= {canonical(raw): (file, raw) for raw in tensors.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise _damaged(file, error) from None
+    return found
+
+
+class LazyTensors(Mapping[str, "torch.Tensor"]):
+    """The tensors of a checkpoint by canonical name, each read where it lies in its file when it is asked
+    for: none is kept. The files stay open as long as this lives.
+
+    Raises: UserError where the folder is not a checkpoint or a file is cut short or damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        from safetensors import safe_open  # noqa: PLC0415 - configuration imports us
+
+        self._places = tensor_places(folder)
+        files = sorted({file for file, _ in self._places.values()})
+        self._files = {file: safe_open(str(file), "pt") for file in files}
+
+    def __getitem__(self, name: str) -> "torch.Tensor":
+        from safetensors import SafetensorError  # noqa: PLC0415 - configuration imports us
+
+        file, raw = self._places[name]
+        try:
+            found: torch.Tensor = self._files[file].get_tensor(raw)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(file, error) from None
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} is cut short or damaged ({error}); copy it again")
 
 
 def weight_files(folder: str | Path) -> list[Path]:

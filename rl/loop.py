@@ -207,9 +207,10 @@ class Grpo:
         engine = None if self.sampler is None else self.sampler.engine
         post = None if self.shards is None else self.shards.post
         config = self.config.engine
-        report = publish(self.model, engine, post, version=self.step, config=config)
+        report, sent_bytes = publish(self.model, engine, post, version=self.step, config=config)
         errors = {} if report is None else {"probe_error": max(report)}
-        return errors | {"sync_s": time.perf_counter() - begun}
+        took = time.perf_counter() - begun
+        return errors | {"sync_s": took, "sync_mb": sent_bytes / 1e6}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue."""

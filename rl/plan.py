@@ -43,12 +43,13 @@ def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
 
 def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLoad, ...]:
     """Rollouts, and the training on them; prompts are not counted."""
-    engine = config.engine
+    engine, rank = config.engine, config.lora.rank if config.lora else None
     step_tokens = config.prompts_per_step * config.group_size * config.max_tokens
     return (
         replace(
             engine.load(tokens, config.prompts_per_step * config.group_size),
             published=True,
+            lora_rank=rank,
             sleep=engine.sleep,
         ),
         TrainingLoad(
@@ -59,7 +60,7 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
             **load_of(config),
             precision=config.precision,
             activations=config.activations,
-            lora_rank=config.lora.rank if config.lora else None,
+            lora_rank=rank,
             base=config.lora.base if config.lora else "float32",
             bound=True,
             published=True,

@@ -1,9 +1,16 @@
-"""The policy's weights into the engine, with the proof that the engine then samples from them."""
+"""The policy's weights into the engine, with the proof that the engine then samples from them.
 
-from typing import Any
+A policy of adapters sends those alone: the engine merges them into the checkpoint that both began with, and
+the proof has the digests of that base too.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import distributed, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from engine.config import EngineConfig
@@ -11,32 +18,43 @@ from engine.protocol import Engine
 from engine.shares import Post
 from engine.sync_check import (
     PROBE_REPLY_TOKENS,
+    Mark,
     Probe,
     Proof,
     SyncReport,
     digests_of,
     probe_ids,
+    tensor_digest,
 )
 from model.logprobs import Truncation, model_logprobs
-from model.lora import has_adapters, merged_state, without_inner
+from model.lora import adapter_tensors, base_tensors, has_adapters
 from model.sharding.core import whole_tensors
-from model.sharding.shard import inside
+from model.sharding.shard import inside, whole
+from model.weights import canonical
 from workbench.distributed import group
+
+
+class Synced(NamedTuple):
+    """What the engine's checks found (None in an engine that makes none), and the bytes that were sent."""
+
+    report: SyncReport | None
+    sent_bytes: int
 
 
 def sync(
     model: nn.Module, engine: Engine, *, version: int, longest: int, cached: bool = False
-) -> SyncReport | None:
-    """Give the engine every tensor of the policy, under its Hugging Face name.
+) -> Synced:
+    """Give the engine every tensor of the policy, under its Hugging Face name, or its adapters alone.
 
     `longest`: tokens of a prompt and its reply that the engine takes. `cached`: it keeps prompts
     (`EngineConfig.prefix_caching`). Raises: SyncError where what
     the engine holds or computes afterwards is not the policy.
     """
-    state = without_shared(merged_state(model) if has_adapters(model) else model.state_dict())
+    state = sent_state(model)
     proof = prove(model, state, version=version, longest=longest, cached=cached)
     tensors = [(name, tensor.detach().cpu()) for name, tensor in state.items()]
-    return engine.update_weights(tensors, version=version, proof=proof)
+    report = engine.update_weights(tensors, version=version, proof=proof)
+    return Synced(report, _num_bytes(state))
 
 
 def sync_shares(
@@ -47,24 +65,25 @@ def sync_shares(
     version: int,
     longest: int,
     cached: bool = False,
-) -> SyncReport | None:
+) -> Synced:
     """`sync` of a model whose parameters several processes hold in shards. engine: the first one's.
 
-    Each tensor is gathered by all and kept by one of them, which digests it and puts it into the object
-    store: what arrives is to the bit what one process would send. Every process must call it; all of them
-    get the report. Raises: SyncError in the first process.
+    Each tensor that is sent is gathered by all and kept by one of them, which digests it and puts it into
+    the object store: what arrives is to the bit what one process would send. Every process must call it;
+    all of them get the report. Raises: SyncError in the first process.
     """
     own = own_share(model)
     post.send(group.rank(), own.items())
-    digests = _union(digests_of(own))
+    digests, base = _union(digests_of(own)), base_marks(model)
     group.barrier()
+    sent_bytes = int(group.total(_num_bytes(own)))
     prompts = _probes(model, version=version, longest=longest, cached=cached)
     if engine is None:
         score(model, prompts)  # with the first one, which scores while its engines load
-        return group.from_first(lambda: None)
-    proof = Proof(digests, lambda: score(model, prompts))
+        return group.from_first(lambda: Synced(None, sent_bytes))
+    proof = Proof(digests, lambda: score(model, prompts), base)
     report = engine.update_weights(post.collect(), version=version, proof=proof)  # type: ignore[arg-type]
-    return group.from_first(lambda: report)
+    return group.from_first(lambda: Synced(report, sent_bytes))
 
 
 def publish(
@@ -74,7 +93,7 @@ def publish(
     *,
     version: int,
     config: EngineConfig,
-) -> SyncReport | None:
+) -> Synced:
     """The weights to the engine, by `sync_shares` where processes share them (post), else by `sync`.
 
     Every process must call it. Raises: SyncError in the first.
@@ -88,24 +107,78 @@ def publish(
     return sync(model, engine, **how)
 
 
+def sent_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a sync sends of a model that one process holds."""
+    if has_adapters(model):
+        return dict(adapter_tensors(model))
+    return without_shared(model.state_dict())
+
+
 def own_share(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The whole tensors that are this process's to send, on the CPU: every so manieth of them."""
+    return {name: tensor.detach().cpu() for name, tensor in _dealt(_sent(model))}
+
+
+def _sent(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """What is sent of a sharded model, one whole tensor after the other; every process must take all."""
+    if has_adapters(model):
+        return adapter_tensors(model, whole)
     # A tied head is a second name of the embedding, which engines know too.
     own = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
-    names = {without_inner(name) for name in own}
-    named = ((name, tensor) for name, tensor in whole_tensors(model) if name in names)
-    mine = enumerate(named)
-    return {
-        name: tensor.detach().cpu()
-        for number, (name, tensor) in mine
-        if number % group.workers() == group.rank()
-    }
+    return ((name, tensor) for name, tensor in whole_tensors(model) if name in own)
 
 
-def _union(own: dict[str, str]) -> dict[str, str]:
-    found: list[dict[str, str]] = [{} for _ in range(group.workers())]
+def _dealt(tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """This process's of them: every so manieth."""
+    for number, pair in enumerate(tensors):
+        if number % group.workers() == group.rank():
+            yield pair
+
+
+# Of each model: where its base lay and how often it had been written to, and the marks of that base.
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], dict[str, Mark]]] = (
+    WeakKeyDictionary()
+)
+
+
+def base_marks(model: nn.Module) -> dict[str, Mark] | None:
+    """Marks of all that the model's adapters stand on; None without adapters.
+
+    They are worked out once, since a base is frozen, and again where somebody has written to it all the
+    same. Every process that has a share of the model must call it.
+    """
+    if not has_adapters(model):
+        return None
+    written = [_written(tensor) for _, tensor in base_tensors(model)]
+    known = _KNOWN.get(model)
+    if group.any_of(known is None or known[0] != written):
+        named = ((canonical(name), whole(tensor)) for name, tensor in base_tensors(model))
+        marks = {name: _mark(tensor) for name, tensor in _dealt(named)}
+        known = _KNOWN[model] = (written, _union(marks))
+    assert known is not None
+    return known[1]
+
+
+def _written(tensor: torch.Tensor) -> tuple[int, int]:
+    held = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return held.data_ptr(), held._version
+
+
+def _mark(tensor: torch.Tensor) -> Mark:
+    return Mark(str(tensor.dtype).removeprefix("torch."), tensor_digest(tensor))
+
+
+def _union(own: dict[str, Any]) -> dict[str, Any]:
+    """The entries of all processes."""
+    if group.workers() == 1:
+        return own
+    found: list[dict[str, Any]] = [{} for _ in range(group.workers())]
     distributed.all_gather_object(found, own)
-    return {name: digest for share in found for name, digest in share.items()}
+    return {name: value for share in found for name, value in share.items()}
+
+
+def _num_bytes(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def without_shared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -127,9 +200,10 @@ def prove(
     longest: int,
     cached: bool = False,
 ) -> Proof:
-    """Digests of the tensors, and how to get the model's own log-probabilities of the probes."""
+    """Digests of the tensors that are sent and marks of a base that is not, and how to get the model's own
+    log-probabilities of the probes."""
     prompts = _probes(model, version=version, longest=longest, cached=cached)
-    return Proof(digests_of(state), lambda: score(model, prompts))
+    return Proof(digests_of(state), lambda: score(model, prompts), base_marks(model))
 
 
 def _probes(model: nn.Module, *, version: int, longest: int, cached: bool) -> list[list[int]]:

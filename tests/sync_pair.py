@@ -7,7 +7,13 @@ import torch
 
 from engine.config import EngineConfig
 from engine.sync_check import SyncReport
-from model.lora import add_adapters, has_adapters, merged_state
+from model.lora import (
+    adapter_tensors,
+    adapters_of,
+    add_adapters,
+    base_tensors,
+    has_adapters,
+)
 from model.lora_config import LoraConfig
 
 MAX_LEN = 128
@@ -15,7 +21,7 @@ MAX_LEN = 128
 
 class Pair:
     """A trainer's model and an engine; `move` is what an optimizer's step does to the weights. lora: the
-    model has adapters, which move beside the rest."""
+    model has adapters, which alone move."""
 
     def __init__(self, folder: Path, dtype: Any = "float32", *, lora: bool = False) -> None:
         from engine.vllm_engine import VllmEngine
@@ -42,7 +48,7 @@ class Pair:
 
     def move(self, size: float = 3e-4) -> None:
         with torch.no_grad():
-            for parameter in self.model.parameters():
+            for parameter in filter(lambda p: p.requires_grad, self.model.parameters()):
                 step = torch.randn(parameter.shape, generator=self.made)
                 parameter.add_(size * step.sign() * (0.5 + step.abs() / 2))
 
@@ -50,12 +56,21 @@ class Pair:
         from rl.weight_sync import sync
 
         self.version += 1
-        report = sync(
+        report, self.sent_bytes = sync(
             self.model, engine or self.engine, version=self.version, longest=MAX_LEN
-        )  # fmt: skip
+        )
         assert report is not None
         return report
 
+    def sent(self) -> dict[str, torch.Tensor]:
+        """What a sync sends."""
+        from rl.weight_sync import sent_state
+
+        return {k: v.detach().clone() for k, v in sent_state(self.model).items()}
+
     def state(self) -> dict[str, torch.Tensor]:
-        own = merged_state(self.model) if has_adapters(self.model) else self.model.state_dict()
-        return {k: v.detach().clone() for k, v in own.items()}
+        """All that an engine loads of it."""
+        if not has_adapters(self.model):
+            return self.sent()
+        adapters, base = adapters_of(dict(adapter_tensors(self.model))), base_tensors(self.model)
+        return {n: adapters[n].merged(t) if n in adapters else t.clone() for n, t in base}

@@ -11,7 +11,8 @@ from unittest.mock import patch
 import torch
 
 from engine.sync_check import SyncError
-from tests.sync_faults import LIVE, LOADED, RUNNING, SENT
+from model.lora import has_adapters
+from tests import adapter_faults, sync_faults
 from tests.sync_pair import Pair
 
 
@@ -38,7 +39,7 @@ def caught(act: Callable[[], Any]) -> str | None:
 @contextlib.contextmanager
 def loading(engine: Any, change: Callable[[Any], Any]) -> Iterator[None]:
     load = engine._load
-    with patch.object(engine, "_load", lambda t: load(list(change(dict(t)).items()))):
+    with patch.object(engine, "_load", lambda t: load(change(dict(t)))):
         yield
 
 
@@ -46,21 +47,28 @@ def _against(fault: Any, old: dict[str, torch.Tensor]) -> Callable[[Any], Any]:
     return lambda new: fault(new, old)
 
 
-def attempts(pair: Pair, old: dict[str, torch.Tensor]) -> Iterator[tuple[str, str, Any]]:
-    """(name, what must be said, a sync with that fault in it). `old` is what stale tensors hold."""
-    engine = pair.engine
-    for name, fault in SENT.items():
-        way = OnTheWay(engine, _against(fault, old))
+def attempts(
+    pair: Pair, old: dict[str, torch.Tensor], old_sent: dict[str, torch.Tensor]
+) -> Iterator[tuple[str, str, Any]]:
+    """(name, what must be said, a sync with that fault in it). `old` is what stale tensors hold, `old_sent`
+    the same on the way."""
+    engine, adapted = pair.engine, has_adapters(pair.model)
+    faults: Any = adapter_faults if adapted else sync_faults
+    for name, fault in faults.SENT.items():
+        way = OnTheWay(engine, _against(fault, old_sent))
         yield name, "what arrived is not what was sent", partial(pair.sync, way)
-    for name, fault in LOADED.items():
+    for name, fault in adapter_faults.BASE.items() if adapted else ():
+        yield name, "Nothing was loaded", _inside(pair, fault(pair))
+    for name, fault in faults.LOADED.items():
         yield (
             name,
             "does not hold what it was given",
             _inside(pair, loading(engine, _against(fault, old))),
         )
-    for name, fault in LIVE.items():
+    for name, fault in faults.LIVE.items():
         yield name, "does not hold what it was given", _inside(pair, fault(engine))
-    for name, fault in RUNNING.items():
+    running = sync_faults.RUNNING | (adapter_faults.MERGED if adapted else {})
+    for name, fault in running.items():
         yield name, "nats", _inside(pair, fault(engine))
 
 
@@ -94,8 +102,7 @@ def try_faults(pair: Pair) -> Faults:
     """A sync with each fault in it, each followed by a clean one of weights that moved on."""
     out = Faults([], [], [], [], Counter())
     pair.sync()
-    old = pair.state()
-    for name, says, act in attempts(pair, old):
+    for name, says, act in attempts(pair, pair.state(), pair.sent()):
         out.names.append(name)
         pair.move()
         message = caught(act)

@@ -93,6 +93,8 @@ class GenerationLoad:
     dtype: Literal["float32", "bfloat16"] = "float32"
     published: bool = False
     """A training sends them its weights."""
+    lora_rank: int | None = None
+    """Its adapters alone, of this rank."""
     sleep: bool = False
     """Their weights wait on the host."""
 

@@ -168,6 +168,7 @@ METRICS: dict[str, Metric] = {
         Metric("update_s", "s", "time of the policy update: forward, backward, optimizer", "down"),
         Metric("sync_s", "s", "time to copy the weights into the engine and to check them", "down"),
         Metric("sync_share", "share", "sync_s of step_s", "down"),
+        Metric("sync_mb", "MB", "sent to the engines at a sync: all weights, or adapters", "down"),
         Metric(
             "probe_error",
             "nats",

@@ -111,14 +111,12 @@ def _without_model(make: Loss, _: PreTrainedModel) -> torch.Tensor:
     return make()
 
 
-def whole_tensors(
-    model: PreTrainedModel, *, narrow: bool = False
-) -> Iterator[tuple[str, torch.Tensor]]:
+def whole_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and whole value of every tensor of the state dict, one after the other, adapters merged.
 
-    Every process must take every one; only one is held at a time. narrow: see `merged_tensors`.
+    Every process must take every one; only one is held at a time.
     """
-    return merged_tensors(model, whole, narrow=narrow)
+    return merged_tensors(model, whole)
 
 
 def is_sharded(model: PreTrainedModel) -> bool:

@@ -24,7 +24,7 @@ from model.lora_config import LoraConfig
 from model.sharding.converted import as_in_files, parts
 from model.sharding.core import whole_tensors
 from model.sharding.shard import shard, whole
-from model.weights import canonical, tied_names, weight_files
+from model.weights import canonical, tensor_places, tied_names
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
 from workbench.rundir import write_json
@@ -98,7 +98,7 @@ def _fill(model: PreTrainedModel, folder: Path, added: dict[str, torch.Tensor]) 
             _copy(tensor.detach(), added[name])
         else:
             own[canonical(without_inner(name))] = tensor.detach()
-    places = _places(folder)
+    places = tensor_places(folder)
     wrong = []
     with ExitStack() as files:
         opened = {
@@ -145,25 +145,16 @@ def _copy(target: torch.Tensor, part: Any) -> None:
         local.copy_(part[slices])
 
 
-def _places(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Canonical name -> file and the name in it."""
-    found: dict[str, tuple[Path, str]] = {}
-    for path in weight_files(folder):
-        with safe_open(str(path), "pt") as tensors:
-            found |= {canonical(raw): (path, raw) for raw in tensors.keys()}  # noqa: SIM118
-    return found
-
-
 def write_sharded(model: PreTrainedModel, target: Path, *, like: Path, tokenizer: Any) -> None:
     """Write a plain checkpoint as `save_model` does: it appears complete or not at all.
 
     like: the checkpoint that the model was read from, whose names its tensors get. Every process must
     call it; the first one writes, tensor after tensor.
     """
-    names = {name: raw for name, (_, raw) in _places(like).items()}
+    names = {name: raw for name, (_, raw) in tensor_places(like).items()}
     tensors = (
         (names[canonical(raw)], part)
-        for name, tensor in whole_tensors(model, narrow=True)
+        for name, tensor in whole_tensors(model)
         for raw, part in _of_files(model, name, tensor, names)
         if canonical(raw) in names
     )

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from model.weights import architecture, canonical, checkpoint_specs, json_object, weight_files
+from model.weights import (
+    LazyTensors,
+    architecture,
+    canonical,
+    checkpoint_specs,
+    json_object,
+    weight_files,
+)
 from workbench.errors import UserError, some_of
 
 
@@ -31,11 +37,11 @@ def interpolate(first: str | Path, second: str | Path, alpha: float, out: str | 
     if out.exists() and any(out.iterdir()):
         raise UserError(f"merge: {out} is not empty; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    where = _places(second)
+    other = LazyTensors(second)
     for shard in weight_files(first):
         with safe_open(str(shard), "pt") as tensors:
             merged = {
-                name: _mix(name, tensors.get_tensor(name), _read(where, name), alpha)
+                name: _mix(name, tensors.get_tensor(name), other[canonical(name)], alpha)
                 for name in tensors.keys()  # noqa: SIM118 - not a mapping
             }
             metadata = tensors.metadata() or {"format": "pt"}
@@ -74,24 +80,6 @@ def _file(path: Path) -> Any:
     if not path.is_file():
         return None
     return json_object(path) if path.suffix == ".json" else path.read_text(encoding="utf-8")
-
-
-def _places(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Canonical tensor name -> (its file, its name there)."""
-    return {canonical(name): (file, name) for file, name in _names(folder)}
-
-
-def _names(folder: Path) -> Iterator[tuple[Path, str]]:
-    for file in weight_files(folder):
-        with safe_open(str(file), "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                yield file, name
-
-
-def _read(where: dict[str, tuple[Path, str]], name: str) -> torch.Tensor:
-    file, own_name = where[canonical(name)]
-    with safe_open(str(file), "pt") as tensors:
-        return tensors.get_tensor(own_name)
 
 
 def _mix(name: str, one: torch.Tensor, two: torch.Tensor, alpha: float) -> torch.Tensor:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from model import cost
 from model.communication import communication
 from model.estimate import Hardware
+from model.host import sent_bytes
 from model.sizes import Shape, kv_cache_bytes, parameters
 from rl.simulation.fit import POLL_S
 from rl.simulation.parts import Decoding, Lengths, Timing, TrainerGroup
@@ -32,12 +33,13 @@ def timing(loads: Loads, lengths: Lengths, mean_reply: float) -> Timing:
     shards = training.shards
     state = cost.training_memory(s, training)
     touched = 2 * (state.weights + state.optimizer) + state.gradients  # read and written
-    size = 4 * parameters(s)
+    sent, held = sent_bytes(s, training.lora_rank), 4 * parameters(s)
     return Timing(
         decoding=decoding(loads, lengths.prompt + mean_reply / 2),
         training=_training(loads),
-        # Each trainer gathers and puts its share; an engine takes all of it, and both are checked.
-        sync_s=size / training.workers / COPY_BYTES_S + size / COPY_BYTES_S,
+        # Each trainer gathers and puts its share of what is sent; an engine takes, or merges, all that it
+        # holds, and both are checked.
+        sync_s=sent / training.workers / COPY_BYTES_S + held / COPY_BYTES_S,
         save_s=12 * parameters(s) / shards / HOST_BYTES_S,
         poll_s=POLL_S,
         other_s=touched / (hardware.bandwidth * hardware.mbu),

@@ -1,10 +1,12 @@
 """Engine actors in a real Ray: kept warm, leased, made again when they die."""
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from engine.actor import EngineActor, Lease
 from engine.config import EngineConfig
 from engine.protocol import Completion, Request, Sampling
-from engine.sync_check import Proof, SyncError, SyncReport
+from engine.sync_check import Mark, Proof, SyncError, SyncReport
 from tests.tiny import wait_until
 from workbench.errors import UserError
 
@@ -27,6 +29,7 @@ class Clerk:
 
     def __init__(self, model: str, config: EngineConfig) -> None:
         self.version, self.checked, self.waiting = 0, 0, list[tuple[int, Request]]()
+        self.stands_on = model
 
     def submit(self, requests: Sequence[Request]) -> None:
         self.waiting = list(enumerate(requests))
@@ -45,9 +48,11 @@ class Clerk:
     def abort(self) -> None:
         self.waiting = []
 
-    def load_weights(self, tensors: Any, *, version: int, digests: Any) -> None:
+    def load_weights(self, tensors: Any, *, version: int, digests: Any, base: Any = None) -> None:
         if not list(tensors):
             raise UserError("no tensors")
+        if base is not None and self.stands_on not in base:
+            raise SyncError(f"not on {self.stands_on}")
         self.version = version
 
     def check_weights(self, probes: Any, *, version: int) -> SyncReport:
@@ -64,7 +69,7 @@ class Clerk:
         self.version = -version
 
     def load_checkpoint(self, path: str, *, version: int) -> None:
-        self.version = version
+        self.version, self.stands_on = version, path
 
     def describe(self) -> dict[str, Any]:
         return {"pid": os.getpid()}
@@ -157,6 +162,28 @@ def test_a_dead_engine_is_made_again_with_its_weights_and_requests(ray: Any, mod
     os.kill(after[1][0], signal.SIGKILL)
     engine.update_weights([("w", torch.zeros(1))], version=7)
     assert {r[1] for r in replies(engine, 8)} == {7}
+
+
+def test_an_engine_made_again_stands_where_its_adapters_do(
+    ray: Any, model: Path, tmp_path: Path
+) -> None:
+    """On the checkpoint that it was given last, not on the one that it was started with."""
+    other = str(shutil.copytree(model, tmp_path / "other"))
+    engine = start(model)
+    adapters = [("w.lora_A", torch.zeros(1))]
+
+    def on(base: str) -> Proof:
+        return replace(proof(0.25), base={base: Mark("float32", "")})
+
+    engine.update_weights(adapters, version=2, proof=on(str(model)))
+    engine.load_checkpoint(other, version=3)
+    engine.update_weights(adapters, version=4, proof=on(other))
+    (one,) = replies(engine, 1)
+    os.kill(one[0], signal.SIGKILL)
+    (two,) = replies(engine, 1)
+    assert two[0] != one[0] and two[1] == 4 and two[3] == 4
+    with pytest.raises(SyncError, match="not on .*other"):
+        engine.update_weights(adapters, version=5, proof=on(str(model)))
 
 
 def test_every_replica_checks_a_sync_and_the_worst_report_counts(ray: Any, model: Path) -> None:

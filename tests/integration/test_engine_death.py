@@ -30,25 +30,31 @@ def ray() -> Iterator[Any]:
     ray.shutdown()
 
 
+@pytest.mark.parametrize("lora", [False, True])
 def test_a_killed_engine_loses_no_prompt_and_samples_from_the_newest_weights(
-    ray: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], lora: bool
 ) -> None:
+    """lora: the engine of the first, warm, is given another checkpoint; one made again gets the adapters."""
     from engine.actor import start_engine
     from model.hybrid import build_config, load_model, save_model
+    from model.lora import add_adapters
+    from model.lora_config import LoraConfig
     from model.tokenizer import train_tokenizer
     from rl.weight_sync import sync
 
     tokenizer = train_tokenizer(["a line\nof text\n"] * 3, 300, tmp_path / "tokenizer")
     config = build_config("miniature", vocab_size=len(tokenizer), hidden_size=64)
-    model = load_model(config, seed=0)
+    model: Any = load_model(config, seed=int(lora))
     save_model(model, tmp_path / "model", tokenizer)
     settings = EngineConfig(
         max_model_len=MAX_LEN, max_num_seqs=4, max_num_batched_tokens=256, kv_cache_mb=64
     )
     engine: Any = start_engine(tmp_path / "model", settings)
+    if lora:
+        add_adapters(model, LoraConfig(rank=4, alpha=8))
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.2)
+        for parameter in filter(lambda p: p.requires_grad, model.parameters()):
+            parameter.mul_(1.2).add_(0.02 * lora)
     sync(model, engine, version=5, longest=MAX_LEN)
     sampling = Sampling(max_tokens=100, stop_token_ids=(0,))
     requests = [Request([5, 20 + n], sampling, seed=n) for n in range(REQUESTS)]

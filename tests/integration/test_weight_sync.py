@@ -7,8 +7,9 @@ import pytest
 
 from engine.protocol import Request, Sampling
 from engine.sync_check import SyncError
+from model.lora import has_adapters
 from rl.weight_sync import prove
-from tests.sync_faults import LOADED
+from tests.adapter_faults import BASE, LOADED
 from tests.sync_pair import Pair
 from tests.sync_trial import clean_syncs, loading, try_faults
 
@@ -48,10 +49,24 @@ def test_every_tensor_of_a_hybrid_is_read_back(pair: Pair) -> None:
     from engine.readback import Readback
 
     pair.sync()
-    found = Readback(pair.engine.live_model(), list(pair.state().items()))
+    found = Readback(pair.engine.live_model(), pair.state())
     assert found.unread == []
     assert set(found.errors) == set(pair.state())
     assert all(found.errors[name] <= found.tolerances[name] for name in found.errors)
+
+
+def test_a_base_that_is_another_leaves_the_old_weights(pair: Pair) -> None:
+    if not has_adapters(pair.model):
+        pytest.skip("whole weights stand on nothing")
+    pair.sync()
+    held, ask = pair.version, Sampling(max_tokens=3)
+    for name in ("one bit of the engine's file", "the folder gone"):
+        pair.move()
+        with pytest.raises(SyncError, match="Nothing was loaded"), BASE[name](pair):
+            pair.sync()
+        ((done,),) = pair.engine.generate([[5, 6]], ask)
+        assert set(done.versions) == {held}
+    pair.sync()
 
 
 def test_an_engine_in_doubt_samples_nothing(pair: Pair) -> None:
@@ -59,7 +74,7 @@ def test_an_engine_in_doubt_samples_nothing(pair: Pair) -> None:
     requests = [Request([5, 6], Sampling(max_tokens=3), seed=1)]
     assert len(dict(pair.engine.stream(requests))) == 1
     with pytest.raises(SyncError, match=r"model\.layers\.0\.mixer\.D"), loading(
-        pair.engine, lambda new: LOADED["the loader skips D"](new, new)
+        pair.engine, lambda new: LOADED["the loader zeroes D"](new, new)
     ):  # fmt: skip
         pair.sync()
     with pytest.raises(SyncError, match="nothing is sampled until one succeeds"):
@@ -72,10 +87,12 @@ def test_an_engine_samples_nothing_until_what_it_has_loaded_is_checked(pair: Pai
     pair.sync()
     pair.move()
     pair.version += 1
-    state = pair.state()
+    state = pair.sent()
     proof = prove(pair.model, state, version=pair.version, longest=64)
     pair.engine.submit([Request([5, 6], Sampling(max_tokens=3), seed=1)])
-    pair.engine.load_weights(state.items(), version=pair.version, digests=proof.digests)
+    pair.engine.load_weights(
+        state.items(), version=pair.version, digests=proof.digests, base=proof.base
+    )
     assert pair.engine.poll(0.1) == [] and pair.engine.num_unfinished == 1
     pair.engine.check_weights(proof.score(), version=pair.version)
     ((_, done),) = pair.engine.poll(60)
@@ -84,9 +101,9 @@ def test_an_engine_samples_nothing_until_what_it_has_loaded_is_checked(pair: Pai
 
 def test_an_engine_whose_sender_fails_is_in_doubt_and_waits_for_nothing(pair: Pair) -> None:
     pair.sync()
-    proof = replace(prove(pair.model, pair.state(), version=9_999, longest=64), score=lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    proof = replace(prove(pair.model, pair.sent(), version=9_999, longest=64), score=lambda: 1 / 0)  # type: ignore[arg-type,return-value]
     with pytest.raises(ZeroDivisionError):
-        pair.engine.update_weights(pair.state().items(), version=9_999, proof=proof)
+        pair.engine.update_weights(pair.sent().items(), version=9_999, proof=proof)
     with pytest.raises(SyncError, match="nothing is sampled until one succeeds"):
         pair.engine.generate([[5, 6]], Sampling(max_tokens=3))
     pair.sync()

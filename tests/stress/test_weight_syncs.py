@@ -11,9 +11,14 @@ from tests.sync_trial import clean_syncs, try_faults
 pytestmark = pytest.mark.stress
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    made = Pair(tmp_path_factory.mktemp("pair"))
+KINDS = ["all weights", "adapters"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("pair"), lora=request.param == "adapters")
     yield made
     made.engine.close()
 
@@ -30,14 +35,16 @@ def test_a_thousand_clean_syncs_raise_no_alarm(pair: Pair, count: Callable[[str]
     assert alarms == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_clean_syncs_into_an_engine_in_bf16_raise_no_alarm(
-    tmp_path: Path, count: Callable[[str], None]
+    tmp_path: Path, count: Callable[[str], None], kind: str
 ) -> None:
-    """The trainer keeps fp32: what it sends is rounded, and the probes differ by that much."""
-    pair = Pair(tmp_path, "bfloat16")
+    """The trainer keeps fp32: what it sends, or the engine merges, is rounded, and the probes differ by that
+    much."""
+    pair = Pair(tmp_path, "bfloat16", lora=kind == "adapters")
     try:
         says, alarms = clean_syncs(pair, 200)
     finally:
         pair.engine.close()
-    count(f"bf16: {says}")
+    count(f"bf16, {kind}: {says}")
     assert alarms == []

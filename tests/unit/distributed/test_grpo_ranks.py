@@ -11,17 +11,16 @@ from engine.protocol import Completion
 from engine.sync_check import SyncError, check_arrival, digests_of
 from environments.rollout import Turn
 from model.hybrid import load_model, save_model
-from model.lora import add_adapters, merged_state
+from model.lora import adapters_of, add_adapters, base_tensors, merged_tensors
 from model.sharding.core import whole_tensors
 from model.sharding.files import read_sharded
 from rl.config import GrpoConfig
 from rl.distill.update import DistillUpdater
 from rl.sample import Rollout
 from rl.update import Updater, deal, pack
-from rl.weight_sync import own_share, score, without_shared
+from rl.weight_sync import base_marks, own_share, score, sent_state
 from tests import tiny_training as tiny
 from tests.ranks import on_ranks
-from workbench.distributed import group
 from workbench.distributed.mesh import make_mesh
 
 PROMPTS = [[3, 9, 4, 7], [5, 6, 8]]
@@ -74,8 +73,9 @@ def worker(folder: Path, settings: dict[str, Any], num_groups: int, split: int) 
     updater = Updater(model, config(**settings), mesh, frozen)
     metrics = two_steps(updater, num_groups)
     whole = {name: tensor.clone() for name, tensor in whole_tensors(model)}
-    own = own_share(model)
-    return metrics, whole, own, [p.logprobs for p in score(model, PROMPTS)], group.rank()
+    own, marks = own_share(model), base_marks(model)
+    assert base_marks(model) is marks  # of the first time: nobody gathers the base again
+    return metrics, whole, own, marks, [p.logprobs for p in score(model, PROMPTS)]
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +106,10 @@ def test_two_processes_train_as_one(
     wanted = two_steps(alone, num_groups)
     trained = dict(alone.model.named_parameters())
     assert all(not torch.equal(trained[name], start[name]) for name in start)
-    state = merged_state(alone.model)
+    state = dict(merged_tensors(alone.model))
     found = on_ranks(2, worker, folder, settings, num_groups, split)
     sent: dict[str, torch.Tensor] = {}
-    for metrics, whole, own, logprobs, _ in found:
+    for metrics, whole, own, marks, logprobs in found:
         for mine, theirs in zip(metrics, wanted, strict=True):
             assert mine == pytest.approx(
                 theirs, rel=5e-6, abs=1e-7
@@ -119,13 +119,18 @@ def test_two_processes_train_as_one(
         assert tiny.apart(*({n: values[n] for n in filled} for values in (whole, state))) < 1e-6
         assert not sent.keys() & own.keys()
         sent |= own
+        assert marks == base_marks(alone.model)  # a base is frozen: to the bit
         probes = [p.logprobs for p in score(alone.model, PROMPTS)]
         assert [x for row in logprobs for x in row] == pytest.approx(
             [x for row in probes for x in row], abs=1e-5
         )
-    # What the two send together is what they hold, whole and to the bit.
-    assert digests_of(sent) == digests_of(found[0][1])
-    assert sent.keys() == without_shared(state).keys()
+    assert sent.keys() == sent_state(alone.model).keys()
+    if how.lora is None:  # what the two send together is what they hold, whole and to the bit
+        assert digests_of(sent) == digests_of(found[0][1])
+    else:
+        base, adapters = dict(base_tensors(alone.model)), adapters_of(sent)
+        merged = {name: adapter.merged(base[name]) for name, adapter in adapters.items()}
+        assert tiny.apart(merged, {name: found[0][1][name] for name in merged}) < 1e-6
 
 
 def test_rows_are_dealt_longest_first_and_padded() -> None:

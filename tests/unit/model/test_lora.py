@@ -1,5 +1,6 @@
 """LoRA reaches every projection of a Llama model, and merging it is exact."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from model.hybrid import build_config, load_model
 from model.lora import (
+    Adapter,
     adapter_parameters,
     adapter_state,
+    adapter_tensors,
+    adapters_of,
     adapters_off,
     add_adapters,
+    base_tensors,
     has_adapters,
     load_adapter_state,
     merge_adapters,
-    merged_state,
+    merged_tensors,
     save_adapters,
     target_modules,
 )
@@ -130,11 +135,18 @@ def logits_of(model: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("base", ["float32", "bfloat16"])
-def test_a_merged_state_is_the_adapted_function_under_the_plain_names(base: str) -> None:
+def test_adapters_on_their_base_are_the_adapted_function_under_the_plain_names(base: str) -> None:
+    """What an engine makes of the tensors that it is sent and of the checkpoint that it holds."""
     model, _ = adapted(base)
     says, plain = logits_of(model), load_model(hybrid().config, seed=0)
-    state = merged_state(model)
-    assert state.keys() == plain.state_dict().keys()
+    sent = dict(adapter_tensors(model))
+    assert all(".lora_" in name and tensor.dtype != torch.bfloat16 for name, tensor in sent.items())
+    adapters, state = adapters_of(sent), dict(base_tensors(model))
+    assert state.keys() == plain.state_dict().keys() > adapters.keys()
+    state |= {name: adapter.merged(state[name]) for name, adapter in adapters.items()}
+    own = dict(merged_tensors(model))
+    assert own.keys() == state.keys()
+    assert all(torch.equal(own[n], t.to(own[n].dtype)) for n, t in state.items())
     plain.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
     # bf16 activations have 8 bits; the merged weights themselves are exact.
     assert float((logits_of(plain) - says).abs().max()) < (1e-5 if base == "float32" else 0.05)
@@ -147,6 +159,25 @@ def test_a_merged_state_is_the_adapted_function_under_the_plain_names(base: str)
     merge_adapters(model)
     assert not has_adapters(model) and model.state_dict().keys() == plain.state_dict().keys()
     assert float((logits_of(model) - says).abs().max()) < (1e-5 if base == "float32" else 0.05)
+
+
+def test_an_adapter_is_scaled_and_added_by_hand() -> None:
+    """[derived] 0.5 x [1, 2]^T [3, 4] = [[1.5, 2], [3, 4]], on ones in bf16, which the sum must not round."""
+    adapter = Adapter(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0], [2.0]]), 0.5)
+    weight = torch.ones(2, 2, dtype=torch.bfloat16)
+    assert torch.equal(adapter.merged(weight), torch.tensor([[2.5, 3.0], [4.0, 5.0]]))
+    tiny = adapter._replace(scaling=2.0**-12)
+    assert float(tiny.merged(weight)[0, 0]) == 1 + 3 * 2.0**-12 and bool((weight == 1).all())
+
+
+def test_adapters_that_are_not_whole_are_named() -> None:
+    model, _ = adapted()
+    sent = dict(adapter_tensors(model))
+    lost = next(name for name in sent if name.endswith("lora_B"))
+    with pytest.raises(ValueError, match=f"not whole adapters: {re.escape(lost)}"):
+        adapters_of({name: tensor for name, tensor in sent.items() if name != lost})
+    with pytest.raises(ValueError, match=r"not whole adapters: model\.norm"):
+        adapters_of({**sent, "model.norm": torch.ones(2)})
 
 
 def test_saved_adapters_are_what_peft_reads(tmp_path: Path) -> None:

@@ -112,6 +112,16 @@ def test_a_machine_holds_its_processes_their_inputs_states_and_weights() -> None
     assert generation_host(s, engines, 8) == (4 * ENGINE_BYTES, 4 * 2 * p, 0.0, 4 * p)
 
 
+def test_of_adapters_those_alone_are_on_their_way() -> None:
+    """[derived] Rank 2 of 8 x 26, 8 x 16 twice, and 8 x 8, 8 x 4, 8 x 4, 8 x 8: 2 x (34 + 48 + 56) = 276 numbers
+    in fp32, where all weights are 1,006."""
+    trained = {"workers": 1, "strategy": "none", "published": True}
+    assert training_host(TINY, load(**trained), 1).sent == 2 * 4 * 1006
+    assert training_host(TINY, load(**trained, lora_rank=2), 1).sent == 2 * 4 * 276
+    engines = GenerationLoad(1, 1024, 8, gpus=1, published=True, lora_rank=2)
+    assert generation_host(TINY, engines, 1).sent == 4 * 276
+
+
 def test_checkpoints_are_kept_written_by_every_machine_and_take_their_share() -> None:
     """[derived] 12 P bytes; two kept, one under way, and the model's 4 P. Two machines at 5 GB/s each."""
     s = shape("nano2-9b")

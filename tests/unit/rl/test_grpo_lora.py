@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 import torch
 
-from model.lora import add_adapters, merged_state
+import rl.weight_sync
+from engine.sync_check import tensor_digest
+from model.lora import (
+    adapter_parameters,
+    adapter_tensors,
+    adapters_of,
+    add_adapters,
+    base_tensors,
+    merged_tensors,
+)
 from model.lora_config import LoraConfig
 from rl.config import GrpoConfig
 from rl.loop import Grpo
 from rl.update import accumulate, frozen_logprobs, pack, totals_of
+from rl.weight_sync import base_marks
 from tests.unit.rl.test_grpo_loop import grpo
 from tests.unit.rl.test_grpo_state import Watch
 from tests.unit.rl.test_grpo_state import grpo as state_grpo
@@ -30,26 +40,53 @@ def with_lora(build: Any, *args: Any, **settings: Any) -> Grpo:
     return Grpo(model, plain.sampler, plain.pool._conversations, config, seed=1)
 
 
-def test_the_engine_gets_merged_weights_and_the_base_stays(tmp_path: Path) -> None:
+def test_the_engine_gets_the_adapters_and_the_base_stays(tmp_path: Path) -> None:
     trainer = with_lora(state_grpo, lr=1e-2, loss={"kl_coefficient": 0.1})
-    base = {
-        name: tensor.clone()
-        for name, tensor in trainer.model.state_dict().items()
-        if "lora_" not in name
-    }
+    base = {name: tensor.clone() for name, tensor in base_tensors(trainer.model)}
     assert trainer.updater.reference is None
     watch = Watch(trainer)
     assert trainer.fit(watch.hooks(), Checkpoints(tmp_path))
-    state = trainer.model.state_dict()
-    assert all(torch.equal(state[name], tensor) for name, tensor in base.items())
+    assert all(torch.equal(base[name], t) for name, t in base_tensors(trainer.model))
     given = trainer.sampler.engine.given  # type: ignore[attr-defined]
-    last, merged = given[-1][1], merged_state(trainer.model)
-    assert last.keys() == merged.keys()
-    assert all(torch.equal(last[name], merged[name]) for name in merged)
+    assert len(given) == 5
+    assert all(set(tensors) == set(dict(adapter_tensors(trainer.model))) for _, tensors in given)
+    first, last = (adapters_of(given[place][1]) for place in (0, -1))
     plain = {name.replace(".base_layer", ""): tensor for name, tensor in base.items()}
-    changed = {name for name in merged if not torch.equal(last[name], plain[name])}
+    merged = dict(merged_tensors(trainer.model))
+    changed = {name for name in merged if not torch.equal(merged[name], plain[name])}
+    assert changed == last.keys() == first.keys()
+    for name in changed:
+        assert torch.equal(last[name].merged(plain[name]), merged[name])
+        assert torch.equal(first[name].merged(plain[name]), plain[name])
     kinds = {name.rsplit(".", 2)[-2] for name in changed}
     assert kinds == {"in_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"}
+    sizes = [t.numel() * t.element_size() for t in given[-1][1].values()]
+    assert {line["sync_mb"] for line in watch.lines} == {sum(sizes) / 1e6}
+
+
+def test_the_base_is_digested_once_and_again_where_somebody_writes_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digested = list[Any]()
+
+    def digest(tensor: torch.Tensor) -> str:
+        digested.append(tensor)
+        return tensor_digest(tensor)
+
+    monkeypatch.setattr(rl.weight_sync, "tensor_digest", digest)
+    model = with_lora(state_grpo).model
+    marks = base_marks(model)
+    assert marks is not None and len(digested) == len(marks) == len(dict(base_tensors(model)))
+    with torch.no_grad():
+        for parameter in adapter_parameters(model):
+            parameter.add_(1)
+    assert base_marks(model) is marks and len(digested) == len(marks)
+    with torch.no_grad():
+        model.get_parameter("model.norm_f.weight")[0].add_(1e-3)  # type: ignore[operator]
+    changed = base_marks(model)
+    assert changed is not None and len(digested) == 2 * len(marks)
+    assert [n for n in marks if marks[n] != changed[n]] == ["model.norm_f.weight"]
+    assert base_marks(state_grpo().model) is None
 
 
 def test_the_reference_is_the_model_without_its_adapters() -> None:

@@ -64,7 +64,7 @@ def held() -> nn.Module:
 def errors_of(model: nn.Module, **changes: torch.Tensor) -> dict[str, float]:
     tensors = {name: value.clone() for name, value in held().state_dict().items()}
     tensors |= {name.replace("__", "."): value for name, value in changes.items()}
-    found = Readback(model, list(tensors.items()))
+    found = Readback(model, tensors)
     assert not found.unread
     check_readback(found.errors, found.tolerances, 7)
     return found.errors
