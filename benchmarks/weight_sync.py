@@ -49,41 +49,43 @@ def measure(options: argparse.Namespace) -> None:
     from rl.weight_sync import sync
 
     torch.set_num_threads(1)
+    torch.manual_seed(1)
     engine: Any = start_engine(options.model, EngineConfig(max_model_len=LONGEST, kv_cache_mb=128))
     model: Any = load_model(options.model)
     if options.rank:
         add_adapters(model, LoraConfig(rank=options.rank, alpha=2 * options.rank))
-    actor = engine._replicas[0]
-    pids = (os.getpid(), _result(actor.handle.start.remote(actor.spec.model, actor.spec.config)))
-    took, sizes, memory = list[float](), set[int](), list[tuple[float, ...]]()
+    replica = engine._replicas[0]
+    pids = (os.getpid(), _result(replica.started))
+    took, sizes, watch = list[float](), set[int](), Watch(pids)
     for version in range(options.syncs + 1):
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
-                    parameter.add_(torch.randn_like(parameter), alpha=1e-4)
-        with Watch(pids) as watch:
+                    parameter.add_(torch.randn_like(parameter), alpha=1e-5)
+        with watch:
             begun = time.perf_counter()
             done = sync(model, engine, version=version, longest=LONGEST)
             took.append(time.perf_counter() - begun)
         sizes.add(done.sent_bytes)
-        memory.append(watch.grown)
+    trainer, actor = watch.grown
     print(
         f"{options.model}: {', '.join(f'{size / 1e6:,.1f}' for size in sizes)} MB sent; seconds "
         f"{' '.join(f'{s:.2f}' for s in took[1:])}, median {statistics.median(took[1:]):.2f} (the first "
-        f"{took[0]:.2f}); memory of its own on top, trainer {max(m[0] for m in memory[1:]):,.0f} MB, engine "
-        f"{max(m[1] for m in memory[1:]):,.0f} MB"
+        f"{took[0]:.2f}); memory of its own on top, trainer {trainer:,.0f} MB, engine {actor:,.0f} MB"
     )
 
 
 class Watch:
-    """The most memory of their own (not of files or Ray's store) that processes take on top meanwhile, MB."""
+    """The most memory of their own (not of files or Ray's store) that processes take while it is entered, on top
+    of what they had when it was made, in MB. Freed memory is often kept, so it is made before the first sync."""
 
     def __init__(self, pids: Sequence[int]) -> None:
-        self._pids, self._ended = pids, threading.Event()
+        self._pids = pids
         self._before = self._most = [_own_mb(pid) for pid in pids]
-        self._thread = threading.Thread(target=self._look)
 
     def __enter__(self) -> "Watch":
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
         self._thread.start()
         return self
 
