@@ -42,7 +42,7 @@ def training_host(s: Shape, load: TrainingLoad, cards: int) -> HostMemory:
     here = min(load.workers, cards)
     offloaded = training_memory(s, load).host
     saving = checkpoint_bytes(s, load) / load.shards if load.strategy == "fsdp" else 0.0
-    sent = 2 * sent_bytes(s, load.lora_rank) / load.workers if load.published else 0.0
+    sent = 2 * sent_bytes(s, load.sent_rank) / load.workers if load.published else 0.0
     return HostMemory(here * PROCESS_BYTES, here * offloaded, here * saving, here * sent)
 
 

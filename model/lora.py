@@ -222,6 +222,16 @@ def merged_tensors(model: nn.Module, gather: Gather = _as_it_is) -> Iterator[tup
         yield plain, whole
 
 
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """All tensors by their plain names, the adapted ones merged in fp32: for who has not the base itself, and
+    may not lose a small update in bf16."""
+    adapters = adapters_of(dict(adapter_tensors(model)))
+    return {
+        name: adapters[name].merged(tensor) if name in adapters else tensor
+        for name, tensor in base_tensors(model)
+    }
+
+
 def without_inner(name: str) -> str:
     """A tensor's name in the model before `add_adapters`."""
     return name.replace(f"{_INNER}.", ".")

@@ -43,13 +43,13 @@ def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
 
 def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLoad, ...]:
     """Rollouts, and the training on them; prompts are not counted."""
-    engine, rank = config.engine, config.lora.rank if config.lora else None
+    engine, lora = config.engine, config.lora
     step_tokens = config.prompts_per_step * config.group_size * config.max_tokens
     return (
         replace(
             engine.load(tokens, config.prompts_per_step * config.group_size),
             published=True,
-            lora_rank=rank,
+            lora_rank=lora.rank if lora and lora.base != "nf4" else None,
             sleep=engine.sleep,
         ),
         TrainingLoad(
@@ -60,8 +60,8 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
             **load_of(config),
             precision=config.precision,
             activations=config.activations,
-            lora_rank=rank,
-            base=config.lora.base if config.lora else "float32",
+            lora_rank=lora.rank if lora else None,
+            base=lora.base if lora else "float32",
             bound=True,
             published=True,
             beside=_beside(config),

@@ -27,7 +27,8 @@ from engine.sync_check import (
     tensor_digest,
 )
 from model.logprobs import Truncation, model_logprobs
-from model.lora import adapter_tensors, base_tensors, has_adapters
+from model.lora import adapter_tensors, base_tensors, has_adapters, merged_state
+from model.nf4 import in_4_bits
 from model.sharding.core import whole_tensors
 from model.sharding.shard import inside, whole
 from model.weights import canonical
@@ -107,11 +108,17 @@ def publish(
     return sync(model, engine, **how)
 
 
+def sends_adapters(model: nn.Module) -> bool:
+    """Whether they go without their base. One in 4 bits is on no disk: what the bits stand for is nobody's
+    but the trainer's, and is sent with the adapters in it."""
+    return has_adapters(model) and not in_4_bits(model)
+
+
 def sent_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """What a sync sends of a model that one process holds."""
-    if has_adapters(model):
+    if sends_adapters(model):
         return dict(adapter_tensors(model))
-    return without_shared(model.state_dict())
+    return without_shared(merged_state(model) if has_adapters(model) else model.state_dict())
 
 
 def own_share(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -121,7 +128,7 @@ def own_share(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def _sent(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """What is sent of a sharded model, one whole tensor after the other; every process must take all."""
-    if has_adapters(model):
+    if sends_adapters(model):
         return adapter_tensors(model, whole)
     # A tied head is a second name of the embedding, which engines know too.
     own = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
@@ -142,12 +149,12 @@ _KNOWN: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], dict[str, Mark
 
 
 def base_marks(model: nn.Module) -> dict[str, Mark] | None:
-    """Marks of all that the model's adapters stand on; None without adapters.
+    """Marks of all that the model's adapters stand on; None where it is sent itself.
 
     They are worked out once, since a base is frozen, and again where somebody has written to it all the
     same. Every process that has a share of the model must call it.
     """
-    if not has_adapters(model):
+    if not sends_adapters(model):
         return None
     written = [_written(tensor) for _, tensor in base_tensors(model)]
     known = _KNOWN.get(model)

@@ -7,13 +7,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.sync_check import SyncReport
-from model.lora import (
-    adapter_tensors,
-    adapters_of,
-    add_adapters,
-    base_tensors,
-    has_adapters,
-)
+from model.lora import add_adapters, has_adapters, merged_state
 from model.lora_config import LoraConfig
 
 MAX_LEN = 128
@@ -72,5 +66,4 @@ class Pair:
         """All that an engine loads of it."""
         if not has_adapters(self.model):
             return self.sent()
-        adapters, base = adapters_of(dict(adapter_tensors(self.model))), base_tensors(self.model)
-        return {n: adapters[n].merged(t) if n in adapters else t.clone() for n, t in base}
+        return {name: tensor.clone() for name, tensor in merged_state(self.model).items()}

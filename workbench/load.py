@@ -58,6 +58,12 @@ class TrainingLoad:
     beside: tuple[Beside, ...] = ()
 
     @property
+    def sent_rank(self) -> int | None:
+        """Rank of the adapters that go to engines alone; None: all weights, as those over a base in 4 bits,
+        which engines do not have."""
+        return None if self.base == "nf4" else self.lora_rank
+
+    @property
     def shards(self) -> int:
         """Processes that share one copy of the state."""
         return self.workers // self.replicate if self.strategy == "fsdp" else self.workers

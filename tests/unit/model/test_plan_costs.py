@@ -118,6 +118,7 @@ def test_of_adapters_those_alone_are_on_their_way() -> None:
     trained = {"workers": 1, "strategy": "none", "published": True}
     assert training_host(TINY, load(**trained), 1).sent == 2 * 4 * 1006
     assert training_host(TINY, load(**trained, lora_rank=2), 1).sent == 2 * 4 * 276
+    assert training_host(TINY, load(**trained, lora_rank=2, base="nf4"), 1).sent == 2 * 4 * 1006
     engines = GenerationLoad(1, 1024, 8, gpus=1, published=True, lora_rank=2)
     assert generation_host(TINY, engines, 1).sent == 4 * 276
 
