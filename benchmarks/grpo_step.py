@@ -2,12 +2,17 @@
 
     python benchmarks/grpo_step.py                    # the miniature, 4 prompts x 8 replies of 8 to 96
     python benchmarks/grpo_step.py --their-layers anneal       # TRL, with our layers in its model
+    python benchmarks/grpo_step.py --prompts 16 --max-tokens 256             # strictly on-policy
+    python benchmarks/grpo_step.py --prompts 16 --max-tokens 256 --overlap   # sampling beside training
 
 A step is generation, update (forward, backward, AdamW) and, for Anneal, the weight sync with its
 checks. Both take turns in one process, each on its own copy of the same weights. Anneal samples with
 vLLM; TRL cannot drive vLLM on a CPU and generates with transformers. So that the updates are
 comparable, TRL generates for real, is timed, and is then handed the very replies that Anneal trains
-on. TRL pads prompts and replies to the longest; Anneal packs them.
+on. TRL pads prompts and replies to the longest; Anneal packs them. With --overlap the engine is a process of
+its own that samples the next step's replies while this step's are trained on (max_staleness 1); the weights
+go over when both are done. The share of the GEMM peak is that of the update: its FLOPs by model.cost, three
+times the forward pass's, on the peak that one product reaches in this process.
 """
 
 import argparse
@@ -16,6 +21,8 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=96, help="longest reply")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--overlap", action="store_true", help="sample ahead, one update behind")
     parser.add_argument(
         "--their-layers", choices=("transformers", "anneal"), default="transformers"
     )
@@ -71,15 +79,17 @@ class Ours:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         import torch
 
+        from engine.actor import start_engine
         from engine.config import EngineConfig
-        from engine.vllm_engine import VllmEngine
         from model.hybrid import load_model
         from rl.loss import LossSettings
         from workbench.memory import keep_freed_memory
 
         keep_freed_memory()
         self.options = options
-        self.engine = VllmEngine(str(folder), EngineConfig(max_model_len=512, threads=1))
+        if options.overlap:
+            start_ray()
+        self.engine = start_engine(folder, EngineConfig(max_model_len=512, threads=1))
         torch.set_num_threads(options.threads)
         self.model = load_model(folder).train()
         self.vocabulary = self.model.config.vocab_size
@@ -89,19 +99,41 @@ class Ours:
         self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}
         self.rollouts: list[Any] = []
         self._publish()
+        self._ahead = self._sample() if options.overlap else None
+        self._thread = ThreadPoolExecutor(1)
 
     def step(self) -> None:
         """Sample, update, sync; the parts' seconds are kept."""
-        marks = [time.perf_counter()]
-        self.rollouts = self._sample()
-        marks.append(time.perf_counter())
-        self._update()
-        marks.append(time.perf_counter())
-        self._publish()
-        marks.append(time.perf_counter())
-        for part, begin, end in zip(PARTS, marks, marks[1:], strict=False):
-            self.seconds[part].append(end - begin)
-        self.seconds["step"].append(marks[-1] - marks[0])
+        begun = time.perf_counter()
+        if self._ahead is None:
+            self.rollouts = self._timed("generation", self._sample)
+            self._timed("update", self._update)
+        else:
+            self.rollouts = self._ahead
+            following = self._thread.submit(self._timed, "generation", self._sample)
+            self._timed("update", self._update)
+            self._ahead = following.result()
+        self._timed("sync", self._publish)
+        self.seconds["step"].append(time.perf_counter() - begun)
+
+    def _timed(self, part: str, work: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        made = work()
+        self.seconds[part].append(time.perf_counter() - begun)
+        return made
+
+    def update_flops(self) -> float:
+        """Of the last update: the output layer is asked for replies alone."""
+        from model.cost import forward_flops
+        from model.presets import shape
+
+        s = shape("miniature", vocab_size=self.vocabulary)
+        lengths = [(len(r.prompt), len(r.completion.token_ids)) for r in self.rollouts]
+        words = 2 * s.vocab_size * s.hidden_size
+        return 3 * sum(
+            (prompt + reply) * (forward_flops(s, prompt + reply) - words) + reply * words
+            for prompt, reply in lengths
+        )
 
     def _sample(self) -> list[Any]:
         """Replies of lengths drawn beforehand, so that both trainers have the same work."""
@@ -109,7 +141,7 @@ class Ours:
         from rl.advantage import advantages
         from rl.sample import Rollout
 
-        made, options = random.Random(self.version), self.options
+        made, options = random.Random(len(self.seconds["generation"])), self.options
         requests = []
         for _ in range(options.prompts):
             prompt = [made.randrange(20, self.vocabulary) for _ in range(made.randint(24, 64))]
@@ -153,8 +185,24 @@ class Ours:
         self.sync_errors += [] if report is None else [max(report)]
 
     def close(self) -> None:
-        """End the engine."""
+        """End the engine, and the Ray that it is in."""
         self.engine.close()
+        if self.options.overlap:
+            import ray
+
+            ray.shutdown()
+
+
+def start_ray() -> None:
+    """A Ray of this benchmark's own, for an engine beside the trainer."""
+    import ray
+
+    from workbench.cluster import thread_environment
+
+    os.environ.update(thread_environment())
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="benchmark"
+    )  # fmt: skip
 
 
 def run_trl(
@@ -229,7 +277,8 @@ def report(options: argparse.Namespace, ours: Ours, theirs: dict[str, list[float
     print(
         f"miniature, {options.prompts} prompts x {options.group} replies of {SHORTEST} to "
         f"{options.max_tokens} tokens ({tokens:,} in the last step), {options.threads} threads, fp32, "
-        f"TRL on {options.their_layers}' layers, {options.repeats} steps each in turns"
+        f"TRL on {options.their_layers}' layers, {options.repeats} steps each in turns, "
+        + ("sampling beside training" if options.overlap else "strictly on-policy")
     )
     print(f"{'':12s}{'Anneal s':>10s}{'TRL s':>10s}{'TRL / Anneal: median (min - max)':>36s}")
     for part in PARTS:
@@ -243,6 +292,14 @@ def report(options: argparse.Namespace, ours: Ours, theirs: dict[str, list[float
         print(
             f"{part:12s}{statistics.median(mine):10.2f}{statistics.median(other):10.2f}{spread:>36s}"
         )
+    from machine import peaks
+
+    flops, peak = ours.update_flops(), peaks(options.threads)["flops"]
+    rate = flops / ours.seconds["update"][-1]
+    print(
+        f"update: {flops / 1e9:,.0f} GFLOP in the last one, {rate / 1e9:.0f} GFLOP/s, {rate / peak:.0%} of the "
+        f"GEMM peak of {options.threads} threads ({peak / 1e9:.0f} GFLOP/s)"
+    )
     shares = [a / b for a, b in zip(ours.seconds["sync"], ours.seconds["step"], strict=True)][1:]
     print(
         f"sync with its checks: {statistics.median(shares):.1%} of the step (largest "

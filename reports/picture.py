@@ -58,6 +58,14 @@ def save_budgets(run: Path, path: Path) -> None:
     _save(path, panels, 3, legend, len(facts.models))
 
 
+def save_panels(path: Path, panels: list[Panel], legend: dict[str, str]) -> None:
+    """Charts of a benchmark's own, two side by side. legend: name -> CSS variable of its colour.
+
+    Raises: UserError where there is no font.
+    """
+    _save(path, panels, min(len(panels), 2), legend, 1)
+
+
 def _save(
     path: Path, panels: list[Panel], columns: int, legend: dict[str, str], models: int
 ) -> None:
