@@ -8,6 +8,7 @@ _LAYOUTS = (
     f"{_ISOLATION}::test_random_layouts",
     f"{_ISOLATION}::test_every_offset_of_the_chunk_and_the_window",
 )
+_ROUTER = "tests/unit/distributed/test_router_loss.py"
 _OPERATIONS = ("tests/unit/model/test_layers.py",)
 _PRUNE = ("tests/unit/pretrain/test_prune.py",)
 _SEARCH = ("tests/unit/pretrain/test_search.py",)
@@ -289,6 +290,22 @@ MUTATIONS = (
         "tokens = 0 if self.muted else 9",
         "short documents pull a router as much as long ones",
         ("tests/unit/model/test_routing.py",),
+    ),
+    Mutation(
+        "rows of nobody are routed as if they were somebody's",
+        "sft/sharded.py",
+        "self.routing.muted = not batch.num_valid",
+        "self.routing.muted = False",
+        "a process without a row of its own moves the routers",
+        (f"{_ROUTER}::test_sft_on_ranks_is_that_of_one_and_trls",),
+    ),
+    Mutation(
+        "TRL adds its own router loss",
+        "workbench/strict_trainer.py",
+        'values["router_aux_loss_coef"] = 0.0',
+        "pass",
+        "a document's routers learn from other documents and from padding, unasked",
+        (f"{_ROUTER}::test_sft_on_ranks_is_that_of_one_and_trls",),
     ),
     Mutation(
         "Falcon-H1's multipliers are left out",

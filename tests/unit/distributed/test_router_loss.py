@@ -89,11 +89,15 @@ def test_sft_on_ranks_is_that_of_one_and_trls(folder: Path, tmp_path: Path) -> N
         close(steps, wanted)
         assert tiny.apart(found, weights) < 5e-6
     model, how = load_model(folder), sft_of(None, COEFFICIENT)
+    written = getattr(model.config, "router_aux_loss_coef", None)
     trainer = StrictSFTTrainer(
         model=model, args=trl_config(how, tmp_path, 7), data_collator=RowCollator(0),
         train_dataset=Dataset.from_list(samples()),
         processing_class=train_tokenizer(["a line of text\n"] * 3, 300, tmp_path / "words"),
     )  # fmt: skip
+    # TRL's own loss is off, and its coefficient stays in what is saved.
+    assert not trainer.aux_loss_enabled
+    assert getattr(model.config, "router_aux_loss_coef", None) == written
     routing = trainer.routing = Routing(model, coefficient=COEFFICIENT)
     trainer.threads = 1
     trainer.train()

@@ -79,6 +79,13 @@ def test_a_fingerprint_sees_bits_and_their_places() -> None:
     assert fingerprints(model)["bias"] == before["bias"]
 
 
+def test_a_parameter_without_values_can_sleep() -> None:
+    """As a NemotronH has them in vLLM: there is nothing of it to verify."""
+    model = nn.Linear(4, 1)
+    model.none = nn.Parameter(torch.empty(0))  # type: ignore[assignment]
+    assert fingerprints(model)["none"] == 0
+
+
 def test_shards_that_cannot_be_verified_do_not_sleep() -> None:
     with pytest.raises(UserError, match=r"engine\.sleep with tensor_parallel_size > 1"):
         Sleeper(Sleepy(), EngineConfig(sleep=True, tensor_parallel_size=2))
