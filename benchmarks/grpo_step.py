@@ -181,7 +181,7 @@ class Ours:
     def _publish(self) -> None:
         from rl.weight_sync import sync
 
-        report = sync(self.model, self.engine, version=self.version, longest=512)
+        report = sync(self.model, self.engine, version=self.version, longest=512).report
         self.sync_errors += [] if report is None else [max(report)]
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import EngineConfig
+from engine.expert_kernels import forget_expert_kernels
 from engine.merged import Merged
 from engine.probe import probe_report
 from engine.protocol import Completion, Request, Sampling, Trace, groups_of
@@ -231,6 +232,7 @@ class VllmEngine:
     def _load(self, weights: Mapping[str, Any]) -> None:
         # One after the other, unless they must travel to workers.
         given = list(weights.items()) if self._is_split else weights.items()
+        self._engine.apply_model(forget_expert_kernels)
         # On the CPU vLLM repacks weights, so it must reload layer by layer.
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given)})
         self._engine.apply_model(renew_tied_head)

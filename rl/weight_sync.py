@@ -29,6 +29,7 @@ from engine.sync_check import (
 from model.logprobs import Truncation, model_logprobs
 from model.lora import adapter_tensors, base_tensors, has_adapters, merged_state
 from model.nf4 import in_4_bits
+from model.sharding.converted import all_as_in_files, is_otherwise
 from model.sharding.core import whole_tensors
 from model.sharding.shard import inside, whole
 from model.weights import canonical
@@ -110,15 +111,21 @@ def publish(
 
 def sends_adapters(model: nn.Module) -> bool:
     """Whether they go without their base. One in 4 bits is on no disk: what the bits stand for is nobody's
-    but the trainer's, and is sent with the adapters in it."""
-    return has_adapters(model) and not in_4_bits(model)
+    but the trainer's, and is sent with the adapters in it. So is one with layers of experts, whose files have
+    other tensors than the model."""
+    return (
+        has_adapters(model)
+        and not in_4_bits(model)
+        and not any(is_otherwise(model, *named) for named in base_tensors(model))  # type: ignore[arg-type]
+    )
 
 
 def sent_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """What a sync sends of a model that one process holds."""
     if sends_adapters(model):
         return dict(adapter_tensors(model))
-    return without_shared(merged_state(model) if has_adapters(model) else model.state_dict())
+    state = without_shared(merged_state(model) if has_adapters(model) else model.state_dict())
+    return dict(all_as_in_files(model, state.items()))  # type: ignore[arg-type]
 
 
 def own_share(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -132,7 +139,8 @@ def _sent(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
         return adapter_tensors(model, whole)
     # A tied head is a second name of the embedding, which engines know too.
     own = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
-    return ((name, tensor) for name, tensor in whole_tensors(model) if name in own)
+    named = ((name, tensor) for name, tensor in whole_tensors(model) if name in own)
+    return all_as_in_files(model, named)
 
 
 def _dealt(tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,4 +1,5 @@
-"""vLLM's log-probabilities of a tiny random hybrid of one family beside the trainer's: a JSON line.
+"""vLLM's log-probabilities of a tiny random hybrid of one family beside the trainer's, and a sync of other weights with its proofs: a JSON
+line.
 
 python -m tests.family_trial bamba FOLDER
 """
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig
 
 from engine.config import EngineConfig
@@ -19,6 +21,7 @@ from model.logprobs import Truncation
 from model.tokenizer import train_tokenizer
 from rl.sample import Rollout
 from rl.update import pack, reply_logprobs
+from rl.weight_sync import sync
 from tests.unit.model.test_families import EXPERTS, FALCON, GRANITE, MAMBA, NEMOTRON, SIZES, ZAMBA
 
 # Heads of 32 values, which vLLM's attention on a CPU takes.
@@ -49,13 +52,25 @@ def main(name: str, folder: Path) -> None:
     engine = VllmEngine(str(place), how)
     asked = Sampling(max_tokens=16, stop_token_ids=(0,))
     done = dict(engine.stream([Request(list(p), asked, seed=5) for p in PROMPTS]))
-    engine.close()
     rollouts = [_rollout(p, done[place]) for place, p in enumerate(PROMPTS)]
     with torch.no_grad():
         found, _ = reply_logprobs(model.eval(), pack(rollouts, 8192)[0], Truncation())
     said = torch.tensor([x for r in rollouts for x in r.completion.logprobs])
     worst = float((found - said).abs().max())
-    print(json.dumps({"worst": worst, "tokens": len(said)}), flush=True)
+    synced = sync(_moved(model), engine, version=1, longest=128)
+    engine.close()
+    assert synced.report is not None
+    report = {"worst": worst, "tokens": len(said), "probes": synced.report.probe_error}
+    print(json.dumps(report), flush=True)
+
+
+def _moved(model: nn.Module) -> nn.Module:
+    """Every matrix a tenth larger: what a sync that changes nothing would not pass by."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(1.1)
+    return model
 
 
 def _rollout(prompt: list[int], done: Completion) -> Rollout:

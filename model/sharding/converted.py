@@ -2,8 +2,9 @@
 name) here, by transformers' own table. One layer's tensors are in memory at a time."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
@@ -16,6 +17,8 @@ from transformers.core_model_loading import (
     rename_source_key,
     revert_weight_conversion,
 )
+
+from model.weights import canonical
 
 Read = Callable[[str], torch.Tensor]
 
@@ -63,3 +66,27 @@ def as_in_files(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> dict
     """A tensor of the model as the files have it: their names, in the table's way -> tensor."""
     found: dict[str, torch.Tensor] = revert_weight_conversion(model, {name: tensor})
     return found
+
+
+# Of each model: the tensors that its files have otherwise. Asked for at every weight sync.
+_OTHERWISE: WeakKeyDictionary[PreTrainedModel, dict[str, bool]] = WeakKeyDictionary()
+
+
+def all_as_in_files(
+    model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tensor]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of the model as its files have them, which is how engines know them: one of each expert where
+    the model holds one for all, say. What has the same name in both is given as it is."""
+    for name, tensor in tensors:
+        other = is_otherwise(model, name, tensor)
+        yield from as_in_files(model, name, tensor).items() if other else [(name, tensor)]
+
+
+def is_otherwise(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> bool:
+    """Whether the model's files have the tensor under another name, or in parts."""
+    known = _OTHERWISE.setdefault(model, {})
+    if name not in known:
+        shape_alone = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        names = {canonical(found) for found in as_in_files(model, name, shape_alone)}
+        known[name] = names != {canonical(name)}
+    return known[name]
