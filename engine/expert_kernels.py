@@ -12,6 +12,6 @@ def forget_expert_kernels(model: Any) -> None:
     """Before a reload: have it make the kernels of all layers of experts anew, which packs their matrices."""
     for module in model.modules():
         weight = getattr(module, "w13_weight", None)
-        method = getattr(module, "quant_method", None)
+        method: Any = getattr(module, "quant_method", None)
         if weight is not None and weight.device.type == "cpu" and hasattr(method, "moe_kernel"):
             method.moe_kernel = None
