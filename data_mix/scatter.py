@@ -159,7 +159,7 @@ def scatter(
     # Ray Data's operators need a CPU beside their actors, and wait for ever where they get none.
     if room > most:
         return _by_ray_data(job, parts, work, most)
-    return _by_tasks(job, parts, work, _OPEN * max(room, 1))
+    return _by_tasks(job, parts, work, most)
 
 
 def _room(job: ShardJob) -> int | None:
@@ -180,7 +180,9 @@ def _by_tasks(job: ShardJob, parts: Sequence[Any], work: Any, most: int) -> Iter
     kept = ray.put(job)
     try:
         while waiting or running:
-            while waiting and len(running) < most:
+            # A cluster that grows would run all that is open: the limit is then the recipe's.
+            room = max(_room(job) or 0, 1)
+            while waiting and len(running) < (most if room > most else _OPEN * room):
                 running.append(remote.remote(kept, waiting.pop()))
             finished, running = ray.wait(running, timeout=None)
             for task in finished:

@@ -222,14 +222,16 @@ def merged_tensors(model: nn.Module, gather: Gather = _as_it_is) -> Iterator[tup
         yield plain, whole
 
 
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
+def merged_wide(model: nn.Module, gather: Gather = _as_it_is) -> Iterator[tuple[str, Tensor]]:
     """All tensors by their plain names, the adapted ones merged in fp32: for who has not the base itself, and
-    may not lose a small update in bf16."""
-    adapters = adapters_of(dict(adapter_tensors(model)))
-    return {
-        name: adapters[name].merged(tensor) if name in adapters else tensor
-        for name, tensor in base_tensors(model)
-    }
+    may not lose a small update in bf16.
+
+    gather: makes a tensor whole that may be sharded.
+    """
+    adapters = adapters_of(dict(adapter_tensors(model, gather)))
+    for name, tensor in base_tensors(model):
+        held = gather(tensor)
+        yield name, adapters[name].merged(held) if name in adapters else held
 
 
 def without_inner(name: str) -> str:

@@ -27,7 +27,7 @@ from engine.sync_check import (
     tensor_digest,
 )
 from model.logprobs import Truncation, model_logprobs
-from model.lora import adapter_tensors, base_tensors, has_adapters, merged_state
+from model.lora import adapter_tensors, base_tensors, has_adapters, merged_wide
 from model.nf4 import in_4_bits
 from model.sharding.converted import all_as_in_files, is_otherwise
 from model.sharding.core import whole_tensors
@@ -124,7 +124,7 @@ def sent_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """What a sync sends of a model that one process holds."""
     if sends_adapters(model):
         return dict(adapter_tensors(model))
-    state = without_shared(merged_state(model) if has_adapters(model) else model.state_dict())
+    state = without_shared(dict(merged_wide(model)) if has_adapters(model) else model.state_dict())
     return dict(all_as_in_files(model, state.items()))  # type: ignore[arg-type]
 
 
@@ -137,6 +137,8 @@ def _sent(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """What is sent of a sharded model, one whole tensor after the other; every process must take all."""
     if sends_adapters(model):
         return adapter_tensors(model, whole)
+    if has_adapters(model):
+        return all_as_in_files(model, merged_wide(model, whole))
     # A tied head is a second name of the embedding, which engines know too.
     own = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
     named = ((name, tensor) for name, tensor in whole_tensors(model) if name in own)

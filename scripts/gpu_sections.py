@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from gpu_bench import LIMIT, TINY, Bench, Found, Training, documents
+from gpu_bench import LIMIT, TINY, Bench, Found, SmallTraining, documents
 from torch import nn
 
 from model.hybrid import build_config, load_model
@@ -243,7 +243,7 @@ def curve(bench: Bench) -> Found:
     """The same steps on the device and on the CPU, in fp32: 50 within 1e-3, the end within 0.5%."""
     steps, rows, tokens = bench.pick((200, 2, 256), (6, 2, 64))
     here, there = (
-        Training(build_config("miniature", **TINY), device)
+        SmallTraining(build_config("miniature", **TINY), device)
         for device in (bench.device, torch.device("cpu"))
     )
     ours, theirs = ([one.step(i, rows, tokens) for i in range(steps)] for one in (here, there))
@@ -302,7 +302,7 @@ def resume(bench: Bench) -> Found:
     config = build_config("miniature", **TINY)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        whole = Training(config, bench.device)
+        whole = SmallTraining(config, bench.device)
         for number in range(3):
             whole.step(number, 2, 64)
         kept = io.BytesIO()
@@ -310,7 +310,7 @@ def resume(bench: Bench) -> Found:
             {"model": whole.model.state_dict(), "optimizer": whole.optimizer.state_dict()}, kept
         )
         whole.step(3, 2, 64)
-        again = Training(config, bench.device)
+        again = SmallTraining(config, bench.device)
         state = torch.load(io.BytesIO(kept.getvalue()), map_location="cpu", weights_only=True)
         again.model.load_state_dict(state["model"])
         again.optimizer.load_state_dict(state["optimizer"])

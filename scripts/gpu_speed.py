@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from gpu_bench import TINY, Bench, Found, Training
+from gpu_bench import TINY, Bench, Found, SmallTraining
 from torch import nn
 
 from model import cost
@@ -48,7 +48,7 @@ def _step_models(bench: Bench) -> Iterator[tuple[str, HybridShape, int]]:
 
 
 def step(bench: Bench) -> Found:
-    """Training steps under bf16 autocast: speed, share of the GEMM peak, memory against the plan."""
+    """SmallTraining steps under bf16 autocast: speed, share of the GEMM peak, memory against the plan."""
     peak, rows, failures = gemm_peak(bench), list[Found](), list[str]()
     for name, s, tokens in _step_models(bench):
         load = TrainingLoad(
@@ -66,7 +66,7 @@ def step(bench: Bench) -> Found:
             )
             continue
         bench.clear()
-        training = Training(build_config(s), bench.device)
+        training = SmallTraining(build_config(s), bench.device)
         seconds = bench.seconds(
             partial(training.step, 1, 1, tokens, autocast=True), bench.pick(3, 1)
         )
@@ -220,7 +220,7 @@ def profile(bench: Bench) -> Found:
         if not bench.on_card
         else shape("nano2-12b", pattern="M-*", vocab_size=32768)
     )
-    training = Training(build_config(small), bench.device)
+    training = SmallTraining(build_config(small), bench.device)
     training.step(0, 1, tokens, autocast=True)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_card else [])]
     with torch.profiler.profile(activities=kinds) as seen:

@@ -7,7 +7,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.sync_check import SyncReport
-from model.lora import add_adapters, has_adapters, merged_state
+from model.lora import add_adapters, has_adapters, merged_wide
 from model.lora_config import LoraConfig
 
 MAX_LEN = 128
@@ -66,4 +66,4 @@ class Pair:
         """All that an engine loads of it."""
         if not has_adapters(self.model):
             return self.sent()
-        return {name: tensor.clone() for name, tensor in merged_state(self.model).items()}
+        return {name: tensor.clone() for name, tensor in merged_wide(self.model)}

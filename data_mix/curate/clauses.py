@@ -42,6 +42,11 @@ _ASKS = re.compile(
     r"\b(?:must|shall|should|will|may|can(?:not)?|need\w*|have to|has to|provided that|provided the|permitted|permission|only"
     r"|unless|except|require\w*|agree\w*|restrict\w*|prohibit\w*|forb\w+|conditions?|licen[cs]e\w*|granted|fees?|pay\w*)\b"
 )
+# For whom or what it is, said as a statement: as good as a condition.
+_LIMITS = re.compile(
+    r"\b(?:commercial\w*|academic|education\w*|research|personal|evaluation|military|internal|exclud\w*|not for|use only"
+    r"|confidential)\b"
+)
 _NOT_LIABLE = re.compile(
     r"\b(?:shall|will) (?:not )?(?:\w+ ){0,40}?(?:be (?:held )?(?:liable|responsible)|have (?:no|any) liability)\b"
     r"|\bwill be useful\b|\bmay not be held\b"
@@ -66,7 +71,7 @@ class Clauses:
             left = self._left(sentence, tokens)
             if _GRANTS.search(" ".join(tokens)) and len(left) <= len(tokens) / 2:
                 grants = True
-            if not (set(left) <= _NOTICES or len(tokens) <= _FEW or _only_states(tokens)):
+            if not (set(left) <= _NOTICES or _says_little(tokens)):
                 return False
         return grants
 
@@ -81,6 +86,12 @@ class Clauses:
             for token, known in zip(tokens, gone, strict=True)
             if not known and not token.isdigit() and len(token) > 1
         ]
+
+
+def _says_little(tokens: list[str]) -> bool:
+    """Whether it is a heading, or only states what is, and for nobody alone."""
+    few = len(tokens) <= _FEW or _only_states(tokens)
+    return few and not _LIMITS.search(" ".join(tokens))
 
 
 def _only_states(tokens: list[str]) -> bool:

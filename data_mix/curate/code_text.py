@@ -72,7 +72,7 @@ def language_of(path: str) -> ProgrammingLanguage | None:
     """What a file of this name is written in; None where the name does not tell.
 
     >>> language_of("src/main.RS"), language_of("a/b.json"), language_of("LICENSE")
-    (ProgrammingLanguage(name='rust', form='code'), Language(name='json', form='data'), None)
+    (ProgrammingLanguage(name='rust', form='code'), ProgrammingLanguage(name='json', form='data'), None)
     """
     name = PurePosixPath(path).name.lower()
     return _BY_NAME.get(name) or _BY_ENDING.get(name.rpartition(".")[2] if "." in name else "")

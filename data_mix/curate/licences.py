@@ -38,6 +38,7 @@ _SPDX = re.compile(r"SPDX-License-Identifier:\s*([^\n*]+)")
 _COPYLEFT = re.compile(
     r"GNU\s+(?:\w+\s+){0,2}General\s+Public|\b(?:A|L)?GPL(?:v?\d|\b)(?!\W*compatib)|Mozilla\s+Public|\bMPL\W*\d|Eclipse\s+Public"
     r"|Common\s+Development\s+and\s+Distribution|Creative\s+Commons\s+Attribution|\bCC[- ]BY\b|\bCNRI\b"
+    r"|not\s+for\s+commercial|\b(?:academic|educational|evaluation|military|internal|personal|research)\s+use\b|\buse\s+only\b"
     r"|advertising\s+materials|non\W?commercial|proprietary\s+(?:and|licen[cs]e|information)|All\s+rights\s+reserved\s+by",
     re.IGNORECASE,
 )

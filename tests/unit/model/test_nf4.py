@@ -19,7 +19,7 @@ from model.lora import (
     load_base,
     load_trained_state,
     merge_adapters,
-    merged_state,
+    merged_wide,
     target_modules,
     trained_state,
 )
@@ -162,7 +162,7 @@ def test_the_merged_model_is_what_4_bits_stand_for_and_the_adapters(
         for name, m in model.named_modules()
         if hasattr(m, "lora_A") and hasattr(m, "base_layer")
     }
-    sent = merged_state(model)
+    sent = dict(merged_wide(model))
     with torch.no_grad():
         said = model(input_ids=IDS).logits
     saved = save_model(merge_adapters(model), tmp_path / "merged")  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ def test_grpo_sends_merged_weights_and_continues_to_the_bit(tmp_path: Path) -> N
     whole = on_4_bits()
     assert whole.fit(Watch(whole).hooks(), Checkpoints(tmp_path / "whole"))
     given = whole.sampler.engine.given[-1][1]  # type: ignore[union-attr,attr-defined]
-    merged = merged_state(whole.model)
+    merged = dict(merged_wide(whole.model))
     assert given.keys() == merged.keys()
     assert all(torch.equal(given[name], merged[name]) for name in merged)
     first = on_4_bits()

@@ -43,7 +43,7 @@ def test_the_head_does_not_depend_on_what_was_drawn_before_it(
     monkeypatch.setattr(stage, "_train", train)
     monkeypatch.setattr(stage, "read_tokenizer", lambda path: SimpleNamespace(pad_token_id=0))
     monkeypatch.setattr(
-        stage, "load_model", lambda path, dtype, device: load_model(build_config(**SMALL), seed=1)
+        stage, "load_base", lambda path, lora, device: load_model(build_config(**SMALL), seed=1)
     )
     for _ in range(2):
         context: Any = SimpleNamespace(
