@@ -59,7 +59,11 @@ class Readback:
         if _is_taken_apart(self._model, path):
             self.unread += names
             return
+        if not _has(self._model, path):
+            raise SyncError(f"vLLM has no {path}: what it holds of {some_of(names)} cannot be read")
         module: Any = self._model.get_submodule(path)
+        if attribute == "A_log" and not hasattr(module, "A_log"):
+            attribute = "A"  # renamed by the model's own loader
         held = getattr(module, attribute, None)
         if held is None:
             self.unread += names
@@ -167,13 +171,36 @@ def _by_target(model: Any, names: Iterable[str]) -> dict[str, list[str]]:
     mapper = getattr(model, "hf_to_vllm_mapper", None)
     order = list(getattr(mapper, "orig_to_new_stacked", {}))
     out: dict[str, list[str]] = {}
+    places: dict[str, int] = {}
     for name in names:
         target = name if mapper is None else mapper.map_name(name)
         if target is not None:
+            target, place = _stacked(model, target)
             out.setdefault(target, []).append(name)
+            places[name] = place
     for parts in out.values():
-        parts.sort(key=lambda part: next((i for i, s in enumerate(order) if s in part), 0))
+        parts.sort(
+            key=lambda part: next((i for i, s in enumerate(order) if s in part), places[part])
+        )
     return out
+
+
+def _stacked(model: Any, target: str) -> tuple[str, int]:
+    """Where vLLM has a tensor that the model's own loader stacks, the mapper knowing nothing of it, and its place."""
+    path, _, attribute = target.rpartition(".")
+    owner, _, leaf = path.rpartition(".")
+    for whole, parts in getattr(model, "packed_modules_mapping", {}).items():
+        if leaf in parts and leaf != whole and _has(model, f"{owner}.{whole}"):
+            return f"{owner}.{whole}.{attribute}", parts.index(leaf)
+    return target, 0
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _vectors(width: int) -> torch.Tensor:

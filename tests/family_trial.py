@@ -15,13 +15,14 @@ from transformers import AutoConfig
 
 from engine.config import EngineConfig
 from engine.protocol import Completion, Request, Sampling
+from engine.readback import Readback
 from engine.vllm_engine import VllmEngine
 from model.hybrid import load_model, save_model
 from model.logprobs import Truncation
 from model.tokenizer import train_tokenizer
 from rl.sample import Rollout
 from rl.update import pack, reply_logprobs
-from rl.weight_sync import sync
+from rl.weight_sync import sent_state, sync
 from tests.unit.model.test_families import EXPERTS, FALCON, GRANITE, MAMBA, NEMOTRON, SIZES, ZAMBA
 
 # Heads of 32 values, which vLLM's attention on a CPU takes.
@@ -58,9 +59,15 @@ def main(name: str, folder: Path) -> None:
     said = torch.tensor([x for r in rollouts for x in r.completion.logprobs])
     worst = float((found - said).abs().max())
     synced = sync(_moved(model), engine, version=1, longest=128)
+    unread = Readback(engine.live_model(), sent_state(model)).unread
     engine.close()
     assert synced.report is not None
-    report = {"worst": worst, "tokens": len(said), "probes": synced.report.probe_error}
+    report = {
+        "worst": worst,
+        "tokens": len(said),
+        "probes": synced.report.probe_error,
+        "unread": [name for name in unread if ".block_sparse_moe." not in name],
+    }
     print(json.dumps(report), flush=True)
 
 

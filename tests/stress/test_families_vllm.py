@@ -21,7 +21,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_familys_logprobs_are_the_trainers_or_vllm_refuses_it(name: str, tmp_path: Path) -> None:
     """In a process of its own, one engine at a time: 48 sampled tokens behind prompts of 10, 2 and 33; then a sync of other weights,
-    which the engine proves."""
+    which the engine proves; of experts by its probes alone."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.family_trial", name, str(tmp_path)],
         cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True, timeout=tiny.PATIENCE_S,
@@ -32,4 +32,4 @@ def test_a_familys_logprobs_are_the_trainers_or_vllm_refuses_it(name: str, tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["tokens"] == 48 and found["worst"] < 1e-5
-    assert found["probes"] < 1e-4
+    assert found["probes"] < 1e-4 and found["unread"] == []
