@@ -61,8 +61,9 @@ def generation_host(s: Shape, load: GenerationLoad, cards: int) -> HostMemory:
 
 def sent_bytes(s: Shape, lora_rank: int | None) -> float:
     """What a weight sync sends: all weights in fp32, or the adapters (with layers of experts all weights)."""
-    whole = lora_rank is None or getattr(s, "n_routed_experts", 0) > 0
-    return 4.0 * (parameters(s) if whole else lora_parameters(s, lora_rank))
+    if lora_rank is None or getattr(s, "n_routed_experts", 0) > 0:
+        return 4.0 * parameters(s)
+    return 4.0 * lora_parameters(s, lora_rank)
 
 
 def checkpoint_bytes(s: Shape, load: TrainingLoad) -> float:

@@ -25,9 +25,9 @@ class WarcSource(Section):
     """A file, or a glob such as crawl/*.warc.gz; relative to the folder the command is run in."""
     most_bytes: int = Field(10 * 2**20, ge=1)
     """Longer pages are removed, and counted."""
-    from_debian: bool = False
+    from_debian: bool | dict[str, int] = False
     """Make the file, where there is none, of 300 pages of Debian's documentation packages
-    (scripts/debian_warc.py)."""
+    (scripts/debian_warc.py), or of so many of each package, e.g. {python-mpmath-doc: 36}."""
 
 
 class FilesSource(Section):

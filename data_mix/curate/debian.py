@@ -96,12 +96,14 @@ def unpack(names: Mapping[str, int], folder: Path, *, any_version: bool = False)
         done.touch()
 
 
-def make_where_missing(target: Path) -> None:
-    """The miniature's WARC, where it is not there yet. Raises: UserError as `unpack` does."""
+def make_where_missing(target: Path, wanted: Mapping[str, int] | None = None) -> None:
+    """A WARC of the miniature's pages, or of so many of each package, where it is not there yet. Raises:
+    UserError as `numbers_of` and `unpack` do."""
     if not target.exists():
+        names = numbers_of([f"{name}={n}" for name, n in (wanted or MINIATURE).items()])
         folder = target.parent / "debian"
-        unpack(MINIATURE, folder)
-        write_warc(target, folder, MINIATURE)
+        unpack(names, folder)
+        write_warc(target, folder, names)
 
 
 def _downloaded(name: str, place: Path, *, any_version: bool) -> Path:

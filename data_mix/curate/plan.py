@@ -92,7 +92,10 @@ def check_inputs(config: CurateConfig) -> list[str]:
     if isinstance(config.input, WarcSource | FilesSource):
         found = files_of(config.input.path)
         if not found and isinstance(config.input, WarcSource) and config.input.from_debian:
-            return [*lines, f"makes {config.input.path} of Debian's packages (45 MB to download)"]
+            return [
+                *lines,
+                f"makes {config.input.path} of Debian's packages (up to 45 MB to download)",
+            ]
         if not found and config.expected is not None and config.expected.from_network:
             return [
                 *lines,

@@ -20,7 +20,8 @@ def run(context: StageContext) -> None:
     if missing := missing_programs(config):
         raise UserError(missing[0])
     if isinstance(config.input, WarcSource) and config.input.from_debian:
-        make_where_missing(Path(config.input.path))
+        wanted = config.input.from_debian
+        make_where_missing(Path(config.input.path), None if isinstance(wanted, bool) else wanted)
     opened = open_input(config.input)
     try:
         columns = columns_after(config, opened.columns)

@@ -70,7 +70,7 @@ def test_the_plan_knows_the_sizes_of_what_may_be_picked() -> None:
     ("change", "words"),
     [
         ({"teacher": "other"}, "not in needs"),
-        ({"candidates": {"a": {"target": {"layers": 3}}}}, "no search"),
+        ({"candidates": {"a": {"target": {"layers": 3}}}}, "not a search"),
         ({"candidates": {}}, "give `candidates` (by name) or `fit`"),
         ({"seeds": [2, 2]}, "repeat"),
         ({"throughput": None, "least_tokens_per_s": 5.0}, "needs `throughput`"),

@@ -49,7 +49,7 @@ def run_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     engine = SimpleNamespace(describe=dict, close=lambda: None)
     for name, stand_in in {
         "read_tokenizer": lambda path: None,
-        "load_model": lambda path, dtype, device: None,
+        "load_base": lambda path, lora, device: None,
         "check_isolation": lambda model: None,
         "must_be_checkable": lambda checks: None,
         "take_questions": lambda context, tokenizer: ([], HELD_OUT),

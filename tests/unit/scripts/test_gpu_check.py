@@ -32,7 +32,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def examine(check: Any, name: str, limit_s: int = 60) -> dict[str, Any]:
     home = check.speed if hasattr(check.speed, name) else check.exact
-    section = check.check.Section(name, limit_s, "")
+    section = check.check.CheckSection(name, limit_s, "")
     line: dict[str, Any] = check.check.examine(section, getattr(home, name), check.bench)
     return line
 

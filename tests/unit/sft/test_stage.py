@@ -45,7 +45,7 @@ def test_samples_are_packed_only_for_a_model_that_isolates_them(
     def trains(**options: Any) -> None:
         raise Trained
 
-    monkeypatch.setattr(stage, "load_model", lambda *args, **options: model)
+    monkeypatch.setattr(stage, "load_base", lambda *args, **options: model)
     monkeypatch.setattr(stage, "StrictSFTTrainer", trains)
     tokenizer: Any = SimpleNamespace(pad_token_id=0)
     with pytest.raises(IsolationError if leaks and concatenate else Trained):
