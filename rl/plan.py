@@ -45,28 +45,23 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
     """Rollouts, and the training on them; prompts are not counted."""
     engine, lora = config.engine, config.lora
     step_tokens = config.prompts_per_step * config.group_size * config.max_tokens
-    return (
-        replace(
-            engine.load(tokens, config.prompts_per_step * config.group_size),
-            published=True,
-            lora_rank=lora.rank if lora and lora.base != "nf4" else None,
-            sleep=engine.sleep,
-        ),
-        TrainingLoad(
-            tokens=config.num_steps * step_tokens,
-            step_tokens=step_tokens,
-            row_tokens=config.microbatch_tokens,
-            document_tokens=min(engine.max_model_len, config.microbatch_tokens),
-            **load_of(config),
-            precision=config.precision,
-            activations=config.activations,
-            lora_rank=lora.rank if lora else None,
-            base=lora.base if lora else "float32",
-            bound=True,
-            published=True,
-            beside=_beside(config),
-        ),
+    training = TrainingLoad(
+        tokens=config.num_steps * step_tokens,
+        step_tokens=step_tokens,
+        row_tokens=config.microbatch_tokens,
+        document_tokens=min(engine.max_model_len, config.microbatch_tokens),
+        **load_of(config),
+        precision=config.precision,
+        activations=config.activations,
+        lora_rank=lora.rank if lora else None,
+        base=lora.base if lora else "float32",
+        bound=True,
+        published=True,
+        beside=_beside(config),
     )
+    asked = engine.load(tokens, config.prompts_per_step * config.group_size)
+    told = replace(asked, published=True, lora_rank=training.sent_rank, sleep=engine.sleep)
+    return told, training
 
 
 def _beside(config: GrpoConfig) -> tuple[Beside, ...]:

@@ -12,7 +12,8 @@ from engine.config import OWN_OPTIONS, EngineConfig
 from engine.protocol import Request, Sampling
 from engine.sleep import Sleeper, fingerprints
 from engine.sync_check import SyncError
-from engine.vllm_engine import VllmEngine, _further, _gpu_settings
+from engine.vllm_engine import VllmEngine
+from engine.vllm_settings import further_options, gpu_settings
 from workbench.errors import UserError
 
 
@@ -101,10 +102,10 @@ class Arguments:
 
 def test_options_of_vllm_pass_and_unknown_or_own_ones_do_not() -> None:
     given = EngineConfig(vllm={"kv_cache_dtype": "fp8"}, gpus=0.6, sleep=True)
-    assert _further(given, Arguments) == {"kv_cache_dtype": "fp8"}
-    assert _gpu_settings(given)["enable_sleep_mode"] is True
+    assert further_options(given, Arguments) == {"kv_cache_dtype": "fp8"}
+    assert gpu_settings(given)["enable_sleep_mode"] is True
     with pytest.raises(UserError, match=r"kv_cache_dtyp'.* did you mean 'kv_cache_dtype'"):
-        _further(EngineConfig(vllm={"kv_cache_dtyp": "fp8"}), Arguments)
+        further_options(EngineConfig(vllm={"kv_cache_dtyp": "fp8"}), Arguments)
     for name in OWN_OPTIONS:
         with pytest.raises(UserError, match=f"{name}' is set by Anneal itself"):
             EngineConfig.read({"vllm": {name: 1}}, where="engine")

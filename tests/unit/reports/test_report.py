@@ -16,7 +16,7 @@ from reports import write_report
 from reports.differences import gain_table, questions, total_gains
 from reports.paper import PAPER
 from reports.picture import save_accuracy
-from reports.read import as_they_ran, read_run
+from reports.read import read_run
 from reports.samples import sample_groups
 from tests.fake_run import ACCURACY, HOSTILE, MODELS, write_fake_run
 from workbench.errors import UserError
@@ -496,15 +496,3 @@ def test_without_a_model_that_has_every_benchmark_there_is_no_mean(tmp_path: Pat
         shutil.rmtree(run / "evals" / model / ("mini-math", "mini-coding")[place % 2])
     assert "mean" not in dict(gain_table(read_run(run)).rows)
     assert "coding" in write_report(run)
-
-
-def test_stages_stand_as_they_ran_also_where_a_recipe_writes_an_inherited_one_anew() -> None:
-    """`grpo` of a recipe that extends another one keeps the other's place, ahead of what it now needs."""
-    stages = {
-        "sft": {"needs": []},
-        "grpo": {"needs": ["dpo"]},
-        "evals": {"needs": ["grpo", "sft"]},
-        "prune": {"needs": ["sft"]},
-        "dpo": {"needs": ["prune"]},
-    }
-    assert as_they_ran(stages) == ["sft", "prune", "dpo", "grpo", "evals"]
