@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 flavour=${FLAVOUR:-$(command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)}
 extras=("$@")                                   # further files of requirements/, such as real
-files=("requirements/$flavour.txt" requirements/dev.txt)
+files=("requirements/$flavour.txt" requirements/dev.txt requirements/4bit.txt)
 [ "$flavour" != evals-only ] || files=(requirements/evals-only.txt)
 for extra in "${extras[@]}"; do files+=("requirements/$extra.txt"); done
 # Packages that must not lie among the others: generic names, or another Python declared.
