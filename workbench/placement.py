@@ -72,16 +72,27 @@ def seats(config: StageConfig) -> list[Seat]:
 
 def local_cards() -> int:
     """Cards of this machine that torch can use: none for torch's CPU build."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if hidden is not None and not hidden.strip(" ,"):
-        return 0
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None and not _visible(named):
+        return 0  # without asking for the cards
     try:
         if "+cpu" in metadata.version("torch"):
             return 0
     except metadata.PackageNotFoundError:
         return 0
     count = len(hardware()["gpus"])
-    return count if hidden is None else min(count, len(hidden.split(",")))
+    return count if named is None else min(count, _visible(named, count))
+
+
+def _visible(named: str, count: int = 1 << 30) -> int:
+    """How many of `count` cards CUDA_VISIBLE_DEVICES leaves, by CUDA's own rule: those before the first name
+    that is none (-1, nothing, a number too high); none at all where one is named twice."""
+    seen = list[str]()
+    for name in map(str.strip, named.split(",")):
+        if not name.startswith(("GPU-", "MIG-")) and not (name.isdecimal() and int(name) < count):
+            break
+        seen.append(name)
+    return len(seen) if len(set(seen)) == len(seen) else 0
 
 
 def local_nodes(cluster: ClusterSection) -> list[Node] | None:

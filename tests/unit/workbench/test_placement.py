@@ -141,6 +141,25 @@ def test_cards_count_where_torch_can_use_them(monkeypatch: pytest.MonkeyPatch) -
     assert placement.local_cards() == 0
 
 
+@pytest.mark.parametrize(
+    ("named", "cards"),
+    [
+        ("-1", 0), ("NoDevFiles", 0), (" , ", 0), ("0,-1,1", 1), ("1, 0", 2), ("7", 0), ("0,0", 0),
+        ("GPU-8932f937-d72c", 1),
+    ],
+)  # fmt: skip
+def test_cards_are_hidden_by_the_rule_of_cuda(
+    named: str, cards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA's programming guide: only the devices before the first invalid one are seen."""
+    monkeypatch.setattr(placement, "hardware", lambda: {"gpus": ["H200", "H200"]})
+    monkeypatch.setattr(placement.metadata, "version", lambda name: "2.13.0+cu130")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert placement.local_cards() == cards
+    settled = settle(recipe(), [Node(8, placement.local_cards())])
+    assert bool(settled.stages["sft"].gpus) == bool(cards)  # without a card: on the CPU
+
+
 def test_one_process_sees_the_cards_or_not() -> None:
     local = {"backend": "local"}
     made = settle(recipe(cluster=local), [Node(8, 1)])
