@@ -23,6 +23,7 @@ from engine.tensor_bytes import TensorBytes, pack, unpack
 from engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
 from model.weights import architecture, checkpoint_specs
 from workbench.cluster import end_idle_engines, runtime_env
+from workbench.distributed import group
 from workbench.errors import UserError
 from workbench.placement import local_cards, settled
 from workbench.provenance import digest
@@ -373,6 +374,8 @@ def start_engine(
     checkpoint_specs(model)
     config = _settled(config)
     if not ray.is_initialized():
+        if config.gpus:
+            group.limit_memory(1.0)  # vLLM keeps to its own share
         engine: Engine = engine_class(str(model), config)
         return engine
     return RemoteEngine(_Spec(str(model), config, str(log) if log else None, engine_class))

@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ def runtime_env(gpus: float) -> dict[str, Any]:
 def namespace(what: str, run: Path) -> str:
     """Where a run's engines live: two runs of one name in different folders must not share them."""
     return f"{what}-{run.name}-{digest(str(run))[:8]}"
+
+
+def is_in_use() -> bool:
+    """Whether this process is of a Ray cluster: else engines are in it, beside the stage."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def connect(cluster: ClusterSection, *, namespace: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from workbench import kernels, placement
+from workbench import cluster, kernels, placement
 from workbench.errors import UserError
 from workbench.recipe import StageConfig
 
@@ -54,10 +54,22 @@ def place(config: StageConfig) -> torch.device:
         )
     if found.type == "cuda":
         torch.cuda.set_device(found)
-        if gpus and gpus < 1:
-            torch.cuda.set_per_process_memory_fraction(gpus, found)
+        limit_memory(1.0 if _hosts_engine(config) else min(gpus or 1.0, 1.0))
     kernels.choose(config.kernels, found.type)
     return found
+
+
+def _hosts_engine(config: StageConfig) -> bool:
+    """Whether an engine will be in this process (backend local): the limit would be the engine's too."""
+    on_card = any(s.who == "engine" and s.gpus for s in placement.seats(config))
+    return on_card and not cluster.is_in_use()
+
+
+def limit_memory(share: float) -> None:
+    """Hold torch in this process to a share of its card's memory; 1.0: to none, whatever an earlier stage
+    of the process was held to. Without a card nothing happens."""
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share, device())
 
 
 def total(value: float) -> float:

@@ -170,19 +170,51 @@ def test_one_process_sees_the_cards_or_not() -> None:
         placement.check_one_process(mixed, ["sft", "grpo"])
 
 
-def test_a_stage_with_a_card_that_torch_cannot_see_does_not_run_on_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_with_a_card_that_torch_cannot_see_does_not_run_on_the_cpu() -> None:
     from workbench.distributed import group
 
     with pytest.raises(UserError, match="reserves 0.35 GPUs and torch sees none"):
         group.place(settle(recipe(), [Node(8, 1)]).stages["grpo"])
     assert group.place(recipe({"gpus": 0}).stages["grpo"]).type == "cpu"
-    seen: list[Any] = []
-    monkeypatch.setattr(group.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(group.torch.cuda, "set_device", seen.append)
+
+
+def test_a_share_of_a_card_is_the_share_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no stage is held to the share of an earlier one of its process. An engine in the stage's own process
+    (backend local) is not held to the stage's share: it would get 35% where it takes 60%."""
+    from workbench.distributed import group
+
+    limits = card_of(monkeypatch)
+    made = settle(recipe(sft={"gpus": 0.5}), [Node(8, 1)]).stages
+    monkeypatch.setattr(group.cluster, "is_in_use", lambda: True)
+    assert str(group.place(made["grpo"])) == "cuda:0"
+    group.place(made["sft"])
+    group.place(settle(recipe(), [Node(8, 1)]).stages["sft"])
+    assert limits == [0.35, 0.5, 1.0]
+    monkeypatch.setattr(group.cluster, "is_in_use", lambda: False)
+    group.place(made["grpo"])
+    group.place(made["sft"])
+    assert limits[3:] == [1.0, 0.5]
+
+
+def test_an_engine_in_this_process_is_not_held_to_what_an_earlier_stage_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from engine import actor
+
+    limits = card_of(monkeypatch)
+    monkeypatch.setattr(actor, "checkpoint_specs", lambda model: {})
+    actor.start_engine(tmp_path, EngineConfig(gpus=1), engine_class=lambda model, config: None)  # type: ignore[arg-type]
+    assert limits == [1.0]
+
+
+def card_of(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A card that torch believes in; the shares of it that torch is held to."""
+    from workbench.distributed import group
+
+    cuda, limits = group.torch.cuda, list[float]()
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "set_device", lambda device: None)
     monkeypatch.setattr(
-        group.torch.cuda, "set_per_process_memory_fraction", lambda *share: seen.append(share)
+        cuda, "set_per_process_memory_fraction", lambda share, device: limits.append(share)
     )
-    found = group.place(settle(recipe(), [Node(8, 1)]).stages["grpo"])
-    assert (str(found), seen) == ("cuda:0", [found, (0.35, found)])
+    return limits
