@@ -31,12 +31,12 @@ class Recorder:
             hook.remove()
 
     def streams(self, num_tokens: int) -> torch.Tensor:
-        """[L + 1, T, H] in fp32. Raises: RuntimeError where the engine ran other tokens as well."""
-        rows = [torch.cat(parts) for parts in self._rows]
-        if {len(row) for row in rows} != {num_tokens}:
-            sizes = sorted({len(row) for row in rows})
+        """[L + 1, T, H] in fp32. Raises: RuntimeError where the engine ran other tokens as well, or layers
+        that call no hooks."""
+        sizes = sorted({sum(len(part) for part in parts) for parts in self._rows})
+        if sizes != [num_tokens]:
             raise RuntimeError(f"the engine ran {sizes} tokens for a trace of {num_tokens}")
-        return torch.stack(rows)
+        return torch.stack([torch.cat(parts) for parts in self._rows])
 
     def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[1]

@@ -266,9 +266,12 @@ class VllmEngine:
         return [found[name] for name in names]
 
     def trace(self, request: Request) -> list[Trace]:
-        """See protocol."""
+        """See protocol. None of compiled layers and CUDA graphs, which call no hooks, nor of shards, which
+        other processes hold."""
         from engine.trace import Recorder  # noqa: PLC0415 - torch
 
+        if self._is_split or not self._engine.model_config.enforce_eager:
+            return []
         self._check([request])
         self._wake()
         self.abort()

@@ -113,7 +113,10 @@ def diagnose(model: nn.Module, traces: Sequence[Trace], dtype: str) -> str:
     """`explain` over some traces, each part by its worst."""
     found = [compare(model, trace) for trace in traces]
     if not found:
-        return "the engine keeps no trace of its layers"
+        return (
+            "which layers differ is not known: an engine keeps a trace only where it is one process and runs "
+            "its layers one by one (on a card: engine.vllm: {enforce_eager: true})"
+        )
     worst = [
         same[0]._replace(
             prompt=_largest(e.prompt for e in same), reply=_largest(e.reply for e in same)

@@ -4,6 +4,7 @@ A step through four files: this one, rl.sample (rollouts with advantages), rl.up
 optimizer) and rl.loss.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -28,8 +29,10 @@ from workbench.conversation import Conversation
 from workbench.distributed import group
 from workbench.distributed.mesh import Mesh
 from workbench.distributed.state import resume, return_to
+from workbench.errors import reason_of
 from workbench.validation import Validation
 
+_log = logging.getLogger(__name__)
 # Enough of each to see a layer's error in both paths of an engine.
 _DIAGNOSED_ROLLOUTS, _DIAGNOSED_TOKENS = 2, 16
 
@@ -176,8 +179,16 @@ class Grpo:
         if not kl <= self.config.mismatch_kl_limit:
             raise MismatchError(
                 f"trainer and engine disagree at step {self.step + 1}: mean KL {kl:.4g}, limit "
-                f"{self.config.mismatch_kl_limit:.4g}; {self._difference(sampled)}"
+                f"{self.config.mismatch_kl_limit:.4g}; {self._told_difference(sampled)}"
             )
+
+    def _told_difference(self, sampled: Sampled) -> str:
+        """`_difference`, or why there is none: an explanation that fails must not hide the error."""
+        try:
+            return self._difference(sampled)
+        except Exception as error:  # noqa: BLE001 - whatever fails here, the mismatch is the news
+            _log.exception("the layers of trainer and engine could not be compared")
+            return f"which layers differ is not known: {type(error).__name__}: {reason_of(error)}"
 
     def _difference(self, sampled: Sampled) -> str:
         """Which kinds of layers differ, from some of the step's prompts sampled once more."""

@@ -1,11 +1,17 @@
 """The words of the mismatch gate: kinds of layers that differ, by how much, and the others."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
+from engine.config import EngineConfig
+from engine.protocol import Request, Sampling
+from engine.trace import Recorder
+from engine.vllm_engine import VllmEngine
 from rl import diagnosis
 from rl.diagnosis import LayerError, diagnose, explain
 
@@ -53,3 +59,43 @@ def test_of_several_traces_the_worst_counts(
     monkeypatch.setattr(diagnosis, "compare", lambda model, trace: trace)
     told = diagnose(nn.Identity(), traces, "float32")
     assert told.startswith(f"layers that differ: attention (layer 1) by {bad:.2g} on prompts")
+
+
+class Stack(nn.Module):
+    """Two layers as vLLM has them: (positions, stream, what is still to be added) -> the last two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.layers = nn.ModuleList([Doubling(), Doubling()])
+
+
+class Doubling(nn.Module):
+    def forward(self, positions: Any, hidden: torch.Tensor, rest: Any) -> Any:
+        return hidden, hidden if rest is None else hidden + rest
+
+
+def test_a_recorder_that_saw_nothing_says_so() -> None:
+    """As of layers that are compiled, or replayed from a CUDA graph: their hooks are not called."""
+    model = Stack()
+    with Recorder(model) as seen:
+        hidden, rest = torch.ones(3, 4), None
+        for layer in model.model.layers:
+            hidden, rest = layer(None, hidden, rest)
+    assert seen.streams(3)[:, 0, 0].tolist() == [1, 2, 3]
+    with Recorder(model) as blind:
+        pass
+    with pytest.raises(RuntimeError, match=r"the engine ran \[0\] tokens for a trace of 3"):
+        blind.streams(3)
+
+
+@pytest.mark.parametrize(("eager", "shards"), [(False, 1), (True, 2)])
+def test_an_engine_of_graphs_or_shards_keeps_no_trace_and_its_user_is_told_how(
+    eager: bool, shards: int
+) -> None:
+    made: Any = VllmEngine.__new__(VllmEngine)
+    made.config = EngineConfig(tensor_parallel_size=shards)
+    made._engine = SimpleNamespace(model_config=SimpleNamespace(enforce_eager=eager))
+    assert made.trace(Request([1, 2], Sampling(4), seed=0)) == []
+    told = diagnose(nn.Identity(), [], "bfloat16")
+    assert told.startswith("which layers differ is not known") and "enforce_eager: true" in told

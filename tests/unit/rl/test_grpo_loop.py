@@ -13,7 +13,7 @@ from engine.scripted import ScriptedEngine
 from model.hybrid import build_config, load_model
 from rl.advantage import advantages
 from rl.config import GrpoConfig
-from rl.loop import Grpo, GrpoHooks
+from rl.loop import Grpo, GrpoHooks, MismatchError
 from rl.plan import plan_grpo
 from rl.sample import Rollout, Sampled
 from workbench.checkpoint import Checkpoints
@@ -126,3 +126,19 @@ def test_nobody_weighs_more_for_a_reply_that_is_masked() -> None:
         batch = Sampled([[taught, cut if masked else plain]], [], 1, 0.0, 1.0)
         norms[masked] = trainer.update(batch)["grad_norm"]
     assert norms[True] == pytest.approx(norms[False], rel=1e-5) and norms[True] > 1e-6
+
+
+def test_an_explanation_that_fails_does_not_hide_the_mismatch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(request: object) -> None:
+        raise RuntimeError("torch.cat():\nexpected a non-empty list of Tensors")
+
+    trainer = grpo(lambda n: [1.0, 0.0], mismatch_kl_limit=1e-9)
+    monkeypatch.setattr(trainer.sampler.engine, "trace", broken)  # type: ignore[union-attr]
+    with pytest.raises(
+        MismatchError,
+        match=r"at step 1: mean KL .*; which layers differ is not known: RuntimeError: torch",
+    ) as found:
+        trainer.update(trainer.collect(0))
+    assert "\n" not in str(found.value) and "could not be compared" in caplog.text
