@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from model.presets import EXPERT_SIZES, LAYER_KINDS, HybridShape
 from workbench.errors import UserError
+from workbench.hub import configuration_file
 
 
 class _Traits(NamedTuple):
@@ -226,24 +227,13 @@ def _windowed(config: Mapping[str, Any], layers: int) -> int:
 
 
 def configuration(place: str, revision: str | None = None) -> dict[str, Any]:
-    """config.json of a folder, or of a hub id as far as it lies in the local cache. Asks no network.
+    """config.json of a folder, or of a hub id: from the local cache, or fetched (some kilobytes).
 
-    Raises: UserError where it is on neither.
+    Raises: UserError where it cannot be had, with the command that fetches it.
     """
     path = Path(place) / "config.json"
     if not path.is_file():
-        from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only for hub ids
-
-        try:
-            found = try_to_load_from_cache(place, "config.json", revision=revision)
-        except ValueError:  # no hub id
-            found = None
-        if not isinstance(found, str):
-            raise UserError(
-                f"{place!r} is not a folder with a config.json, and not in the local cache of the hub: "
-                "nothing can be planned from it; download it first"
-            )
-        path = Path(found)
+        path = configuration_file(place, revision)
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

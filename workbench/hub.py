@@ -1,6 +1,8 @@
 """The Hugging Face hub: whether it answers, and at which commit a name stands; asked once and quickly."""
 
 import os
+import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -86,3 +88,56 @@ def fetched(name: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_OURS))
     except (OSError, ValueError) as error:  # the hub's own errors are among them
         raise UserError(f"{what} cannot be read ({one_line(error)[:200]}); {instead}") from None
+
+
+def configuration_file(name: str, revision: str | None = None) -> Path:
+    """config.json of a model of the hub, some kilobytes: from the local cache, or fetched into it.
+
+    Raises: UserError with the command that fetches it, where the hub does not give it within seconds.
+    """
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only for names on the hub
+
+    try:
+        found = try_to_load_from_cache(name, _CONFIG, revision=revision)
+    except ValueError:
+        raise UserError(
+            f"{name!r} is not a folder with a {_CONFIG}, and no hub id ORG/NAME: nothing can be planned from it"
+        ) from None
+    if isinstance(found, str):
+        return Path(found)
+    answer = _configuration_asked(name, revision, int(time.monotonic() // _ASK_AGAIN_S))
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
+
+
+_CONFIG = "config.json"
+_ASK_AGAIN_S = (
+    60  # a recipe's stages ask one after the other, and a hub that is silent is waited for
+)
+
+
+@lru_cache
+def _configuration_asked(name: str, revision: str | None, when: int) -> Path | UserError:
+    from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415 - see above
+
+    pinned = f" --revision {revision}" if revision else ""
+    instead = f"where there is a network: hf download {name} {_CONFIG}{pinned}, or give its folder"
+    if constants.HF_HUB_OFFLINE:
+        return UserError(
+            f"{_CONFIG} of {name!r} is not in the local cache, and HF_HUB_OFFLINE is set; {instead}"
+        )
+    try:
+        must_answer(f"{_CONFIG} of {name!r}", instead)
+        endpoint = os.environ.get("HF_ENDPOINT")
+        return Path(
+            hf_hub_download(
+                name, _CONFIG, revision=revision, endpoint=endpoint, etag_timeout=_PATIENCE_S
+            )
+        )
+    except UserError as error:
+        return error
+    except (OSError, ValueError) as error:  # the hub's own errors are among them
+        return UserError(
+            f"{_CONFIG} of {name!r} cannot be read ({one_line(error)[:200]}); {instead}"
+        )

@@ -72,8 +72,10 @@ def test_what_is_not_known_is_not_guessed() -> None:
         described(
             {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 8, "vocab_size": 9}
         )
-    with pytest.raises(UserError, match="not in the local cache"):
-        configuration("nobody/nothing")
+    with pytest.raises(
+        UserError, match="'no such folder' is not a folder with a config.json, and no"
+    ):
+        configuration("no such folder")
 
 
 def test_a_hybrid_with_experts_is_read_from_its_configuration() -> None:
