@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.hybrid import load_model
-from model.lora_config import LoraConfig, check_base
+from model.lora_config import LoraConfig, check_base, dtype_of
 from model.nf4 import in_4_bits, plain, quantise
 from workbench.errors import some_of
 
@@ -53,7 +53,7 @@ def load_base(path: str | Path, lora: LoraConfig | None, device: str) -> Any:
     """`load_model` of what is trained: whole in fp32, or the base that adapters are put on, as it is held.
     Raises: UserError, before anything is read, where 4 bits have no package."""
     if lora is None or lora.base != "nf4":
-        return load_model(path, dtype=lora.base if lora else "float32", device=device)
+        return load_model(path, dtype=dtype_of(lora), device=device)
     check_base(lora)
     model = load_model(path, dtype=lora.dtype)
     return quantise(model, quantised_modules(model), device)

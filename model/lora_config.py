@@ -1,7 +1,7 @@
 """The recipe section `lora`. Imports no torch."""
 
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,11 @@ class LoraConfig(Section):
         return "bfloat16" if self.base == "nf4" else self.base
 
 
+def dtype_of(lora: LoraConfig | None) -> str:
+    """Type in which a stage reads and writes the model that it trains."""
+    return lora.dtype if lora else "float32"
+
+
 def check_base(lora: LoraConfig | None) -> None:
     """Raises: UserError where a base is asked for whose package is not there."""
     if lora is not None and lora.base == "nf4" and find_spec("bitsandbytes") is None:
@@ -39,3 +44,11 @@ def check_base(lora: LoraConfig | None) -> None:
             "lora.base nf4 needs the package bitsandbytes, which is not installed; python -m pip install "
             "--no-deps -r requirements/4bit.txt, or take base: bfloat16"
         )
+
+
+def load_of_lora(lora: LoraConfig | None) -> dict[str, Any]:
+    """What a stage's adapters and their base are, as the fields of a `TrainingLoad`."""
+    return {
+        "lora_rank": lora.rank if lora else None,
+        "base": lora.base if lora else "float32",
+    }

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from environments.config import EnvironmentSource
+from model.lora_config import load_of_lora
 from rl.config import GrpoConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
@@ -43,7 +44,7 @@ def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
 
 def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLoad, ...]:
     """Rollouts, and the training on them; prompts are not counted."""
-    engine, lora = config.engine, config.lora
+    engine = config.engine
     step_tokens = config.prompts_per_step * config.group_size * config.max_tokens
     training = TrainingLoad(
         tokens=config.num_steps * step_tokens,
@@ -53,8 +54,7 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
         **load_of(config),
         precision=config.precision,
         activations=config.activations,
-        lora_rank=lora.rank if lora else None,
-        base=lora.base if lora else "float32",
+        **load_of_lora(config.lora),
         bound=True,
         published=True,
         beside=_beside(config),

@@ -2,6 +2,7 @@
 
 from data_mix.sizes import most_tokens
 from environments.config import EnvironmentSource
+from model.lora_config import load_of_lora
 from sft.config import SftConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
@@ -49,8 +50,7 @@ def _load(config: SftConfig, samples: int) -> TrainingLoad:
         precision=config.precision,
         fp8_ends=config.fp8.ends,
         activations=config.activations,
-        lora_rank=config.lora.rank if config.lora else None,
-        base=config.lora.base if config.lora else "float32",
+        **load_of_lora(config.lora),
         bound=config.sample_tokens is None,
     )
 

@@ -1,5 +1,6 @@
 """What a DPO stage will cost. Imports no torch."""
 
+from model.lora_config import load_of_lora
 from rl.dpo.config import DpoConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
@@ -33,7 +34,7 @@ def plan_dpo(config: DpoConfig, recipe: Recipe) -> StagePlan:
         step_tokens=2 * config.pairs_per_step * config.row_tokens,
         precision=config.precision,
         activations=config.activations,
-        lora_rank=config.lora.rank if config.lora else None,
+        **load_of_lora(config.lora),
         bound=True,
     )
     return StagePlan(

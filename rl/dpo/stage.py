@@ -18,6 +18,7 @@ from environments.rollout import Player, Trajectory
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, load_base, merge_adapters, save_adapters
+from model.lora_config import dtype_of
 from model.tokenizer import read_tokenizer
 from rl.dpo.config import DpoConfig
 from rl.dpo.pairs import EpisodePair, make_pairs
@@ -86,7 +87,10 @@ def run(context: StageContext) -> None:
     )
     context.keep(held_out_after=after, differences=[to_json(found)])
     keep_engine(context, player.engine)
-    save_model(load_model(policy), context.stage_dir / "model", tokenizer)
+    # Nothing is computed with it any more: it stays on the CPU, in the type that its training has.
+    save_model(
+        load_model(policy, dtype=dtype_of(config.lora)), context.stage_dir / "model", tokenizer
+    )
     player.engine.close()
 
 

@@ -1,5 +1,6 @@
 """What stages on given preferences will cost. Imports no torch."""
 
+from model.lora_config import load_of_lora
 from rl.preference.config import PreferenceConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
@@ -24,8 +25,7 @@ def plan_preference(config: PreferenceConfig, recipe: Recipe) -> StagePlan:
         step_tokens=sides * config.pairs_per_step * config.row_tokens,
         precision=config.precision,
         activations=config.activations,
-        lora_rank=config.lora.rank if config.lora else None,
-        base=config.lora.base if config.lora else "float32",
+        **load_of_lora(config.lora),
         bound=True,
     )
     return StagePlan(

@@ -1,5 +1,6 @@
 """What a reward model stage will cost. Imports no torch."""
 
+from model.lora_config import load_of_lora
 from rl.reward_model.config import RewardModelConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
@@ -52,6 +53,6 @@ def _training(config: RewardModelConfig, pairs: int) -> TrainingLoad:
         step_tokens=2 * config.pairs_per_step * config.row_tokens,
         precision=config.precision,
         activations=config.activations,
-        lora_rank=config.lora.rank if config.lora else None,
+        **load_of_lora(config.lora),
         bound=True,
     )

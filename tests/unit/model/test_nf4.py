@@ -25,9 +25,10 @@ from model.lora import (
 )
 from model.lora_config import LoraConfig
 from model.nf4 import Nf4Linear, in_4_bits, quantise
+from rl.dpo import stage as dpo_stage
 from rl.loop import Grpo
 from tests.tiny_training import Words
-from tests.unit.rl import test_validated_trainers
+from tests.unit.rl import test_dpo, test_validated_trainers
 from tests.unit.rl.test_grpo_state import Watch
 from tests.unit.rl.test_grpo_state import grpo as state_grpo
 from workbench.checkpoint import Checkpoints
@@ -230,7 +231,33 @@ def test_stages_of_every_trainer_take_such_a_base(
     context = test_validated_trainers.context(tmp_path, tokenizer, kind)
     test_validated_trainers.KINDS[kind](context)
     context.close()
-    adapter = load_file(context.stage_dir / "adapter/adapter_model.safetensors")
-    assert any(bool(tensor.any()) for name, tensor in adapter.items() if "lora_B" in name)
-    saved = load_file(context.stage_dir / "model/model.safetensors")
+    left_in_bfloat16(context.stage_dir / "adapter", context.stage_dir / "model")
+
+
+def left_in_bfloat16(adapter: Path, model: Path) -> None:
+    """Whether the adapters have learnt, and the model's file is in the type of its base."""
+    learnt = load_file(adapter / "adapter_model.safetensors")
+    assert any(bool(tensor.any()) for name, tensor in learnt.items() if "lora_B" in name)
+    saved = load_file(model / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+
+
+def test_dpo_takes_such_a_base_round_after_round(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second round quantises what the first one left, and the end keeps the type."""
+    engine = test_dpo._engine(tokenizer)
+    monkeypatch.setattr(dpo_stage, "start_engine", lambda *a, **k: engine)
+    context = test_dpo._context(tmp_path, tokenizer, lora=HOW.model_dump(), lr=1e-2)
+    dpo_stage.run(context)
+    context.close()
+    assert len(context.outputs["rounds"]) == 2
+    for number in range(2):
+        left_in_bfloat16(
+            context.stage_dir / "rounds" / str(number) / "adapter", context.stage_dir / "model"
+        )
+    played, trained = (
+        load_file(p / "model/model.safetensors")
+        for p in (context.stage_dir / "checkpoints/round-0", context.stage_dir)
+    )
+    assert any(not torch.equal(played[name], tensor) for name, tensor in trained.items())

@@ -1,17 +1,21 @@
 """A base in 4 bits, without its package: refusals, and what the plan says."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from model import cost, lora_config
+from model.estimate import HARDWARE, price
 from model.lora import load_base
 from model.lora_config import LoraConfig
 from model.presets import shape
 from model.sizes import parameters
 from rl.config import GrpoConfig
+from workbench import registry
 from workbench.errors import UserError
 from workbench.load import TrainingLoad
+from workbench.recipe import build
 
 HOW = LoraConfig(rank=2, alpha=4, base="nf4")
 
@@ -52,3 +56,40 @@ def test_the_plans_bytes() -> None:
     )
     assert held.weights < 0.4 * bf16.weights
     assert held.buffers - bf16.buffers == 2 * 4480 * (2 * 10240 + 2 * 8 * 128 + 128)
+
+
+_WORLD = {"type": "world", "domain": "math"}
+_HOUSE = {"type": "house"}
+_PAIRS = {"type": "jsonl", "path": "pairs.jsonl", "form": "pairs"}
+_LABELLED = {"type": "jsonl", "path": "replies.jsonl", "form": "labelled"}
+_WITH_ADAPTERS: dict[str, dict[str, Any]] = {
+    "sft": {"parts": {"one": {"source": _WORLD, "samples": 4}}},
+    "grpo": {"prompts": _WORLD, "held_out": _WORLD},
+    "dpo": {"tasks": _HOUSE, "held_out": _HOUSE},
+    "offline_dpo": {"source": _PAIRS, "held_out": _PAIRS, "samples": 4},
+    "kto": {"source": _LABELLED, "held_out": _LABELLED, "samples": 4},
+    "reward_model": {"prompts": _WORLD, "held_out": _WORLD},
+}
+"""Every kind that has a section `lora`."""
+
+
+def _kinds_with_adapters() -> set[str]:
+    kinds = {name: registry.resolve(kind.config) for name, kind in registry.kinds().items()}
+    return {name for name, config in kinds.items() if "lora" in config.model_fields}
+
+
+@pytest.mark.parametrize("kind", sorted(_kinds_with_adapters()))
+def test_the_plan_of_every_kind_knows_the_base(kind: str) -> None:
+    """[derived] A 9B in 4 bits and bfloat16 takes less than half of bfloat16's 2 bytes a parameter, that half of
+    float32's."""
+    held = {}
+    for base in ("float32", "bfloat16", "nf4"):
+        section = _WITH_ADAPTERS[kind] | {"kind": kind, "lora": {"rank": 3, "base": base}}
+        recipe = build({"name": "t", "stages": {"one": section}})
+        plan = registry.resolve(registry.kind(kind).plan)(recipe.stages["one"], recipe)
+        (load,) = (load for load in plan.loads if isinstance(load, TrainingLoad))
+        assert (load.base, load.lora_rank) == (base, 3)
+        held[base] = price(shape("nano2-9b"), load, HARDWARE["h100"])["memory"]["weights"]
+    adapters = 4 * cost.lora_parameters(shape("nano2-9b"), 3)
+    assert held["float32"] - adapters == 2 * (held["bfloat16"] - adapters)
+    assert held["nf4"] < 0.5 * held["bfloat16"]
