@@ -10,11 +10,12 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from model.layers.routing import Routing
+from model.strict_resume import StrictResume
 from sft.config import SftConfig
 from sft.side_by_side import SideBySide
 from workbench.distributed import group
 from workbench.distributed.zero import deepspeed_config
-from workbench.strict_trainer import StrictResume, trl_arguments
+from workbench.strict_trainer import trl_arguments
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What every TRL trainer of a stage here shares: options, a strict resume, and logs."""
+"""What every TRL trainer of a stage here shares: options, whole checkpoints, and logs."""
 
 import os
 import shutil
@@ -8,16 +8,16 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from workbench.checkpoint import check_plain, check_same_tensors, load_state, save_whole
+from workbench.checkpoint import check_plain
 from workbench.distributed import group
 from workbench.errors import UserError
 from workbench.fork import origin_state
-from workbench.rundir import read_json, write_json
+from workbench.rundir import read_json
 from workbench.stage import StageContext
 from workbench.validation import Validation
 
-_STATE_FILE = "anneal_model.pt"
-_COMPLETE_FILE = "anneal_complete.json"
+STATE_FILE = "anneal_model.pt"
+COMPLETE_FILE = "anneal_complete.json"
 
 
 class TrainerSection(Protocol):
@@ -113,70 +113,6 @@ def pair_arguments(
     return trl_arguments(kind, config, folder, seed, {**shared, **own})
 
 
-class StrictResume:
-    """Mixed in before a Trainer: its checkpoints restore every tensor or fail.
-
-    The Trainer saves a NemotronH under `backbone.*` and loads it with strict=False: 1 of 85 tensors
-    comes back and the loss jumps, with exit code 0. We keep the state dict beside it and load that.
-    DeepSpeed keeps and restores its own shards, strictly. The last file written says "complete".
-    """
-
-    validation = Validation()
-    """Its history is part of each checkpoint."""
-
-    def __init__(self, **given: Any) -> None:
-        """TRL writes the coefficient of its routers' loss into the model's configuration, which is saved."""
-        written = given["model"].config.get_text_config()
-        coefficient = getattr(written, "router_aux_loss_coef", None)
-        super().__init__(**given)
-        if coefficient is not None:
-            written.router_aux_loss_coef = coefficient
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        own: Any = self
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        folder = Path(own._get_output_dir(trial=trial)) / f"checkpoint-{own.state.global_step}"
-        if group.is_first() and not own.is_deepspeed_enabled:
-            state = own.accelerator.unwrap_model(model).state_dict()
-            save_whole(state, folder / _STATE_FILE)
-        group.barrier()
-        if group.is_first():
-            found = {"workers": group.workers()} | own.validation.state_dict()
-            write_json(folder / _COMPLETE_FILE, found)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        own: Any = self
-        state = load_state(Path(resume_from_checkpoint) / _STATE_FILE)
-        target = model if model is not None else own.model
-        whole = own.accelerator.unwrap_model(target)
-        check_same_tensors(whole.state_dict(), state)
-        whole.load_state_dict(state, strict=True)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """The Trainer restores the rates too, over those of a fork's own recipe; to the bit they are the
-        same where the recipe is."""
-        own: Any = self
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        scheduler: Any = own.lr_scheduler
-        if checkpoint is None or own.is_deepspeed_enabled or not hasattr(scheduler, "base_lrs"):
-            return
-        if scheduler.base_lrs == [own.args.learning_rate] * len(scheduler.base_lrs):
-            return
-        scheduler.base_lrs = [own.args.learning_rate] * len(scheduler.base_lrs)
-        rates = [
-            base * share(scheduler.last_epoch)
-            for base, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-        ]
-        scheduler._last_lr = rates
-        for part, base, rate in zip(
-            own.optimizer.param_groups, scheduler.base_lrs, rates, strict=True
-        ):
-            part["initial_lr"], part["lr"] = base, rate
-
-    def _load_best_model(self) -> None:
-        raise RuntimeError("load_best_model_at_end is not supported: it loads with strict=False")
-
-
 def last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint, or None.
 
@@ -184,7 +120,7 @@ def last_checkpoint(folder: Path) -> str | None:
     """
     found = []
     for path in folder.glob("checkpoint-*"):
-        if (path / _COMPLETE_FILE).is_file() and path.name.rsplit("-", 1)[1].isdigit():
+        if (path / COMPLETE_FILE).is_file() and path.name.rsplit("-", 1)[1].isdigit():
             found.append(path)
         elif group.is_first():
             shutil.rmtree(path)
@@ -205,7 +141,7 @@ def _check_checkpoint(folder: Path) -> None:
         raise UserError(f"{folder / 'trainer_state.json'} is damaged; delete {folder} to continue")
     for path in sorted(folder.rglob("*.pt")) + sorted(folder.rglob("*.pth")):
         names = _DEEPSPEED if path.name.endswith("_states.pt") else _NUMPY
-        check_plain(path, allowed=names if path.name != _STATE_FILE else ())
+        check_plain(path, allowed=names if path.name != STATE_FILE else ())
 
 
 # What else stands in DeepSpeed's shards, and in the Trainer's rng_state.pth.
@@ -322,7 +258,7 @@ def train_strictly(trainer: Any, callback: MetricsCallback, folder: Path) -> Non
         _check_checkpoint(origin)
         trainer._load_from_checkpoint(os.fspath(origin))
     if resume:
-        validation.load_state_dict(read_json(Path(resume) / _COMPLETE_FILE))
+        validation.load_state_dict(read_json(Path(resume) / COMPLETE_FILE))
     if group.is_first():
         callback.context.metrics.truncate_after(callback.offset + done)
     if resume and validation.ended:  # and the process died before the stage had

@@ -9,8 +9,9 @@ from datasets import Dataset
 from trl import DPOConfig as TrlConfig
 from trl import DPOTrainer
 
+from model.strict_resume import StrictResume
 from rl.dpo.config import DpoConfig
-from workbench.strict_trainer import StrictResume, pair_arguments
+from workbench.strict_trainer import pair_arguments
 
 
 @dataclass

@@ -11,6 +11,7 @@ from trl import DPOConfig, KTOConfig, KTOTrainer
 from model.hybrid import save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, load_base, merge_adapters, save_adapters
+from model.strict_resume import StrictResume
 from model.tokenizer import read_tokenizer
 from rl.dpo.pairs import EpisodePair
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer
@@ -33,12 +34,7 @@ from workbench.records import Estimate, to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 from workbench.statistics import paired_difference
-from workbench.strict_trainer import (
-    MetricsCallback,
-    StrictResume,
-    pair_arguments,
-    train_strictly,
-)
+from workbench.strict_trainer import MetricsCallback, pair_arguments, train_strictly
 from workbench.validation import Validation
 
 _NAMES = {

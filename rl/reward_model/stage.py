@@ -15,6 +15,7 @@ from engine.actor import start_engine
 from engine.protocol import Sampling
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, load_base, merge_adapters, save_adapters
+from model.strict_resume import StrictResume
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from reward.score_model import ScoreModel, collate, save_score_model, score_rows
@@ -41,12 +42,7 @@ from workbench.records import Difference, Estimate, to_json
 from workbench.rundir import read_json, write_json
 from workbench.stage import StageContext
 from workbench.statistics import paired_difference
-from workbench.strict_trainer import (
-    MetricsCallback,
-    StrictResume,
-    pair_arguments,
-    train_strictly,
-)
+from workbench.strict_trainer import MetricsCallback, pair_arguments, train_strictly
 from workbench.validation import Validation
 
 _NAMES = {

@@ -67,7 +67,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a fork keeps the rate of its origin",
-        "workbench/strict_trainer.py",
+        "model/strict_resume.py",
         "if scheduler.base_lrs == [own.args.learning_rate] * len(scheduler.base_lrs):",
         "if True:",
         "a changed learning rate is ignored without a word",
@@ -247,8 +247,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a TRL stage resumes with its first weights",
-        "workbench/strict_trainer.py",
-        "        whole.load_state_dict(state, strict=True)",
+        "model/strict_resume.py",
+        "        load_trained_state(whole, state)",
         "        del state",
         "SFT, DPO and reward models go on from the parent's weights",
         ("tests/unit/rl/test_dpo.py::test_a_resume_continues_to_the_bit",),
@@ -331,7 +331,7 @@ MUTATIONS = (
     Mutation(
         "a half checkpoint is continued",
         "workbench/strict_trainer.py",
-        "(path / _COMPLETE_FILE).is_file()",
+        "(path / COMPLETE_FILE).is_file()",
         "path.is_dir()",
         "a state that a kill cut short is loaded",
         ("tests/unit/workbench/test_strict_trainer.py",),
