@@ -18,7 +18,7 @@ from model.cost import (
     products,
     stream_bytes,
 )
-from model.decoder import DecoderShape
+from model.presets import HybridShape
 from model.sizes import Shape, parameters
 from workbench.load import TrainingLoad
 
@@ -81,7 +81,7 @@ def _layers_bytes(s: Shape, load: TrainingLoad) -> float:
 def exchanged(s: Shape, load: TrainingLoad) -> float:
     """Bytes that a process sends to those that share its row, in one microbatch: the same way forward and
     back, and once more where layers are computed again."""
-    if load.context == 1 or isinstance(s, DecoderShape):
+    if load.context == 1 or not isinstance(s, HybridShape):
         return 0.0
     b, stream = computed_bytes(load), stream_bytes(load)
     heads = s.num_attention_heads * s.head_dim

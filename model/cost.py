@@ -9,7 +9,6 @@ kernels' scratch space.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from model.decoder import DecoderShape
 from model.presets import LAYER_KINDS, HybridShape
 from model.sizes import (
     Shape,
@@ -20,12 +19,12 @@ from model.sizes import (
     parameters,
     state_bytes,
 )
+from model.stack import SCAN_CHUNK, Held, Products
 from workbench.distributed.zero import BUCKET_VALUES, GATHER_PARAMETERS
 from workbench.load import Beside, ScoringLoad, TrainingLoad
 
 Frozen = Sequence[tuple[Shape, Beside]]
 """Models beside the trained one, with their shapes."""
-SCAN_CHUNK = 128  # tokens; inside a chunk the scan is quadratic, as mamba-ssm computes it
 
 
 class LayerParameters(NamedTuple):
@@ -43,10 +42,8 @@ def parameters_by_kind(s: Shape) -> LayerParameters:
 
     The norms of a Transformer's layer count with its attention.
     """
-    if isinstance(s, DecoderShape):
-        mlp = s.layers * s.mlp_parameters
-        output = (2 - s.tied) * s.vocab_size * s.hidden_size + s.hidden_size
-        return LayerParameters(0, mlp, s.parameters - mlp - output, output)
+    if not isinstance(s, HybridShape):
+        return LayerParameters(*s.by_kind)
     return LayerParameters(
         mamba=s.pattern.count("M") * mamba_parameters(s),
         mlp=s.pattern.count("-") * mlp_parameters(s) + s.pattern.count("E") * expert_parameters(s),
@@ -58,7 +55,7 @@ def parameters_by_kind(s: Shape) -> LayerParameters:
 def lora_parameters(s: Shape, rank: int) -> int:
     """Adapters of model.lora: rank x (inputs + outputs) of in_proj, up, down, q, k, v and o; of
     experts the shared one."""
-    if isinstance(s, DecoderShape):
+    if not isinstance(s, HybridShape):
         return s.lora_parameters(rank)
     heads, keys = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
     mamba = s.hidden_size + s.d_inner + s.conv_dim + s.mamba_num_heads
@@ -77,7 +74,7 @@ def forward_flops(s: Shape, document_tokens: float) -> float:
     average. Scan: chunks of Q tokens, 2Q(GS + D) inside a chunk and 4DS for the states. Conv: 2K
     a channel. Norms, activations and softmax are not counted.
     """
-    if isinstance(s, DecoderShape):
+    if not isinstance(s, HybridShape):
         return s.forward_flops(document_tokens)
     mamba = s.hidden_size * (s.d_inner + s.conv_dim + s.mamba_num_heads) + s.d_inner * s.hidden_size
     chunk = min(SCAN_CHUNK, document_tokens)
@@ -264,8 +261,10 @@ def base_bytes(s: Shape, base: str) -> int:
 
 def largest_matrix(s: Shape) -> int:
     """Values of the largest one of a layer: of a feed-forward's, or of Mamba's in_proj."""
+    if not isinstance(s, HybridShape):
+        return s.largest_matrix
     widths = [s.intermediate_size]
-    if not isinstance(s, DecoderShape) and "M" in s.pattern:
+    if "M" in s.pattern:
         widths.append(s.d_inner + s.conv_dim + s.mamba_num_heads)
     return s.hidden_size * max(widths)
 
@@ -275,19 +274,10 @@ def computed_bytes(load: TrainingLoad) -> int:
     return 4 if load.precision == "fp32" else 2
 
 
-class Products(NamedTuple):
-    """The matrix products of one layer: how many, and their parameters together."""
-
-    number: int
-    parameters: int
-
-
 def products(s: Shape) -> list[Products]:
     """Of every layer, in order."""
-    if isinstance(s, DecoderShape):
-        width = s.query_width + s.key_width
-        each = 2 * s.hidden_size * width + 3 * s.hidden_size * s.intermediate_size
-        return [Products(7, each)] * s.layers
+    if not isinstance(s, HybridShape):
+        return s.products
     heads = 2 * s.num_attention_heads + 2 * s.num_key_value_heads
     kinds = {
         "M": Products(2, s.hidden_size * (2 * s.d_inner + s.conv_dim + s.mamba_num_heads)),
@@ -325,8 +315,8 @@ def fp8_share(s: Shape, load: TrainingLoad) -> float:
 
 def _layer_parameters(s: Shape) -> list[int]:
     """Parameters of one layer of each kind that the model has."""
-    if isinstance(s, DecoderShape):
-        return [s.parameters_of_a_layer]
+    if not isinstance(s, HybridShape):
+        return s.layer_parameters
     counted = {"M": mamba_parameters(s), "-": mlp_parameters(s), "*": attention_parameters(s)}
     counted |= {"E": expert_parameters(s)}
     return [counted[kind] for kind in sorted(set(s.pattern))]
@@ -351,9 +341,9 @@ def _activation_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int]:
 
 def _layers_bytes(s: Shape, load: TrainingLoad) -> list[int]:
     """Bytes a token that each layer keeps."""
-    if isinstance(s, DecoderShape):
-        computed = computed_bytes(load)
-        return [s.layer_activation_bytes(computed, stream_bytes(load))] * s.layers
+    if not isinstance(s, HybridShape):
+        held = Held(computed_bytes(load), stream_bytes(load), load.row_tokens)
+        return s.layers_activation_bytes(held)
     per_layer = {kind: layer_activation_bytes(s, kind, load) for kind in LAYER_KINDS}
     saved = {kind: _saved_in_fp8(s, kind) for kind in LAYER_KINDS}
     shares = quantised_shares(s, load)

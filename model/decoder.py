@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from model.families import STACKED, numbers, stacked
 from model.presets import EXPERT_SIZES, LAYER_KINDS, HybridShape
+from model.stack import Held, Products, StackShape
 from workbench.errors import UserError
 from workbench.hub import configuration_file
 
@@ -101,6 +103,39 @@ class DecoderShape:
         words = (2 - self.tied) * self.vocab_size * self.hidden_size
         return self.layers * self.parameters_of_a_layer + words + self.hidden_size
 
+    @property
+    def idle_parameters(self) -> int:
+        """None: a token passes all of them."""
+        return 0
+
+    @property
+    def layer_parameters(self) -> list[int]:
+        """Of each layer."""
+        return [self.parameters_of_a_layer] * self.layers
+
+    @property
+    def by_kind(self) -> tuple[int, int, int, int]:
+        """Parameters of Mamba (none), of feed-forwards, of attention with the layers' norms, of the output."""
+        mlp = self.layers * self.mlp_parameters
+        output = (2 - self.tied) * self.vocab_size * self.hidden_size + self.hidden_size
+        return 0, mlp, self.parameters - mlp - output, output
+
+    @property
+    def products(self) -> list[Products]:
+        """The matrix products of every layer."""
+        width = self.query_width + self.key_width
+        each = 2 * self.hidden_size * width + 3 * self.hidden_size * self.intermediate_size
+        return [Products(7, each)] * self.layers
+
+    @property
+    def largest_matrix(self) -> int:
+        """Values of the largest one: of a feed-forward's."""
+        return self.hidden_size * self.intermediate_size
+
+    def state_bytes(self, ssm_bytes: int, conv_bytes: int) -> int:
+        """None: nothing is recurrent."""
+        return 0
+
     def lora_parameters(self, rank: int) -> int:
         """Adapters of rank on every projection: q, k, v, o, gate, up and down."""
         attention = 4 * self.hidden_size + 2 * (self.query_width + self.key_width)
@@ -130,6 +165,10 @@ class DecoderShape:
             attention += 2 * (self.query_width + self.key_width) * stream_bytes
         return norms + attention + 4 * self.intermediate_size * bytes_a_value
 
+    def layers_activation_bytes(self, held: Held) -> list[int]:
+        """Bytes a token that each layer keeps."""
+        return [self.layer_activation_bytes(held.computed, held.stream)] * self.layers
+
     def kv_cache_bytes(self, tokens: int, bytes_a_value: int) -> int:
         """Keys and values of one sequence; windowed layers keep their window."""
         near = min(tokens, self.window or tokens)
@@ -143,15 +182,17 @@ PUBLISHED = {
 }
 
 
-def described(config: Mapping[str, Any]) -> DecoderShape | HybridShape:
+def described(config: Mapping[str, Any]) -> DecoderShape | HybridShape | StackShape:
     """The shape that a config.json says. Raises: UserError for a family, or a value, that is not known."""
     family = str(config.get("model_type"))
     if family == "nemotron_h":
         return _hybrid(config)
+    if family in STACKED:
+        return stacked(config)
     if family not in FAMILIES:
         raise UserError(
             f"what a model of the family {family!r} costs is not known, and not guessed; known: "
-            f"{', '.join(['nemotron_h', *FAMILIES])}"
+            f"{', '.join(['nemotron_h', *FAMILIES, *STACKED])}"
         )
     traits = FAMILIES[family]
     needed = (
@@ -161,10 +202,7 @@ def described(config: Mapping[str, Any]) -> DecoderShape | HybridShape:
         "num_attention_heads",
         "vocab_size",
     )
-    if missing := [key for key in needed if not isinstance(config.get(key), int)]:
-        raise UserError(
-            f"config.json gives no number for {', '.join(missing)}: nothing can be planned from it"
-        )
+    numbers(config, needed)
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     bias = bool(config.get(traits.bias_key or "", False))
     return DecoderShape(
@@ -202,11 +240,8 @@ def _hybrid(config: Mapping[str, Any]) -> HybridShape:
     if config.get("moe_latent_size") and "E" in pattern:
         raise UserError("what latent experts (moe_latent_size) cost is not known, and not guessed")
     values = {**config, "head_dim": config.get("head_dim", config.get("attention_head_dim"))}
-    if missing := [key for key in needed if not isinstance(values.get(key), int)]:
-        raise UserError(
-            f"config.json gives no number for {', '.join(missing)}: nothing can be planned from it"
-        )
-    return HybridShape(pattern=pattern, **{key: values[key] for key in needed})
+    sizes: dict[str, Any] = dict(zip(needed, numbers(values, needed), strict=True))
+    return HybridShape(pattern=pattern, **sizes)
 
 
 def _windowed(config: Mapping[str, Any], layers: int) -> int:

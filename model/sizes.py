@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from model.decoder import DecoderShape
 from model.presets import HybridShape
+from model.stack import StackShape
 
 GIB = 2**30
-Shape = HybridShape | DecoderShape
+Shape = HybridShape | DecoderShape | StackShape
 
 
 class Memory(NamedTuple):
@@ -60,7 +61,7 @@ def parameters(s: Shape) -> int:
     >>> round(parameters(shape("nano2-9b")) / 1e9, 3)
     8.888
     """
-    if isinstance(s, DecoderShape):
+    if not isinstance(s, HybridShape):
         return s.parameters
     layers = (
         s.pattern.count("M") * mamba_parameters(s)
@@ -79,16 +80,16 @@ def active_parameters(s: Shape) -> int:
     >>> round(active_parameters(shape("nano3-30b-a3b")) / 1e9, 1)
     3.2
     """
-    idle = 0
-    if not isinstance(s, DecoderShape):
-        each = expert_parameters(s) - expert_parameters(s, active=True)
-        idle = s.pattern.count("E") * each + s.vocab_size * s.hidden_size - s.hidden_size
+    if not isinstance(s, HybridShape):
+        return s.parameters - s.idle_parameters
+    each = expert_parameters(s) - expert_parameters(s, active=True)
+    idle = s.pattern.count("E") * each + s.vocab_size * s.hidden_size - s.hidden_size
     return parameters(s) - idle
 
 
 def kv_cache_bytes(s: Shape, tokens: int, *, bytes_per_value: int = 2) -> int:
     """Keys and values of the attention layers for `tokens` tokens of one sequence."""
-    if isinstance(s, DecoderShape):
+    if not isinstance(s, HybridShape):
         return s.kv_cache_bytes(tokens, bytes_per_value)
     per_token = 2 * s.num_key_value_heads * s.head_dim * bytes_per_value
     return s.pattern.count("*") * per_token * tokens
@@ -99,8 +100,8 @@ def state_bytes(s: Shape, *, ssm_bytes: int = 4, conv_bytes: int = 2) -> int:
 
     The SSM state is fp32 as the model card asks of servers (``mamba_ssm_cache_dtype float32``).
     """
-    if isinstance(s, DecoderShape):
-        return 0
+    if not isinstance(s, HybridShape):
+        return s.state_bytes(ssm_bytes, conv_bytes)
     ssm = s.d_inner * s.ssm_state_size * ssm_bytes
     conv = s.conv_dim * (s.conv_kernel - 1) * conv_bytes
     return s.pattern.count("M") * (ssm + conv)

@@ -63,9 +63,9 @@ def test_windowed_layers_keep_their_window() -> None:
 
 def test_what_is_not_known_is_not_guessed() -> None:
     with pytest.raises(
-        UserError, match="'gpt_oss' costs is not known, and not guessed; known: nemo"
+        UserError, match="'qwen3_next' costs is not known, and not guessed; known: nemo"
     ):
-        described({"model_type": "gpt_oss"})
+        described({"model_type": "qwen3_next"})
     with pytest.raises(
         UserError, match="gives no number for intermediate_size, num_attention_heads"
     ):

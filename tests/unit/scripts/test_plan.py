@@ -156,11 +156,11 @@ def test_the_model_that_the_recipe_trains_is_priced_and_cards_named(tmp_path: Pa
 
 
 def test_a_family_that_is_not_known_is_not_guessed(tmp_path: Path) -> None:
-    done = _plan("--recipe", str(_converted(tmp_path, {"model_type": "qwen3_moe"})))
+    done = _plan("--recipe", str(_converted(tmp_path, {"model_type": "qwen3_next"})))
     assert done.returncode == 0
     assert done.stdout.startswith("tiny: the model's size is not known\n")
     assert ["sft", "no", "estimate"] in [line.split() for line in done.stdout.splitlines()]
-    assert "sft: what a model of the family 'qwen3_moe' costs is not known" in done.stdout
+    assert "sft: what a model of the family 'qwen3_next' costs is not known" in done.stdout
 
 
 def test_a_recipe_of_data_alone_has_no_table_of_cards() -> None:
