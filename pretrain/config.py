@@ -146,6 +146,10 @@ class PretrainConfig(TrainingConfig):
     initial: Literal["new", "parent"] = "new"
     """new: initialise the recipe's model. parent: continue from the model of a needed stage (the
     long-context phase)."""
+    output_layer: Literal["random", "embeddings"] = "random"
+    """What the output layer of a new model begins as. random: drawn, as the paper's. embeddings: a copy of
+    the input embeddings, from which it parts in training; a model of a million parameters then learns to
+    copy words that it has rarely seen (docs/LOG.md)."""
 
     @model_validator(mode="after")
     def _divides(self) -> "PretrainConfig":

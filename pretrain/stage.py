@@ -211,7 +211,11 @@ def new_model(context: StageContext, vocab_size: int, device: str) -> Hybrid:
     """A new model of the recipe's shape."""
     overrides = {**context.recipe.model.overrides, "vocab_size": vocab_size}
     shape = build_config(context.recipe.model.preset, **overrides)
-    return load_model(shape, device=device, seed=context.seed)
+    model = load_model(shape, device=device, seed=context.seed)
+    if context.config.output_layer == "embeddings":
+        with torch.no_grad():
+            model.get_output_embeddings().weight.copy_(model.get_input_embeddings().weight)
+    return model
 
 
 def load_tokenizer(context: StageContext) -> PreTrainedTokenizerBase:

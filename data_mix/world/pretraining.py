@@ -1,4 +1,4 @@
-"""Pretraining documents of the world, one kind for each of the paper's thirteen categories.
+"""Pretraining documents of the world, one kind for each of the paper's thirteen categories, and two of ours.
 
 Plain text, but for the three SFT-style kinds: conversations, which the trainer renders in the chat
 format. Every problem in here is of the training split.
@@ -88,17 +88,34 @@ def _multilingual(rng: Random) -> str:
     return "\n".join(lines)
 
 
-_SPOKEN = (*instructions.KEYWORDS, *instructions.TOPICS, *tooluse.CITIES, *tooluse.PEOPLE)
+_FEW = (*instructions.KEYWORDS, *instructions.TOPICS, *tooluse.CITIES)
+_WORDS = tuple(
+    sorted(
+        {*_FEW, *tooluse.PEOPLE, *tooluse.WORDS}
+        | {word for fit in instructions.TOPICS.values() for word in fit}
+        | {name for r in RELATIONS for fact in r.facts.items() for name in fact}
+    )
+)
 
 
-def _repetition(rng: Random) -> str:
+def _repetition(rng: Random, words: tuple[str, ...] = _WORDS, numbers: float = 0.2) -> str:
     """Somebody says a few words or numbers and another repeats them."""
     first, second = rng.sample(tooluse.PEOPLE, 2)
     said = " ".join(
-        str(rng.randint(1, 99)) if rng.random() < 0.4 else rng.choice(_SPOKEN)
+        str(rng.randint(1, 99)) if rng.random() < numbers else rng.choice(words)
         for _ in range(rng.randint(2, 6))
     )
     return f"{first}: {said}\n{second}: {said}"
+
+
+def _lookup(rng: Random) -> str:
+    """Lettered words, and the same lines in another order."""
+    lines = [f"{letter}) {rng.choice(_WORDS)}" for letter in science.LETTERS]
+    return "\n".join([*lines, "", *rng.sample(lines, len(lines))])
+
+
+def _copying(rng: Random) -> str:
+    return rng.choice((_repetition, _lookup))(rng)
 
 
 def _request(rng: Random) -> str:
@@ -141,6 +158,9 @@ _TEXT_KINDS: dict[str, Callable[[Random], str]] = {
     "code": _code,
     "academic": _academic,
     "multilingual": _multilingual,
+    # Few words and short lists come first, or copying forms late or not at all (docs/LOG.md).
+    "copying-few": lambda rng: _repetition(rng, _FEW, numbers=0),
+    "copying-all": _copying,
 }
 
 

@@ -16,7 +16,7 @@ CITIES = (
     "Vienna", "Athens", "Havana", "Lisbon", "Moscow", "Warsaw", "Beijing", "Stockholm",
 )  # fmt: skip
 PEOPLE = ("Ana", "Ben", "Eva", "Leo", "Mia", "Tom", "Ida", "Max", "Zoe", "Kim")
-_WORDS = (
+WORDS = (
     "hello", "water", "cat", "house", "sun", "bread", "tree", "book",
     "fish", "rain", "moon", "gold", "stone", "wind", "lamp", "road",
 )  # fmt: skip
@@ -33,7 +33,7 @@ def _person(rng: Random) -> str:
 
 
 def _word(rng: Random) -> str:
-    return rng.choice(_WORDS)
+    return rng.choice(WORDS)
 
 
 def _language(rng: Random) -> str:
