@@ -84,7 +84,7 @@ class PretrainingSource(Section):
 
     type: Literal["pretraining"]
     category: str
-    """One of the thirteen categories of the paper's blend."""
+    """One of the thirteen categories of the paper's blend, or of ours: copying-few, copying-all."""
 
     @field_validator("category")
     @classmethod

@@ -115,6 +115,7 @@ def _lookup(rng: Random) -> str:
 
 
 def _copying(rng: Random) -> str:
+    """All words of the world, said twice or looked up. Short: copying forms in short documents first."""
     return rng.choice((_repetition, _lookup))(rng)
 
 
@@ -139,9 +140,8 @@ def _options(rng: Random) -> str:
 def _syn_crawl(rng: Random) -> str:
     """Synthetic text in which much is copied: requests and what they ask for, options, dialogues.
 
-    Conversations copy a word or two in eighty tokens. A model of this size that sees two million of
-    them never learns to (8% of a call's words, 0% of a request's topics); with a third of its first
-    tokens from here it does (85% and 100%; docs/LOG.md).
+    Conversations copy a word or two in eighty tokens, too few for a model of this size to learn it from
+    two million of them (docs/LOG.md).
     """
     make = rng.choices((_request, _options, _repetition), weights=(55, 30, 15))[0]
     return "\n\n".join(make(rng) for _ in range(rng.randint(1, 3)))

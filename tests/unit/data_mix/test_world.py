@@ -9,6 +9,7 @@ import pytest
 
 from data_mix import world
 from data_mix.world import arithmetic, multilingual
+from data_mix.world.facts import RELATIONS
 from data_mix.world.generate import PAPER_SAMPLES, proposer
 from data_mix.world.languages import LANGUAGES
 from data_mix.world.problem import Propose, propose_in_split, split_of
@@ -172,3 +173,22 @@ def test_a_wrong_name_or_size_is_one_clear_line(call: object, message: str) -> N
     assert callable(call)
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_documents_of_copying_say_everything_twice() -> None:
+    """[derived] Second lines repeat the first of a dialogue; looked-up lines are those above in another order."""
+    seen = set[str]()
+    for index in range(600):
+        for kind in ("copying-few", "copying-all"):
+            text = world.pretraining_at(index, kind=kind, seed=0)
+            assert isinstance(text, str)
+            if "\n\n" in text:
+                above, below = (part.splitlines() for part in text.split("\n\n"))
+                assert kind == "copying-all" and sorted(above) == sorted(below)
+                seen |= {line.split(") ")[1] for line in above}
+            else:
+                first, second = (line.split(": ")[1] for line in text.splitlines())
+                assert first == second and len(first.split()) >= 2
+    # Of many words, those of facts among them: what is only ever one of few words is learnt by itself.
+    facts = {value for relation in RELATIONS for value in relation.facts.values()}
+    assert len(seen) > 150 and len(seen & facts) > 30

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from model.packed import Rows, token_loss_sum
 from model.parallel import GradientWorkers
 from pretrain.config import PretrainConfig, ScheduleConfig
 from pretrain.rows import RowStream, document_labels
+from pretrain.stage import new_model
 from pretrain.train import Trainer, TrainingHooks
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.errors import UserError
@@ -242,3 +244,20 @@ def test_a_loss_that_is_not_finite_does_not_reach_the_weights() -> None:
         run.train_step(run.stream.batch(4, 0.0))
     for name, parameter in run.model.named_parameters():
         assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num())
+
+
+def test_the_output_layer_may_begin_as_the_embeddings_and_is_a_weight_of_its_own() -> None:
+    def made(output_layer: str) -> Any:
+        recipe = SimpleNamespace(model=SimpleNamespace(preset=None, overrides=SIZES))
+        context: Any = SimpleNamespace(
+            recipe=recipe, config=config(output_layer=output_layer), seed=3
+        )
+        return new_model(context, VOCAB, "cpu")
+
+    drawn, copied = made("random"), made("embeddings")
+    rest = dict(drawn.named_parameters())
+    head = copied.get_output_embeddings().weight
+    assert torch.equal(head, copied.get_input_embeddings().weight)
+    assert head.data_ptr() != copied.get_input_embeddings().weight.data_ptr()
+    differing = [n for n, p in copied.named_parameters() if not torch.equal(p, rest[n])]
+    assert differing == ["lm_head.weight"]
