@@ -198,13 +198,13 @@ def make_ready(context: StageContext, model: PreTrainedModel) -> None:
     config: TrainingConfig = context.config
     how = config.quantised
     if how is not None and how.granularity == "tensor":
-        check_isolation(model)
+        check_isolation(model, config.computed)
         convert(model, how, model.device)
         context.warn(_SHARED_SCALES)
         return
     if how is not None:
         convert(model, how, model.device)
-    check_isolation(model)
+    check_isolation(model, config.computed)
 
 
 def new_model(context: StageContext, vocab_size: int, device: str) -> Hybrid:

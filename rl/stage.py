@@ -162,7 +162,7 @@ def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, PolicyShards
         name = group.from_first(lambda: f"weights-{uuid4().hex}")
         return model, PolicyShards(mesh, Post(name), frozen)
     whole = load_base(context.parent_model, config.lora, str(group.place(config)))
-    check_isolation(whole)
+    check_isolation(whole, config.precision)
     return (add_adapters(whole, config.lora) if config.lora else whole), None
 
 

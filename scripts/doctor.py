@@ -192,7 +192,7 @@ def _kernels() -> list[Finding]:
 
 
 def _isolation() -> Finding:
-    """Documents kept apart by the path that training will take here."""
+    """Documents kept apart by the paths that training will take here."""
     import torch
 
     from model.hybrid import build_config, load_model
@@ -200,10 +200,12 @@ def _isolation() -> Finding:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        check_isolation(load_model(build_config("miniature"), device=device), device)
+        model = load_model(build_config("miniature"), device=device)
+        check_isolation(model, "fp32")
+        check_isolation(model, "bf16")  # autocast, as most stages train: on a card by other kernels
     except (IsolationError, RuntimeError) as error:
         return Finding("isolation", f"{device}: {reason_of(error)}", works=False, needed=True)
-    return Finding("isolation", f"proved on {device} in fp32, to the bit", needed=True)
+    return Finding("isolation", f"proved on {device} in fp32 and in bf16, to the bit", needed=True)
 
 
 def _sandbox() -> Finding:

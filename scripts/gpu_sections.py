@@ -32,10 +32,9 @@ def card(bench: Bench) -> Found:
             "gib": round(it.total_memory / 2**30, 1),
             "sm": f"{it.major}.{it.minor}",
         }
-    half = torch.empty(1, 1, 1, 16, device=bench.device, dtype=torch.bfloat16)
-    found["attention"] = (
-        "varlen_attn" if kernels.varlen_attention_serves(half, 0.0) else "by documents"
-    )
+    half = torch.empty(1, 2, 1, 64, device=bench.device, dtype=torch.bfloat16)
+    varlen = kernels.varlen_attention_serves(half, half, 0.0)
+    found["attention"] = "varlen_attn" if varlen else "by documents"
     lone = torch.empty(1, 8, 16, device=bench.device)
     lone_documents = kernels.mamba_kernels_serve(lone, None)
     found["scan"] = (
@@ -158,9 +157,10 @@ def leak(bench: Bench) -> Found:
     model = load_model(
         build_config("miniature", **bench.pick({}, TINY)), device=str(bench.device), seed=0
     )
-    check_isolation(model)
+    check_isolation(model, "fp32")
+    check_isolation(model, "bf16")  # as most stages train: fp32 weights under autocast
     half = copy.deepcopy(model).to(torch.bfloat16)
-    check_isolation(half)
+    check_isolation(half, "fp32")
     layouts, failures = bench.pick(50, 3), []
     for seed in range(layouts):
         tokens = (64, 500, 1030)[seed % 3]

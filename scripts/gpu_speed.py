@@ -117,7 +117,8 @@ def fused(bench: Bench) -> Found:
     """Each Triton kernel against torch's operations: errors, leaks, and on a card the time of both."""
     if not (bench.on_card or os.environ.get("TRITON_INTERPRET") == "1"):
         return {"kernels": "not tried: no card, and TRITON_INTERPRET is not 1", "failures": []}
-    from model.layers.triton import parity
+    from model.layers import parity
+    from model.layers.triton import cases
 
     widths = bench.pick(
         (
@@ -133,7 +134,7 @@ def fused(bench: Bench) -> Found:
     for kind, sizes in widths:
         for dtype in (torch.float32, torch.bfloat16):
             name = f"{kind} {list(sizes)} {str(dtype).removeprefix('torch.')}"
-            one = parity.case(kind, sizes)
+            one = cases.case(kind, sizes)
             error = max(parity.errors(one, bench.device, dtype, layout))
             found[name] = {"error": error}
             if not error <= parity.LIMIT[dtype]:
@@ -141,7 +142,7 @@ def fused(bench: Bench) -> Found:
             if leak := parity.leak(one, bench.device, dtype, layout):
                 failures.append(f"{name} {leak}")
             if bench.on_card:
-                found[name] |= _times(bench, parity.case(kind, sizes, 8192), dtype)
+                found[name] |= _times(bench, cases.case(kind, sizes, 8192), dtype)
     return {"kernels": found, "failures": failures}
 
 

@@ -234,7 +234,7 @@ def _train(context: StageContext, tokenizer: PreTrainedTokenizerBase, rows: Data
     if config.quantised is not None:
         convert(model, config.quantised, model.device)
     if config.concatenate:
-        check_isolation(model)
+        check_isolation(model, config.computed)
     if config.lora:
         add_adapters(model, config.lora)
     checkpoints = context.stage_dir / "checkpoints"

@@ -16,9 +16,10 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 import torch.nn.functional as F
 
+from model.layers import parity
 from model.layers.layout import DocumentLayout
 from model.layers.scan import LOG2_E, Sizes, chunk_scan
-from model.layers.triton import conv, norm, parity, scan
+from model.layers.triton import cases, conv, norm, scan
 from workbench import kernels
 
 CPU = torch.device("cpu")
@@ -120,7 +121,7 @@ def kinds() -> dict[str, Any]:
     conv._STEPS = 2
     for kind, sizes in (("scan", (24, 20)), ("conv", (4,)), ("conv", (3,)), ("norm", (60,))):
         for dtype in (torch.float32, torch.bfloat16):
-            one = parity.case(kind, sizes)
+            one = cases.case(kind, sizes)
             name = f"{kind} {sizes} {str(dtype).removeprefix('torch.')}"
             found[name] = {
                 "errors": parity.errors(one, CPU, dtype, layout),
@@ -138,7 +139,7 @@ def kinds() -> dict[str, Any]:
 
 def nano() -> dict[str, Any]:
     """The scan at the 9B's and 12B's widths of a head, in the chunks that a card would take."""
-    one, layout = parity.case("scan", (80, 128)), parity.documents(CPU)
+    one, layout = cases.case("scan", (80, 128)), parity.documents(CPU)
     return {"errors": parity.errors(one, CPU, torch.float32, layout)}
 
 
@@ -198,7 +199,7 @@ def model() -> dict[str, Any]:
             {name: p.grad.clone() for name, p in one.named_parameters() if p.grad is not None}
         )
     gaps = [largest_gap(grads[1][n], g) for n, g in grads[0].items()]
-    check_isolation(one)
+    check_isolation(one, "fp32")
     return {"gap": max(gaps), "parameters": len(gaps), "kinds": sorted(set(asked))}
 
 

@@ -70,12 +70,12 @@ def _attend(
     scaling: float | None,
 ) -> torch.Tensor:
     """[B, H, T, D] -> [B, T, H, D] over whole rows."""
-    if kernels.varlen_attention_serves(query, dropout):
+    if kernels.varlen_attention_serves(query, key, dropout):
         return kernels.varlen_attention(query, key, value, document_layout, scaling)
-    return _by_documents(query, key, value, document_layout, dropout, scaling)
+    return by_documents(query, key, value, document_layout, dropout, scaling)
 
 
-def _by_documents(
+def by_documents(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -1,16 +1,17 @@
 """Hand-over to kernels made for a GPU: torch's own attention over documents, and mamba-ssm's scan.
 
 None is needed: without them the torch path runs, sized for the device. None was run by us on a GPU;
-the calls follow the packages' signatures (torch 2.13, mamba-ssm 2.2+, causal-conv1d 1.4+), and
-`check_isolation` proves or refuses the path on the user's own device before anything is packed.
+the calls follow the packages' signatures (torch 2.10 to 2.13, mamba-ssm 2.2+, causal-conv1d 1.4+).
+Attention proves itself as the fused kernels do (model.layers.fused), and `check_isolation` proves or
+refuses the whole path, in the precision of the stage, before anything is packed.
 """
 
 import importlib
+import inspect
 from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.attention.varlen import varlen_attn
 
 from model.layers import fused
 from model.layers.layout import DocumentLayout
@@ -30,6 +31,10 @@ def _optional(module: str, name: str) -> Any:
     except (ImportError, OSError, AttributeError):
         # OSError: the extension is there but its CUDA libraries are not.
         return None
+
+
+# None: a torch from before 2.10.
+varlen_attn = _optional("torch.nn.attention.varlen", "varlen_attn")
 
 
 def _scan_kernel() -> Any:
@@ -62,10 +67,15 @@ def mamba_kernels_serve(x: torch.Tensor, layout: DocumentLayout | None) -> bool:
     return found
 
 
-def varlen_attention_serves(query: torch.Tensor, dropout: float) -> bool:
-    """Whether torch's attention over documents takes query: on CUDA, in half precision."""
+def varlen_attention_serves(query: torch.Tensor, key: torch.Tensor, dropout: float) -> bool:
+    """Whether torch's attention over documents takes query [B, H, T, D] and key [B, KV, T, D]: on CUDA, in
+    half precision, once it has shown here that it equals plain attention and leaks nothing.
+
+    Raises: UserError where it has not, and the stage says `kernels: required`.
+    """
     half = query.dtype in (torch.float16, torch.bfloat16)
-    return query.is_cuda and half and dropout == 0.0
+    sizes = (query.shape[-1], query.shape[1] // key.shape[1])
+    return half and dropout == 0.0 and fused.serves("attention", query, *sizes)
 
 
 def conv_silu(
@@ -107,17 +117,24 @@ def varlen_attention(
     """query [B, H, T, D], key and value [B, KV, T, D] -> [B, T, H, D], documents isolated."""
     batch, heads, length, width = query.shape
     q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (query, key, value))
-    out = varlen_attn(
-        q,
-        k,
-        v,
-        layout.cu_seqlens,
-        layout.cu_seqlens,
-        layout.longest,
-        layout.longest,
-        scale=scaling,
-        window_size=(-1, 0),  # causal
-        enable_gqa=heads != key.shape[1],
-    )
-    assert isinstance(out, torch.Tensor)  # return_aux is not asked for
+    known = _parameters(varlen_attn)
+    # torch 2.10 says it by a flag, and has neither a scale nor shared keys.
+    causal = "window_size" in known
+    options: dict[str, Any] = {"window_size": (-1, 0)} if causal else {"is_causal": True}
+    if "scale" in known:
+        options["scale"] = scaling
+    elif scaling is not None:
+        q = q * (scaling * width**0.5)
+    shared = heads // key.shape[1]
+    if "enable_gqa" in known:
+        options["enable_gqa"] = shared > 1
+    elif shared > 1:
+        k, v = (t.repeat_interleave(shared, dim=1) for t in (k, v))
+    ends = layout.cu_seqlens
+    out: torch.Tensor = varlen_attn(q, k, v, ends, ends, layout.longest, layout.longest, **options)
     return out.view(batch, length, heads, width)
+
+
+@cache
+def _parameters(function: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)

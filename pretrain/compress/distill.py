@@ -81,7 +81,7 @@ def run(context: StageContext) -> None:
     place = str(group.place(config))
     student = load_model(student_folder, device=place)
     teacher = load_model(teacher_folder, dtype=_teacher_dtype(config), device=place)
-    check_isolation(teacher)
+    check_isolation(teacher, config.computed)
     make_ready(context, student)
     _distill(context, student, teacher, None)
 

@@ -33,7 +33,7 @@ def run(context: StageContext) -> None:
     model = load_model(context.parent_model, device=str(group.place(config))).eval()
     target = target_of(config, shape_of(model.config))
     check_target(target, shape_of(model.config), config.removable)
-    check_isolation(model)
+    check_isolation(model, "fp32")
     context.note(parameters_before=_count(model))
     context.progress(message="reading data")
     documents = BlendDocuments(config.blend, tokenizer, context.seed)

@@ -330,7 +330,7 @@ def _models(context: StageContext, tokenizer: Any, mesh: Mesh | None) -> tuple[A
         load_model(folder, device=device),
     )
     for model in (student, teacher):
-        check_isolation(model)
+        check_isolation(model, "fp32")
     return student, teacher
 
 

@@ -284,7 +284,7 @@ def _train(
 ) -> Any:
     config: DpoConfig = context.config
     model = load_base(policy, config.lora, str(place(config)))
-    check_isolation(model)
+    check_isolation(model, config.precision)
     if config.lora:
         add_adapters(model, config.lora)
     offset = _offset(context, number)

@@ -70,7 +70,7 @@ def run(context: StageContext) -> None:
         (context.stage_dir / _FILE).unlink()
         return
     model = load_base(context.parent_model, config.lora, str(group.device()))
-    check_isolation(model)
+    check_isolation(model, config.precision)
     if config.lora:
         add_adapters(model, config.lora)
     context.progress(message="held-out preferences before")

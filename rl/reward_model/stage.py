@@ -75,7 +75,7 @@ def run(context: StageContext) -> None:
     place = group.place(config)
     causal = load_base(context.parent_model, config.lora, str(place))
     model = ScoreModel(causal).to(place)
-    check_isolation(model.causal)
+    check_isolation(model.causal, config.precision)
     if config.lora:
         add_adapters(model.causal, config.lora)
     held_out = data["held_out"]["rows"]

@@ -222,8 +222,8 @@ MUTATIONS = (
     Mutation(
         "packed rows on a model that is not asked",
         "sft/stage.py",
-        "    if config.concatenate:\n        check_isolation(model)",
-        "    if config.lora and config.concatenate:\n        check_isolation(model)",
+        "    if config.concatenate:\n        check_isolation(model, config.computed)",
+        "    if config.lora and config.concatenate:\n        check_isolation(model, config.computed)",
         "samples are concatenated for a model that lets them see each other",
         ("tests/unit/sft/test_stage.py",),
         "Packed rows leak Mamba state from one document into the next",

@@ -54,7 +54,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a wrong kernel serves",
-        "model/layers/triton/parity.py",
+        "model/layers/parity.py",
         "if not worst <= limit:",
         "if False:",
         "a kernel that is wrong on a card trains there without a word",

@@ -120,11 +120,11 @@ def test_isolation_holds_and_fails_for_one_scale_a_matrix(ends: int) -> None:
     ids = random_ids((2, 40))
     moved = model(input_ids=ids).logits - plain(input_ids=ids).logits
     assert 1e-3 < float((moved.norm() / plain(input_ids=ids).logits.norm()).detach()) < 0.2
-    check_isolation(model)
+    check_isolation(model, "fp32")
     tensor = awake(load_model(tiny_config(), seed=0))
     convert(tensor, Fp8Config(ends=ends, granularity="tensor"), CPU)
     with pytest.raises(IsolationError, match="share FP8 scales"):
-        check_isolation(tensor)
+        check_isolation(tensor, "fp32")
 
 
 @pytest.mark.parametrize("scales", ["pow2", "fp32"])

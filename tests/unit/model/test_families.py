@@ -42,7 +42,7 @@ def model_of(family: str) -> Any:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_is_packed_or_takes_its_documents_one_by_one(family: str) -> None:
     model = model_of(family)
-    check_isolation(model)
+    check_isolation(model, "fp32")
     reason = getattr(model.base_model.forward, "reason", "")
     assert FAMILIES[family][1] in reason and bool(FAMILIES[family][1]) == bool(reason)
 
@@ -119,7 +119,7 @@ def test_a_packed_row_is_transformers_own_model_on_each_document(name: str) -> N
     """Logits and every gradient of a row of three documents, against the family's own layers one document at a
     time [derived], in fp64 where experts allow it (torch's grouped products do not); isolation is proved to the bit, and nothing is taken one by one as a whole."""
     model = load_model(config_of(name), seed=0)
-    check_isolation(model)
+    check_isolation(model, "fp32")
     assert not hasattr(model.base_model.forward, "reason")
     dtype = (
         "float32" if any("expert" in module for module, _ in model.named_modules()) else "float64"

@@ -1,14 +1,17 @@
 """Packed documents are isolated: against each document alone, to the bit, and in the gradient."""
 
 import copy
+import re
 import resource
 import threading
 from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     LlamaConfig,
     MambaConfig,
@@ -20,9 +23,11 @@ from transformers import (
 )
 
 from model.hybrid import build_config, load_model
-from model.layers import attention, conv, isolation, mixer, scan
+from model.layers import attention, conv, isolation, kernels, mixer, scan
 from model.layers.install import NO_TIME_STEP_CLAMP, install
 from model.layers.isolation import IsolationError, check_isolation
+from pretrain.compress.config import PruneConfig
+from rl.distill.config import OnPolicyDistillConfig
 
 VOCAB = 64
 
@@ -409,8 +414,8 @@ def test_self_test_passes_and_leaves_the_model_alone() -> None:
     )
     llama = load_model(config)
     state = torch.random.get_rng_state()
-    check_isolation(model)
-    check_isolation(llama)
+    check_isolation(model, "fp32")
+    check_isolation(llama, "fp32")
     assert model.training
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(state, torch.random.get_rng_state())
@@ -431,7 +436,7 @@ def test_self_test_catches_each_leak(layer: str, monkeypatch: pytest.MonkeyPatch
             lambda *args, layout: scan.chunk_scan(*args),
         )
     else:
-        whole_row = attention._by_documents
+        whole_row = attention.by_documents
 
         def leak(
             query: torch.Tensor,
@@ -444,16 +449,55 @@ def test_self_test_catches_each_leak(layer: str, monkeypatch: pytest.MonkeyPatch
             rows = torch.zeros(query.shape[0], query.shape[2], dtype=torch.int32)
             return whole_row(query, key, value, attention.DocumentLayout(rows), dropout, scaling)
 
-        monkeypatch.setattr(attention, "_by_documents", leak)
+        monkeypatch.setattr(attention, "by_documents", leak)
     with pytest.raises(IsolationError):
-        check_isolation(model)
+        check_isolation(model, "fp32")
+
+
+def test_self_test_is_of_the_path_that_the_precision_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention that leaks in half precision alone, as a card's own would: fp32 weights under autocast."""
+    model = awake(load_model(tiny_config(), seed=0))
+
+    def leak(q: Any, k: Any, v: Any, ends: Any, *rest: Any, **options: Any) -> torch.Tensor:
+        asked.append(q.dtype)
+        one = (t[None].transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(*one, is_causal=True, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+    asked: list[torch.dtype] = []
+    serves = lambda query, key, dropout: query.dtype == torch.bfloat16  # noqa: E731
+    monkeypatch.setattr(kernels, "varlen_attention_serves", serves)
+    monkeypatch.setattr(kernels, "varlen_attn", leak)
+    check_isolation(model, "fp32")
+    assert asked == []
+    with pytest.raises(IsolationError):
+        check_isolation(model, "bf16")
+    assert set(asked) == {torch.bfloat16}
+    monkeypatch.undo()
+    check_isolation(model, "bf16")
+
+
+def test_every_stage_proves_isolation_in_its_own_precision() -> None:
+    """Those that have none compute in fp32."""
+    root = Path(__file__).parents[3]
+    told = {}
+    for folder in ("model", "pretrain", "rl", "sft", "evals", "reward"):
+        for path in (root / folder).rglob("*.py"):
+            if calls := re.findall(r"check_isolation\(([^():]+)\)", path.read_text()):
+                told[str(path.relative_to(root))] = {call.split(", ")[1] for call in calls}
+    assert told.pop("rl/distill/stage.py") == told.pop("pretrain/compress/stage.py") == {'"fp32"'}
+    for config in (OnPolicyDistillConfig, PruneConfig):
+        assert "precision" not in config.model_fields
+    by_fp8 = ("sft/stage.py", "pretrain/stage.py", "pretrain/compress/distill.py")
+    assert [told.pop(name) for name in by_fp8] == [{"config.computed"}] * 3
+    assert len(told) == 4 and all(said == {"config.precision"} for said in told.values())
 
 
 def test_self_test_is_quick(pair: tuple[torch.nn.Module, torch.nn.Module]) -> None:
     """A bound on its work, not on its time: forward passes over one row of 72 tokens."""
     calls = []
     handle = pair[0].register_forward_hook(lambda *_: calls.append(1))
-    check_isolation(pair[0])
+    check_isolation(pair[0], "fp32")
     handle.remove()
     assert sum(isolation._LENGTHS) == 72
     assert len(calls) == 1 + 3 * len(isolation._LENGTHS)
@@ -469,4 +513,4 @@ def test_self_test_catches_a_gradient_that_leaks_where_no_value_does() -> None:
 
     model.base_model.layers[0].register_forward_pre_hook(leak)
     with pytest.raises(IsolationError, match="gradient of document"):
-        check_isolation(model)
+        check_isolation(model, "fp32")

@@ -136,8 +136,8 @@ def test_projections_alone_are_in_4_bits(folder: Path) -> None:
 
 def test_documents_are_isolated(folder: Path) -> None:
     model = load_base(folder, HOW, "cpu")
-    check_isolation(model)
-    check_isolation(add_adapters(model, HOW))
+    check_isolation(model, "fp32")
+    check_isolation(add_adapters(model, HOW), "fp32")
 
 
 def test_training_lowers_the_loss_and_the_base_stays(folder: Path) -> None:

@@ -1,16 +1,19 @@
 """What a GPU would be given, shown without one: sizes on the meta device, and calls recorded."""
 
+from functools import wraps
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model.layers import attention, blocks, conv, kernels, scan
+from model.layers import attention, blocks, conv, fused, kernels, parity, scan
 from model.layers.conv import _Blocks
 from model.layers.layout import DocumentLayout, causal_masks
 from model.layers.scan import Sizes, chunk_scan
 from model.loss import logit_slices
+from workbench import kernels as stage
+from workbench.errors import UserError
 
 META = torch.device("meta")
 NANO2_12B = Sizes(heads=128, head_dim=80, groups=8, state=128)
@@ -119,39 +122,130 @@ def test_rows_beyond_32_bit_offsets_take_the_torch_path(monkeypatch: pytest.Monk
     assert not kernels.mamba_kernels_serve(view(94_787), None)
 
 
-def test_attention_on_cuda_in_half_precision_goes_to_torchs_documents(
-    monkeypatch: pytest.MonkeyPatch,
+Q, KV, SCALE = (2, 4, 9, 8), (2, 2, 9, 8), 0.3
+
+
+def attend(q: Any, k: Any, v: Any, ends: torch.Tensor, **how: Any) -> torch.Tensor:
+    """torch's attention over documents, worked out one after the other."""
+    parts = []
+    for first, last in zip(ends.tolist(), ends.tolist()[1:], strict=False):
+        one = (t[None, first:last].transpose(1, 2) for t in (q, k, v))
+        out = F.scaled_dot_product_attention(*one, is_causal=True, **how)
+        parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def varlen(  # as in torch 2.13
+    q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, *,
+    scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    assert torch.equal(cu_q, cu_k) and max_q == max_k == int(cu_q.diff().max())
+    assert window_size == (-1, 0)
+    return attend(q, k, v, cu_q, scale=scale, enable_gqa=enable_gqa)
+
+
+def varlen_before(  # as in torch 2.10
+    q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, is_causal: bool = False
+) -> torch.Tensor:
+    assert is_causal and q.shape == k.shape
+    return attend(q, k, v, cu_q)
+
+
+@pytest.mark.parametrize("function", [varlen, varlen_before])
+def test_both_signatures_of_torchs_attention_over_documents_give_the_cpus_numbers(
+    function: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The recorded call, worked out document by document, gives the CPU path's numbers."""
-    calls: list[dict[str, Any]] = []
-
-    def record(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: torch.Tensor,
-        cu_k: torch.Tensor, max_q: int, max_k: int, **options: Any,
-    ) -> torch.Tensor:  # fmt: skip
-        calls.append(options)
-        assert torch.equal(cu_q, cu_k) and max_q == max_k == int(cu_q.diff().max())
-        parts = []
-        for first, last in zip(cu_q.tolist(), cu_q.tolist()[1:], strict=False):
-            one = (t[None, first:last].transpose(1, 2) for t in (q, k, v))
-            causal = options["window_size"] == (-1, 0)
-            out = F.scaled_dot_product_attention(
-                *one, is_causal=causal, scale=options["scale"], enable_gqa=options["enable_gqa"]
-            )
-            parts.append(out[0].transpose(0, 1))
-        return torch.cat(parts)
-
-    monkeypatch.setattr(kernels, "varlen_attn", record)
+    monkeypatch.setattr(kernels, "varlen_attn", function)
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 4, 9, 8, generator=generator)
-    key, value = (torch.randn(2, 2, 9, 8, generator=generator) for _ in range(2))
+    query = torch.randn(Q, generator=generator)
+    key, value = (torch.randn(KV, generator=generator) for _ in range(2))
     layout = DocumentLayout(torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2], [3] * 9]))
-    want = attention._by_documents(query, key, value, layout, 0.0, 0.3)
-    got = kernels.varlen_attention(query, key, value, layout, 0.3)
+    want = attention.by_documents(query, key, value, layout, 0.0, SCALE)
+    got = kernels.varlen_attention(query, key, value, layout, SCALE)
     torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
-    assert calls == [{"scale": 0.3, "window_size": (-1, 0), "enable_gqa": True}]
-    half = on_cuda(query.bfloat16())
-    assert kernels.varlen_attention_serves(half, 0.0)
-    assert not kernels.varlen_attention_serves(half, 0.1)
-    assert not kernels.varlen_attention_serves(on_cuda(query), 0.0)
-    assert not kernels.varlen_attention_serves(query.bfloat16(), 0.0)
+
+
+@wraps(varlen)
+def leaky(q: Any, k: Any, v: Any, cu_q: Any, *rest: Any, **options: Any) -> torch.Tensor:
+    """A document adds 0.001 of its first value to those behind it: below what is compared, not below a bit."""
+    ends = cu_q.tolist()
+    out = varlen(q, k, v, cu_q, *rest, **options)
+    moved = out + 1e-3 * v[ends[2]].sum() * (torch.arange(len(out)) >= ends[3])[:, None, None]
+    return moved.to(out.dtype)
+
+
+@wraps(varlen)
+def rough(*args: Any, **options: Any) -> torch.Tensor:
+    return varlen(*args, **options) * 1.2
+
+
+@wraps(varlen)
+def unfit(*args: Any, **options: Any) -> torch.Tensor:
+    raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (varlen, ""),
+        (rough, "is off by 2"),
+        (unfit, "does not run here (RuntimeError: FlashAttention only supports Ampere GPUs"),
+        (None, "is not in this torch (2."),
+    ],
+)
+def test_attention_shows_first_that_it_is_right_here(
+    function: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "varlen_attn", function)
+    told = fused.problem("attention", CPU, torch.bfloat16, (16, 2))
+    assert told.startswith(says) and bool(told) == bool(says)
+
+
+def test_attention_that_leaks_does_not_pass_its_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "varlen_attn", leaky)
+    monkeypatch.setattr(parity, "errors", lambda *args: [0.0])
+    told = fused.problem("attention", CPU, torch.bfloat16, (16, 2))
+    assert told == "lets a gradient reach other documents here"
+
+
+def test_attention_that_fails_its_trial_falls_back_with_a_line_or_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = torch.zeros(1, 4, 9, 16, dtype=torch.bfloat16)
+    key = half[:, :2]
+    monkeypatch.setattr(fused, "_wanted", lambda kind, device: kind == "attention")
+    monkeypatch.setattr(kernels, "varlen_attn", varlen)
+    fused._why_not.cache_clear()
+    try:
+        assert kernels.varlen_attention_serves(half, key, 0.0)
+        assert not kernels.varlen_attention_serves(half, key, 0.1)
+        assert not kernels.varlen_attention_serves(half.float(), key.float(), 0.0)
+        fused._why_not.cache_clear()
+        monkeypatch.setattr(kernels, "varlen_attn", unfit)
+        assert not kernels.varlen_attention_serves(half, key, 0.0)
+        assert (
+            "attention: torch's operations are used, because the kernel does not run" in caplog.text
+        )
+        monkeypatch.setattr(stage, "_chosen", "required")
+        with pytest.raises(
+            UserError, match="kernels is 'required', but the attention kernel does not"
+        ):
+            kernels.varlen_attention_serves(half, key, 0.0)
+    finally:
+        fused._why_not.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("choice", "kinds"),
+    [("auto", {"attention", "conv"}), ("torch", set()), ("mamba-ssm", {"attention"})],
+)
+def test_which_kernels_a_choice_asks_of_a_card(
+    choice: str, kinds: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "_chosen", choice)
+    asked = {kind for kind in ("attention", "conv") if fused._wanted(kind, torch.device("cuda"))}
+    assert asked == kinds
+    assert not fused._wanted("attention", CPU)

@@ -50,7 +50,7 @@ def run_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, stand_in in {
         "read_tokenizer": lambda path: None,
         "load_base": lambda path, lora, device: None,
-        "check_isolation": lambda model: None,
+        "check_isolation": lambda model, precision: None,
         "must_be_checkable": lambda checks: None,
         "take_questions": lambda context, tokenizer: ([], HELD_OUT),
         "start_engine": lambda path, config: engine,

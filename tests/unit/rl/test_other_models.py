@@ -61,7 +61,7 @@ def test_packed_logprobs_and_gradients_are_those_of_each_reply_alone() -> None:
     plain = _llama()
     packed = load_model(plain.config, dtype="float64")
     packed.load_state_dict(plain.state_dict())
-    check_isolation(packed)
+    check_isolation(packed, "fp32")
     rollouts = _rollouts()
     (row,) = pack(rollouts, 64)
     found, supported = reply_logprobs(packed, row, Truncation(temperature=0.7))
@@ -129,4 +129,4 @@ def test_a_model_whose_windows_cannot_be_isolated_takes_documents_one_by_one() -
         vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
         num_attention_heads=4, num_key_value_heads=2, sliding_window=8,
     )  # fmt: skip
-    check_isolation(load_model(config, seed=0))
+    check_isolation(load_model(config, seed=0), "fp32")

@@ -1,20 +1,15 @@
-"""The kernels against torch's operations on a tiny case: what `model.layers.fused` asks before it uses them."""
+"""A kernel against torch's operations on a tiny case: what `model.layers.fused` asks before it uses one."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
-from model.layers.conv import causal_conv_silu
-from model.layers.gated_norm import gated_norm
 from model.layers.layout import DocumentLayout
-from model.layers.scan import LOG2_E, Sizes, chunk_scan
-from model.layers.triton import conv, norm, scan
 
 # Documents of the row: one of one token, one that begins inside a chunk and crosses the next, a ragged end.
 _LENGTHS = (37, 1, 2, 67, 16, 10)
-_TOKENS = sum(_LENGTHS)
+TOKENS = sum(_LENGTHS)
 # Largest error allowed, relative to the largest value: of the sums, then of the type's own rounding.
 LIMIT = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 _TF32 = 5e-3
@@ -31,14 +26,9 @@ class Case(NamedTuple):
     over_tokens: int
 
 
-def problem(kind: str, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...]) -> str:
+def problem(one: Case, device: torch.device, dtype: torch.dtype) -> str:
     """What is wrong with the kernel on this device; empty where nothing is."""
-    if kind == "scan" and sizes[1] > scan.MOST_STATE:
-        return f"takes a state of at most {scan.MOST_STATE} values a head, got {sizes[1]}"
-    if kind == "norm" and sizes[0] > norm.MOST_WIDTH:
-        return f"takes parts of at most {norm.MOST_WIDTH} values, got {sizes[0]}"
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        one = case(kind, sizes)
         layout = documents(device)
         worst = max(errors(one, device, dtype, layout))
         limit = LIMIT[dtype]
@@ -53,60 +43,6 @@ def documents(device: torch.device) -> DocumentLayout:
     """The row of the tiny case."""
     numbers = torch.arange(len(_LENGTHS)).repeat_interleave(torch.tensor(_LENGTHS))
     return DocumentLayout(numbers.int()[None].to(device))
-
-
-def case(kind: str, sizes: tuple[int, ...], tokens: int = _TOKENS) -> Case:
-    """The case of a kernel as it is compiled for these sizes."""
-    draw = torch.Generator().manual_seed(0)
-
-    def normal(*size: int) -> torch.Tensor:
-        return torch.randn(*size, generator=draw, dtype=torch.float64)
-
-    if kind == "scan":
-        s = Sizes(heads=4, head_dim=sizes[0], groups=2, state=sizes[1])
-        width = s.heads * s.head_dim + 2 * s.groups * s.state
-        inputs = [normal(1, tokens, width) / 4, normal(1, tokens, 4) - 1, normal(4), normal(4)]
-        return Case(_scan_kernel(s), _scan_torch(s), inputs, over_tokens=2)
-    if kind == "conv":
-        inputs = [normal(1, tokens, 72), normal(72, sizes[0]) / 2, normal(72)]
-        return Case(
-            lambda x, at: conv.conv_silu(x[0], x[1], x[2], at.places),
-            lambda x, at: causal_conv_silu(x[0], x[1], x[2], at),
-            inputs,
-            over_tokens=1,
-        )
-    inputs = [
-        normal(1, tokens, 2 * sizes[0]),
-        normal(1, tokens, 2 * sizes[0]),
-        normal(2 * sizes[0]),
-    ]
-    return Case(
-        lambda x, at: norm.gated_norm(x[0], x[1], x[2], groups=2, eps=1e-5),
-        lambda x, at: gated_norm(x[0], x[1], x[2], groups=2, eps=1e-5),
-        inputs,
-        over_tokens=2,
-    )
-
-
-def _rates(x: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    wide = torch.promote_types(x[0].dtype, torch.float32)
-    return F.softplus(x[1].to(wide)), -F.softplus(x[2].to(wide)), x[3].to(wide)
-
-
-def _scan_kernel(sizes: Sizes) -> Run:
-    def run(x: Sequence[torch.Tensor], layout: DocumentLayout) -> torch.Tensor:
-        dt, a, d = _rates(x)
-        return scan.scan(x[0], dt, dt * (a * LOG2_E), d, sizes, layout.places)
-
-    return run
-
-
-def _scan_torch(sizes: Sizes) -> Run:
-    def run(x: Sequence[torch.Tensor], layout: DocumentLayout) -> torch.Tensor:
-        dt, a, d = _rates(x)
-        return chunk_scan(x[0], dt, a, d, sizes, layout=layout)
-
-    return run
 
 
 def errors(
