@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     import torch
 
 # Largest difference of a probe token's log-probability, in nats, by the engine's dtype. Clean syncs of
-# the miniature in fp32 differ by 6e-6 at most (docs/LOG.md).
+# the miniature in fp32 differ by 6e-6 at most, in bf16 by 0.11 (docs/LOG.md).
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
+# In bf16 at least so many steps of the largest logit: SmolLM2-135M, whose logits reach 34, is up to 7.6 steps
+# from itself in fp32 on the probes of clean syncs (docs/LOG.md).
+PROBE_STEPS = 16
+BF16_STEP = 2.0**-8
+"""Of a number: bf16 keeps 8 bits of it."""
 _PROBE_TOKENS = (12, 6, 4)
 # The first probe of a model that scans in chunks, or of an engine that keeps prompts by the block, is
 # this much longer than one: state crosses it.
@@ -34,13 +39,15 @@ class SyncError(RuntimeError):
 
 
 class Probe(NamedTuple):
-    """Tokens and the sender's log-probability of each but the first.
+    """Tokens and the sender's log-probability of each but the first. largest: the size of the sender's largest
+    logit over all probes, where the engine's dtype asks for it.
 
     Example: Probe([5, 17, 9], [-3.2, -0.7])
     """
 
     token_ids: list[int]
     logprobs: list[float]
+    largest: float = 0.0
 
 
 class Mark(NamedTuple):
@@ -168,9 +175,22 @@ def largest_difference(found: Sequence[float], expected: Sequence[float]) -> flo
     return max((gap if gap == gap else float("inf") for gap in gaps), default=0.0)
 
 
-def check_probes(report: SyncReport, dtype: str, version: int) -> None:
-    """Raises: SyncError where the engine's probabilities are not the sender's."""
+def probe_limit(dtype: str, largest: float) -> float:
+    """Nats that a probe may be off. largest: the size of the largest logit, of which bf16 knows no more than a
+    256th: a logit of 32 is off by 0.06 at every rounding, and a model rounds hundreds of times.
+
+    >>> probe_limit("bfloat16", 2.0), probe_limit("bfloat16", 32.0), probe_limit("float32", 32.0)
+    (0.3, 2.0, 0.001)
+    """
     limit = PROBE_TOLERANCE[dtype]
+    if dtype != "bfloat16" or not 0 < largest < float("inf"):
+        return limit
+    return max(limit, PROBE_STEPS * BF16_STEP * largest)
+
+
+def check_probes(report: SyncReport, dtype: str, version: int, largest: float = 0.0) -> None:
+    """largest: see `probe_limit`. Raises: SyncError where the engine's probabilities are not the sender's."""
+    limit = probe_limit(dtype, largest)
     says = {
         "the engine's log-probabilities of probe tokens are off by": report.probe_error,
         "tokens sampled after the probes are off from the engine's own scoring of them by": (

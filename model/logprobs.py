@@ -219,6 +219,36 @@ def model_logprobs(
     token that stands before each target; no other one reaches the output layer. Where processes share
     the row each of them gets all values (model.layers.context). Raises: UserError where they cannot.
     """
+    read, weight, mine = _read_at(model, input_ids, document, position)
+    target = target.to(read.device)
+    if weight is None:
+        return token_logprobs(read, target, truncation)
+    values, supported = linear_logprobs(read, weight, target[mine], truncation)
+    values = context.put_together(model, values, mine)
+    return values, context.put_together(model, supported.to(values.dtype), mine) > 0
+
+
+@torch.no_grad()
+def largest_logit(model: Any, input_ids: Int[Tensor, " T"], document: Int[Tensor, " T"]) -> Tensor:
+    """Size of the largest logit anywhere in a packed row (a scalar, fp32); see `model_logprobs`."""
+    everywhere = torch.arange(len(input_ids))
+    read, weight, mine = _read_at(model, input_ids, document, everywhere)
+    if weight is None:
+        return read.abs().amax().float()
+    slices = logit_slices(len(read), len(weight), read.device, on_cpu=CPU_LOGITS)
+    sizes = [(read[rows].to(weight.dtype) @ weight.T).abs().amax(-1).float() for rows in slices]
+    own = torch.cat(sizes) if sizes else read.new_zeros(0, dtype=torch.float32)
+    return context.put_together(model, own, mine).amax()
+
+
+def _read_at(
+    model: Any,
+    input_ids: Int[Tensor, " T"],
+    document: Int[Tensor, " T"],
+    position: Int[Tensor, " N"],
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """What the output layer reads at these positions [n, D], its matrix [V, D], and which of the positions
+    are this process's; without a plain matrix the logits [N, V], None and all of them."""
     device = next(model.parameters()).device
     input_ids, document = context.padded(model, input_ids, document)
     inputs = {
@@ -226,7 +256,7 @@ def model_logprobs(
         "seq_idx": document[None].to(device),
         "use_cache": False,
     }
-    position, target = position.to(device), target.to(device)
+    position = position.to(device)
     weight = plain_head(model)
     if weight is None:
         if group_of(model) is not None:
@@ -235,9 +265,7 @@ def model_logprobs(
                 "share its rows; set distributed.context: 1"
             )
         logits = model(**inputs, logits_to_keep=position).logits[0]
-        return token_logprobs(logits, target, truncation)
+        return logits, None, torch.ones_like(position, dtype=torch.bool)
     hidden = model.base_model(**inputs).last_hidden_state[0]
     own, mine = context.at_places(model, hidden, position)
-    values, supported = linear_logprobs(own, weight, target[mine], truncation)
-    values = context.put_together(model, values, mine)
-    return values, context.put_together(model, supported.to(values.dtype), mine) > 0
+    return own, weight, mine

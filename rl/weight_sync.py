@@ -26,7 +26,7 @@ from engine.sync_check import (
     probe_ids,
     tensor_digest,
 )
-from model.logprobs import Truncation, model_logprobs
+from model.logprobs import Truncation, largest_logit, model_logprobs
 from model.lora import adapter_tensors, base_tensors, has_adapters, merged_wide
 from model.nf4 import in_4_bits
 from model.sharding.converted import all_as_in_files, is_otherwise
@@ -44,16 +44,23 @@ class Synced(NamedTuple):
 
 
 def sync(
-    model: nn.Module, engine: Engine, *, version: int, longest: int, cached: bool = False
+    model: nn.Module,
+    engine: Engine,
+    *,
+    version: int,
+    longest: int,
+    cached: bool = False,
+    half: bool = False,
 ) -> Synced:
     """Give the engine every tensor of the policy, under its Hugging Face name, or its adapters alone.
 
     `longest`: tokens of a prompt and its reply that the engine takes. `cached`: it keeps prompts
-    (`EngineConfig.prefix_caching`). Raises: SyncError where what
-    the engine holds or computes afterwards is not the policy.
+    (`EngineConfig.prefix_caching`). `half`: it computes in bf16, and its probes may differ by more where the
+    policy's logits are large. Raises: SyncError where what the engine holds or computes afterwards is not
+    the policy.
     """
     state = sent_state(model)
-    proof = prove(model, state, version=version, longest=longest, cached=cached)
+    proof = prove(model, state, version=version, longest=longest, cached=cached, half=half)
     tensors = [(name, tensor.detach().cpu()) for name, tensor in state.items()]
     report = engine.update_weights(tensors, version=version, proof=proof)
     return Synced(report, _num_bytes(state))
@@ -67,6 +74,7 @@ def sync_shares(
     version: int,
     longest: int,
     cached: bool = False,
+    half: bool = False,
 ) -> Synced:
     """`sync` of a model whose parameters several processes hold in shards. engine: the first one's.
 
@@ -81,9 +89,9 @@ def sync_shares(
     sent_bytes = int(group.total(_num_bytes(own)))
     prompts = _probes(model, version=version, longest=longest, cached=cached)
     if engine is None:
-        score(model, prompts)  # with the first one, which scores while its engines load
+        score(model, prompts, half=half)  # with the first one, which scores while its engines load
         return group.from_first(lambda: Synced(None, sent_bytes))
-    proof = Proof(digests, lambda: score(model, prompts), base)
+    proof = Proof(digests, lambda: score(model, prompts, half=half), base)
     report = engine.update_weights(post.collect(), version=version, proof=proof)  # type: ignore[arg-type]
     return group.from_first(lambda: Synced(report, sent_bytes))
 
@@ -101,7 +109,8 @@ def publish(
     Every process must call it. Raises: SyncError in the first.
     """
     how: dict[str, Any] = {
-        "version": version, "longest": config.max_model_len, "cached": config.prefix_caching
+        "version": version, "longest": config.max_model_len, "cached": config.prefix_caching,
+        "half": config.dtype == "bfloat16",
     }  # fmt: skip
     if post is not None:
         return sync_shares(model, engine, post, **how)
@@ -216,11 +225,12 @@ def prove(
     version: int,
     longest: int,
     cached: bool = False,
+    half: bool = False,
 ) -> Proof:
     """Digests of the tensors that are sent and marks of a base that is not, and how to get the model's own
     log-probabilities of the probes."""
     prompts = _probes(model, version=version, longest=longest, cached=cached)
-    return Proof(digests_of(state), lambda: score(model, prompts), base_marks(model))
+    return Proof(digests_of(state), lambda: score(model, prompts, half=half), base_marks(model))
 
 
 def _probes(model: nn.Module, *, version: int, longest: int, cached: bool) -> list[list[int]]:
@@ -231,21 +241,24 @@ def _probes(model: nn.Module, *, version: int, longest: int, cached: bool) -> li
     return probe_ids(vocabulary, longest, version, chunk=chunk, cached=cached)
 
 
-def score(model: nn.Module, prompts: list[list[int]]) -> list[Probe]:
-    """The prompts with the log-probability of each token but the first, in one packed row."""
+def score(model: nn.Module, prompts: list[list[int]], *, half: bool = False) -> list[Probe]:
+    """The prompts with the log-probability of each token but the first, in one packed row. half: for an
+    engine in bf16, with the size of the largest logit among them."""
     numbers = [number for number, ids in enumerate(prompts) for _ in ids]
     row = torch.tensor([i for ids in prompts for i in ids])
     document = torch.tensor(numbers, dtype=torch.int32)
-    with torch.no_grad():
-        found, _ = inside(
-            model,
-            lambda m: model_logprobs(
-                m, row, document, torch.arange(len(row) - 1), row[1:], Truncation()
-            ),
+
+    def scored(m: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        found, _ = model_logprobs(
+            m, row, document, torch.arange(len(row) - 1), row[1:], Truncation()
         )
-    values = found.tolist()
+        return found, largest_logit(m, row, document) if half else found.new_zeros(())
+
+    with torch.no_grad():
+        found, size = inside(model, scored)
+    values, largest = found.tolist(), float(size)
     out, start = [], 0
     for ids in prompts:
-        out.append(Probe(ids, values[start : start + len(ids) - 1]))
+        out.append(Probe(ids, values[start : start + len(ids) - 1], largest))
         start += len(ids)
     return out

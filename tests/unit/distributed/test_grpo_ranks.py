@@ -75,7 +75,13 @@ def worker(folder: Path, settings: dict[str, Any], num_groups: int, split: int) 
     whole = {name: tensor.clone() for name, tensor in whole_tensors(model)}
     own, marks = own_share(model), base_marks(model)
     assert base_marks(model) is marks  # of the first time: nobody gathers the base again
-    return metrics, whole, own, marks, [p.logprobs for p in score(model, PROMPTS)]
+    return (
+        metrics,
+        whole,
+        own,
+        marks,
+        [[*p.logprobs, p.largest] for p in score(model, PROMPTS, half=True)],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +126,7 @@ def test_two_processes_train_as_one(
         assert not sent.keys() & own.keys()
         sent |= own
         assert marks == base_marks(alone.model)  # a base is frozen: to the bit
-        probes = [p.logprobs for p in score(alone.model, PROMPTS)]
+        probes = [[*p.logprobs, p.largest] for p in score(alone.model, PROMPTS, half=True)]
         assert [x for row in logprobs for x in row] == pytest.approx(
             [x for row in probes for x in row], abs=1e-5
         )

@@ -13,6 +13,7 @@ from engine.sync_check import (
     digests_of,
     largest_difference,
     probe_ids,
+    probe_limit,
     tensor_digest,
 )
 
@@ -71,6 +72,15 @@ def test_limits_by_type() -> None:
         check_probes(SyncReport(2e-3, 0.0), "float32", 1)
     with pytest.raises(SyncError, match=r"own scoring of them by 0.4 nats \(limit 0.3 in bfloat16"):
         check_probes(SyncReport(0.0, 0.4), "bfloat16", 1)
+    # 16 steps of a 256th are a sixteenth [derived].
+    check_probes(SyncReport(1.9, 1.9), "bfloat16", 1, largest=32.0)
+    with pytest.raises(SyncError, match=r"by 2.1 nats \(limit 2 in bfloat16\)"):
+        check_probes(SyncReport(2.1, 0.0), "bfloat16", 1, largest=32.0)
+    check_probes(SyncReport(2.1, 0.0), "bfloat16", 1, largest=34.0)
+    with pytest.raises(SyncError, match="limit 0.001 in float32"):
+        check_probes(SyncReport(2e-3, 0.0), "float32", 1, largest=1e6)
+    for largest in (float("nan"), float("inf"), 0.0):
+        assert probe_limit("bfloat16", largest) == 0.3
     for value in ("inf", "nan"):
         with pytest.raises(SyncError, match=f"{value} nats"):
             check_probes(SyncReport(float(value), 0.0), "float32", 1)

@@ -11,6 +11,7 @@ import model.logprobs
 from model.hybrid import build_config, load_model
 from model.logprobs import (
     Truncation,
+    largest_logit,
     linear_logprobs,
     model_logprobs,
     plain_head,
@@ -120,3 +121,17 @@ def test_every_output_layer_is_scored_as_the_model_scores(config: Any, plain: bo
     assert found.tolist() == pytest.approx(
         whole[:-1].gather(1, ids[1:, None])[:, 0].tolist(), abs=1e-5
     )
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_the_largest_logit_is_that_of_the_whole_row(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By slices where the output layer is a product, by the model's own logits where it scales them."""
+    monkeypatch.setattr(model.logprobs, "CPU_LOGITS", 3 * SMALL["vocab_size"])
+    one = load_model(GraniteConfig(**SMALL, logits_scaling=scale), seed=0)
+    ids = torch.arange(7)
+    with torch.no_grad():
+        logits = one(input_ids=ids[None]).logits
+    size = float(largest_logit(one, ids, torch.zeros(7, dtype=torch.int32)))
+    assert size == pytest.approx(float(logits.abs().max()), rel=1e-5)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig
 
+from engine.config import EngineConfig
 from engine.protocol import Completion
-from engine.sync_check import check_arrival
+from engine.sync_check import Probe, check_arrival
 from model import logprobs
 from model.hybrid import build_config, load_model
 from model.layers.isolation import check_isolation
@@ -17,7 +18,7 @@ from model.logprobs import Truncation
 from model.weights import check_tensors, checkpoint_specs, tied_names
 from rl.sample import Rollout
 from rl.update import pack, reply_logprobs
-from rl.weight_sync import prove, sync
+from rl.weight_sync import prove, publish, sync
 
 # Prompt and reply lengths of one row; a document of two tokens among them.
 LENGTHS = ((5, 4), (1, 1), (9, 3), (2, 7))
@@ -122,6 +123,27 @@ def test_the_first_probe_crosses_a_chunk_of_the_models_scan() -> None:
     for model, first in ((hybrid, 108), (load_model(_llama().config, seed=0), 12)):
         proof = prove(model, model.state_dict(), version=1, longest=256)
         assert [len(probe.token_ids) for probe in proof.score()] == [first, 6, 4]
+
+
+def test_an_engine_in_bf16_is_told_the_size_of_the_policys_logits() -> None:
+    """Its probes may be off by more where logits are large; an engine in fp32 needs no such pass."""
+    model = load_model(_llama().config, seed=0)
+    asked: list[list[Probe]] = []
+
+    class Engine:
+        def update_weights(self, tensors: Any, *, version: int, proof: Any) -> None:
+            asked.append(proof.score())
+
+    for dtype in ("bfloat16", "float32"):
+        config = EngineConfig(dtype=dtype, max_model_len=64)  # type: ignore[arg-type]
+        publish(model, Engine(), None, version=1, config=config)  # type: ignore[arg-type]
+    half, full = asked
+    assert [p.logprobs for p in half] == [p.logprobs for p in full]
+    assert {p.largest for p in full} == {0.0}
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([p.token_ids])).logits.abs().max() for p in half]
+    (largest,) = {p.largest for p in half}
+    assert largest == pytest.approx(float(max(logits)), rel=1e-4)
 
 
 def test_a_model_whose_windows_cannot_be_isolated_takes_documents_one_by_one() -> None:
