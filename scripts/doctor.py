@@ -3,24 +3,24 @@
     python scripts/doctor.py
     python scripts/doctor.py --json          (for an issue, or another program)
 
-Runs a tiny hybrid through its proof of document isolation, on the card where there is one, and starts
-one sandbox. Exit codes: 0 all that Anneal needs is here, 1 something is missing or does not work.
+Tries each kernel on the card where there is one, runs a tiny hybrid through its proofs of document
+isolation there, starts one sandbox, and says what cards of 24, 40, 80 and 141 GB have room for. Exit codes: 0 all that Anneal needs is here, 1 something is missing or does not work.
 """
 
 import argparse
 import json
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import reason_of
-
 try:
+    from scripts.finding import Finding
     from workbench.command import command
+    from workbench.errors import reason_of
 except ModuleNotFoundError:
     import wrong_python  # noqa: F401 - says so in one line, and ends
 
@@ -28,17 +28,6 @@ except ModuleNotFoundError:
 
 _SETUP = "make setup"
 _GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination. needed: without it Anneal does not run at all."""
-
-    what: str
-    found: str
-    works: bool = True
-    needed: bool = False
-    mend: str = ""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +51,10 @@ def examine() -> list[Finding]:
     findings = [_versions(missing), *_machine()]
     if "torch" in missing or "transformers" in missing:
         return findings
-    return [*findings, *_cards(), _cpu_bf16(), _triton(), *_kernels(), _isolation(), _sandbox(),
-            *_extras()]  # fmt: skip
+    from scripts import doctor_cards
+
+    return [*findings, *doctor_cards.cards(), _cpu_bf16(), _triton(), *doctor_cards.kernels(), _isolation(),
+            _sandbox(), *_extras(), *doctor_cards.room()]  # fmt: skip
 
 
 def _versions(missing: list[str]) -> Finding:
@@ -111,54 +102,6 @@ def _machine() -> list[Finding]:
     ]  # fmt: skip
 
 
-def _cards() -> list[Finding]:
-    import torch
-
-    if not torch.cuda.is_available():
-        cards = _nvidia_smi()
-        if cards and torch.version.cuda is None:
-            return [
-                Finding(
-                    "cards",
-                    f"{cards}, but torch is its CPU build",
-                    False,
-                    mend="rm -r .venv; FLAVOUR=cuda make setup",
-                )
-            ]
-        if cards:
-            return [
-                Finding(
-                    "cards",
-                    f"{cards}, but torch cannot use them",
-                    False,
-                    mend="update the driver to CUDA 13",
-                )
-            ]
-        return [Finding("cards", "none: everything runs on the CPU, the miniature's scale")]
-    return [_card(i) for i in range(torch.cuda.device_count())]
-
-
-def _nvidia_smi() -> str:
-    from workbench.provenance import hardware
-
-    return ", ".join(hardware()["gpus"])
-
-
-def _card(index: int) -> Finding:
-    import torch
-
-    it = torch.cuda.get_device_properties(index)
-    major_minor = (it.major, it.minor)
-    free, _ = torch.cuda.mem_get_info(index)
-    types = ["bf16"] if major_minor >= (8, 0) else []
-    types += ["fp8"] if major_minor == (9, 0) else []  # in blocks of 128, as torch has it
-    found = (
-        f"{it.name}, {it.total_memory / _GIB:.0f} GiB ({free / _GIB:.0f} free), "
-        f"SM{it.major}.{it.minor}, {' and '.join(types) or 'fp32 and fp16 only'}"
-    )
-    return Finding(f"card {index}", found)
-
-
 def _cpu_bf16() -> Finding:
     info = Path("/proc/cpuinfo")
     fast = info.is_file() and "avx512_bf16" in info.read_text(encoding="utf-8")
@@ -177,18 +120,6 @@ def _triton() -> Finding:
     return Finding(
         "Triton", found, works=compiler is not None, mend="apt-get install build-essential"
     )
-
-
-def _kernels() -> list[Finding]:
-    from model.layers import kernels
-
-    scan = kernels._scan_kernel() is not None and kernels._conv_kernel() is not None
-    words = (
-        "mamba-ssm and causal-conv1d import; they serve rows of one document"
-        if scan
-        else "mamba-ssm is not installed; fused Triton kernels or the torch path serve every row"
-    )
-    return [Finding("kernels", words)]
 
 
 def _isolation() -> Finding:

@@ -64,11 +64,21 @@ def hardware() -> dict[str, Any]:
     }
 
 
-@cache
+def driver() -> str:
+    """Version of NVIDIA's driver; empty where there is none."""
+    return next(iter(_nvidia_smi("driver_version")), "")
+
+
 def _gpu_names() -> list[str]:
+    return _nvidia_smi("name")
+
+
+@cache
+def _nvidia_smi(field: str) -> list[str]:
+    """What it says of each card."""
     try:
         done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=10,

@@ -45,6 +45,11 @@ def _conv_kernel() -> Any:
     return _optional("causal_conv1d", "causal_conv1d_fn")
 
 
+def mamba_ssm_imports() -> bool:
+    """Whether the kernels of mamba-ssm and causal-conv1d are here."""
+    return _scan_kernel() is not None and _conv_kernel() is not None
+
+
 def mamba_kernels_serve(x: torch.Tensor, layout: DocumentLayout | None) -> bool:
     """Whether mamba-ssm's kernels may take x [B, T, C], a view of a wider tensor.
 
@@ -58,7 +63,7 @@ def mamba_kernels_serve(x: torch.Tensor, layout: DocumentLayout | None) -> bool:
     offset = x.shape[0] * x.shape[1] * x.stride(-2)
     if packed or not x.is_cuda or offset > _MOST_OFFSET:
         return False
-    found = _scan_kernel() is not None and _conv_kernel() is not None
+    found = mamba_ssm_imports()
     if stage.chosen() == "mamba-ssm" and not found:
         raise UserError(
             "kernels is 'mamba-ssm', but mamba-ssm and causal-conv1d do not import here; install them "
