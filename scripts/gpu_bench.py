@@ -3,8 +3,10 @@
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 
 from model.hybrid import load_model
 from model.loss import linear_cross_entropy
+from workbench import kernels
 
 Found = dict[str, Any]
 TINY = {
@@ -26,9 +29,10 @@ LIMIT = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 @dataclass
 class Bench:
-    """The device, and the sizes that suit it."""
+    """The device, and the sizes that suit it. folder: where files are left; None: nowhere."""
 
     device: torch.device
+    folder: Path | None = None
 
     @property
     def on_card(self) -> bool:
@@ -41,6 +45,21 @@ class Bench:
         if self.on_card:
             return int(torch.cuda.get_device_properties(self.device).total_memory)
         return 2**30
+
+    @property
+    def paths(self) -> tuple[kernels.Choice, ...]:
+        """What layers are computed with: on a card by the fused kernels, and by torch's operations."""
+        return ("auto", "torch") if self.on_card else ("auto",)
+
+    @contextmanager
+    def path(self, choice: kernels.Choice) -> Iterator[None]:
+        """Compute so inside the block."""
+        before = kernels.chosen()
+        kernels.choose(choice, self.device.type)
+        try:
+            yield
+        finally:
+            kernels.choose(before, self.device.type)
 
     def pick(self, card: Any, cpu: Any) -> Any:
         """One of two sizes."""
@@ -92,9 +111,14 @@ def _sequence(rows: int, tokens: int, vocabulary: int, seed: int) -> torch.Tenso
 class SmallTraining:
     """A small training whose every draw is the CPU's, on any device."""
 
-    def __init__(self, config: Any, device: torch.device, lr: float = 1e-3) -> None:
-        self.model = load_model(config, device=str(device), seed=0).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
+    def __init__(
+        self, config: Any, device: torch.device, lr: float = 1e-3, model: Any = None,
+        adam: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    ) -> None:  # fmt: skip
+        made = load_model(config, device=str(device), seed=0) if model is None else model
+        self.model: Any = made.train()
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = adam(self.trained, lr=lr)
         self.device = device
 
     def step(self, number: int, rows: int, tokens: int, autocast: bool = False) -> float:
@@ -111,7 +135,7 @@ class SmallTraining:
             loss = linear_cross_entropy(hidden, self.model.get_output_embeddings().weight, labels)
         loss = loss / (rows * (tokens - 1))
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss)
