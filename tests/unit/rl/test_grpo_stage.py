@@ -44,8 +44,14 @@ def row(identity: str, text: str = "Agree?", **changes: Any) -> dict[str, Any]:
 
 
 def context_of(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], **changes: Any
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    model: Any = None,
+    beside: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> StageContext:
+    """beside: further stages of the recipe."""
     sources = {}
     for name, part in (("prompts", rows), ("held_out", [row(f"h{n}") for n in range(3)])):
         path = folder / f"{name}.jsonl"
@@ -57,10 +63,12 @@ def context_of(
         "mismatch_kl_limit": 1e9, "engine": {"max_model_len": 64}, **changes,
     }  # fmt: skip
     stages = {"tokenizer": tiny.tokenizer_stage(), "sft": tiny.sft_stage(needs=["tokenizer"])}
+    stages |= beside or {}
     recipe = load(str(tiny.write_recipe(folder, stages | {"grpo": stage})), [])
     run, _ = RunDir.of(recipe.runs_dir, "tiny")
     run.stage("grpo").mkdir(parents=True)
-    model = load_model(build_config(**SHAPE, vocab_size=len(tokenizer)), seed=3)
+    if model is None:
+        model = load_model(build_config(**SHAPE, vocab_size=len(tokenizer)), seed=3)
     save_model(model, folder / "sft" / "model", tokenizer)
     return StageContext("grpo", recipe.stages["grpo"], recipe, run, {"sft": folder / "sft"})
 

@@ -72,13 +72,13 @@ def section(folder: Path, kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def context(folder: Path, tokenizer: Any, kind: str) -> StageContext:
+def context(folder: Path, tokenizer: Any, kind: str, **changes: Any) -> StageContext:
     folder.mkdir(exist_ok=True)
     run = RunDir(folder / "run")
     source = run.stage("base")
     if not source.exists():
         save_model(small(5), source / "model", tokenizer)
-    own = section(folder, kind) | {"needs": ["base"], "seed": 11}
+    own = section(folder, kind) | {"needs": ["base"], "seed": 11} | changes
     base = {"kind": "tokenizer", "blend": tiny.BLEND}
     recipe = build({"name": "t", "stages": {"base": base, "own": own}})
     run.stage("own").mkdir(parents=True, exist_ok=True)
