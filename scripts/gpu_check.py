@@ -9,15 +9,16 @@ it proves. Needs torch, transformers, triton, pydantic and jaxtyping. Exit codes
 """
 
 import argparse
+import importlib
 import json
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, FunctionType, ModuleType
+from types import FrameType
 from typing import Any, NamedTuple
 
 try:
@@ -30,36 +31,36 @@ except ModuleNotFoundError:
 
 
 class CheckSection(NamedTuple):
-    """One proof. limit_s: when it is ended; the limits add up to eight minutes."""
+    """One proof. limit_s: when it is ended; the limits add up to eight minutes. home: the module that has a
+    function of its name."""
 
     name: str
     limit_s: int
     proves: str
+    home: str = "gpu_sections"
+
+    def run(self, bench: Any) -> dict[str, Any]:
+        """Its figures, and its `failures`. A module that lacks a package ends its own sections alone."""
+        found: dict[str, Any] = getattr(importlib.import_module(self.home), self.name)(bench)
+        return found
 
 
+_SPEED, _ADAPTERS = "gpu_speed", "gpu_adapters"
 SECTIONS = (
     CheckSection("card", 15, "the card, its memory, the paths that are live, Triton"),
-    CheckSection(
-        "parity", 55, "scan, convolution, attention, norm and loss against fp64, forward and back"
-    ),
-    CheckSection(
-        "fused", 50, "each Triton kernel against torch's operations: errors, leaks, speed"
-    ),
+    CheckSection("parity", 55, "scan, convolution, attention, norm, loss against fp64, and back"),
+    CheckSection("fused", 50, "Triton kernels against torch: errors, leaks, speed", _SPEED),
     CheckSection("leak", 55, "no bit and no gradient crosses documents, by any path"),
     CheckSection("long", 20, "rows beyond 32-bit offsets equal their documents alone"),
     CheckSection("curve", 40, "200 steps of training follow the CPU's"),
+    CheckSection("step", 80, "speed beside transformers' own, memory beside the plan's", _SPEED),
     CheckSection(
-        "step", 80, "tokens a second beside transformers' own, and peak memory against the plan"
+        "loss", 30, "the loss over 131,072 words costs little more than its products", _SPEED
     ),
-    CheckSection("loss", 30, "the loss over 131,072 words costs little more than its products"),
-    CheckSection(
-        "fp8", 40, "block-scaled FP8: products against their emulation, steps against bf16"
-    ),
-    CheckSection("grpo", 35, "the gradient of a policy update against the CPU's, and its memory"),
-    CheckSection(
-        "lora", 25, "adapters on bases in bf16 and 4 bits, AdamW in 8, weights that slept"
-    ),
-    CheckSection("profile", 20, "where a step's time goes, and how long the card waits"),
+    CheckSection("fp8", 40, "FP8 products against their emulation, steps against bf16", _SPEED),
+    CheckSection("grpo", 35, "a policy's gradient against the CPU's, and its memory", _ADAPTERS),
+    CheckSection("lora", 25, "adapters on bf16 and 4 bits, AdamW in 8, slept weights", _ADAPTERS),
+    CheckSection("profile", 20, "where a step's time goes, and how long the card waits", _SPEED),
     CheckSection("resume", 15, "a step after loading equals the step without"),
 )
 
@@ -92,16 +93,12 @@ def run(args: argparse.Namespace) -> int:
         )
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    import gpu_adapters
-    import gpu_sections
-    import gpu_speed
     from gpu_bench import Bench
 
     bench = Bench(torch.device(args.device), args.out.parent if args.out else None)
     lines = []
     for section in wanted:
-        check = function_of(section.name, gpu_sections, gpu_speed, gpu_adapters)
-        line = examine(section, check, bench)
+        line = examine(section, bench)
         lines.append(line)
         print(json.dumps(line), flush=True)
         if args.out is not None:
@@ -119,22 +116,14 @@ def chosen(names: list[str] | None) -> list[CheckSection]:
     return [section for section in SECTIONS if names is None or section.name in names]
 
 
-def function_of(name: str, *homes: ModuleType) -> Callable[[Any], dict[str, Any]]:
-    """The section's function, in one of these modules."""
-    found = (vars(home).get(name) for home in homes)
-    return next(one for one in found if isinstance(one, FunctionType))
-
-
-def examine(
-    section: CheckSection, check: Callable[[Any], dict[str, Any]], bench: Any
-) -> dict[str, Any]:
+def examine(section: CheckSection, bench: Any) -> dict[str, Any]:
     """The section's line: its figures, whether it passed, and why not. Never raises."""
     started = time.monotonic()
     limit_s = section.limit_s * (1 if bench.on_card else 5)  # a CPU's times prove nothing
     found: dict[str, Any] = {}
     try:
         with limited(limit_s):
-            found = check(bench)
+            found = section.run(bench)
         failures = found.pop("failures")
     except Late:
         failures = [f"not done in {limit_s} s"]

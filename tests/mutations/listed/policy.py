@@ -233,6 +233,14 @@ MUTATIONS = (
         ("tests/unit/model/test_logprobs.py",),
     ),
     Mutation(
+        "an explanation that fails hides the mismatch",
+        "rl/loop.py",
+        "        except Exception as error:  # noqa: BLE001",
+        "        except KeyError as error:  # noqa: BLE001",
+        "a run that stops for a mismatch says something else",
+        ("tests/unit/rl/test_grpo_loop.py",),
+    ),
+    Mutation(
         "GRPO's schedule does nothing",
         "rl/update.py",
         'part["lr"] = self.rate(version)',
