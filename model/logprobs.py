@@ -3,7 +3,9 @@ logits: memory is that of one slice, however many tokens and however large the v
 
 Temperature first, then min-p, top-k and top-p, in that order, which is vLLM's. A policy that samples from a
 truncated distribution is trained as that policy; taking its samples for the whole distribution's would be
-biased without a sign. GRPO, DPO, their references and the probes of a weight sync all score by this.
+biased without a sign. GRPO and its reference, preferences in several processes, held-out preferences and the
+probes of a weight sync score by this; a training of DPO or KTO in one process by TRL's own tiles of 32,768
+words, which are as flat (tests/unit/rl/test_preference_memory.py).
 """
 
 from typing import Any, NamedTuple

@@ -13,7 +13,7 @@ from model.layers.isolation import check_isolation
 from model.lora import add_adapters, load_base, merge_adapters, save_adapters
 from model.strict_resume import StrictResume
 from model.tokenizer import read_tokenizer
-from rl.dpo.pairs import EpisodePair
+from rl.dpo.pairs import EpisodePair, Side
 from rl.dpo.trainer import PairCollator, StrictDPOTrainer
 from rl.held_out import check_held_out
 from rl.preference.config import KtoConfig, OfflineDpoConfig, PreferenceConfig
@@ -22,7 +22,7 @@ from rl.preference.validation import margin_estimates, must_be_two
 from rl.ranks import stage as ranks
 from rl.ranks.loop import PairLoop
 from rl.ranks.objectives import dpo_of, kto_of
-from rl.ranks.rows import PairRow, reply_side
+from rl.ranks.rows import PairRow, pack_sides, reply_side, side_logps
 from rl.rows import warnings_of
 from workbench.checkpoint import seed_everything
 from workbench.distributed import group
@@ -58,7 +58,6 @@ def run(context: StageContext) -> None:
     """Read and render, measure, train, measure again on the same rows, save."""
     config: PreferenceConfig = context.config
     tokenizer = _begin(context)
-    pad = int(tokenizer.pad_token_id or 0)
     context.progress(message="reading data")
     train, held_out, further = _rows(context, tokenizer)
     if config.distributed.on:
@@ -74,12 +73,10 @@ def run(context: StageContext) -> None:
     if config.lora:
         add_adapters(model, config.lora)
     context.progress(message="held-out preferences before")
-    before = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
-    validation = _validation(
-        context, further, lambda: _held_out_logps(model, further, pad, config.microbatch_pairs)
-    )
+    before = held_out_logps(model, held_out)
+    validation = _validation(context, further, lambda: held_out_logps(model, further))
     _train(context, model, tokenizer, train, validation)
-    after = _held_out_logps(model, held_out, pad, config.microbatch_pairs)
+    after = held_out_logps(model, held_out)
     context.keep(differences=to_json(list(differences(held_out, before, after))))
     if config.lora:
         folder = context.stage_dir / "adapter"
@@ -123,13 +120,17 @@ def train_worker(context: StageContext) -> None:
     )  # fmt: skip
 
 
-def _logps_of(loop: PairLoop, rows: Rows) -> dict[str, list[float]]:
-    """As `_held_out_logps`, in every process."""
+def _logps_of(loop: PairLoop, rows: Rows) -> Logps:
+    """As `held_out_logps`, in every process."""
+    return {name: loop.values(sides).tolist() for name, sides in sides_of(rows).items()}
+
+
+def sides_of(rows: Rows) -> dict[str, list[Side]]:
+    """chosen and rejected of pairs, or the one reply of labelled rows, each with its prompt."""
     made = as_rows(rows, 1)
     if "label" in rows[0]:
-        return {"reply": loop.values([row.first for row in made]).tolist()}
-    sides = {"chosen": [row.first for row in made], "rejected": [row.second for row in made]}
-    return {name: loop.values(found).tolist() for name, found in sides.items()}
+        return {"reply": [row.first for row in made]}
+    return {"chosen": [row.first for row in made], "rejected": [row.second for row in made]}
 
 
 def as_rows(rows: Rows, size: int) -> list[PairRow]:
@@ -230,38 +231,15 @@ def moved(rows: Rows, before: dict[str, list[float]], now: dict[str, list[float]
 
 
 @torch.no_grad()
-def row_logps(
-    model: Any, rows: Sequence[Sequence[int]], masks: Sequence[Sequence[int]], pad: int, batch: int
-) -> list[float]:
-    """Of each row of ids the log-probability of its marked tokens, summed; one document a row."""
-    device = next(model.parameters()).device
-    out = list[float]()
-    for start in range(0, len(rows), batch):
-        part, marks = rows[start : start + batch], masks[start : start + batch]
-        width = max(map(len, part))
-        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in part], device=device)
-        mask = torch.tensor([[*m, *[0] * (width - len(m))] for m in marks], device=device)
-        seq = torch.tensor([[0] * len(r) + [1] * (width - len(r)) for r in part], device=device)
-        logits = model(input_ids=ids, seq_idx=seq.int(), use_cache=False).logits[:, :-1].float()
-        chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - logits.logsumexp(-1)
-        out += (chosen * mask[:, 1:]).sum(-1).tolist()
-    return out
-
-
-def _held_out_logps(model: Any, rows: Rows, pad: int, batch: int) -> Logps:
-    """By side: chosen and rejected of pairs, or the one reply."""
+def held_out_logps(model: Any, rows: Rows) -> Logps:
+    """The log-probability of each row's replies, by side: chosen and rejected of pairs, or the one reply. One
+    reply at a time, in slices of logits (model.logprobs)."""
     was_training = model.training
     model.eval()
-    if "label" in rows[0]:
-        ids = {"reply": [[*r["prompt_ids"], *r["completion_ids"]] for r in rows]}
-        masks = {
-            "reply": [[0] * len(r["prompt_ids"]) + [1] * len(r["completion_ids"]) for r in rows]
-        }
-    else:
-        sides = ("chosen", "rejected")
-        ids = {side: [r[f"{side}_ids"] for r in rows] for side in sides}
-        masks = {side: [r[f"{side}_mask"] for r in rows] for side in sides}
-    found = {side: row_logps(model, ids[side], masks[side], pad, batch) for side in ids}
+    found = {
+        name: [float(side_logps(model, pack_sides([side]))) for side in sides]
+        for name, sides in sides_of(rows).items()
+    }
     model.train(was_training)
     return found
 

@@ -23,8 +23,8 @@ from rl.preference.stage import (
     StrictKTOTrainer,
     differences,
     dpo_arguments,
+    held_out_logps,
     kto_arguments,
-    row_logps,
 )
 from rl.reward_model.config import RewardModelConfig
 from rl.reward_model.given import given_data
@@ -124,19 +124,27 @@ def alone(model: Any, ids: list[int], mask: list[int]) -> float:
     return float((chosen * torch.tensor(mask)[1:]).sum())
 
 
-def test_row_log_probabilities_are_those_of_rows_alone(
+def test_held_out_log_probabilities_are_those_of_transformers(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     model = small(5)
     save_model(model, tmp_path / "m", tokenizer)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
     rows, _ = pair_rows(given(dpo(tmp_path), PAIRS), tokenizer, thinking=False, row_tokens=400)
-    ids = [r[f"{side}_ids"] for r in rows for side in ("chosen", "rejected")]
-    masks = [r[f"{side}_mask"] for r in rows for side in ("chosen", "rejected")]
-    found = row_logps(model, ids, masks, 0, 5)
-    assert found == pytest.approx(
-        [alone(plain, *row) for row in zip(ids, masks, strict=True)], rel=2e-6
+    found = held_out_logps(model.train(), rows)
+    assert found.keys() == {"chosen", "rejected"} and model.training
+    for side, values in found.items():
+        wanted = [alone(plain, r[f"{side}_ids"], r[f"{side}_mask"]) for r in rows]
+        assert values == pytest.approx(wanted, rel=2e-6)
+    replies, _ = labelled_rows(
+        given(kto(tmp_path), REPLIES), tokenizer, thinking=False, row_tokens=400
     )
+    (said,) = held_out_logps(model, replies).values()
+    wanted = []
+    for row in replies:
+        asked, reply = row["prompt_ids"], row["completion_ids"]
+        wanted.append(alone(plain, [*asked, *reply], [0] * len(asked) + [1] * len(reply)))
+    assert said == pytest.approx(wanted, rel=2e-6)
 
 
 def log_sigmoid(x: float) -> float:
