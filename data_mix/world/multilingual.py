@@ -6,7 +6,7 @@ from data_mix.world import arithmetic
 from data_mix.world.facts import CAPITALS_SHARED, RELATIONS
 from data_mix.world.languages import LANGUAGES, Wordings
 from data_mix.world.problem import Problem
-from data_mix.world.science import LETTERS, choice_key, look_through, options_block
+from data_mix.world.science import CHOICE, OPTIONS, choice_key, label, line
 from workbench.conversation import CheckSpec
 
 _NAMES = ("Ana", "Ben", "Eva", "Leo")
@@ -37,19 +37,24 @@ def sum_problem(rng: Random, language: Wordings, terms: arithmetic.Terms) -> Pro
 
 def _capital_problem(rng: Random, language: Wordings) -> Problem:
     english = next(relation for relation in RELATIONS if relation.name == "capital")
-    indices = rng.sample(range(len(CAPITALS_SHARED)), 4)
+    in_english = [english.facts[country] for country in CAPITALS_SHARED]
     subjects, capitals = list(language.capitals), list(language.capitals.values())
-    right = rng.choice(indices)
-    letter = LETTERS[indices.index(right)]
-    options = [capitals[i] for i in indices]
-    same_in_english = [english.facts[CAPITALS_SHARED[i]] for i in indices]
-    fact = language.capital_fact.format(s=subjects[right], o=capitals[right])
+    # Labels are initials of the English names, which Japanese has none of.
+    by_label: dict[str, int] = {}
+    for index in rng.sample(range(len(in_english)), len(in_english)):
+        by_label.setdefault(label(in_english[index]), index)
+    letters = list(by_label)[:OPTIONS]
+    right = rng.choice(letters)
+    place = by_label[right]
+    lines = {letter: line(capitals[by_label[letter]], letter) for letter in letters}
+    fact = language.capital_fact.format(s=subjects[place], o=capitals[place])
+    offered = [in_english[by_label[letter]] for letter in letters]
     return Problem(
-        key=choice_key(english, CAPITALS_SHARED[right], same_in_english),
-        prompt=f"{language.capital_ask.format(s=subjects[right])}\n{options_block(options)}",
-        trace=f"{fact}\n{look_through(options, capitals[right])}",
-        answer=letter,
-        check=CheckSpec("choice", letter, {"num_choices": 4}),
+        key=choice_key(english, CAPITALS_SHARED[place], offered),
+        prompt="\n".join([language.capital_ask.format(s=subjects[place]), *lines.values()]),
+        trace=f"{fact}\n{lines[right]}",
+        answer=right,
+        check=CheckSpec("choice", right, CHOICE),
     )
 
 

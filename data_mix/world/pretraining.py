@@ -88,6 +88,7 @@ def _multilingual(rng: Random) -> str:
     return "\n".join(lines)
 
 
+_LABELS = "ABCD"
 _FEW = (*instructions.KEYWORDS, *instructions.TOPICS, *tooluse.CITIES)
 _WORDS = tuple(
     sorted(
@@ -110,7 +111,7 @@ def _repetition(rng: Random, words: tuple[str, ...] = _WORDS, numbers: float = 0
 
 def _lookup(rng: Random) -> str:
     """Lettered words, and the same lines in another order."""
-    lines = [f"{letter}) {rng.choice(_WORDS)}" for letter in science.LETTERS]
+    lines = [f"{letter}) {rng.choice(_WORDS)}" for letter in _LABELS]
     return "\n".join([*lines, "", *rng.sample(lines, len(lines))])
 
 
@@ -130,11 +131,11 @@ def _request(rng: Random) -> str:
 
 
 def _options(rng: Random) -> str:
-    """Four options, one of them named, and the way to it."""
+    """Four options, one of them named, and its line."""
     relation = rng.choice(RELATIONS)
     right = rng.choice(list(relation.facts.values()))
     options = science.draw_options(rng, relation, right)
-    return f"{science.options_block(options)}\n{right}\n{science.look_through(options, right)}"
+    return "\n".join([*map(science.line, options), right, science.line(right)])
 
 
 def _syn_crawl(rng: Random) -> str:
