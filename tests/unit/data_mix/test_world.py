@@ -79,14 +79,21 @@ def test_written_functions_pass_their_tests() -> None:
             assert "\n".join(printed) + "\n" == reference["expected_output"]
 
 
-def test_the_chosen_letter_is_the_one_option_that_the_trace_accepts() -> None:
-    for conversation in world.conversations("science", "test", 200, 0):
-        trace, letter = (conversation.messages[-1][k] for k in ("reasoning_content", "content"))
-        options = conversation.messages[0]["content"].splitlines()[1:]
-        _, *looked_at = trace.splitlines()
-        verdicts = ["no"] * (len(looked_at) - 1) + ["yes"]
-        assert looked_at == [f"{o}: {v}" for o, v in zip(options, verdicts, strict=False)]
-        assert looked_at[-1].startswith(f"{letter}) ")
+def test_the_chosen_letter_is_the_one_option_that_the_trace_names() -> None:
+    """In all languages: four labels that differ, and the named option is one of them."""
+    asked = 0
+    for domain in ("science", "multilingual"):
+        for conversation in world.conversations(domain, "test", 300, 0):
+            trace, letter = (conversation.messages[-1][k] for k in ("reasoning_content", "content"))
+            options = conversation.messages[0]["content"].splitlines()[1:]
+            if not options:
+                continue
+            asked += 1
+            assert len({option.split(") ")[0] for option in options}) == len(options) == 4
+            fact, named = trace.splitlines()
+            assert named in options and named.startswith(f"{letter}) ")
+            assert named.split(") ")[1] in fact
+    assert asked > 330
 
 
 def test_synthetic_documents_ask_no_held_out_request() -> None:
@@ -106,10 +113,10 @@ def test_synthetic_documents_ask_no_held_out_request() -> None:
             if rest and rest[0].startswith("{"):
                 found["call"] += 1
                 assert all(str(v) in first for v in json.loads(rest[0]).values())
-            elif first.startswith("A) "):
+            elif first[1:3] == ") ":
                 found["options"] += 1
-                assert rest[-1] == f"{(part.splitlines())[len(rest) - 5]}: yes"
-                assert rest[-1].endswith(f") {rest[3]}: yes")  # the option that is named
+                assert rest[-1] in (first, *rest[:3])
+                assert rest[-1].endswith(f") {rest[3]}")  # the option that is named
             elif rest and rest[0].startswith("about "):
                 found["instructions"] += 1
                 assert rest[0].removeprefix("about ") in first

@@ -11,8 +11,8 @@ from workbench.conversation import Conversation
 # coding is checked by running its code in test_world.py: a sandbox takes 0.2 s a reply.
 _WRONG = {
     "math": "1000",
-    "science": "E",
-    "multilingual": "E",
+    "science": "X",  # nothing begins with it
+    "multilingual": "X",
     "tool_calling": '<TOOLCALL>[{"name": "open_door", "arguments": {}}]</TOOLCALL>',
     # A comma, every word that may be forbidden, and nothing that may be asked for.
     "conversation": "No, " + " ".join(word for words in TOPICS.values() for word in words),
