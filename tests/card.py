@@ -27,6 +27,13 @@ WORK = {
 }  # fmt: skip
 
 
+# What CUDA's autocast computes in the narrow type, of what models here are made of.
+_NARROW = (
+    aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default, aten.bmm.default,
+    aten.baddbmm.default, aten.conv1d.default, aten.scaled_dot_product_attention.default,
+)  # fmt: skip
+
+
 class Card(torch.Tensor):
     """A tensor that says it lies on the card; `held` has its numbers."""
 
@@ -53,6 +60,13 @@ class Card(torch.Tensor):
     def data_ptr(self) -> int:
         """Of its first number."""
         return self.held.data_ptr()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Card":
+        """Of a whole model, as its reference is made: on the card too, and a parameter where this is one."""
+        made = Card(self.held.detach().clone()).requires_grad_(self.requires_grad)
+        made.__dict__.update({k: v for k, v in self.__dict__.items() if k != "held"})
+        memo[id(self)] = made
+        return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """In files it is a tensor like any other."""
@@ -147,8 +161,28 @@ def install() -> torch.device:
     library = torch.library.Library("aten", "IMPL")
     for op in (aten.empty_strided.default, aten.empty.memory_format, aten.copy_.default):
         library.impl(op.name(), _implemented(op), "PrivateUse1")
+    others = torch.library.Library("_", "IMPL")
+    others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    _kept.append(others)
+    for op in _NARROW:
+        library.impl(op.name(), _autocast(op), "AutocastPrivateUse1")
     _kept.append(library)
     return torch.device(NAME, 0)
+
+
+def _autocast(op: Any) -> Callable[..., Any]:
+    """The operation on what it is given in the narrow type, as CUDA has it within `torch.autocast`."""
+
+    def narrow(value: Any) -> Any:
+        wide = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+        return value.to(torch.get_autocast_dtype(NAME)) if wide else value
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(NAME, enabled=False):
+            given, named = tree_map(narrow, (args, kwargs))
+            return op(*given, **named)
+
+    return run
 
 
 def _implemented(op: Any) -> Callable[..., Any]:

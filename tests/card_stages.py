@@ -18,7 +18,8 @@ from torch import nn
 from torch.optim import optimizer
 from transformers import PreTrainedTokenizerFast
 
-from model.hybrid import save_model
+from model.hybrid import load_model, save_model
+from reward.score_model import ScoreModel, save_score_model
 from tests import tiny
 from tests.card import Watch, install, tensors_of
 from tests.unit.rl import (
@@ -91,8 +92,22 @@ def _ablation(folder: Path, tokenizer: Any) -> StageContext:
     return StageContext("own", recipe.stages["own"], recipe, run, inputs)
 
 
-def _validated(kind: str) -> Callable[[Path, Any], StageContext]:
-    return lambda folder, tokenizer: test_validated_trainers.context(folder, tokenizer, kind)
+def _paid(folder: Path, tokenizer: Any) -> StageContext:
+    """GRPO whose replies a reward model scores, in the stage's own process."""
+    reward = {"kind": "model", "model": "judge"}
+    beside = {"judge": tiny.tokenizer_stage()}
+    context = _grpo(folder, tokenizer, needs=["sft", "judge"], reward=reward, beside=beside)
+    place = context.run.stage("judge")
+    model = ScoreModel(load_model(context.parent_model))
+    save_score_model(model, place / "model", tokenizer)
+    context.inputs["judge"] = place
+    return context
+
+
+def _validated(kind: str, **changes: Any) -> Callable[[Path, Any], StageContext]:
+    return lambda folder, tokenizer: test_validated_trainers.context(
+        folder, tokenizer, kind, **changes
+    )
 
 
 # Name of a trial: its kind's own, or the kind with what is special about it behind a dash.
@@ -101,8 +116,11 @@ TRIALS: dict[str, Callable[[Path, Any], StageContext]] = {
     "prune": _prune,
     "distill": _distill,
     "sft": _validated("sft"),
+    "sft-bf16": _validated("sft", precision="bf16"),
     "grpo": _grpo,
     "grpo-lora": lambda folder, tokenizer: _grpo(folder, tokenizer, lora=LORA),
+    "grpo-kl": lambda folder, tokenizer: _grpo(folder, tokenizer, loss={"kl_coefficient": 0.1}),
+    "grpo-paid": _paid,
     "dpo": lambda folder, tokenizer: test_dpo._context(folder, tokenizer, rounds=1),
     "offline_dpo": _validated("offline_dpo"),
     "kto": _validated("kto"),
@@ -155,6 +173,7 @@ def trial(name: str, folder: Path, tokenizer: Any) -> dict[str, Any]:
             watch,
             patch.object(importlib.import_module(module), "start_engine", lambda *a, **k: engine),
             patch("evals.ablation.stage._tokens", lambda *a: {}),  # its parts did not run
+            patch("transformers.training_args.is_torch_bf16_gpu_available", lambda: True),
         ):
             run(context)
         context.close()
@@ -172,7 +191,8 @@ def trial(name: str, folder: Path, tokenizer: Any) -> dict[str, Any]:
 def main(tokenizer_folder: str, folder: str, *names: str) -> None:
     """All of them."""
     card = install()
-    os.environ["ACCELERATE_TORCH_DEVICE"] = "card"  # as accelerate finds CUDA by itself
+    # transformers' trainer takes cuda:0 where torch has CUDA, and for any other device this variable alone.
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "card"
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     with (
         patch.object(group, "device", lambda: card),
