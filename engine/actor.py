@@ -67,6 +67,7 @@ class EngineActor:
         self._idle_exit_s = idle_exit_s
         self._engine_class, self._engine = engine_class, None
         self._lease: Lease | None = None
+        self._sleeps = False
         self._used = time.monotonic()
         threading.Thread(target=self._leave_when_idle, daemon=True).start()
 
@@ -83,9 +84,11 @@ class EngineActor:
         return self._lease is None or self._lease.is_dead(_node_id())
 
     def release(self, lease: Lease) -> None:
-        """Give the engine back."""
+        """Give the engine back. One that can sleep does: the next user's trainer finds the card free."""
         if self._lease == lease:
             self._lease, self._used = None, time.monotonic()
+            if self._engine is not None and self._sleeps:
+                self._engine.rest()
             answer_in(None, "")
 
     def start(self, model: str, config: EngineConfig) -> int:
@@ -93,7 +96,7 @@ class EngineActor:
         if self._engine is not None:
             self._engine.load_checkpoint(model, version=0)
             return os.getpid()
-        self._engine = self._engine_class(model, config)
+        self._engine, self._sleeps = self._engine_class(model, config), config.sleep
         return os.getpid()
 
     def poll(self, seconds: float) -> tuple[list[tuple[int, Completion]], int]:
@@ -275,6 +278,10 @@ class RemoteEngine:
     def describe(self) -> dict[str, Any]:
         """See protocol."""
         return self._on_all(_Order("describe"))[0]
+
+    def rest(self) -> None:
+        """Have every replica leave its card until something is asked."""
+        self._on_all(_Order("rest"))
 
     @property
     def restarts(self) -> int:

@@ -45,7 +45,8 @@ class EngineConfig(Reserving):
     """GPUs one engine spans (CUDA only)."""
     sleep: bool = False
     """Leave the card's memory to the trainer while nothing is asked (vLLM's sleep mode, CUDA only): weights
-    wait in the host's memory, and are compared to the bit when the engine wakes."""
+    wait in the host's memory, and are compared to the bit when the engine wakes. In `grpo` on one card with
+    max_staleness 0 the trainer leaves it too while the engine is at work: each then has 85% of the memory."""
     vllm: dict[str, Any] = Field(default_factory=dict)
     """Any further option of vLLM's EngineArgs, e.g. {enforce_eager: true, kv_cache_dtype: fp8}; those that
     have a key above, or that proofs rest on, are refused."""
@@ -86,7 +87,10 @@ class EngineConfig(Reserving):
     def seat(self) -> Seat:
         """What the replicas reserve."""
         least = self.tensor_parallel_size if self.tensor_parallel_size > 1 else 0
-        return Seat("engine", self.replicas, self.cpus, self.gpus, least)
+        return Seat(
+            "engine", self.replicas, self.cpus, self.gpus, least, self.sleep,
+            self.gpu_memory_utilization,
+        )  # fmt: skip
 
     def load(self, tokens: int | None, asked: int | None = None) -> GenerationLoad:
         """For the plan: so many tokens generated. asked: requests at once, where they are known."""
@@ -103,6 +107,10 @@ class EngineConfig(Reserving):
     def with_gpus(self, each: float) -> Self:
         """The same engines on that much of a card each."""
         return self.model_copy(update={"gpus": each})
+
+    def with_memory(self, share: float) -> Self:
+        """The same engines on that share of a card's memory each."""
+        return self.model_copy(update={"gpu_memory_utilization": share})
 
     @property
     def memory_share(self) -> float:

@@ -121,6 +121,11 @@ class VllmEngine:
         self._backlog.clear()
         self._ended.clear()
 
+    def rest(self) -> None:
+        """Leave the card, where `config.sleep` is on and nothing is asked; any request wakes it."""
+        if not self.num_unfinished:
+            self._sleeper.rest()
+
     @property
     def num_unfinished(self) -> int:
         """Requests submitted and not yet returned by a poll."""

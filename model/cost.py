@@ -11,8 +11,12 @@ from typing import NamedTuple
 
 from model.presets import LAYER_KINDS, HybridShape
 from model.sizes import (
+    CPU_LOGITS,
+    CPU_SCORED_LOGITS,
+    SCORED_BYTES,
     Shape,
     attention_parameters,
+    card_logits,
     expert_parameters,
     mamba_parameters,
     mlp_parameters,
@@ -152,14 +156,16 @@ class TrainingMemory(NamedTuple):
         return sum(self) - self.host
 
 
-def training_memory(s: Shape, load: TrainingLoad, frozen: Frozen = ()) -> TrainingMemory:
-    """Peak bytes of the first process while it trains, at whole rows."""
+def training_memory(
+    s: Shape, load: TrainingLoad, frozen: Frozen = (), *, card: float | None = None
+) -> TrainingMemory:
+    """Peak bytes of the first process while it trains, at whole rows. card: bytes of the card's memory, by
+    which logits are sliced; None: on a CPU."""
     weights, gradients, optimizer, buffers = _state_bytes(s, load)
     activations, host = _activation_bytes(s, load)
     beside = sum(_beside_bytes(one, load, how) for one, how in frozen)
-    return TrainingMemory(
-        weights, gradients, optimizer, buffers, activations, _output_bytes(s, load), host, beside
-    )
+    output = _output_bytes(s, load, gradients, card)
+    return TrainingMemory(weights, gradients, optimizer, buffers, activations, output, host, beside)
 
 
 def _beside_bytes(s: Shape, load: TrainingLoad, how: Beside) -> int:
@@ -190,13 +196,15 @@ class ScoringMemory(NamedTuple):
         return sum(self)
 
 
-def scoring_memory(s: Shape, load: ScoringLoad) -> ScoringMemory:
-    """Peak bytes of a process that asks a whole model. A layer's values are those that it would keep."""
+def scoring_memory(s: Shape, load: ScoringLoad, *, card: float | None = None) -> ScoringMemory:
+    """Peak bytes of a process that asks a whole model. A layer's values are those that it would keep. card:
+    see `training_memory`."""
     kept = _layers_bytes(s, TrainingLoad(load.tokens, load.row_tokens, load.microbatch_rows))
     tokens, b = load.row_tokens * load.microbatch_rows, held_bytes(load.dtype)
     largest = max(kept) * b // 4
     inputs = (len(kept) + 2) * s.hidden_size * b  # with what comes out at the end, of two models
-    return ScoringMemory(b * parameters(s), tokens * (largest + inputs), 2 * 4 * 2**20)
+    logits = SCORED_BYTES * _logits(s, tokens, CPU_LOGITS if card is None else card_logits(card))
+    return ScoringMemory(b * parameters(s), tokens * (largest + inputs), logits)
 
 
 def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
@@ -397,10 +405,28 @@ def layer_activation_bytes(s: HybridShape, kind: str, load: TrainingLoad) -> int
     return common + heads * s.head_dim * b + 4 * s.num_attention_heads
 
 
-def _output_bytes(s: Shape, load: TrainingLoad) -> int:
-    """The unembedding and its loss, a slice of tokens at a time: hidden states, their gradient,
-    the fp32 gradient of the unembedding, and 2^20 logits twice."""
+def _output_bytes(s: Shape, load: TrainingLoad, gradients: int, card: float | None) -> int:
+    """The unembedding and what is made of its logits: hidden states, their gradient, the fp32 gradient of the
+    unembedding, and a slice of logits. Of the logits counts what they need more than what is not there yet
+    while they are: one layer's values where layers are computed again, and the layers' gradients in a step of
+    one microbatch.
+
+    A loss has a slice in fp32 and its gradient in the computed type; log-probabilities have it in fp32 twice.
+    """
     b = computed_bytes(load)
     tokens = load.row_tokens * load.microbatch_rows // load.context
     grad = 0 if load.lora_rank else 4 * s.vocab_size * s.hidden_size
-    return 2 * tokens * s.hidden_size * b + grad + 2 * 4 * 2**20
+    if load.output == "loss":
+        each, on_cpu = (4 if b == 4 else 4 + b), CPU_LOGITS
+    else:
+        each, on_cpu = SCORED_BYTES, CPU_SCORED_LOGITS
+    logits = each * _logits(s, tokens, on_cpu if card is None else card_logits(card))
+    later = tokens * max(_layers_bytes(s, load)) if load.activations != "keep" else 0
+    if load.microbatches == 1:
+        later += max(gradients - grad, 0)
+    return 2 * tokens * s.hidden_size * b + grad + max(logits - later, 0)
+
+
+def _logits(s: Shape, tokens: int, at_once: int) -> int:
+    """Logits of a slice: of at least one token."""
+    return s.vocab_size * min(max(at_once // s.vocab_size, 1), tokens)

@@ -1,7 +1,6 @@
 """From a stage's loads to memory, FLOPs and time on stated hardware. No torch."""
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from model import cost
@@ -40,6 +39,11 @@ class Hardware:
     host: float = 64e9
     disk: float = 2e9
     cards: int = 1
+
+    @property
+    def card(self) -> float | None:
+        """Bytes of a card's memory; None: it is no card."""
+        return None if self.name == "cpu" else self.memory
 
     def seconds_of(self, sent: Communication, shards: int, workers: int) -> float:
         """Of what a process sends: within one machine by links, else by the network."""
@@ -89,7 +93,7 @@ def price(s: Shape, load: Load, hardware: Hardware, frozen: Frozen = ()) -> dict
 
 def _scoring(s: Shape, load: ScoringLoad, hardware: Hardware) -> dict[str, Any]:
     """Forward passes. In fp32 a card's speed is not the one that is stated, so no time is estimated."""
-    memory = cost.scoring_memory(s, load)
+    memory = cost.scoring_memory(s, load, card=hardware.card)
     flops = cost.forward_flops(s, load.row_tokens) * load.tokens
     in_half = load.dtype == "bfloat16" or hardware.name == "cpu"
     return {
@@ -105,7 +109,7 @@ def _scoring(s: Shape, load: ScoringLoad, hardware: Hardware) -> dict[str, Any]:
 def _training(
     s: Shape, load: TrainingLoad, hardware: Hardware, frozen: Frozen
 ) -> dict[str, Any]:  # fmt: skip
-    memory = cost.training_memory(s, load, frozen)
+    memory = cost.training_memory(s, load, frozen, card=hardware.card)
     flops = cost.training_flops(s, load, frozen)
     share = cost.fp8_share(s, load) if load.precision == "fp8" else 0.0
     runs = hardware.fp8_gain is not None or not share
@@ -203,75 +207,3 @@ def _generation(s: Shape, load: GenerationLoad, hardware: Hardware) -> dict[str,
         "seconds": None if hardware.name == "cpu" or load.tokens is None else load.tokens / rate,
         "host": _host(generation_host(s, load, hardware.cards), hardware),
     }
-
-
-CARDS = (24, 40, 80, 141)
-"""Memory of the cards that people have, in GB."""
-_USABLE = 0.9
-_LORA_RANK = 16
-
-
-def fits(
-    s: Shape, loads: Sequence[Load], keys: Collection[str], frozen: Sequence[Frozen] = ()
-) -> str:
-    """Which single cards hold the stage, and which of its keys to change for a smaller one.
-
-    keys: the recipe's keys that the stage has. A training beside an engine shares the card with it. frozen:
-    of each load the models beside it.
-    """
-    if any(isinstance(load, TrainingLoad) and load.workers > 1 for load in loads) or not loads:
-        return ""
-    words = list[str]()
-    for card in CARDS:
-        room = card * 1e9 * _USABLE
-        if (held := _bytes(s, loads, frozen)) <= room:
-            return "; ".join([*words, f"fits {card} GB ({held / GIB:.1f} GiB)"])
-        change = next(
-            (c for c, less in _changes(loads, keys) if _bytes(s, less, frozen) <= room),
-            "no key makes it fit",
-        )
-        words.append(f"{card} GB: {change}")
-    return "; ".join(words)
-
-
-def _bytes(s: Shape, loads: Sequence[Load], frozen: Sequence[Frozen]) -> float:
-    held = {TrainingLoad: 0.0, GenerationLoad: 0.0, ScoringLoad: 0.0}
-    for load, beside in zip(loads, frozen or [()] * len(loads), strict=True):
-        priced = price(s, load, HARDWARE["h100"], beside)["memory"]["device_bytes"]
-        held[type(load)] = max(held[type(load)], priced)
-    return sum(held.values())
-
-
-def _changes(loads: Sequence[Load], keys: Collection[str]) -> Iterator[tuple[str, list[Load]]]:
-    """What a recipe may say to need less, from the mildest on, each with those before it."""
-    now, said = list(loads), list[str]()
-
-    def training(**changes: Any) -> list[Load]:
-        return [replace(one, **changes) if isinstance(one, TrainingLoad) else one for one in now]
-
-    trains = [load for load in loads if isinstance(load, TrainingLoad)]
-    options: list[tuple[str, str, dict[str, Any], bool]] = [
-        ("precision", "precision: bf16", {"precision": "bf16"}, any(t.precision == "fp32" for t in trains)),
-        ("activations", "activations: checkpoint", {"activations": "checkpoint"}, any(t.activations == "keep" for t in trains)),
-        *(
-            ("lora", f"lora: {{rank: {_LORA_RANK}, base: {base}}}", {"lora_rank": _LORA_RANK, "base": base}, any(t.base not in (base, "nf4") or not t.lora_rank for t in trains))
-            for base in ("bfloat16", "nf4")
-        ),
-    ]  # fmt: skip
-    for key, words, changes, helps in options:
-        if key in keys and helps:
-            now = training(**changes)
-            said = [*(one for one in said if not one.startswith(f"{key}:")), words]
-            yield ", ".join(said), now
-    if any(isinstance(load, GenerationLoad) for load in now):
-        now = [
-            replace(one, dtype="bfloat16", sequences=max(one.sequences // 8, 1))
-            if isinstance(one, GenerationLoad) else one for one in now
-        ]  # fmt: skip
-        said.append("engine: {dtype: bfloat16, max_num_seqs: an eighth}")
-        yield ", ".join(said), now
-    for part in (2, 4, 8, 16):
-        tokens = trains[0].row_tokens // part if trains else 0
-        key = "microbatch_tokens" if "microbatch_tokens" in keys else "row_tokens"
-        if tokens and key in keys:
-            yield ", ".join([*said, f"{key}: {tokens}"]), training(row_tokens=tokens)

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from model.layers import context
 from model.layers.context import group_of
 from model.loss import add_product, logit_slices
+from model.sizes import CPU_SCORED_LOGITS
 from workbench.errors import UserError
 
-# Logits in hand at once on a CPU. More than a loss takes: whoever fits in one slice keeps its probabilities
-# and recomputes nothing.
-CPU_LOGITS = 1 << 24
+# What top-p and the like sort and count of each logit, in tables of a loss.
+_CUT_TABLES = 4
 
 
 class Truncation(NamedTuple):
@@ -74,7 +74,25 @@ def _scaled(
 ) -> tuple[Float[Tensor, "N V"], Bool[Tensor, " N"]]:
     """Logits after temperature, -inf on tokens that cannot be sampled and are not the target."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    scaled = wide / truncation.temperature
+    return _cut(wide / truncation.temperature, target, truncation)
+
+
+def _sliced(
+    rows: Float[Tensor, "N D"],
+    matrix: Float[Tensor, "V D"],
+    target: Int[Tensor, " N"],
+    truncation: Truncation,
+) -> tuple[Float[Tensor, "N V"], Bool[Tensor, " N"]]:
+    """`_scaled` of rows @ matrix.T, which nobody else has: one table of them is held, not three."""
+    made = rows @ matrix.T
+    wide = made if made.dtype == torch.float64 else made.float()
+    del made
+    return _cut(wide.div_(truncation.temperature), target, truncation)
+
+
+def _cut(
+    scaled: Float[Tensor, "N V"], target: Int[Tensor, " N"], truncation: Truncation
+) -> tuple[Float[Tensor, "N V"], Bool[Tensor, " N"]]:
     if not truncation.cuts:
         return scaled, torch.ones_like(target, dtype=torch.bool)
     index = target[:, None]
@@ -91,7 +109,8 @@ def linear_logprobs(
     target: Int[Tensor, " N"],
     truncation: Truncation,
 ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
-    """`token_logprobs` of the logits hidden @ weight.T, which are never all held at once.
+    """`token_logprobs` of the logits hidden @ weight.T, which are never all held at once: at most 8 bytes for
+    each of a slice (`model.sizes.SCORED_BYTES`), more where the truncation cuts, of smaller slices on a card.
 
     Backward makes each slice's logits again, unless one slice is all there is. Under autocast the products
     are in its type, and what follows is in fp32.
@@ -114,17 +133,23 @@ class _LinearLogprobs(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         flat, matrix = hidden.to(dtype), weight.to(dtype)
-        slices = list(logit_slices(len(flat), len(weight), flat.device, on_cpu=CPU_LOGITS))
+        slices = list(
+            logit_slices(
+                len(flat), len(weight), flat.device, on_cpu=CPU_SCORED_LOGITS,
+                tables=_CUT_TABLES if truncation.cuts else 1,
+            )
+        )  # fmt: skip
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         values = torch.zeros(len(flat), dtype=wide, device=flat.device)
         supported = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
         kept = None
         for rows in slices:
-            scaled, supported[rows] = _scaled(flat[rows] @ matrix.T, target[rows], truncation)
+            scaled, supported[rows] = _sliced(flat[rows], matrix, target[rows], truncation)
             mass = scaled.logsumexp(-1)
             values[rows] = scaled.gather(1, target[rows][:, None])[:, 0] - mass
             if len(slices) == 1 and any(ctx.needs_input_grad):
-                kept = (scaled - mass[:, None]).exp_()
+                kept = scaled.sub_(mass[:, None]).exp_()
+            del scaled  # before the next slice is made
         ctx.save_for_backward(hidden, weight, target, kept)
         ctx.how = (truncation, dtype, slices)
         ctx.mark_non_differentiable(supported)
@@ -146,15 +171,17 @@ class _LinearLogprobs(torch.autograd.Function):
             index, by_token = target[rows][:, None], grads[0][rows][:, None]
             probabilities = kept
             if probabilities is None:
-                scaled, _ = _scaled(flat[rows] @ matrix.T, target[rows], truncation)
-                probabilities = (scaled - scaled.logsumexp(-1, keepdim=True)).exp_()
+                probabilities, _ = _sliced(flat[rows], matrix, target[rows], truncation)
+                probabilities.sub_(probabilities.logsumexp(-1, keepdim=True)).exp_()
             # d log p(target) / d logits = (one_hot(target) - p) / temperature
-            slope = probabilities.mul_(-by_token).scatter_add_(1, index, by_token)
-            slope = (slope / truncation.temperature).to(dtype)
+            probabilities.mul_(-by_token).scatter_add_(1, index, by_token)
+            slope = probabilities.div_(truncation.temperature).to(dtype)
+            del probabilities
             if grad_hidden is not None:
                 torch.mm(slope, matrix, out=grad_hidden[rows])
             if grad_weight is not None:
                 add_product(grad_weight, flat[rows].T, slope)
+            del slope
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden.dtype)
         if grad_weight is not None:
@@ -237,7 +264,7 @@ def largest_logit(model: Any, input_ids: Int[Tensor, " T"], document: Int[Tensor
     read, weight, mine = _read_at(model, input_ids, document, everywhere)
     if weight is None:
         return read.abs().amax().float()
-    slices = logit_slices(len(read), len(weight), read.device, on_cpu=CPU_LOGITS)
+    slices = logit_slices(len(read), len(weight), read.device, on_cpu=CPU_SCORED_LOGITS)
     sizes = [(read[rows].to(weight.dtype) @ weight.T).abs().amax(-1).float() for rows in slices]
     own = torch.cat(sizes) if sizes else read.new_zeros(0, dtype=torch.float32)
     return context.put_together(model, own, mine).amax()

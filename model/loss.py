@@ -10,21 +10,34 @@ from typing import Any
 
 import torch
 
+from model.sizes import CPU_LOGITS, MOST_LOGITS, card_logits
+
 IGNORED = -100
-# Logits in hand at once: what stays in a CPU's cache, and 2 GiB of fp32 on a GPU, where a slice
-# costs a dozen kernels and two passes over the output layer's weights whatever its size.
-_CPU_LOGITS, _GPU_LOGITS = 1 << 20, 1 << 29
 
 
 def logit_slices(
-    tokens: int, vocabulary: int, device: torch.device, *, on_cpu: int = _CPU_LOGITS
+    tokens: int,
+    vocabulary: int,
+    device: torch.device,
+    *,
+    on_cpu: int | None = None,
+    tables: int = 1,
 ) -> Iterator[slice]:
     """Slices over `tokens` whose logits [slice, vocabulary] are held at once. on_cpu: how many a CPU
-    holds."""
-    logits = on_cpu if device.type == "cpu" else _GPU_LOGITS
+    holds; None: those of a loss. tables: on a card that many times as much is made of each logit as in a loss."""
+    if device.type == "cpu":
+        logits = CPU_LOGITS if on_cpu is None else on_cpu
+    else:
+        logits = _card_logits(device) // tables
     step = max(1, logits // vocabulary)
     for first in range(0, tokens, step):
         yield slice(first, min(first + step, tokens))
+
+
+def _card_logits(device: torch.device) -> int:
+    if device.type != "cuda":
+        return MOST_LOGITS
+    return card_logits(torch.cuda.get_device_properties(device).total_memory)
 
 
 def linear_cross_entropy(
@@ -70,14 +83,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             losses = (mass.log() + top - chosen).where(valid, 0.0)
             total += losses.sum(dtype=torch.float64)
             if grad_hidden is None and grad_weight is None:
+                del logits, probabilities  # before the next slice is made
                 continue
             probabilities *= (valid / mass)[:, None]
             probabilities.scatter_add_(1, picked, -valid.float()[:, None])
             slice_grad = probabilities.to(dtype)
+            del logits, probabilities
             if grad_hidden is not None:
                 torch.mm(slice_grad, matrix, out=grad_hidden[rows])
             if grad_weight is not None:
                 add_product(grad_weight, slice_grad.T, flat[rows])
+            del slice_grad
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.like = (hidden.shape, hidden.dtype, weight.dtype)
         return total.float()

@@ -13,6 +13,25 @@ GIB = 2**30
 Shape = HybridShape | DecoderShape | StackShape
 
 
+# Logits that a CPU holds at once in a loss: what stays in its cache. In log-probabilities more: whoever fits in
+# one slice keeps its probabilities and recomputes nothing.
+CPU_LOGITS, CPU_SCORED_LOGITS = 1 << 20, 1 << 24
+# A card's slice costs a dozen kernels and two passes over the output layer's weights whatever its size, so it is
+# large: of 8 bytes a logit in hand (model.logprobs), a 32nd of the card, and no more than 2^29 of them.
+MOST_LOGITS, SCORED_BYTES = 1 << 29, 8
+_SLICE_OF_A_CARD = 32
+
+
+def card_logits(memory: float) -> int:
+    """Logits that a card of so many bytes holds at once, a power of two: one of 24 GB 2^26, of 80 GB 2^28.
+
+    >>> [card_logits(gb * 1e9).bit_length() - 1 for gb in (24, 40, 80, 141)]
+    [26, 27, 28, 29]
+    """
+    fitting = int(memory / _SLICE_OF_A_CARD / SCORED_BYTES)
+    return min(1 << max(fitting.bit_length() - 1, 0), MOST_LOGITS)
+
+
 class Memory(NamedTuple):
     """Bytes a served model holds, e.g. nano2-9b at 131,072 tokens: 16.56 + 2.00 + 0.07 GiB."""
 

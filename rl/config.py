@@ -328,6 +328,12 @@ class GrpoConfig(WorkersStage):
         """One process and many continue from each other's checkpoints."""
         return True
 
+    def to_alternate(self) -> str | None:
+        """Several trainers have cards of their own, and a reward model would stay on the trainer's."""
+        if self.distributed.on or any(s.model for s in self.reward.sources().values()):
+            return None
+        return "max_staleness: 0" if self.max_staleness else ""
+
     @property
     def asked(self) -> list[tuple[str, PromptsConfig]]:
         """Name -> source of prompts or tasks."""

@@ -22,8 +22,10 @@ from rl.diagnosis import diagnose
 from rl.metrics import overlap_s, rollout_metrics
 from rl.prefetch import Prefetch
 from rl.sample import Pool, Rollout, Sampled, Sampler, collect
+from rl.turns import Mover, Turns, rest
 from rl.update import Updater
 from rl.weight_sync import publish
+from workbench import placement
 from workbench.checkpoint import Saves, rng_state, set_rng_state
 from workbench.conversation import Conversation
 from workbench.distributed import group
@@ -81,8 +83,19 @@ class Grpo:
             self.updater = Updater(model, config)
         else:
             self.updater = Updater(model, config, shards.mesh, shards.reference)
+        self.turns = self._turns()
         self.step, self.tokens, self.position = 0, 0, 0
         self._busy: list[tuple[float, float]] = []
+
+    def _turns(self) -> Turns:
+        """Between this trainer and its engine, where they share a card so."""
+        models = [m for m in (self.model, self.updater.reference) if m is not None]
+        mover = Mover(models, self.updater.optimizer)
+        return Turns(
+            on=placement.takes_turns(self.config) and mover.card.type != "cpu",
+            move=mover,
+            rest=lambda: rest(self.sampler and self.sampler.engine),
+        )
 
     def fit(self, hooks: GrpoHooks, checkpoints: Saves) -> bool:
         """Train to the end. Returns False where it was asked to stop (state is saved)."""
@@ -126,6 +139,7 @@ class Grpo:
 
     def return_to(self, folder: Path, step: int) -> None:
         """The weights of a kept checkpoint, in the engine as well."""
+        self.turns.to_trainer()
         state = return_to(folder, step, self.model, self.updater.optimizer)
         self.load_weights(state)
         self._sync()
@@ -164,6 +178,7 @@ class Grpo:
     def update(self, sampled: Sampled) -> dict[str, float]:
         """The optimizer's steps on a step's rollouts. Raises: MismatchError."""
         begun = time.perf_counter()
+        self.turns.to_trainer()
         metrics = {"lr": self.updater.rate(self.step)} | self.updater.update(
             sampled.groups, version=self.step, check=lambda sums: self.check_mismatch(sums, sampled)
         )
@@ -197,7 +212,9 @@ class Grpo:
         plain = Sampling(max_tokens=_DIAGNOSED_TOKENS)
         prompts = [group[0].prompt for group in sampled.groups if group][:_DIAGNOSED_ROLLOUTS]
         engine = self.sampler.engine
+        self.turns.to_engine()
         traces = [t for p in prompts for t in engine.trace(Request(p, plain, seed=self.seed))]
+        self.turns.to_trainer()
         return diagnose(self.model, traces, self.config.engine.dtype)
 
     def _publish(self, rollouts: Prefetch | None) -> dict[str, float]:
@@ -215,10 +232,14 @@ class Grpo:
     def _sync(self) -> dict[str, float]:
         """The weights to the engine, under the number of updates as their version. Raises: SyncError."""
         begun = time.perf_counter()
+        self.turns.to_trainer()
         engine = None if self.sampler is None else self.sampler.engine
         post = None if self.shards is None else self.shards.post
         config = self.config.engine
-        report, sent_bytes = publish(self.model, engine, post, version=self.step, config=config)
+        leave = self.turns.to_engine if self.turns.on else None
+        report, sent_bytes = publish(
+            self.model, engine, post, version=self.step, config=config, leave=leave
+        )
         errors = {} if report is None else {"probe_error": max(report)}
         took = time.perf_counter() - begun
         return errors | {"sync_s": took, "sync_mb": sent_bytes / 1e6}

@@ -57,6 +57,7 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
         **load_of_lora(config.lora),
         bound=True,
         published=True,
+        output="logprobs",
         beside=_beside(config),
     )
     asked = engine.load(tokens, config.prompts_per_step * config.group_size)

@@ -1,6 +1,6 @@
 """Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, and what it gained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 from uuid import uuid4
@@ -73,13 +73,14 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     tokenizer = read_tokenizer(context.parent_model)
     asked = group.in_first(lambda: _questions(context, tokenizer))
     model, shards = _policy(context, mesh)
-    asker = group.in_first(lambda: _Asker(context, tokenizer, asked))
-    sampler, pool = (asker.sampler, asked.pool) if asker and asked else (None, [])
-    validation = _validation(context, asker)
-    grpo = Grpo(model, sampler, pool, config, context.seed, shards, validation)
+    grpo = Grpo(model, None, asked.pool if asked else [], config, context.seed, shards)
     folder = context.stage_dir / "checkpoints"
+    validation = grpo.validation = _validation(context, lambda: asker)
     resumed = grpo.resume(folder)
+    grpo.turns.to_engine()  # which starts on the trainer's card
+    asker = group.in_first(lambda: _Asker(context, tokenizer, asked))
     if asker:
+        grpo.sampler = asker.sampler
         asker.begin(grpo.step, resumed=resumed)
     _measured_in_first(asker, "before")
     saves = ShardedCheckpoints if mesh else Checkpoints
@@ -133,14 +134,16 @@ def _questions(context: StageContext, tokenizer: Any) -> _Asked:
     return _Asked(pool, held_out, cast(Prompts, further))
 
 
-def _validation(context: StageContext, asker: "_Asker | None") -> Validation:
-    """The validations of a training; the first process asks, and all of them know."""
+def _validation(context: StageContext, of: Callable[[], "_Asker | None"]) -> Validation:
+    """The validations of a training; the first process asks, and all of them know. of: the side that asks,
+    once there is one."""
 
     def note(outputs: dict[str, Any]) -> None:
-        if asker:
+        if group.is_first():
             context.note(**outputs)
 
     def measure() -> dict[str, Estimate]:
+        asker = of()
         return group.from_first(lambda: asker.validate() if asker else {})
 
     config: GrpoConfig = context.config

@@ -4,7 +4,9 @@ A policy of adapters sends those alone: the engine merges them into the checkpoi
 the proof has the digests of that base too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -51,19 +53,27 @@ def sync(
     longest: int,
     cached: bool = False,
     half: bool = False,
+    leave: Callable[[], None] | None = None,
 ) -> Synced:
     """Give the engine every tensor of the policy, under its Hugging Face name, or its adapters alone.
 
     `longest`: tokens of a prompt and its reply that the engine takes. `cached`: it keeps prompts
     (`EngineConfig.prefix_caching`). `half`: it computes in bf16, and its probes may differ by more where the
-    policy's logits are large. Raises: SyncError where what the engine holds or computes afterwards is not
-    the policy.
+    policy's logits are large. `leave`: the model must leave its card before the engine wakes on it, so it
+    scores the probes first. Raises: SyncError where what the engine holds or computes afterwards is not the
+    policy.
     """
     state = sent_state(model)
     proof = prove(model, state, version=version, longest=longest, cached=cached, half=half)
     tensors = [(name, tensor.detach().cpu()) for name, tensor in state.items()]
+    sent_bytes = _num_bytes(state)
+    del state  # it has the card's memory
+    if leave is not None:
+        scored = proof.score()
+        proof = replace(proof, score=lambda: scored)
+        leave()
     report = engine.update_weights(tensors, version=version, proof=proof)
-    return Synced(report, _num_bytes(state))
+    return Synced(report, sent_bytes)
 
 
 def sync_shares(
@@ -103,8 +113,10 @@ def publish(
     *,
     version: int,
     config: EngineConfig,
+    leave: Callable[[], None] | None = None,
 ) -> Synced:
-    """The weights to the engine, by `sync_shares` where processes share them (post), else by `sync`.
+    """The weights to the engine, by `sync_shares` where processes share them (post), else by `sync`, which
+    `leave` is for.
 
     Every process must call it. Raises: SyncError in the first.
     """
@@ -115,7 +127,7 @@ def publish(
     if post is not None:
         return sync_shares(model, engine, post, **how)
     assert engine is not None
-    return sync(model, engine, **how)
+    return sync(model, engine, **how, leave=leave)
 
 
 def sends_adapters(model: nn.Module) -> bool:
@@ -183,6 +195,16 @@ def base_marks(model: nn.Module) -> dict[str, Mark] | None:
         known = _KNOWN[model] = (written, _union(marks))
     assert known is not None
     return known[1]
+
+
+@contextmanager
+def carried(model: nn.Module) -> Iterator[None]:
+    """Meanwhile the model's tensors move, bits unchanged, to other memory: the marks of its base stay known."""
+    known = _KNOWN.get(model)
+    stands = known is not None and known[0] == [_written(t) for _, t in base_tensors(model)]
+    yield
+    if known is not None and stands:
+        _KNOWN[model] = ([_written(t) for _, t in base_tensors(model)], known[1])
 
 
 def _written(tensor: torch.Tensor) -> tuple[int, int]:

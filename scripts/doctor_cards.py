@@ -126,11 +126,12 @@ def _trials(device: "torch.device") -> Iterator[tuple[str, str]]:
 def room() -> list[Finding]:
     """What one card of each size holds, by the plan that prices recipes."""
     from model.decoder import PUBLISHED
-    from model.estimate import CARDS, fits
     from model.presets import shape
+    from model.room import CARDS, WHOLE, Seated, fits
     from rl.config import GrpoConfig
     from sft.config import SftConfig
     from workbench.load import GenerationLoad, TrainingLoad
+    from workbench.placement import ENGINE_SHARE, STAGE_SHARE, MemoryShares
 
     sizes = ", ".join(map(str, CARDS))
     about = (
@@ -142,9 +143,11 @@ def room() -> list[Finding]:
     sampled = GenerationLoad(None, _CONTEXT, _SEQUENCES, dtype="bfloat16", published=True)
     for name in _MODELS:
         s = PUBLISHED[name] if name in PUBLISHED else shape(name)
-        for kind, loads, config in (
-            ("SFT", (trained,), SftConfig),
-            ("GRPO", (trained, sampled), GrpoConfig),
+        for kind, loads, config, shares in (
+            ("SFT", (trained,), SftConfig, WHOLE),
+            ("GRPO", (trained, sampled), GrpoConfig, MemoryShares(STAGE_SHARE, ENGINE_SHARE)),
         ):
-            out.append(Finding(f"{kind} of {name}", fits(s, loads, set(config.model_fields))))
+            keys = set(config.model_fields)
+            seated = Seated(s, loads, (), shares, keys, to_alternate="")
+            out.append(Finding(f"{kind} of {name}", fits(seated)))
     return out

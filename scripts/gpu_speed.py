@@ -55,7 +55,9 @@ def step(bench: Bench) -> Found:
         load = TrainingLoad(
             tokens=tokens, row_tokens=tokens, document_tokens=tokens // 4, precision="bf16"
         )
-        planned = cost.training_memory(s, load).device_bytes
+        planned = cost.training_memory(
+            s, load, card=bench.memory if bench.on_card else None
+        ).device_bytes
         row: Found = {"model": name, "tokens": tokens, "planned_gib": planned / 2**30}
         rows.append(row)
         if bench.on_card and planned > 0.9 * bench.memory:

@@ -221,7 +221,10 @@ def layers_of(s: Any) -> dict[str, int]:
 def _stage(
     recipe: "Recipe", name: str, s: Any, loads: tuple[Any, ...], hardware: Any
 ) -> dict[str, Any]:
-    from model.estimate import fits, price
+    from model.estimate import price
+    from model.room import fits
+    from scripts.plan_room import seated_on
+    from workbench.placement import Node, settle
 
     config: Any = recipe.stages[name]
     if isinstance(s, str):
@@ -233,7 +236,7 @@ def _stage(
     return {
         "kind": config.kind,
         "loads": [price(s, load, hardware, of) for load, of in zip(loads, frozen, strict=True)],
-        "cards": fits(s, loads, set(type(config).model_fields), frozen),
+        "cards": fits(seated_on(settle(recipe, [Node(64.0, 1)]).stages[name], s, loads, frozen)),
     }
 
 

@@ -20,6 +20,10 @@ from workbench.schema import Section
 # Of one card that a stage and its engines share. What is left is for their CUDA contexts.
 STAGE_SHARE = 0.35
 ENGINE_SHARE = 0.6
+# Of its memory, for whoever of the two is at work while the other has left it (`takes_turns`). On the smallest
+# card that we plan for, 24 GB, 3.4 GiB are left: 2 of an engine that sleeps (vLLM's own test of its sleep mode
+# allows it as much, the graphs that it captured), and both processes' CUDA contexts.
+TURN_SHARE = 0.85
 _GRAIN = 10_000  # Ray counts cards in steps of 1e-4
 # Keys that say where something runs: the same stage on other hardware is the same stage.
 RESOURCES = frozenset(
@@ -36,7 +40,8 @@ class Node(NamedTuple):
 
 class Seat(NamedTuple):
     """What some equal processes reserve each. gpus None: not chosen yet. least: whole cards that one
-    cannot do without (an engine that spans several), 0 where a share will do.
+    cannot do without (an engine that spans several), 0 where a share will do. sleeps: they leave the card's
+    memory while nothing is asked of them. memory: share of a card's memory that the recipe gives them.
 
     Example: Seat("engine", copies=8, cpus=0, gpus=None)
     """
@@ -46,6 +51,8 @@ class Seat(NamedTuple):
     cpus: float
     gpus: float | None
     least: int = 0
+    sleeps: bool = False
+    memory: float | None = None
 
 
 class Reserving(Section):
@@ -57,6 +64,10 @@ class Reserving(Section):
 
     def with_gpus(self, each: float) -> Self:
         """The same section with that many cards for each process."""
+        raise NotImplementedError
+
+    def with_memory(self, share: float) -> Self:
+        """The same section with that share of a card's memory for each process."""
         raise NotImplementedError
 
 
@@ -134,7 +145,55 @@ def _settled(config: StageConfig, cards: int) -> StageConfig:
     own, *others = seats(config)
     if own.gpus is None:
         config = config.model_copy(update={"gpus": _own_share(config, others, cards)})
-    return settled(config, _others_share(config.reserved[1] or 0.0, others, cards))
+    made = settled(config, _others_share(config.reserved[1] or 0.0, others, cards))
+    return _remembered(made, memory_shares(made).engine) if takes_turns(made) else made
+
+
+def takes_turns(config: StageConfig) -> bool:
+    """Whether the stage and its engines have one card's memory one after the other: the engines sleep, the
+    stage's training never overlaps with sampling, and both have shares of the card."""
+    own, *others = seats(config)
+    sharing = [seat for seat in others if seat.gpus]
+    together = 0 < (own.gpus or 0.0) < 1 and all((seat.gpus or 0.0) < 1 for seat in sharing)
+    return (
+        together and bool(sharing) and all(s.sleeps for s in sharing) and not config.to_alternate()
+    )
+
+
+class MemoryShares(NamedTuple):
+    """Of one card's memory: the stage's own process's, and each of its engines'. turns: they have it one
+    after the other, else side by side."""
+
+    stage: float
+    engine: float
+    turns: bool = False
+
+
+def memory_shares(config: StageConfig) -> MemoryShares:
+    """Of a settled stage. A process with a whole card has all of it (1.0)."""
+    own, *others = seats(config)
+    stage = next((seat.gpus for seat in others if seat.who == "workers"), own.gpus)
+    engines = [seat for seat in others if seat.who == "engine"]
+    given = next((seat.memory for seat in engines if seat.memory), None)
+    if takes_turns(config):
+        each = TURN_SHARE / sum(seat.copies for seat in engines)
+        return MemoryShares(TURN_SHARE, given or floor(each * _GRAIN) / _GRAIN, turns=True)
+    engine = next((min(seat.gpus or 0.0, 1.0) for seat in engines), 0.0)
+    return MemoryShares(min(stage or 0.0, 1.0), given or engine)
+
+
+def _remembered(section: AnySection, share: float) -> AnySection:
+    """A section whose engines have that share of a card's memory, unless the recipe gives them another."""
+    if isinstance(section, Reserving):
+        seat = section.seat()
+        told = seat is None or seat.memory is not None or not seat.gpus
+        return section if told else section.with_memory(share)
+    changed = {
+        name: new
+        for name, value in section
+        if isinstance(value, Section) and (new := _remembered(value, share)) is not value
+    }
+    return section.model_copy(update=changed) if changed else section
 
 
 def _own_share(config: StageConfig, others: Sequence[Seat], cards: int) -> float:
@@ -258,6 +317,10 @@ def lines(config: StageConfig) -> tuple[str, ...]:
     found = seats(config)
     if not any(seat.gpus for seat in found):
         return ()
+    if takes_turns(config):
+        own, each, _ = memory_shares(config)
+        sleeping = f"each engine {each:.0%}" if found[1].copies > 1 else f"engine {each:.0%}"
+        return (f"on: one card in turns: stage {own:.0%} of its memory, then {sleeping}",)
     return ("on: " + "; ".join(_words(seat) for seat in found if seat.gpus or seat.cpus),)
 
 

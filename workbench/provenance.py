@@ -69,6 +69,12 @@ def driver() -> str:
     return next(iter(_nvidia_smi("driver_version")), "")
 
 
+def card_memory() -> list[float]:
+    """Bytes of each card's memory; nothing where there is none."""
+    said = [line.split()[0] for line in _nvidia_smi("memory.total") if line.strip()]  # "24564 MiB"
+    return [float(mib) * 2**20 for mib in said if mib.isdecimal()]
+
+
 def _gpu_names() -> list[str]:
     return _nvidia_smi("name")
 

@@ -110,6 +110,11 @@ class StageConfig(Section):
         """CPUs and GPUs that the stage's Ray task reserves; None where that is still to be chosen."""
         return self.cpus, self.gpus
 
+    def to_alternate(self) -> str | None:
+        """Keys to change so that the stage never trains while its engine is at work, and leaves its card
+        meanwhile; "" where it is so, None where no key does it."""
+        return None
+
     @property
     def layout_free(self) -> bool:
         """Whether what it saves continues in another number of processes: it stays the same stage."""

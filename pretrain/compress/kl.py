@@ -10,6 +10,9 @@ import torch
 
 from model.loss import IGNORED, add_product, logit_slices
 
+# Both distributions and what is worked out of them, in tables of a loss.
+_TABLES = 4
+
 
 class KlSums(NamedTuple):
     """Sums over valid tokens, in nats. kl has a gradient; next_token, the cross entropy, has none."""
@@ -58,7 +61,7 @@ class _LinearKL(torch.autograd.Function):
         grad_hidden = torch.zeros_like(flat) if wanted else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if wanted else None
         sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
-        for rows in logit_slices(len(flat), len(weight), flat.device):
+        for rows in logit_slices(len(flat), len(weight), flat.device, tables=_TABLES):
             valid = targets[rows] != IGNORED
             own = torch.mm(flat[rows], matrix.T).to(wide).log_softmax(1)
             theirs = torch.mm(goal[rows], goal_matrix.T).to(wide).log_softmax(1)

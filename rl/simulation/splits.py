@@ -82,7 +82,9 @@ def splits(question: SplitQuestion, cards: int) -> Iterator[Split]:
         laid = replace(load, workers=trainers, replicate=_copies(question, trainers))
         if trainers > 1 and laid.strategy == "none":
             laid = replace(laid, strategy="fsdp")
-        memory = training_memory(question.loads.shape, laid, question.loads.frozen)
+        memory = training_memory(
+            question.loads.shape, laid, question.loads.frozen, card=hardware.card
+        )
         if memory.device_bytes <= hardware.memory:
             yield question.on(trainers, engines)
 

@@ -66,6 +66,10 @@ class DistributedConfig(Reserving):
         """The same workers with a card each, or none."""
         return self.model_copy(update={"gpus_per_worker": float(each > 0)})
 
+    def with_memory(self, share: float) -> Self:
+        """A worker has a whole card."""
+        return self
+
     @property
     def on(self) -> bool:
         """Whether Ray Train workers do the training."""

@@ -54,7 +54,8 @@ def place(config: StageConfig) -> torch.device:
         )
     if found.type == "cuda":
         torch.cuda.set_device(found)
-        limit_memory(1.0 if _hosts_engine(config) else min(gpus or 1.0, 1.0))
+        share = placement.memory_shares(config).stage if gpus else 1.0
+        limit_memory(1.0 if _hosts_engine(config) else share)
     kernels.choose(config.kernels, found.type)
     return found
 

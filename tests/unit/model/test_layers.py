@@ -169,7 +169,7 @@ def test_layout_numbers_positions_and_buckets() -> None:
 def test_linear_cross_entropy_equals_torch(
     slice_values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.loss._CPU_LOGITS", slice_values)
+    monkeypatch.setattr("model.loss.CPU_LOGITS", slice_values)
     generator = torch.Generator().manual_seed(0)
     hidden = (10 * torch.randn(3, 7, 5, generator=generator)).requires_grad_()
     weight = torch.randn(11, 5, generator=generator).requires_grad_()

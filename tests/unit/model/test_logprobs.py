@@ -36,7 +36,7 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(
     how: Truncation, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden, weight, target, slope = made(11, 6, 30, torch.float64)
-    monkeypatch.setattr(model.logprobs, "CPU_LOGITS", rows * 30)
+    monkeypatch.setattr(model.logprobs, "CPU_SCORED_LOGITS", rows * 30)
     found, grads = [], []
     for sliced in (True, False):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -74,7 +74,7 @@ def test_no_tensor_grows_with_tokens_times_vocabulary(
     how: Truncation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four times the vocabulary and a frozen head: what is held stays a slice of 2,048 values."""
-    monkeypatch.setattr(model.logprobs, "CPU_LOGITS", 2048)
+    monkeypatch.setattr(model.logprobs, "CPU_SCORED_LOGITS", 2048)
     for vocabulary in (512, 2048):
         hidden, weight, target, slope = made(64, 2, vocabulary, torch.float32)
         hidden.requires_grad_()
@@ -128,7 +128,7 @@ def test_the_largest_logit_is_that_of_the_whole_row(
     scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By slices where the output layer is a product, by the model's own logits where it scales them."""
-    monkeypatch.setattr(model.logprobs, "CPU_LOGITS", 3 * SMALL["vocab_size"])
+    monkeypatch.setattr(model.logprobs, "CPU_SCORED_LOGITS", 3 * SMALL["vocab_size"])
     one = load_model(GraniteConfig(**SMALL, logits_scaling=scale), seed=0)
     ids = torch.arange(7)
     with torch.no_grad():

@@ -6,9 +6,10 @@ import pytest
 
 from model import cost
 from model.communication import communication
-from model.estimate import HARDWARE, fits, price
+from model.estimate import HARDWARE, price
 from model.host import ENGINE_BYTES, PROCESS_BYTES, checkpoints, generation_host, training_host
 from model.presets import shape
+from model.room import Seated, fits
 from model.sizes import parameters
 from workbench.load import Beside, GenerationLoad, ScoringLoad, TrainingLoad
 
@@ -89,8 +90,8 @@ def test_a_frozen_teacher_is_gathered_once_and_shares_the_card() -> None:
         precision="bf16",
         activations="checkpoint",
     )
-    assert fits(s, [asked], set()) == "fits 24 GB (17.1 GiB)"
-    words = fits(s, [asked], set(), [[(s, scores)]])
+    assert fits(Seated(s, [asked])) == "fits 24 GB (17.1 GiB)"
+    words = fits(Seated(s, [asked], [[(s, scores)]]))
     assert words.endswith("40 GB: no key makes it fit; fits 80 GB (50.3 GiB)")
 
 

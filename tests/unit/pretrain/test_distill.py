@@ -69,7 +69,7 @@ def test_loss_and_gradient_are_those_of_plain_torch(
     slice_values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float64 to 1e-10, in slices of 1, 3 and all tokens."""
-    monkeypatch.setattr("model.loss._CPU_LOGITS", slice_values)
+    monkeypatch.setattr("model.loss.CPU_LOGITS", slice_values)
     draw = torch.Generator().manual_seed(1)
 
     def random(*size: int) -> torch.Tensor:

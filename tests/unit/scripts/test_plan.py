@@ -139,6 +139,11 @@ SMOLLM2_1_7B = {
     "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 49152,
     "tie_word_embeddings": True,
 }  # fmt: skip
+QWEN3_8B = {
+    "model_type": "qwen3", "num_hidden_layers": 36, "hidden_size": 4096, "intermediate_size": 12288,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    "tie_word_embeddings": False,
+}  # fmt: skip
 
 
 def test_the_model_that_the_recipe_trains_is_priced_and_cards_named(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""Whether a recipe's loads fit the cards of this machine: asked before anything of it is loaded."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.room import Seated
+    from workbench.recipe import Recipe, StageConfig
+
+
+def seated_on(
+    config: "StageConfig", s: Any, loads: Sequence[Any], frozen: Sequence[Any]
+) -> "Seated":
+    """The loads of a settled stage with the shares of a card that they get."""
+    from model.room import Seated
+    from workbench.placement import memory_shares
+
+    keys = set(type(config).model_fields)
+    return Seated(s, loads, frozen, memory_shares(config), keys, config.to_alternate())
+
+
+def check_memory(recipe: "Recipe", stages: Collection[str]) -> None:
+    """Of the stages that will run here. A model whose size is not known is not judged; nor is a recipe whose
+    cards are only declared, or are those of a cluster that is still to be joined.
+
+    Raises: UserError, one line, where a load needs more of its card than it gets.
+    """
+    from model.room import check
+    from scripts.plan import beside_of, loads_of, shape_of
+    from workbench.placement import local_nodes, settle
+    from workbench.provenance import card_memory
+
+    nodes, cards = local_nodes(recipe.cluster), card_memory()
+    if nodes is None or not cards or not nodes[0].cards or recipe.cluster.num_gpus is not None:
+        return
+    recipe = settle(recipe, nodes)
+    for name, loads in loads_of(recipe).items():
+        on_card = tuple(load for load in loads if load.gpus)
+        shape = shape_of(recipe, name) if name in stages and on_card else ""
+        frozen = [beside_of(recipe, load) for load in on_card]
+        known = not isinstance(shape, str) and all(
+            not isinstance(of, str) for beside in frozen for of, _ in beside
+        )
+        if known:
+            check(name, seated_on(recipe.stages[name], shape, on_card, frozen), min(cards))
