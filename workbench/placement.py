@@ -155,9 +155,8 @@ def takes_turns(config: StageConfig) -> bool:
     own, *others = seats(config)
     sharing = [seat for seat in others if seat.gpus]
     together = 0 < (own.gpus or 0.0) < 1 and all((seat.gpus or 0.0) < 1 for seat in sharing)
-    return (
-        together and bool(sharing) and all(s.sleeps for s in sharing) and not config.to_alternate()
-    )
+    asleep = bool(sharing) and all(seat.sleeps for seat in sharing)
+    return together and asleep and config.to_alternate() == ""
 
 
 class MemoryShares(NamedTuple):

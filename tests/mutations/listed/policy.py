@@ -161,8 +161,8 @@ MUTATIONS = (
     Mutation(
         "the temperature is left out",
         "model/logprobs.py",
-        "scaled = wide / truncation.temperature",
-        "scaled = wide",
+        "return _cut(wide / truncation.temperature, target, truncation)",
+        "return _cut(wide, target, truncation)",
         "the policy that is trained is not the one that sampled",
         ("tests/unit/rl/test_truncation.py",),
     ),
@@ -219,8 +219,8 @@ MUTATIONS = (
     Mutation(
         "slices of logits overlap in the gradient",
         "model/logprobs.py",
-        "slope = probabilities.mul_(-by_token).scatter_add_(1, index, by_token)",
-        "slope = probabilities.mul_(-by_token).scatter_(1, index, by_token)",
+        "probabilities.mul_(-by_token).scatter_add_(1, index, by_token)",
+        "probabilities.mul_(-by_token).scatter_(1, index, by_token)",
         "the gradient of every sampled token lacks its own probability",
         ("tests/unit/model/test_logprobs.py",),
     ),

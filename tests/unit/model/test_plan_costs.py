@@ -92,7 +92,7 @@ def test_a_frozen_teacher_is_gathered_once_and_shares_the_card() -> None:
     )
     assert fits(Seated(s, [asked])) == "fits 24 GB (17.1 GiB)"
     words = fits(Seated(s, [asked], [[(s, scores)]]))
-    assert words.endswith("40 GB: no key makes it fit; fits 80 GB (50.3 GiB)")
+    assert words.endswith("40 GB: no key makes it fit; fits 80 GB (50.2 GiB)")
 
 
 def test_a_machine_holds_its_processes_their_inputs_states_and_weights() -> None:
