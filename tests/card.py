@@ -61,6 +61,13 @@ class Card(torch.Tensor):
         """Of its first number."""
         return self.held.data_ptr()
 
+    def _put(self, value: "Card") -> None:
+        torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.held = value.held
+
+    # As every tensor's; `held` goes with it.
+    data = property(lambda self: torch.Tensor.data.__get__(self), _put)  # type: ignore[attr-defined]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Card":
         """Of a whole model, as its reference is made: on the card too, and a parameter where this is one."""
         made = Card(self.held.detach().clone()).requires_grad_(self.requires_grad)
