@@ -36,6 +36,9 @@ from workbench.rundir import RunDir
 from workbench.stage import StageContext
 
 LORA = {"rank": 2, "alpha": 4, "base": "float32"}
+# As on a card: autocast over fp32, and adapters over a frozen base in bf16.
+IN_BF16 = {"precision": "bf16"}
+NARROW = IN_BF16 | {"lora": LORA | {"base": "bfloat16"}}
 
 
 def _grpo(folder: Path, tokenizer: Any, **changes: Any) -> StageContext:
@@ -110,18 +113,25 @@ def _validated(kind: str, **changes: Any) -> Callable[[Path, Any], StageContext]
     )
 
 
+def _played(**changes: Any) -> Callable[[Path, Any], StageContext]:
+    return lambda folder, tokenizer: test_dpo._context(folder, tokenizer, rounds=1, **changes)
+
+
 # Name of a trial: its kind's own, or the kind with what is special about it behind a dash.
 TRIALS: dict[str, Callable[[Path, Any], StageContext]] = {
     "pretrain": _validated("pretrain"),
     "prune": _prune,
     "distill": _distill,
     "sft": _validated("sft"),
-    "sft-bf16": _validated("sft", precision="bf16"),
+    "sft-bf16": _validated("sft", **IN_BF16),
+    "sft-lora": _validated("sft", **NARROW),
     "grpo": _grpo,
     "grpo-lora": lambda folder, tokenizer: _grpo(folder, tokenizer, lora=LORA),
+    "grpo-bf16": lambda folder, tokenizer: _grpo(folder, tokenizer, **NARROW),
     "grpo-kl": lambda folder, tokenizer: _grpo(folder, tokenizer, loss={"kl_coefficient": 0.1}),
     "grpo-paid": _paid,
-    "dpo": lambda folder, tokenizer: test_dpo._context(folder, tokenizer, rounds=1),
+    "dpo": _played(),
+    "dpo-lora": _played(**NARROW),
     "offline_dpo": _validated("offline_dpo"),
     "kto": _validated("kto"),
     "ablation": _ablation,
