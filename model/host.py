@@ -74,8 +74,9 @@ def checkpoint_bytes(s: Shape, load: TrainingLoad) -> float:
 def checkpoints(s: Shape, load: TrainingLoad) -> CheckpointBytes:
     """What lies on the disk, with the plain model at the end, in the type of its base. Engines that merge
     adapters read what 4 bits stand for from files of the stage's own."""
-    each = checkpoint_bytes(s, load)
-    kept = (load.keep_checkpoints + 1) * each if load.checkpoint_every_steps else 0.0
+    each, every = checkpoint_bytes(s, load), load.checkpoint_every_steps
+    # Those kept and one being written, or as many as there are times to write one.
+    kept = min(load.keep_checkpoints + 1, -(-load.steps // every)) * each if every else 0.0
     model = held_bytes("float32" if load.base == "float32" else "bfloat16") * float(parameters(s))
-    models = 2 if load.base == "nf4" and load.published else 1
-    return CheckpointBytes(each, kept + models * model, load.checkpoint_every_steps)
+    models = load.models + (load.base == "nf4" and load.published)
+    return CheckpointBytes(each, kept + models * model, every)

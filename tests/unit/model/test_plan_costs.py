@@ -129,9 +129,11 @@ def test_checkpoints_are_kept_written_by_every_machine_and_take_their_share() ->
     """[derived] 12 P bytes; two kept, one under way, and the model's 4 P. Two machines at 5 GB/s each."""
     s = shape("nano2-9b")
     p = parameters(s)
-    asked = load(workers=16, precision="bf16", checkpoint_every_steps=10)
+    asked = load(workers=16, precision="bf16", checkpoint_every_steps=10, tokens=30 * 16 * 64)
     found = checkpoints(s, asked)
     assert (found.each, found.on_disk, found.every) == (12 * p, 3 * 12 * p + 4 * p, 10)
+    few = load(workers=16, precision="bf16", checkpoint_every_steps=10, tokens=11 * 16 * 64)
+    assert checkpoints(s, few).on_disk == 2 * 12 * p + 4 * p  # after step 10, and the last one
     priced = price(s, asked, HARDWARE["h100"])
     assert priced["checkpoints"]["seconds"] == pytest.approx(12 * p / 10e9)
     between = 10 * priced["communication"]["step_s"]
