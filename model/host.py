@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from model.cost import lora_parameters, training_memory
+from model.cost import held_bytes, lora_parameters, training_memory
 from model.sizes import Shape, parameters
 from workbench.load import GenerationLoad, TrainingLoad
 
@@ -42,7 +42,7 @@ def training_host(s: Shape, load: TrainingLoad, cards: int) -> HostMemory:
     here = min(load.workers, cards)
     offloaded = training_memory(s, load).host
     saving = checkpoint_bytes(s, load) / load.shards if load.strategy == "fsdp" else 0.0
-    sent = 2 * sent_bytes(s, load.sent_rank) / load.workers if load.published else 0.0
+    sent = 2 * sent_bytes(s, load.lora_rank) / load.workers if load.published else 0.0
     return HostMemory(here * PROCESS_BYTES, here * offloaded, here * saving, here * sent)
 
 
@@ -60,8 +60,8 @@ def generation_host(s: Shape, load: GenerationLoad, cards: int) -> HostMemory:
 
 
 def sent_bytes(s: Shape, lora_rank: int | None) -> float:
-    """What a weight sync sends: all weights in fp32, or the adapters (with layers of experts all weights)."""
-    if lora_rank is None or getattr(s, "n_routed_experts", 0) > 0:
+    """What a weight sync sends: all weights in fp32, or the adapters."""
+    if lora_rank is None:
         return 4.0 * parameters(s)
     return 4.0 * lora_parameters(s, lora_rank)
 
@@ -72,7 +72,11 @@ def checkpoint_bytes(s: Shape, load: TrainingLoad) -> float:
 
 
 def checkpoints(s: Shape, load: TrainingLoad) -> CheckpointBytes:
-    """What lies on the disk, with the plain model at the end."""
-    each = checkpoint_bytes(s, load)
-    kept = (load.keep_checkpoints + 1) * each if load.checkpoint_every_steps else 0.0
-    return CheckpointBytes(each, kept + 4.0 * parameters(s), load.checkpoint_every_steps)
+    """What lies on the disk, with the plain model at the end, in the type of its base. Engines that merge
+    adapters read what 4 bits stand for from files of the stage's own."""
+    each, every = checkpoint_bytes(s, load), load.checkpoint_every_steps
+    # Those kept and one being written, or as many as there are times to write one.
+    kept = min(load.keep_checkpoints + 1, -(-load.steps // every)) * each if every else 0.0
+    model = held_bytes("float32" if load.base == "float32" else "bfloat16") * float(parameters(s))
+    models = load.models + (load.base == "nf4" and load.published)
+    return CheckpointBytes(each, kept + models * model, every)

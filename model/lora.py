@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model.hybrid import load_model
 from model.lora_config import LoraConfig, check_base, dtype_of
-from model.nf4 import in_4_bits, plain, quantise
+from model.nf4 import Nf4Linear, in_4_bits, plain, quantise
 from workbench.errors import some_of
 
 # Projections of every family, by what they stand in. Mamba's out_proj is left to the base: its weight is
@@ -202,6 +202,26 @@ def base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in model.state_dict().items():
         if name not in repeated and ".lora_" not in name:
             yield without_inner(name), tensor
+
+
+def base_storage(model: nn.Module) -> Iterator[Tensor]:
+    """What holds the values of `base_tensors`, as it lies there: of a layer in 4 bits its codes and scales."""
+    for path, module in model.named_modules():
+        if ".lora_" in path:
+            continue
+        yield from (p for p in module.parameters(recurse=False))
+        passing = module._non_persistent_buffers_set
+        yield from (b for name, b in module.named_buffers(recurse=False) if name not in passing)
+        if isinstance(module, Nf4Linear):
+            yield from module.parts()
+
+
+def adapted_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name of each weight that an adapter is added to -> its shape."""
+    return {
+        f"{name}.weight": (layer.base_layer.out_features, layer.base_layer.in_features)
+        for name, layer in _adapted(model).items()
+    }
 
 
 @torch.no_grad()

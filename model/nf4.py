@@ -6,7 +6,7 @@ syncs and saved checkpoints need no word about it; a checkpoint of a training ho
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -50,6 +50,12 @@ class Nf4Linear(nn.Linear):
         """What the codes stand for, bf16, where they lie. A new tensor each time."""
         found: Tensor = _bitsandbytes().dequantize_4bit(self.codes, self.state)
         return found
+
+    def parts(self) -> Iterator[Tensor]:
+        """All tensors that the weight is made of."""
+        yield self.codes
+        for state in (self.state, self.state.state2):
+            yield from (value for value in vars(state).values() if isinstance(value, Tensor))
 
     def forward(self, input: Float[Tensor, "*b in"]) -> Float[Tensor, "*b out"]:
         """In the input's type, or autocast's."""

@@ -303,8 +303,8 @@ class GrpoConfig(WorkersStage):
     Transformer's, of each document by itself, mean over layers and over all tokens of an update)."""
     lora: LoraConfig | None = None
     """Adapters; null: full fine-tuning. The reference of a KL is the model that
-    they start from; the engine gets the adapters, and merges them into that model itself (over a base in 4 bits, and
-    with layers of experts, it gets merged weights)."""
+    they start from; the engine gets the adapters, and merges them into that model itself (over a base in 4 bits into
+    what the bits stand for, which it is given once)."""
     distributed: DistributedConfig = DistributedConfig()
     """Several trainers, which share weights, optimizer and every step's rows (strategy fsdp). The engines
     are actors of their own."""

@@ -61,7 +61,7 @@ def _loads(config: GrpoConfig, tokens: int) -> tuple[GenerationLoad | TrainingLo
         beside=_beside(config),
     )
     asked = engine.load(tokens, config.prompts_per_step * config.group_size)
-    told = replace(asked, published=True, lora_rank=training.sent_rank, sleep=engine.sleep)
+    told = replace(asked, published=True, lora_rank=training.lora_rank, sleep=engine.sleep)
     return told, training
 
 

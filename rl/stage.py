@@ -1,7 +1,9 @@
 """Stage kind `grpo`: a policy and verifiable prompts in, a better policy out, and what it gained."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 from uuid import uuid4
 
@@ -17,6 +19,7 @@ from environments.protocol import Task
 from model.hybrid import save_model
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, load_base, merge_adapters, save_adapters
+from model.nf4 import in_4_bits
 from model.sharding.check import check_shards
 from model.sharding.files import read_sharded, write_adapters, write_sharded
 from model.tokenizer import read_tokenizer
@@ -33,6 +36,7 @@ from rl.rollout_log import RolloutLog
 from rl.rows import Rules, good_tasks, take_rows, too_long, warnings_of
 from rl.sample import Sampler, thinks
 from rl.validation import disjoint, policy_estimates
+from rl.weight_sync import write_base
 from workbench.chat import prompt_ids
 from workbench.checkpoint import Checkpoints, seed_everything
 from workbench.conversation import Conversation
@@ -83,6 +87,8 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
         grpo.sampler = asker.sampler
         asker.begin(grpo.step, resumed=resumed)
     _measured_in_first(asker, "before")
+    if asker and in_4_bits(model):
+        asker.engine.load_checkpoint(str(_base_folder(context)), version=0)
     saves = ShardedCheckpoints if mesh else Checkpoints
     checkpoints = saves(
         folder, keep=max(2, config.keep_checkpoints), spared=lambda: validation.kept_step
@@ -95,6 +101,12 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     _save(context, model, tokenizer, sharded=mesh is not None)
     if asker:
         asker.engine.close()
+    shutil.rmtree(_base_folder(context), ignore_errors=True)
+
+
+def _base_folder(context: StageContext) -> Path:
+    """Where engines read what a base in 4 bits stands for, as long as the stage runs."""
+    return context.stage_dir / "checkpoints" / "engine" / "base"
 
 
 def _measured_in_first(asker: "_Asker | None", when: str) -> None:
@@ -166,6 +178,8 @@ def _policy(context: StageContext, mesh: Mesh | None) -> tuple[Any, PolicyShards
         return model, PolicyShards(mesh, Post(name), frozen)
     whole = load_base(context.parent_model, config.lora, str(group.place(config)))
     check_isolation(whole, config.precision)
+    if in_4_bits(whole):
+        write_base(whole, _base_folder(context), read_tokenizer(context.parent_model))
     return (add_adapters(whole, config.lora) if config.lora else whole), None
 
 

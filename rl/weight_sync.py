@@ -1,12 +1,14 @@
 """The policy's weights into the engine, with the proof that the engine then samples from them.
 
-A policy of adapters sends those alone: the engine merges them into the checkpoint that both began with, and
-the proof has the digests of that base too.
+A policy of adapters sends those alone: the engine merges them into the checkpoint that both began with, or, over
+a base in 4 bits, into the files of what the bits stand for (`write_base`). The proof has the digests of that base
+too.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -28,9 +30,16 @@ from engine.sync_check import (
     probe_ids,
     tensor_digest,
 )
+from model.hybrid import save_model
 from model.logprobs import Truncation, largest_logit, model_logprobs
-from model.lora import adapter_tensors, base_tensors, has_adapters, merged_wide
-from model.nf4 import in_4_bits
+from model.lora import (
+    adapted_shapes,
+    adapter_tensors,
+    base_storage,
+    base_tensors,
+    has_adapters,
+    merged_wide,
+)
 from model.sharding.converted import all_as_in_files, is_otherwise
 from model.sharding.core import whole_tensors
 from model.sharding.shard import inside, whole
@@ -131,14 +140,18 @@ def publish(
 
 
 def sends_adapters(model: nn.Module) -> bool:
-    """Whether they go without their base. One in 4 bits is on no disk: what the bits stand for is nobody's
-    but the trainer's, and is sent with the adapters in it. So is one with layers of experts, whose files have
-    other tensors than the model."""
-    return (
-        has_adapters(model)
-        and not in_4_bits(model)
-        and not any(is_otherwise(model, *named) for named in base_tensors(model))  # type: ignore[arg-type]
+    """Whether they go without their base: the engine merges them into its files, so each adapted weight must be a
+    tensor of those. Frozen ones may be there in other parts, as routed experts are."""
+    return has_adapters(model) and not any(
+        is_otherwise(model, name, torch.empty(shape, device="meta"))  # type: ignore[arg-type]
+        for name, shape in adapted_shapes(model).items()
     )
+
+
+def write_base(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> Path:
+    """The files of what a frozen base stands for, where they are on no disk (4 bits): for an engine to load, once,
+    before adapters come. A folder that is there is left: each sync proves that it is this base."""
+    return folder if folder.is_dir() else save_model(model, folder, tokenizer)
 
 
 def sent_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -180,18 +193,19 @@ _KNOWN: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], dict[str, Mark
 
 
 def base_marks(model: nn.Module) -> dict[str, Mark] | None:
-    """Marks of all that the model's adapters stand on; None where it is sent itself.
+    """Marks of all that the model's adapters stand on, as its files have it; None where it is sent itself.
 
     They are worked out once, since a base is frozen, and again where somebody has written to it all the
     same. Every process that has a share of the model must call it.
     """
     if not sends_adapters(model):
         return None
-    written = [_written(tensor) for _, tensor in base_tensors(model)]
+    written = [_written(tensor) for tensor in base_storage(model)]
     known = _KNOWN.get(model)
     if group.any_of(known is None or known[0] != written):
-        named = ((canonical(name), whole(tensor)) for name, tensor in base_tensors(model))
-        marks = {name: _mark(tensor) for name, tensor in _dealt(named)}
+        tensors = ((name, whole(tensor)) for name, tensor in base_tensors(model))
+        named = all_as_in_files(model, tensors)  # type: ignore[arg-type]
+        marks = {canonical(name): _mark(tensor) for name, tensor in _dealt(named)}
         known = _KNOWN[model] = (written, _union(marks))
     assert known is not None
     return known[1]
@@ -201,10 +215,10 @@ def base_marks(model: nn.Module) -> dict[str, Mark] | None:
 def carried(model: nn.Module) -> Iterator[None]:
     """Meanwhile the model's tensors move, bits unchanged, to other memory: the marks of its base stay known."""
     known = _KNOWN.get(model)
-    stands = known is not None and known[0] == [_written(t) for _, t in base_tensors(model)]
+    stands = known is not None and known[0] == [_written(t) for t in base_storage(model)]
     yield
     if known is not None and stands:
-        _KNOWN[model] = ([_written(t) for _, t in base_tensors(model)], known[1])
+        _KNOWN[model] = ([_written(t) for t in base_storage(model)], known[1])
 
 
 def _written(tensor: torch.Tensor) -> tuple[int, int]:

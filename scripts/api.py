@@ -50,6 +50,7 @@ def run(
 
 def plan(recipe: Recipe, stages: Sequence[str] = ("all",), *, set: Sequence[str] = ()) -> list[str]:
     """What a run would do, as the lines of --dry-run. Raises: UserError."""
+    from scripts.plan_disk import with_disk
     from scripts.plan_room import check_memory
     from workbench.graph.dag import order
     from workbench.graph.plan import plan_run
@@ -59,7 +60,7 @@ def plan(recipe: Recipe, stages: Sequence[str] = ("all",), *, set: Sequence[str]
     with _File(recipe) as file:
         made = load(file, list(set))
         place, _ = RunDir.of(made.runs_dir, made.name)
-        found = plan_run(made, place, order(made, list(stages)))
+        found = with_disk(made, plan_run(made, place, order(made, list(stages))))
         check_memory(made, [stage for stage, decided in found.decisions.items() if decided.run])
         return list(found.lines)
 

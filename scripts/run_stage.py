@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = load(args.recipe, args.overrides)
     stages = order(recipe, args.stages)
     place, where = RunDir.of(recipe.runs_dir, args.run or recipe.name)
+    from scripts.plan_disk import with_disk
     from scripts.plan_room import check_memory
     from workbench.graph.plan import check_disk, plan_run
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     taken = _taken(args, recipe, place) if args.fork else []
     named = set(recipe.stages) if "all" in args.stages else set(args.stages)
     fresh = named if args.fresh else set()
-    plan = plan_run(recipe, place, stages, fresh=fresh)
+    plan = with_disk(recipe, plan_run(recipe, place, stages, fresh=fresh))
     check_memory(recipe, [name for name in stages if plan.decisions[name].run])
     if args.dry_run:
         print(json.dumps(recipe.resolved(), indent=1, ensure_ascii=False))

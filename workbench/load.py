@@ -32,7 +32,8 @@ class TrainingLoad:
     bound: the tokens are the most there can be, not the expected number.
     step_tokens: of one step of all processes; None: one microbatch each.
     checkpoint_every_steps: 0: no checkpoint. keep_checkpoints: how many lie on the disk.
-    published: the weights go to engines after every step.
+    models: how many models it leaves there until the stage is done.
+    published: the weights, with lora_rank the adapters alone, go to engines after every step.
     output: what is made of logits: a loss, or the log-probabilities of tokens, which hold more of them.
     Example: TrainingLoad(tokens=20_000_000_000_000, row_tokens=8192, workers=512, strategy="zero3")
     """
@@ -55,15 +56,10 @@ class TrainingLoad:
     step_tokens: int | None = None
     checkpoint_every_steps: int = 0
     keep_checkpoints: int = 2
+    models: int = 1
     published: bool = False
     output: Literal["loss", "logprobs"] = "loss"
     beside: tuple[Beside, ...] = ()
-
-    @property
-    def sent_rank(self) -> int | None:
-        """Rank of the adapters that go to engines alone; None: all weights, as those over a base in 4 bits,
-        which engines do not have."""
-        return None if self.base == "nf4" else self.lora_rank
 
     @property
     def shards(self) -> int:

@@ -36,6 +36,7 @@ def plan_dpo(config: DpoConfig, recipe: Recipe) -> StagePlan:
         activations=config.activations,
         **load_of_lora(config.lora),
         bound=True,
+        models=config.rounds + 1,
     )
     return StagePlan(
         lines=(line,),

@@ -1,6 +1,7 @@
 """Stage kind `dpo`: rounds of playing, pairing and training; success on held-out tasks around them."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -195,9 +196,12 @@ def _round(
         write_json(context.stage_dir / _JOB, {"policy": str(policy), "round": number})
         run_workers(context, config.distributed, "rl.dpo.stage:train_worker")
         (context.stage_dir / _JOB).unlink()
-        return state / "model"
-    model = _train(context, tokenizer, pairs, policy, state / "trainer", number)
-    return save_model(model, state / "model", tokenizer)
+    else:
+        model = _train(context, tokenizer, pairs, policy, state / "trainer", number)
+        save_model(model, state / "model", tokenizer)
+    # Its checkpoints would lie beside those of every round.
+    shutil.rmtree(state / "trainer", ignore_errors=True)
+    return state / "model"
 
 
 def train_worker(context: StageContext) -> None:

@@ -33,7 +33,7 @@ def timing(loads: Loads, lengths: Lengths, mean_reply: float) -> Timing:
     shards = training.shards
     state = cost.training_memory(s, training)
     touched = 2 * (state.weights + state.optimizer) + state.gradients  # read and written
-    sent, held = sent_bytes(s, training.sent_rank), 4 * parameters(s)
+    sent, held = sent_bytes(s, training.lora_rank), 4 * parameters(s)
     return Timing(
         decoding=decoding(loads, lengths.prompt + mean_reply / 2),
         training=_training(loads),

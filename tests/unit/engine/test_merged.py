@@ -14,10 +14,22 @@ from safetensors.torch import load_file, save_file
 from engine.merged import Merged
 from engine.sync_check import SyncError
 from model.hybrid import load_model, save_model
-from model.lora import adapter_parameters, adapter_tensors, adapters_of, add_adapters, base_tensors
+from model.lora import (
+    adapter_parameters,
+    adapter_tensors,
+    adapters_of,
+    add_adapters,
+    base_tensors,
+    load_base,
+    merged_wide,
+)
 from model.lora_config import LoraConfig
-from rl.weight_sync import base_marks
+from model.nf4 import Nf4Linear
+from model.sharding.converted import all_as_in_files, is_otherwise
+from model.weights import canonical
+from rl.weight_sync import base_marks, sent_state, write_base
 from tests import tiny_training as tiny
+from tests.unit.model.test_families import config_of
 
 LORA = LoraConfig(rank=2, alpha=3)
 NORM, PROJECTION = "model.norm_f.weight", "model.layers.0.mixer.in_proj.weight"
@@ -30,7 +42,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def adapted(folder: Path, dtype: str = "float32") -> Any:
-    model = add_adapters(load_model(folder, dtype=dtype), LORA)
+    return moved(add_adapters(load_model(folder, dtype=dtype), LORA))
+
+
+def moved(model: Any) -> Any:
     made = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in adapter_parameters(model):
@@ -141,3 +156,89 @@ def test_adapters_that_do_not_fit_are_an_error(folder: Path) -> None:
     refused({n: t for n, t in sent.items() if n != scaling}, f"not whole adapters: {scaling}")
     other = {n.replace("layers.0", "layers.9"): t for n, t in sent.items()}
     refused(other, "adapters of model.layers.9")
+
+
+IN_4_BITS = LORA.model_copy(update={"base": "nf4"})
+
+
+def on_4_bits(folder: Path, files: Path) -> Any:
+    """An adapted model on the folder's in 4 bits, what these stand for in `files`."""
+    model = load_base(folder, IN_4_BITS, "cpu")
+    write_base(model, files)
+    return moved(add_adapters(model, IN_4_BITS))
+
+
+def test_over_4_bits_it_is_what_they_stand_for_and_the_adapters(
+    folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = on_4_bits(folder, tmp_path / "base")
+    wide = dict(merged_wide(model))
+    found = merged(model, tmp_path / "base")
+    assert found.keys() == wide.keys()
+    for name, tensor in found.items():
+        assert tensor.dtype == wide[name].dtype and torch.equal(tensor, wide[name]), name
+    assert sent_state(model).keys() == dict(adapter_tensors(model)).keys()
+    with pytest.raises(SyncError, match="stand on another base .*changed: .*Nothing was loaded"):
+        merged(model, folder)  # the engine was never given it
+
+
+def test_the_marks_of_4_bits_are_made_again_where_a_code_or_a_scale_is_written_to(
+    folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = on_4_bits(folder, tmp_path / "base")
+    marks = base_marks(model)
+    assert marks is not None and base_marks(model) is marks
+    layer = next(m for m in model.modules() if isinstance(m, Nf4Linear))
+    for part in (layer.codes, layer.state.state2.absmax):
+        with torch.no_grad():
+            part.view(-1)[0] += 1
+        changed = base_marks(model)
+        assert changed is not None and changed is not marks
+        assert len([name for name in marks if marks[name] != changed[name]]) == 1
+        marks = changed
+        with pytest.raises(SyncError, match="stand on another base"):
+            merged(model, tmp_path / "base")
+
+
+WITH_EXPERTS = ["granite, experts", "nemotron, experts", "mixtral", "olmoe", "qwen3 experts"]
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        *((name, "float32") for name in WITH_EXPERTS),
+        ("granite, experts", "bfloat16"),
+        ("mixtral", "nf4"),
+    ],
+)
+def test_beside_experts_it_is_what_their_files_have(name: str, base: str, tmp_path: Path) -> None:
+    """Routed experts stand otherwise in the files than in the model, and are not sent."""
+    if base == "nf4":
+        pytest.importorskip("bitsandbytes")
+    how = LORA.model_copy(update={"base": base})
+    origin = save_model(load_model(config_of(name), seed=0), tmp_path / "origin")
+    model = load_base(origin, how, "cpu")
+    files = write_base(model, tmp_path / "base") if base == "nf4" else origin
+    moved(add_adapters(model, how))
+    assert any(is_otherwise(model, *named) for named in base_tensors(model))
+    assert sent_state(model).keys() == dict(adapter_tensors(model)).keys()
+    wide = {canonical(n): t for n, t in all_as_in_files(model, merged_wide(model))}
+    found = merged(model, files)
+    assert found.keys() == wide.keys()
+    for tensor_name, tensor in found.items():
+        wanted = wide[tensor_name]
+        assert tensor.dtype == wanted.dtype and torch.equal(tensor, wanted), tensor_name
+    expert = next(n for n in found if n not in dict(base_tensors(model)))
+    path = files / "model.safetensors"
+
+    def one_exponent(tensors: dict[str, torch.Tensor]) -> None:
+        (tensor,) = (t for n, t in tensors.items() if canonical(n) == expert)
+        tensor.view(torch.uint8).view(-1)[3] ^= (
+            1  # fp32's lowest bits are none of a trainer in bf16
+        )
+
+    changed(path, one_exponent)
+    with pytest.raises(SyncError, match=f"changed: {expert}"):
+        merged(model, files)

@@ -14,6 +14,7 @@ from model.hybrid import build_config, load_model, save_model
 from model.layers.isolation import check_isolation
 from model.lora import (
     adapter_parameters,
+    adapter_tensors,
     adapters_off,
     add_adapters,
     load_base,
@@ -203,13 +204,13 @@ def on_4_bits(**settings: Any) -> Grpo:
     return Grpo(add_adapters(model, HOW), plain.sampler, plain.pool._conversations, config, seed=1)
 
 
-def test_grpo_sends_merged_weights_and_continues_to_the_bit(tmp_path: Path) -> None:
+def test_grpo_sends_adapters_and_continues_to_the_bit(tmp_path: Path) -> None:
     whole = on_4_bits()
     assert whole.fit(Watch(whole).hooks(), Checkpoints(tmp_path / "whole"))
     given = whole.sampler.engine.given[-1][1]  # type: ignore[union-attr,attr-defined]
-    merged = dict(merged_wide(whole.model))
-    assert given.keys() == merged.keys()
-    assert all(torch.equal(given[name], merged[name]) for name in merged)
+    sent = dict(adapter_tensors(whole.model))
+    assert given.keys() == sent.keys()
+    assert all(torch.equal(given[name], sent[name]) for name in sent)
     first = on_4_bits()
     assert first.fit(Watch(first, stop_at=1).hooks(), Checkpoints(tmp_path)) is False
     second = on_4_bits()

@@ -1,5 +1,6 @@
 """What a step sends, what a machine's memory and disk hold, and models beside: against hand derivations."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,7 +120,7 @@ def test_of_adapters_those_alone_are_on_their_way() -> None:
     trained = {"workers": 1, "strategy": "none", "published": True}
     assert training_host(TINY, load(**trained), 1).sent == 2 * 4 * 1006
     assert training_host(TINY, load(**trained, lora_rank=2), 1).sent == 2 * 4 * 276
-    assert training_host(TINY, load(**trained, lora_rank=2, base="nf4"), 1).sent == 2 * 4 * 1006
+    assert training_host(TINY, load(**trained, lora_rank=2, base="nf4"), 1).sent == 2 * 4 * 276
     engines = GenerationLoad(1, 1024, 8, gpus=1, published=True, lora_rank=2)
     assert generation_host(TINY, engines, 1).sent == 4 * 276
 
@@ -128,15 +129,23 @@ def test_checkpoints_are_kept_written_by_every_machine_and_take_their_share() ->
     """[derived] 12 P bytes; two kept, one under way, and the model's 4 P. Two machines at 5 GB/s each."""
     s = shape("nano2-9b")
     p = parameters(s)
-    asked = load(workers=16, precision="bf16", checkpoint_every_steps=10)
+    asked = load(workers=16, precision="bf16", checkpoint_every_steps=10, tokens=30 * 16 * 64)
     found = checkpoints(s, asked)
     assert (found.each, found.on_disk, found.every) == (12 * p, 3 * 12 * p + 4 * p, 10)
+    few = load(workers=16, precision="bf16", checkpoint_every_steps=10, tokens=11 * 16 * 64)
+    assert checkpoints(s, few).on_disk == 2 * 12 * p + 4 * p  # after step 10, and the last one
     priced = price(s, asked, HARDWARE["h100"])
     assert priced["checkpoints"]["seconds"] == pytest.approx(12 * p / 10e9)
     between = 10 * priced["communication"]["step_s"]
     assert priced["checkpoints"]["share"] == pytest.approx(12 * p / 10e9 / between)
     adapters = load(checkpoint_every_steps=1, lora_rank=8, base="bfloat16")
-    assert checkpoints(s, adapters).each == 12 * cost.lora_parameters(s, 8)
+    each = 12 * cost.lora_parameters(s, 8)
+    # Two kept, one being written, and the model in its base's type; what 4 bits stand for, for engines.
+    assert checkpoints(s, adapters)[:2] == (each, 3 * each + 2 * p)
+    assert checkpoints(s, replace(adapters, base="float32")).on_disk == 3 * each + 4 * p
+    on_4_bits = replace(adapters, base="nf4")
+    assert checkpoints(s, on_4_bits).on_disk == 3 * each + 2 * p
+    assert checkpoints(s, replace(on_4_bits, published=True)).on_disk == 3 * each + 2 * 2 * p
 
 
 def test_a_step_waits_for_the_longer_of_layers_and_weights_and_for_rows() -> None:

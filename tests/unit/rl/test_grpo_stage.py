@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 import rl.stage
 from engine.scripted import ScriptedEngine
 from model.hybrid import build_config, load_model, save_model
+from model.lora import load_base
+from model.lora_config import LoraConfig
+from model.weights import canonical
 from tests import tiny
 from workbench.chat import prompt_ids
 from workbench.errors import UserError
@@ -119,3 +124,29 @@ def test_a_prompt_without_room_ends_the_run_before_anything_is_sampled(
     ):
         rl.stage.run(context)
     assert engine.num_prompts == 0
+
+
+def test_the_engine_is_given_what_4_bits_stand_for_once(
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    engine: ScriptedEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files of it, before the first sync and behind the measure of the model that came in."""
+    pytest.importorskip("bitsandbytes")
+    given = list[tuple[Path, dict[str, torch.Tensor]]]()
+
+    def taken(path: str, *, version: int) -> None:
+        assert context.outputs["held_out_before"] == [0.0] * 3 and version == engine.version == 0
+        given.append((Path(path), load_file(Path(path) / "model.safetensors")))
+
+    monkeypatch.setattr(engine, "load_checkpoint", taken)
+    how = {"rank": 2, "base": "nf4"}
+    context = context_of(tmp_path, tokenizer, [row("a"), row("b")], lora=how)
+    rl.stage.run(context)
+    ((path, tensors),) = given
+    lora = LoraConfig(rank=2, base="nf4")
+    base = load_base(tmp_path / "sft" / "model", lora, "cpu").state_dict()
+    assert {canonical(name) for name in tensors} == base.keys()
+    assert all(torch.equal(tensor, base[canonical(name)]) for name, tensor in tensors.items())
+    assert not path.exists() and (context.stage_dir / "model" / "config.json").is_file()
