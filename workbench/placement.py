@@ -21,8 +21,8 @@ from workbench.schema import Section
 STAGE_SHARE = 0.35
 ENGINE_SHARE = 0.6
 # Of its memory, for whoever of the two is at work while the other has left it (`takes_turns`). On the smallest
-# card that we plan for, 24 GB, 3.4 GiB are left: 2 of an engine that sleeps (vLLM's own test of its sleep mode
-# allows it as much, the graphs that it captured), and both processes' CUDA contexts.
+# card that we plan for, 24 GB, 3.4 GiB are left: for both processes' CUDA contexts and what a sleeping engine keeps,
+# its graphs and a buffer of logits for every sequence. 2 GiB of that is an assumption (docs/LOG.md).
 TURN_SHARE = 0.85
 _GRAIN = 10_000  # Ray counts cards in steps of 1e-4
 # Keys that say where something runs: the same stage on other hardware is the same stage.
