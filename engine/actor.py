@@ -88,6 +88,7 @@ class EngineActor:
         if self._lease == lease:
             self._lease, self._used = None, time.monotonic()
             if self._engine is not None and self._sleeps:
+                self._engine.abort()  # what a user who was stopped has left keeps it awake
                 self._engine.rest()
             answer_in(None, "")
 

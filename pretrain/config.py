@@ -153,5 +153,10 @@ class PretrainConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _divides(self) -> "PretrainConfig":
+        if self.initial == "parent" and self.output_layer != "random":
+            raise ValueError(
+                "output_layer is of a new model; with initial: parent the needed stage's is kept, so leave "
+                "output_layer out"
+            )
         self.distributed.check_rows(self.rows_per_step, self.microbatch_rows)
         return self

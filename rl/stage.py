@@ -98,6 +98,7 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     if (best := validation.must_return(grpo.step)) is not None:
         grpo.return_to(folder, best)
     _measured_in_first(asker, "after")  # the engine holds the weights that are saved
+    grpo.turns.to_trainer()  # adapters are merged where they were trained
     _save(context, model, tokenizer, sharded=mesh is not None)
     if asker:
         asker.engine.close()

@@ -87,12 +87,14 @@ def test_all_of_the_trainer_moves_and_stays_what_it_is() -> None:
     models = [trainer.model, updater.reference]
     move = Mover(models, updater.optimizer, put=lambda tensor, device: tensor.clone())
     kept = [t.detach() for t in held()]  # so that no address is used twice
-    move(True)
-    assert not {t.data_ptr() for t in held()} & {t.data_ptr() for t in kept}
-    assert all(torch.equal(now, then) for now, then in zip(held(), bits, strict=True))
-    assert {id(p) for g in updater.optimizer.param_groups for p in g["params"]} == {
-        id(p) for p in trainer.model.parameters()
-    }
+    for away in (True, False):
+        move(away)
+        assert not {t.data_ptr() for t in held()} & {t.data_ptr() for t in kept}
+        assert all(torch.equal(now, then) for now, then in zip(held(), bits, strict=True))
+        assert {id(p) for g in updater.optimizer.param_groups for p in g["params"]} == {
+            id(p) for p in trainer.model.parameters()
+        }
+        kept += [t.detach() for t in held()]
 
 
 def test_a_base_that_only_moved_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +125,9 @@ def test_an_engine_that_is_given_back_leaves_the_card() -> None:
     class Asked:
         def __init__(self, model: str, config: EngineConfig) -> None: ...
 
+        def abort(self) -> None:
+            asked.append("abort")
+
         def rest(self) -> None:
             asked.append("rest")
 
@@ -131,4 +136,4 @@ def test_an_engine_that_is_given_back_leaves_the_card() -> None:
         assert actor.acquire(lease)
         actor.start("model", EngineConfig(sleep=sleeps))
         actor.release(lease)
-    assert asked == ["rest"]
+    assert asked == ["abort", "rest"]  # what was still asked would keep it awake
