@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 from rl import stage
 from rl.config import GrpoConfig
+from rl.turns import Turns
 from workbench.conversation import Conversation
 
 HELD_OUT = [
@@ -26,6 +28,7 @@ class FakeGrpo:
 
     def __init__(self, *args: Any) -> None:
         self.step = 0
+        self.turns = Turns(on=False, move=lambda away: None, rest=lambda: None)
 
     def resume(self, folder: Path) -> bool:
         return False
@@ -49,7 +52,7 @@ def run_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     engine = SimpleNamespace(describe=dict, close=lambda: None)
     for name, stand_in in {
         "read_tokenizer": lambda path: None,
-        "load_base": lambda path, lora, device: None,
+        "load_base": lambda path, lora, device: nn.Module(),
         "check_isolation": lambda model, precision: None,
         "must_be_checkable": lambda checks: None,
         "take_questions": lambda context, tokenizer: ([], HELD_OUT),

@@ -66,7 +66,7 @@ def test_the_largest_tensor_is_a_weight(
     """TRL's tiles are [4,096, 32,768], more than all there is here: they are made smaller, as our slices are."""
     monkeypatch.setattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 512)
     monkeypatch.setattr(trl.kernels.chunked_logprob, "TOKEN_CHUNK_SIZE", 64)
-    monkeypatch.setattr(model.logprobs, "CPU_LOGITS", 1 << 14)
+    monkeypatch.setattr(model.logprobs, "CPU_SCORED_LOGITS", 1 << 14)
     net = load_model(build_config(**{**SMALL, "vocab_size": VOCABULARY}), seed=5)
     rows, run = what(net, tokenizer, tmp_path)
     weight = VOCABULARY * SMALL["hidden_size"]

@@ -47,7 +47,7 @@ def test_the_head_does_not_depend_on_what_was_drawn_before_it(
     )
     for _ in range(2):
         context: Any = SimpleNamespace(
-            config=StageConfig(kind="reward_model").model_copy(update={"threads": 1, "lora": None, "validation": None, "distributed": DistributedConfig()}),
+            config=StageConfig(kind="reward_model").model_copy(update={"threads": 1, "precision": "fp32", "lora": None, "validation": None, "distributed": DistributedConfig()}),
             seed=7, parent_model=tmp_path, outputs={},
             stage_dir=tmp_path, progress=lambda **words: None, note=lambda **found: None,
             warn=lambda *lines: None,

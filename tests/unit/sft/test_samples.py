@@ -25,9 +25,9 @@ from workbench.recipe import load
 
 # Of rows that were lists in memory (commit 0e2f51c), with the tokenizer of this folder's tests.
 GOLDEN = {
-    "sft1": (4, "6f91dc29c92c71d0"),  # concatenated, with stripped copies
-    "sft2": (48, "18e4b2fdac122e5a"),  # one sample a row
-    "sft3": (4, "312ebbf386f4e22d"),  # concatenated, with cut traces; some are longer than the row
+    "sft1": (4, "5d88d730e4e2d3c4"),  # concatenated, with stripped copies
+    "sft2": (48, "fc3c9257683cc0f8"),  # one sample a row
+    "sft3": (4, "f30e5bb11ba900f8"),  # concatenated, with cut traces; some are longer than the row
 }
 
 

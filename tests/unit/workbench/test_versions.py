@@ -98,7 +98,7 @@ def test_another_checker_repeats_no_training_on_text(
         ("seed=18", {"tokenizer"}),
         ("model.overrides.layer_norm_epsilon=1e-6", {"tokenizer"}),
         ("stages.evals.needs=[grpo, sft3, sft2, sft1, pretrain]", {"evals"}),
-        ("stages.pretrain.blend.phases.0.until=0.5", {"pretrain"}),
+        ("stages.pretrain.blend.phases.0.until=0.05", {"pretrain"}),
         ("runs_dir=elsewhere", set()),
         ("about=something", set()),
     ],
