@@ -81,7 +81,10 @@ def test_the_command_compares_any_two_and_a_recipes_model() -> None:
     [
         (["--compare", "nano2-9b"], "give MODEL beside --recipe, or two as ONE,OTHER"),
         (["--compare", "nano2-9b,qwen3-8b", "--tokens", "8k"], "--tokens '8k': write PROMPT/REPLY"),
-        (["--compare", "nano2-9b,nothing"], "'nothing' is not a folder with a config.json"),
+        (
+            ["--compare", "nano2-9b,no/such/thing"],
+            "'no/such/thing' is not a folder with a config.json",
+        ),
         ([], "nothing to plan: give --recipe FILE, or --compare ONE,OTHER"),
     ],
 )
