@@ -27,10 +27,9 @@ def check_memory(recipe: "Recipe", stages: Collection[str]) -> None:
     """
     from model.room import check
     from scripts.plan import beside_of, loads_of, shape_of
-    from workbench.placement import local_nodes, settle
-    from workbench.provenance import card_memory
+    from workbench.placement import local_memory, local_nodes, settle
 
-    nodes, cards = local_nodes(recipe.cluster), card_memory()
+    nodes, cards = local_nodes(recipe.cluster), local_memory()
     if nodes is None or not cards or not nodes[0].cards or recipe.cluster.num_gpus is not None:
         return
     recipe = settle(recipe, nodes)

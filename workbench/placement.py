@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from workbench import registry
 from workbench.errors import UserError
-from workbench.provenance import hardware
+from workbench.provenance import card_memory, hardware
 from workbench.recipe import ClusterSection, Recipe, StageConfig
 from workbench.schema import Section
 
@@ -92,18 +92,40 @@ def local_cards() -> int:
     except metadata.PackageNotFoundError:
         return 0
     count = len(hardware()["gpus"])
-    return count if named is None else min(count, _visible(named, count))
+    return count if named is None else min(count, len(_visible(named, count)))
 
 
-def _visible(named: str, count: int = 1 << 30) -> int:
-    """How many of `count` cards CUDA_VISIBLE_DEVICES leaves, by CUDA's own rule: those before the first name
+def _visible(named: str, count: int = 1 << 30) -> list[str]:
+    """Which of `count` cards CUDA_VISIBLE_DEVICES names, by CUDA's own rule: those before the first name
     that is none (-1, nothing, a number too high); none at all where one is named twice."""
     seen = list[str]()
     for name in map(str.strip, named.split(",")):
         if not name.startswith(("GPU-", "MIG-")) and not (name.isdecimal() and int(name) < count):
             break
         seen.append(name)
-    return len(seen) if len(set(seen)) == len(seen) else 0
+    return seen if len(set(seen)) == len(seen) else []
+
+
+def local_memory() -> list[float]:
+    """Bytes of each card that CUDA_VISIBLE_DEVICES leaves; nothing where a name's card is not known (a part of
+    one: MIG). CUDA numbers the fastest card first, in an order that is not asked for here: numbers then stand
+    for the largest cards, and with CUDA_DEVICE_ORDER=PCI_BUS_ID for nvidia-smi's."""
+    cards, named = card_memory(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [size for size in cards.values() if size]
+    names = _visible(named, len(cards))
+    numbers = [int(name) for name in names if name.isdecimal()]
+    found = [
+        [size for uuid, size in cards.items() if uuid.startswith(n)]
+        for n in names
+        if not n.isdecimal()
+    ]
+    if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+        found += [[list(cards.values())[number]] for number in numbers]
+    else:
+        found += [[size] for size in sorted(cards.values(), reverse=True)[: len(numbers)]]
+    known = all(len(sizes) == 1 and sizes[0] for sizes in found)
+    return [size for (size,) in found] if known else []
 
 
 def local_nodes(cluster: ClusterSection) -> list[Node] | None:

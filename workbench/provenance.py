@@ -69,10 +69,17 @@ def driver() -> str:
     return next(iter(_nvidia_smi("driver_version")), "")
 
 
-def card_memory() -> list[float]:
-    """Bytes of each card's memory; nothing where there is none."""
-    said = [line.split()[0] for line in _nvidia_smi("memory.total") if line.strip()]  # "24564 MiB"
-    return [float(mib) * 2**20 for mib in said if mib.isdecimal()]
+def card_memory() -> dict[str, float]:
+    """UUID -> bytes of each card's memory, in the order of the PCI bus, whatever CUDA_VISIBLE_DEVICES says; 0.0
+    where they are not told."""
+    found = dict[str, float]()
+    for line in _nvidia_smi("uuid,memory.total"):
+        uuid, _, size = line.partition(
+            ", "
+        )  # "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, 24564 MiB"
+        mib = size.removesuffix(" MiB")
+        found[uuid] = float(mib) * 2**20 if mib.isdecimal() else 0.0
+    return found
 
 
 def _gpu_names() -> list[str]:

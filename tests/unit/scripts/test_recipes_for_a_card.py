@@ -12,7 +12,7 @@ from model.estimate import HARDWARE
 from model.presets import shape
 from scripts import plan, run_stage
 from tests.unit.scripts.test_plan import QWEN3_8B, SMOLLM2_1_7B
-from workbench import placement, provenance
+from workbench import placement
 from workbench.errors import UserError
 from workbench.placement import Node, lines, settle
 from workbench.recipe import load
@@ -59,7 +59,7 @@ def qwen_on(card: float, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     """`one-gpu.yaml` with an 8B whose SFT trains all weights, on a machine with one card of so many bytes: what
     a dry run is given."""
     monkeypatch.setattr(placement, "local_cards", lambda: 1)
-    monkeypatch.setattr(provenance, "card_memory", lambda: [card])
+    monkeypatch.setattr(placement, "local_memory", lambda: [card])
     (folder / "config.json").write_text(json.dumps(QWEN3_8B), encoding="utf-8")
     sets = [
         f"stages.base.source.path={folder}", "stages.sft.lora=null", f"runs_dir={folder / 'runs'}"

@@ -7,7 +7,7 @@ import pytest
 
 from engine.config import EngineConfig
 from tests import tiny
-from workbench import placement
+from workbench import placement, provenance
 from workbench.errors import UserError
 from workbench.graph.dag import config_digest
 from workbench.placement import Node, Seat, check_room, room, settle
@@ -158,6 +158,39 @@ def test_cards_are_hidden_by_the_rule_of_cuda(
     assert placement.local_cards() == cards
     settled = settle(recipe(), [Node(8, placement.local_cards())])
     assert bool(settled.stages["sft"].gpus) == bool(cards)  # without a card: on the CPU
+
+
+@pytest.mark.parametrize(
+    ("named", "order", "gb"),
+    [
+        (None, "", [4, 80]), ("1", "PCI_BUS_ID", [80]), ("0", "PCI_BUS_ID", [4]), ("1,0", "PCI_BUS_ID", [80, 4]),
+        # By default CUDA's number 1 is the slower card, and which that is cannot be told from here.
+        ("1", "", [80]), ("0,1", "", [80, 4]),
+        ("GPU-4a", "", [4]), ("GPU-80b", "", [80]), ("GPU-", "", []), ("GPU-7", "", []),
+        ("MIG-80b", "", []), ("GPU-4a,MIG-80b", "", []), ("-1", "", []),
+    ],
+)  # fmt: skip
+def test_only_visible_cards_are_judged_by(
+    named: str | None, order: str, gb: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A display card of 4 GB beside one of 80 (as nvidia-smi lists them, by the bus)."""
+    said = {"uuid,memory.total": ["GPU-4a, 4096 MiB", "GPU-80b, 81920 MiB"]}
+    monkeypatch.setattr(provenance, "_nvidia_smi", lambda field: said[field])
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", order)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert placement.local_memory() == [size * 2**30 for size in gb]
+
+
+def test_a_card_that_does_not_tell_its_memory_is_not_judged_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(provenance, "_nvidia_smi", lambda field: ["GPU-4a, [N/A]"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert placement.local_memory() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert placement.local_memory() == []
 
 
 def test_one_process_sees_the_cards_or_not() -> None:
