@@ -5,10 +5,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator
 
 from workbench.load import GenerationLoad
-from workbench.placement import Reserving, Seat
+from workbench.placement import Reserving, Seat, engine_share
 
-# CUDA's own context and fragmentation need the rest of a card.
-MOST_MEMORY = 0.9
 OWN_OPTIONS = frozenset({
     "model", "tokenizer", "dtype", "max_model_len", "max_num_seqs", "max_num_batched_tokens",
     "enable_prefix_caching", "gpu_memory_utilization", "tensor_parallel_size", "logits_processors",
@@ -115,6 +113,4 @@ class EngineConfig(Reserving):
     @property
     def memory_share(self) -> float:
         """Share of each GPU's memory that vLLM takes."""
-        if self.gpu_memory_utilization is not None:
-            return self.gpu_memory_utilization
-        return min((self.gpus or 0.0) / self.tensor_parallel_size, MOST_MEMORY)
+        return engine_share(self.seat())

@@ -11,7 +11,7 @@ from model.cost import Frozen, scoring_memory, training_memory
 from model.sizes import GIB, Shape, kv_cache_bytes, parameters, state_bytes
 from workbench.errors import UserError
 from workbench.load import GenerationLoad, ScoringLoad, TrainingLoad
-from workbench.placement import TURN_SHARE, MemoryShares
+from workbench.placement import MemoryShares
 
 Load = TrainingLoad | GenerationLoad | ScoringLoad
 CARDS = (24, 40, 80, 141)
@@ -34,8 +34,8 @@ class Need(NamedTuple):
 class Seated:
     """A stage's loads, the models beside each, and the shares of one card's memory that they get.
 
-    keys: the recipe's keys that the stage has. to_alternate: the keys to change so that trainer and engine take
-    turns; None where none does it, or they do.
+    keys: the recipe's keys that the stage has. in_turns: the keys to change so that trainer and engine take
+    turns, and the shares that they then get; None where none does it, or they do.
     """
 
     shape: Shape
@@ -43,7 +43,7 @@ class Seated:
     frozen: Sequence[Frozen] = ()
     shares: MemoryShares = WHOLE
     keys: Collection[str] = ()
-    to_alternate: str | None = None
+    in_turns: tuple[str, MemoryShares] | None = None
 
     def needs(self, card: float, *, least: bool = False) -> list[Need]:
         """Of a card of so many bytes. least: an engine of one sequence at a time, which is slow and runs."""
@@ -145,10 +145,11 @@ def _changes(seated: Seated) -> Iterator[tuple[str, Seated]]:
             for base in ("bfloat16", "nf4")
         ),
     ]  # fmt: skip
-    if trains and asks and not seated.shares.turns and seated.to_alternate is not None:
-        said.append(", ".join(w for w in ("engine: {sleep: true}", seated.to_alternate) if w))
-        now = replace(now, shares=MemoryShares(TURN_SHARE, TURN_SHARE, turns=True))
-        yield ", ".join(said), now
+    if trains and asks and seated.in_turns is not None:
+        words, shares = seated.in_turns
+        said.append(words)
+        now = replace(now, shares=shares)
+        yield words, now
     for key, words, changes, helps in options:
         if key in seated.keys and helps:
             now = training(**changes)
@@ -160,7 +161,8 @@ def _changes(seated: Seated) -> Iterator[tuple[str, Seated]]:
             if isinstance(one, GenerationLoad) else one for one in now.loads
         ]  # fmt: skip
         now = replace(now, loads=smaller)
-        said.append("engine: {dtype: bfloat16, max_num_seqs: an eighth}")
+        of_type = "" if all(a.dtype == "bfloat16" for a in asks) else "dtype: bfloat16, "
+        said.append(f"engine: {{{of_type}max_num_seqs: an eighth}}")
         yield ", ".join(said), now
     for part in (2, 4, 8, 16):
         tokens = trains[0].row_tokens // part if trains else 0

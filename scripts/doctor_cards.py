@@ -125,13 +125,15 @@ def _trials(device: "torch.device") -> Iterator[tuple[str, str]]:
 
 def room() -> list[Finding]:
     """What one card of each size holds, by the plan that prices recipes."""
+    from dataclasses import replace
+
     from model.decoder import PUBLISHED
     from model.presets import shape
     from model.room import CARDS, WHOLE, Seated, fits
     from rl.config import GrpoConfig
     from sft.config import SftConfig
     from workbench.load import GenerationLoad, TrainingLoad
-    from workbench.placement import ENGINE_SHARE, STAGE_SHARE, MemoryShares
+    from workbench.placement import ENGINE_SHARE, STAGE_SHARE, TURN_SHARE, MemoryShares
 
     sizes = ", ".join(map(str, CARDS))
     about = (
@@ -140,14 +142,16 @@ def room() -> list[Finding]:
     )
     out = [Finding(f"one card of {sizes} GB", about)]
     trained = TrainingLoad(tokens=_ROW, row_tokens=_ROW, precision="bf16")
+    updated = replace(trained, output="logprobs", published=True)
+    turns = ("engine: {sleep: true}", MemoryShares(TURN_SHARE, TURN_SHARE, turns=True))
     sampled = GenerationLoad(None, _CONTEXT, _SEQUENCES, dtype="bfloat16", published=True)
     for name in _MODELS:
         s = PUBLISHED[name] if name in PUBLISHED else shape(name)
         for kind, loads, config, shares in (
             ("SFT", (trained,), SftConfig, WHOLE),
-            ("GRPO", (trained, sampled), GrpoConfig, MemoryShares(STAGE_SHARE, ENGINE_SHARE)),
+            ("GRPO", (updated, sampled), GrpoConfig, MemoryShares(STAGE_SHARE, ENGINE_SHARE)),
         ):
             keys = set(config.model_fields)
-            seated = Seated(s, loads, (), shares, keys, to_alternate="")
+            seated = Seated(s, loads, (), shares, keys, turns)
             out.append(Finding(f"{kind} of {name}", fits(seated)))
     return out

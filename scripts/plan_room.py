@@ -13,10 +13,10 @@ def seated_on(
 ) -> "Seated":
     """The loads of a settled stage with the shares of a card that they get."""
     from model.room import Seated
-    from workbench.placement import memory_shares
+    from workbench.placement import memory_shares, to_take_turns
 
     keys = set(type(config).model_fields)
-    return Seated(s, loads, frozen, memory_shares(config), keys, config.to_alternate())
+    return Seated(s, loads, frozen, memory_shares(config), keys, to_take_turns(config))
 
 
 def check_memory(recipe: "Recipe", stages: Collection[str]) -> None:

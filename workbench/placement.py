@@ -24,6 +24,8 @@ ENGINE_SHARE = 0.6
 # card that we plan for, 24 GB, 3.4 GiB are left: for both processes' CUDA contexts and what a sleeping engine keeps,
 # its graphs and a buffer of logits for every sequence. 2 GiB of that is an assumption (docs/LOG.md).
 TURN_SHARE = 0.85
+# Of a card that an engine has alone: CUDA's own context and fragmentation need the rest.
+MOST_MEMORY = 0.9
 _GRAIN = 10_000  # Ray counts cards in steps of 1e-4
 # Keys that say where something runs: the same stage on other hardware is the same stage.
 RESOURCES = frozenset(
@@ -53,6 +55,14 @@ class Seat(NamedTuple):
     least: int = 0
     sleeps: bool = False
     memory: float | None = None
+
+
+def engine_share(seat: Seat) -> float:
+    """Of each of its cards' memory, what an engine takes: what the recipe gives it, else its share of the card,
+    at most MOST_MEMORY."""
+    if seat.memory is not None:
+        return seat.memory
+    return min((seat.gpus or 0.0) / max(seat.least, 1), MOST_MEMORY)
 
 
 class Reserving(Section):
@@ -174,11 +184,15 @@ def _settled(config: StageConfig, cards: int) -> StageConfig:
 def takes_turns(config: StageConfig) -> bool:
     """Whether the stage and its engines have one card's memory one after the other: the engines sleep, the
     stage's training never overlaps with sampling, and both have shares of the card."""
+    asleep = all(seat.sleeps for seat in seats(config)[1:] if seat.gpus)
+    return _on_one_card(config) and asleep and config.to_alternate() == ""
+
+
+def _on_one_card(config: StageConfig) -> bool:
+    """Whether the stage and its engines have shares of a card."""
     own, *others = seats(config)
-    sharing = [seat for seat in others if seat.gpus]
-    together = 0 < (own.gpus or 0.0) < 1 and all((seat.gpus or 0.0) < 1 for seat in sharing)
-    asleep = bool(sharing) and all(seat.sleeps for seat in sharing)
-    return together and asleep and config.to_alternate() == ""
+    sharing = [seat.gpus for seat in others if seat.gpus]
+    return bool(sharing) and 0 < (own.gpus or 0.0) < 1 and all(gpus < 1 for gpus in sharing)
 
 
 class MemoryShares(NamedTuple):
@@ -191,16 +205,32 @@ class MemoryShares(NamedTuple):
 
 
 def memory_shares(config: StageConfig) -> MemoryShares:
-    """Of a settled stage. A process with a whole card has all of it (1.0)."""
+    """Of a settled stage. A trainer with a whole card has all of it (1.0), an engine its `engine_share`."""
     own, *others = seats(config)
     stage = next((seat.gpus for seat in others if seat.who == "workers"), own.gpus)
     engines = [seat for seat in others if seat.who == "engine"]
-    given = next((seat.memory for seat in engines if seat.memory), None)
     if takes_turns(config):
-        each = TURN_SHARE / sum(seat.copies for seat in engines)
-        return MemoryShares(TURN_SHARE, given or floor(each * _GRAIN) / _GRAIN, turns=True)
-    engine = next((min(seat.gpus or 0.0, 1.0) for seat in engines), 0.0)
-    return MemoryShares(min(stage or 0.0, 1.0), given or engine)
+        return _in_turns(engines)
+    return MemoryShares(min(stage or 0.0, 1.0), next(map(engine_share, engines), 0.0))
+
+
+def _in_turns(engines: Sequence[Seat]) -> MemoryShares:
+    """Of engines that the recipe gives no share each has as much as the others."""
+    each = floor(TURN_SHARE / sum(seat.copies for seat in engines) * _GRAIN) / _GRAIN
+    given = next((seat.memory for seat in engines if seat.memory), each)
+    return MemoryShares(TURN_SHARE, given, turns=True)
+
+
+def to_take_turns(config: StageConfig) -> tuple[str, MemoryShares] | None:
+    """Of a settled stage: the keys to change so that it and its engines have one card's memory one after the
+    other, and the shares that they then get. None where they do, where they share none, or no key does it."""
+    others = seats(config)[1:]
+    keys = config.to_alternate()
+    if keys is None or takes_turns(config) or not _on_one_card(config):
+        return None
+    asleep = all(seat.sleeps for seat in others if seat.gpus)
+    words = ", ".join(w for w in ("" if asleep else "engine: {sleep: true}", keys) if w)
+    return words, _in_turns([seat for seat in others if seat.who == "engine"])
 
 
 def _remembered(section: AnySection, share: float) -> AnySection:

@@ -94,13 +94,40 @@ def test_several_cards_need_no_turns() -> None:
     }  # fmt: skip
     recipe = build({"name": "x", "stages": stages})
     eight = settle(recipe, [Node(8, 8)]).stages["grpo"]
-    assert placement.memory_shares(eight) == (1.0, 1.0, False)
+    assert placement.memory_shares(eight) == (
+        1.0,
+        0.9,
+        False,
+    )  # what vLLM gets of a card of its own
+    assert eight.engine.memory_share == 0.9  # type: ignore[attr-defined]
     one = settle(recipe, [Node(8, 1)]).stages["grpo"]
     assert one.engine.memory_share == 0.85  # type: ignore[attr-defined]
     assert placement.lines(one) == (
         "on: one card in turns: stage 85% of its memory, then engine 85%",
     )
     assert one.gpus == 0.35  # what Ray counts
+
+
+def test_sleep_is_offered_only_where_one_card_is_shared_and_with_the_shares_that_it_brings() -> (
+    None
+):
+    awake = {**QLORA, "engine": {**QLORA["engine"], "sleep": False}}  # type: ignore[dict-item]
+    apart = seated(QWEN3_8B, **{**awake, "gpus": 1, "engine": {**awake["engine"], "gpus": 1}})
+    assert (apart.shares, apart.in_turns) == ((1.0, 0.9, False), None)
+    assert "sleep" not in str(apart.change(16e9, least=True))
+    given = {**awake["engine"], "gpu_memory_utilization": 0.5}
+    told = seated(QWEN3_8B, **{**awake, "engine": given}).in_turns
+    assert told == ("engine: {sleep: true}", (0.85, 0.5, True))
+    two = seated(QWEN3_8B, **{**awake, "engine": {**awake["engine"], "replicas": 2}}).in_turns
+    assert two is not None and two[1] == (0.85, 0.425, True)
+
+
+def test_what_a_recipe_has_is_not_offered_again() -> None:
+    ahead = seated(QWEN3_8B, **{**QLORA, "max_staleness": 2})
+    assert fits(ahead).startswith("24 GB: max_staleness: 0;")
+    full = {**QLORA["engine"], "max_num_seqs": 512, "max_model_len": 8192}  # type: ignore[dict-item]
+    words = fits(seated(QWEN3_8B, **{**QLORA, "engine": full}))
+    assert "engine: {max_num_seqs: an eighth}" in words and "dtype" not in words
 
 
 def test_a_small_engine_beside_a_small_trainer_is_not_refused() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from model import room
 from model.layers import fused
 from scripts import doctor, doctor_cards
 from tests import tiny
@@ -113,6 +114,14 @@ def test_what_cards_have_room_for_is_the_plans_word() -> None:
     first = told.split(";")[0]
     assert first.startswith("24 GB: ") and "lora: {rank: 16, base: " in first
     assert all(text.startswith("24 GB: ") and "141 GB" in text for text in found.values())
+
+
+def test_grpo_is_asked_for_as_its_plan_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[Any]()
+    monkeypatch.setattr(room, "fits", lambda seated: str(asked.append(seated)))
+    doctor_cards.room()
+    trained = [seated.loads[0] for seated in asked if len(seated.loads) == 2]
+    assert {(load.output, load.published) for load in trained} == {("logprobs", True)}
 
 
 def test_missing_packages_end_the_examination_and_count(monkeypatch: pytest.MonkeyPatch) -> None:
