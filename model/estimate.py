@@ -79,13 +79,15 @@ HARDWARE = {
 }
 
 
-def price(s: Shape, load: Load, hardware: Hardware, frozen: Frozen = ()) -> dict[str, Any]:
+def price(
+    s: Shape, load: Load, hardware: Hardware, frozen: Frozen = (), *, turns: bool = False
+) -> dict[str, Any]:
     """Everything about one load as JSON-able figures; seconds are None where nothing is known.
 
-    frozen: the models of `load.beside`, with their shapes.
+    frozen: the models of `load.beside`, with their shapes. turns: trainer and engine have one card in turns.
     """
     if isinstance(load, TrainingLoad):
-        return _training(s, load, hardware, frozen)
+        return _training(s, load, hardware, frozen, turns)
     if isinstance(load, ScoringLoad):
         return _scoring(s, load, hardware)
     return _generation(s, load, hardware)
@@ -107,7 +109,7 @@ def _scoring(s: Shape, load: ScoringLoad, hardware: Hardware) -> dict[str, Any]:
 
 
 def _training(
-    s: Shape, load: TrainingLoad, hardware: Hardware, frozen: Frozen
+    s: Shape, load: TrainingLoad, hardware: Hardware, frozen: Frozen, turns: bool
 ) -> dict[str, Any]:  # fmt: skip
     memory = cost.training_memory(s, load, frozen, card=hardware.card)
     flops = cost.training_flops(s, load, frozen)
@@ -117,7 +119,7 @@ def _training(
     computed = slowed * flops / (hardware.flops * hardware.mfu * load.workers)
     sent = communication(s, load, frozen)
     moved = _moved(load, sent, hardware, computed / load.steps)
-    host = training_host(s, load, hardware.cards)
+    host = training_host(s, load, hardware.cards, frozen, turns=turns)
     return {
         "what": "training",
         **asdict(load),

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from model.cost import held_bytes, lora_parameters, training_memory
+from model.cost import Frozen, held_bytes, lora_parameters, training_memory
 from model.sizes import Shape, parameters
 from workbench.load import GenerationLoad, TrainingLoad
 
@@ -11,8 +11,8 @@ PROCESS_BYTES, ENGINE_BYTES = 4e9, 6e9
 
 
 class HostMemory(NamedTuple):
-    """Bytes of one machine. processes: of the programs. offloaded: layers' inputs (activations: offload).
-    saving: the state's copy while a checkpoint is written. sent: weights on their way to engines."""
+    """Bytes of one machine. processes: of the programs. offloaded: layers' inputs (activations: offload), or
+    what waits while others have the card. saving: the state's copy while a checkpoint is written. sent: weights on their way to engines."""
 
     processes: float
     offloaded: float
@@ -33,14 +33,19 @@ class CheckpointBytes(NamedTuple):
     every: int
 
 
-def training_host(s: Shape, load: TrainingLoad, cards: int) -> HostMemory:
-    """Of a machine with so many cards, a process each.
+def training_host(
+    s: Shape, load: TrainingLoad, cards: int, frozen: Frozen = (), *, turns: bool = False
+) -> HostMemory:
+    """Of a machine with so many cards, a process each. turns: weights, gradients, moments and the models beside
+    them wait on the host while an engine has the card.
 
     Checkpoints of sharded states are written from a copy on the host while the training goes on. Weights
     for engines, of adapters those alone, are a share of each process, and once more in Ray's object store.
     """
     here = min(load.workers, cards)
-    offloaded = training_memory(s, load).host
+    memory = training_memory(s, load, frozen)
+    waiting = memory.weights + memory.gradients + memory.optimizer + memory.beside
+    offloaded = max(memory.host, waiting if turns else 0)
     saving = checkpoint_bytes(s, load) / load.shards if load.strategy == "fsdp" else 0.0
     sent = 2 * sent_bytes(s, load.lora_rank) / load.workers if load.published else 0.0
     return HostMemory(here * PROCESS_BYTES, here * offloaded, here * saving, here * sent)

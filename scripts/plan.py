@@ -224,7 +224,7 @@ def _stage(
     from model.estimate import price
     from model.room import fits
     from scripts.plan_room import seated_on
-    from workbench.placement import Node, settle
+    from workbench.placement import Node, settle, takes_turns
 
     config: Any = recipe.stages[name]
     if isinstance(s, str):
@@ -233,9 +233,14 @@ def _stage(
     unknown = next((one for found in frozen for one, _ in found if isinstance(one, str)), "")
     if unknown:
         return {"kind": config.kind, "loads": [], "unknown": unknown}
+    there = Node(64.0, 0 if hardware.card is None else hardware.cards)
+    turns = takes_turns(settle(recipe, [there]).stages[name])
     return {
         "kind": config.kind,
-        "loads": [price(s, load, hardware, of) for load, of in zip(loads, frozen, strict=True)],
+        "loads": [
+            price(s, load, hardware, of, turns=turns)
+            for load, of in zip(loads, frozen, strict=True)
+        ],
         "cards": fits(seated_on(settle(recipe, [Node(64.0, 1)]).stages[name], s, loads, frozen)),
     }
 

@@ -114,6 +114,14 @@ def test_a_machine_holds_its_processes_their_inputs_states_and_weights() -> None
     assert generation_host(s, engines, 8) == (4 * ENGINE_BYTES, 4 * 2 * p, 0.0, 4 * p)
 
 
+def test_a_trainer_that_takes_turns_waits_on_the_host() -> None:
+    """[derived] fp32: weights 4 x 1,006, gradients 4, moments 8; a reference beside it 4 more."""
+    trained, reference = load(workers=1, strategy="none"), [(TINY, Beside("sft"))]
+    assert training_host(TINY, trained, 1).offloaded == 0
+    assert training_host(TINY, trained, 1, turns=True).offloaded == 16 * 1006
+    assert training_host(TINY, trained, 1, reference, turns=True).offloaded == 20 * 1006
+
+
 def test_of_adapters_those_alone_are_on_their_way() -> None:
     """[derived] Rank 2 of 8 x 26, 8 x 16 twice, and 8 x 8, 8 x 4, 8 x 4, 8 x 8: 2 x (34 + 48 + 56) = 276 numbers
     in fp32, where all weights are 1,006."""

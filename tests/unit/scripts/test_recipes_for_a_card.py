@@ -49,6 +49,19 @@ def test_a_recipe_fits_the_card_it_is_for(
         assert not found["stages"][stage]["loads"] or fitting[0] <= card, (stage, words)
 
 
+def test_a_plan_counts_what_waits_on_the_host_of_one_card(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SMOLLM2_1_7B), encoding="utf-8")
+    sets = [f"stages.base.source.path={tmp_path}", "stages.grpo.engine.sleep=true"]
+    recipe = load(ROOT / "recipes" / "one-gpu.yaml", sets)
+    found = {}
+    for name in ("rtx4090", "h100"):
+        loads = plan.build(recipe, HARDWARE[name])["stages"]["grpo"]["loads"]
+        (found[name],) = (one["host"]["offloaded"] for one in loads if one["what"] == "training")
+    assert (
+        found["rtx4090"] > 2 * 1_711_376_384 and found["h100"] == 0
+    )  # of eight cards each has its own
+
+
 def test_stage_and_engine_of_one_gpu_share_it_without_a_word() -> None:
     recipe = settle(load(ROOT / "recipes" / "one-gpu.yaml"), [Node(8, 1)])
     assert lines(recipe.stages["grpo"]) == ("on: stage: 35% of a card; engine: 60% of a card",)
