@@ -83,11 +83,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks.mkdir()
     rows = []
     for number, asked in enumerate(conversations("science", "test", 12, 3)):
-        assert asked.check is not None
         options = ["alpha beta", "gamma", "a longer option, with words", "delta ray"]
-        gold = "ABCD".index(str(asked.check.reference))
         text = f"{number}. " + str(asked.prompt[-1]["content"])[:120]
-        rows.append({"asked": text, "options": options, "gold": gold, "number": number})
+        rows.append({"asked": text, "options": options, "gold": number % 4, "number": number})
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = {
         "dataset_path": "json",
