@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.merged import Merged
 from model.lora import Adapter
+from model.nf4 import Nf4Linear
 from tests import sync_faults as faults
 from tests.sync_faults import (
     A_LOG,
@@ -93,11 +94,12 @@ SENT: dict[str, Any] = {
 
 
 def trainers(name: str) -> Any:
-    """One bit of a tensor that the trainer holds frozen."""
+    """One bit of a tensor that the trainer holds frozen; of one in 4 bits a bit of a code."""
 
     @contextlib.contextmanager
     def fault(pair: Any) -> Iterator[None]:
-        tensor = pair.model.get_parameter(name)
+        owner = pair.model.get_submodule(name.rpartition(".")[0])
+        tensor = owner.codes if isinstance(owner, Nf4Linear) else pair.model.get_parameter(name)
         before = tensor.detach().clone()
         with torch.no_grad():
             tensor.copy_(flip_bit(before.clone()))
@@ -180,8 +182,8 @@ BASE: dict[str, Any] = {
     "two layers exchanged in the file": rewritten(
         exchanged(IN_PROJ, IN_PROJ.replace(LAYER, OTHER))
     ),
-    "the file rounded to bf16": rewritten(
-        lambda new, old: {k: v.bfloat16() for k, v in new.items()}
+    "the file rounded to fp8 and back": rewritten(
+        lambda new, old: {k: v.to(torch.float8_e4m3fn).to(v.dtype) for k, v in new.items()}
     ),
     "a tensor lost from the file": rewritten(without(A_LOG)),
     "a tensor more in the file": rewritten(lambda new, old: {**new, "model.extra": torch.zeros(3)}),

@@ -45,7 +45,8 @@ def swap_rows(t: torch.Tensor) -> torch.Tensor:
 
 
 def flip_bit(t: torch.Tensor) -> torch.Tensor:
-    t.view(torch.int32).view(-1)[t.numel() // 2] ^= 1
+    flat = t.view(-1).view(torch.uint8)
+    flat[len(flat) // 2] ^= 1
     return t
 
 

@@ -7,17 +7,20 @@ import torch
 
 from engine.config import EngineConfig
 from engine.sync_check import SyncReport
-from model.lora import add_adapters, has_adapters, merged_wide
+from model.lora import add_adapters, has_adapters, load_base, merged_wide
 from model.lora_config import LoraConfig
 
 MAX_LEN = 128
+KINDS = ["all weights", "adapters", "adapters over 4 bits"]
 
 
 class Pair:
     """A trainer's model and an engine; `move` is what an optimizer's step does to the weights. lora: the
-    model has adapters, which alone move."""
+    model has adapters, which alone move; their base may be in 4 bits, and all else is in fp32."""
 
-    def __init__(self, folder: Path, dtype: Any = "float32", *, lora: bool = False) -> None:
+    def __init__(
+        self, folder: Path, dtype: Any = "float32", *, lora: bool = False, base: Any = "float32"
+    ) -> None:
         from engine.vllm_engine import VllmEngine
         from model.hybrid import build_config, load_model, save_model
         from model.tokenizer import train_tokenizer
@@ -37,8 +40,18 @@ class Pair:
         )  # fmt: skip
         self.engine = VllmEngine(str(folder / "model"), settings)
         if lora:
-            add_adapters(self.model, LoraConfig(rank=4, alpha=8))
+            how = LoraConfig(rank=4, alpha=8, base=base)
+            if base == "nf4":
+                self._quantise(folder, how)
+            add_adapters(self.model, how)
             self.move(0.02)
+
+    def _quantise(self, folder: Path, how: LoraConfig) -> None:
+        """Products are computed in fp32 like an engine's, or the probes' limit would be bf16's."""
+        from rl.weight_sync import write_base
+
+        self.model = load_base(folder / "model", how, "cpu").float()
+        self.engine.load_checkpoint(str(write_base(self.model, folder / "base")), version=0)
 
     def move(self, size: float = 3e-4) -> None:
         with torch.no_grad():
@@ -67,3 +80,9 @@ class Pair:
         if not has_adapters(self.model):
             return self.sent()
         return {name: tensor.clone() for name, tensor in merged_wide(self.model)}
+
+
+def pair_of(kind: str, folder: Path, dtype: Any = "float32") -> Pair:
+    """One of `KINDS`."""
+    base = "nf4" if "4 bits" in kind else "float32"
+    return Pair(folder, dtype, lora="adapters" in kind, base=base)

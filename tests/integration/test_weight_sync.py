@@ -1,7 +1,11 @@
 """Weight sync into a real vLLM engine: every corruption is caught, and clean syncs raise no alarm."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,19 +13,20 @@ from engine.protocol import Request, Sampling
 from engine.sync_check import SyncError
 from model.lora import has_adapters
 from rl.weight_sync import prove
+from tests import tiny
 from tests.adapter_faults import BASE, LOADED
-from tests.sync_pair import Pair
+from tests.sync_pair import KINDS, Pair, pair_of
 from tests.sync_trial import clean_syncs, loading, try_faults
 
 pytestmark = pytest.mark.integration
 CLEAN = 50
 
 
-@pytest.fixture(scope="module", params=["all weights", "adapters"])
+@pytest.fixture(scope="module", params=KINDS)
 def pair(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Pair]:
-    made = Pair(tmp_path_factory.mktemp("pair"), lora=request.param == "adapters")
+    made = pair_of(request.param, tmp_path_factory.mktemp("pair"))
     yield made
     made.engine.close()
 
@@ -123,3 +128,14 @@ def test_requests_under_way_survive_a_sync_and_do_not_hold_it_up(pair: Pair) -> 
     assert sorted(place for place, _ in ended) == list(range(20))
     versions = {v for _, done in ended for v in done.versions}
     assert versions == {before, before + 1}
+
+
+def test_adapters_beside_experts_go_alone(tmp_path: Path) -> None:
+    """Granite 4 with experts: what the engine computes moves to what the trainer does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.family_trial", "granite, experts", str(tmp_path), "adapters"],
+        cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True, timeout=tiny.PATIENCE_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["alone"] and found["before"] > 1e-2 and found["probes"] < 1e-4

@@ -5,20 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.sync_pair import Pair
+from tests.sync_pair import KINDS, Pair, pair_of
 from tests.sync_trial import clean_syncs, try_faults
 
 pytestmark = pytest.mark.stress
-
-
-KINDS = ["all weights", "adapters"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def pair(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Pair]:
-    made = Pair(tmp_path_factory.mktemp("pair"), lora=request.param == "adapters")
+    made = pair_of(request.param, tmp_path_factory.mktemp("pair"))
     yield made
     made.engine.close()
 
@@ -41,7 +38,7 @@ def test_clean_syncs_into_an_engine_in_bf16_raise_no_alarm(
 ) -> None:
     """The trainer keeps fp32: what it sends, or the engine merges, is rounded, and the probes differ by that
     much."""
-    pair = Pair(tmp_path, "bfloat16", lora=kind == "adapters")
+    pair = pair_of(kind, tmp_path, "bfloat16")
     try:
         says, alarms = clean_syncs(pair, 200)
     finally:
