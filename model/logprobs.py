@@ -248,25 +248,49 @@ def model_logprobs(
     token that stands before each target; no other one reaches the output layer. Where processes share
     the row each of them gets all values (model.layers.context). Raises: UserError where they cannot.
     """
-    read, weight, mine = _read_at(model, input_ids, document, position)
-    target = target.to(read.device)
-    if weight is None:
-        return token_logprobs(read, target, truncation)
-    values, supported = linear_logprobs(read, weight, target[mine], truncation)
+    read = _read_at(model, input_ids, document, position)
+    return _scored(model, read, target, truncation)
+
+
+@torch.no_grad()
+def row_logprobs(
+    model: Any, input_ids: Int[Tensor, " T"], document: Int[Tensor, " T"]
+) -> tuple[Float[Tensor, " T-1"], Tensor]:
+    """Of a packed row, from one forward pass: the log-probability of each token but the first, and the size of the
+    largest logit anywhere (a scalar, fp32); see `model_logprobs`."""
+    read = _read_at(model, input_ids, document, torch.arange(len(input_ids)))
+    values, _ = _scored(model, read, input_ids.roll(-1), Truncation())
+    return values[:-1], _largest_logit(model, read)
+
+
+class _Read(NamedTuple):
+    """What the output layer reads at some positions [n, D], its matrix [V, D], and which of the positions are
+    this process's; without a plain matrix the logits [N, V], None and all of them."""
+
+    rows: Tensor
+    matrix: Tensor | None
+    mine: Tensor
+
+
+def _scored(
+    model: Any, read: _Read, target: Int[Tensor, " N"], truncation: Truncation
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    rows, matrix, mine = read
+    target = target.to(rows.device)
+    if matrix is None:
+        return token_logprobs(rows, target, truncation)
+    values, supported = linear_logprobs(rows, matrix, target[mine], truncation)
     values = context.put_together(model, values, mine)
     return values, context.put_together(model, supported.to(values.dtype), mine) > 0
 
 
-@torch.no_grad()
-def largest_logit(model: Any, input_ids: Int[Tensor, " T"], document: Int[Tensor, " T"]) -> Tensor:
-    """Size of the largest logit anywhere in a packed row (a scalar, fp32); see `model_logprobs`."""
-    everywhere = torch.arange(len(input_ids))
-    read, weight, mine = _read_at(model, input_ids, document, everywhere)
-    if weight is None:
-        return read.abs().amax().float()
-    slices = logit_slices(len(read), len(weight), read.device, on_cpu=CPU_SCORED_LOGITS)
-    sizes = [(read[rows].to(weight.dtype) @ weight.T).abs().amax(-1).float() for rows in slices]
-    own = torch.cat(sizes) if sizes else read.new_zeros(0, dtype=torch.float32)
+def _largest_logit(model: Any, read: _Read) -> Tensor:
+    rows, matrix, mine = read
+    if matrix is None:
+        return rows.abs().amax().float()
+    slices = logit_slices(len(rows), len(matrix), rows.device, on_cpu=CPU_SCORED_LOGITS)
+    sizes = [(rows[some].to(matrix.dtype) @ matrix.T).abs().amax(-1).float() for some in slices]
+    own = torch.cat(sizes) if sizes else rows.new_zeros(0, dtype=torch.float32)
     return context.put_together(model, own, mine).amax()
 
 
@@ -275,9 +299,7 @@ def _read_at(
     input_ids: Int[Tensor, " T"],
     document: Int[Tensor, " T"],
     position: Int[Tensor, " N"],
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """What the output layer reads at these positions [n, D], its matrix [V, D], and which of the positions
-    are this process's; without a plain matrix the logits [N, V], None and all of them."""
+) -> _Read:
     device = next(model.parameters()).device
     input_ids, document = context.padded(model, input_ids, document)
     inputs = {
@@ -294,7 +316,7 @@ def _read_at(
                 "share its rows; set distributed.context: 1"
             )
         logits = model(**inputs, logits_to_keep=position).logits[0]
-        return logits, None, torch.ones_like(position, dtype=torch.bool)
+        return _Read(logits, None, torch.ones_like(position, dtype=torch.bool))
     hidden = model.base_model(**inputs).last_hidden_state[0]
     own, mine = context.at_places(model, hidden, position)
-    return own, weight, mine
+    return _Read(own, weight, mine)

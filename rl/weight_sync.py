@@ -31,7 +31,7 @@ from engine.sync_check import (
     tensor_digest,
 )
 from model.hybrid import save_model
-from model.logprobs import Truncation, largest_logit, model_logprobs
+from model.logprobs import Truncation, model_logprobs, row_logprobs
 from model.lora import (
     adapted_shapes,
     adapter_tensors,
@@ -285,10 +285,12 @@ def score(model: nn.Module, prompts: list[list[int]], *, half: bool = False) -> 
     document = torch.tensor(numbers, dtype=torch.int32)
 
     def scored(m: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if half:
+            return row_logprobs(m, row, document)
         found, _ = model_logprobs(
             m, row, document, torch.arange(len(row) - 1), row[1:], Truncation()
         )
-        return found, largest_logit(m, row, document) if half else found.new_zeros(())
+        return found, found.new_zeros(())
 
     with torch.no_grad():
         found, size = inside(model, scored)

@@ -11,10 +11,10 @@ import model.logprobs
 from model.hybrid import build_config, load_model
 from model.logprobs import (
     Truncation,
-    largest_logit,
     linear_logprobs,
     model_logprobs,
     plain_head,
+    row_logprobs,
     token_logprobs,
 )
 
@@ -133,5 +133,9 @@ def test_the_largest_logit_is_that_of_the_whole_row(
     ids = torch.arange(7)
     with torch.no_grad():
         logits = one(input_ids=ids[None]).logits
-    size = float(largest_logit(one, ids, torch.zeros(7, dtype=torch.int32)))
-    assert size == pytest.approx(float(logits.abs().max()), rel=1e-5)
+    document = torch.zeros(7, dtype=torch.int32)
+    values, size = row_logprobs(one, ids, document)
+    assert float(size) == pytest.approx(float(logits.abs().max()), rel=1e-5)
+    with torch.no_grad():
+        found, _ = model_logprobs(one, ids, document, torch.arange(6), ids[1:], Truncation())
+    assert values.tolist() == pytest.approx(found.tolist(), abs=1e-6)
