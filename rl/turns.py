@@ -5,7 +5,6 @@ host's memory, bit for bit, and gives torch's cached memory back to the card bef
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -56,16 +55,12 @@ class Mover:
             self._moments = [v for v in self._state() if v.device == self.card]
         with carried(self._models[0]):
             for model in self._models:
-                model._apply(
-                    partial(self._put_on, device)
-                )  # weights stay the optimizer's, as in `to`
+                # As `to` does: the parameters stay those that the optimizer has.
+                model._apply(lambda tensor: self._put(tensor, device))
         for tensor in self._moments:
             tensor.data = self._put(tensor.data, device)
         if away and self.card.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _put_on(self, device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
-        return self._put(tensor, device)
 
     def _state(self) -> list[torch.Tensor]:
         kept = self._optimizer.state.values()

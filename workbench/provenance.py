@@ -74,9 +74,7 @@ def card_memory() -> dict[str, float]:
     where they are not told."""
     found = dict[str, float]()
     for line in _nvidia_smi("uuid,memory.total"):
-        uuid, _, size = line.partition(
-            ", "
-        )  # "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, 24564 MiB"
+        uuid, _, size = line.partition(", ")  # "GPU-8932f937-..., 24564 MiB"
         mib = size.removesuffix(" MiB")
         found[uuid] = float(mib) * 2**20 if mib.isdecimal() else 0.0
     return found

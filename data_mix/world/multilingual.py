@@ -6,7 +6,7 @@ from data_mix.world import arithmetic
 from data_mix.world.facts import CAPITALS_SHARED, RELATIONS
 from data_mix.world.languages import LANGUAGES, Wordings
 from data_mix.world.problem import Problem
-from data_mix.world.science import CHOICE, OPTIONS, choice_key, label, line
+from data_mix.world.science import CHOICE, choice_key, label, line, told_apart
 from workbench.conversation import CheckSpec
 
 _NAMES = ("Ana", "Ben", "Eva", "Leo")
@@ -39,22 +39,18 @@ def _capital_problem(rng: Random, language: Wordings) -> Problem:
     english = next(relation for relation in RELATIONS if relation.name == "capital")
     in_english = [english.facts[country] for country in CAPITALS_SHARED]
     subjects, capitals = list(language.capitals), list(language.capitals.values())
-    # Labels are initials of the English names, which Japanese has none of.
-    by_label: dict[str, int] = {}
-    for index in rng.sample(range(len(in_english)), len(in_english)):
-        by_label.setdefault(label(in_english[index]), index)
-    letters = list(by_label)[:OPTIONS]
-    right = rng.choice(letters)
-    place = by_label[right]
-    lines = {letter: line(capitals[by_label[letter]], letter) for letter in letters}
+    offered = told_apart(rng.sample(in_english, len(in_english)))
+    right = rng.choice(offered)
+    place = in_english.index(right)
+    # Labels are initials of the English names: Japanese has none.
+    lines = {name: line(capitals[in_english.index(name)], label(name)) for name in offered}
     fact = language.capital_fact.format(s=subjects[place], o=capitals[place])
-    offered = [in_english[by_label[letter]] for letter in letters]
     return Problem(
         key=choice_key(english, CAPITALS_SHARED[place], offered),
         prompt="\n".join([language.capital_ask.format(s=subjects[place]), *lines.values()]),
         trace=f"{fact}\n{lines[right]}",
-        answer=right,
-        check=CheckSpec("choice", right, CHOICE),
+        answer=label(right),
+        check=CheckSpec("choice", label(right), CHOICE),
     )
 
 

@@ -111,7 +111,7 @@ def _repetition(rng: Random, words: tuple[str, ...] = _WORDS, numbers: float = 0
 
 def _lookup(rng: Random) -> str:
     """Lettered words, and the same lines in another order."""
-    lines = [f"{letter}) {rng.choice(_WORDS)}" for letter in _LABELS]
+    lines = [science.line(rng.choice(_WORDS), letter) for letter in _LABELS]
     return "\n".join([*lines, "", *rng.sample(lines, len(lines))])
 
 

@@ -4,6 +4,7 @@ A letter that is only a place in the list would have to be looked up by its opti
 million parameters does not learn from two million tokens (docs/LOG.md); an initial follows from the fact.
 """
 
+from collections.abc import Iterable
 from random import Random
 
 from data_mix.world.facts import RELATIONS, Relation
@@ -26,12 +27,20 @@ def label(text: str) -> str:
 
 def draw_options(rng: Random, relation: Relation, right: str) -> list[str]:
     """Four answers of the relation with different initials in random order, `right` among them."""
-    options = {label(right): right}
     others = sorted(set(relation.facts.values()))
-    for text in rng.sample(others, len(others)):
-        if len(options) < OPTIONS:
-            options.setdefault(label(text), text)
-    return rng.sample(list(options.values()), OPTIONS)
+    return rng.sample(told_apart([right, *rng.sample(others, len(others))]), OPTIONS)
+
+
+def told_apart(texts: Iterable[str]) -> list[str]:
+    """The first options whose labels differ, as many as a question has.
+
+    >>> told_apart(["Rome", "Riga", "Lima", "Oslo", "Paris", "Vienna"])
+    ['Rome', 'Lima', 'Oslo', 'Paris']
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        found.setdefault(label(text), text)
+    return list(found.values())[:OPTIONS]
 
 
 def line(text: str, letter: str = "") -> str:
