@@ -17,8 +17,8 @@ demo: setup     ## the whole recipe in miniature -> runs/miniature/report.html
 smoke: setup    ## every stage of the miniature, a few steps each -> runs/smoke/report.html
 	@$(PY) scripts/run_stage.py all --recipe recipes/smoke.yaml
 
-paper: setup    ## SFT -> {GRPO, DPO, reward model -> RLHF} -> merge, in miniature -> runs/miniature-paper/report.html
-	@$(PY) scripts/run_stage.py all --recipe recipes/miniature-paper.yaml
+paper: setup    ## the paper's tables and figures in miniature, three seeds each, some hours -> docs/replication.md
+	@$(PY) scripts/paper.py
 
 real:           ## LoRA on real tool calls, and GRPO, on a real model -> runs/smollm2/report.html
 	@scripts/setup.sh real

@@ -4,10 +4,10 @@ The curves are those that a sweep wrote (budget.curves has their meaning).
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from budget.curves import CurvePoint
+from budget.curves import Curve, CurvePoint
 from reports.charts import with_intervals
 from reports.details import Grid
 from reports.differences import label
@@ -15,7 +15,7 @@ from reports.page import compact, percent
 from reports.read import RunFacts, ordered
 from reports.svg import Chart, Panel
 from workbench.errors import UserError
-from workbench.records import Estimate
+from workbench.records import Difference, Estimate
 
 _PERCENT, _POINTS, _TOKENS, _MORE = "{:.1%}", "{:+.1f}", "{:.1f}", "{:+.1f}"
 _OF_A_PAIR = {
@@ -133,6 +133,35 @@ def contrast_grids(facts: RunFacts) -> list[Grid]:
         )
         for found in facts.contrasts
     ]
+
+
+def budget_differences(facts: RunFacts) -> list[tuple[str, Difference]]:
+    """(model, its difference from the one beside it) at the smallest budget of each benchmark: accuracy, the share
+    of well-formed replies and the answer's tokens."""
+    points = {(c.benchmark, c.model, p.budget): p for c in facts.curves for p in c.points}
+    found = []
+    for pair in facts.contrasts:
+        limited = [p for p in pair.points if p.budget is not None]
+        if not limited:
+            continue
+        least = min(limited, key=lambda point: point.budget or 0)
+        sides = [points.get((pair.benchmark, m, least.budget)) for m in (pair.against, pair.model)]
+        if sides[0] is not None and sides[1] is not None:
+            found += [(pair.model, d) for d in _differences(pair, least, sides[0], sides[1])]
+    return found
+
+
+def _differences(
+    pair: Curve, point: CurvePoint, before: CurvePoint, after: CurvePoint
+) -> Iterator[Difference]:
+    for key, words in (
+        ("accuracy", "accuracy"), ("well_formed", "well-formed"), ("answer", "answer, tokens"),
+    ):  # fmt: skip
+        yield Difference(
+            getattr(before, key), getattr(after, key), getattr(point, key),
+            what=f"{label(pair.benchmark)} at budget {point.budget}: {words}",
+            against=pair.against, share=key != "answer",
+        )  # fmt: skip
 
 
 def value_grids(facts: RunFacts) -> list[Grid]:

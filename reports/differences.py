@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reports.page import percent, points
 from reports.read import Evaluation, RunFacts
-from workbench.records import Difference, Estimate
+from workbench.records import Difference, Estimate, ModelDifference
 from workbench.statistics import (
     difference_of_models,
     mean_of_differences,
@@ -135,6 +135,19 @@ class StageDifference:
     stage: str
     found: Difference
 
+    @property
+    def measure(self) -> str:
+        """What was measured, and of which arm where the stage has several."""
+        found = self.found
+        return (
+            f"{found.what} of {found.model}" if isinstance(found, ModelDifference) else found.what
+        )
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether it is over several trainings that differ by their seeds, as searches and ablations have."""
+        return isinstance(self.found, ModelDifference) and not math.isnan(self.found.p)
+
     def level(self, estimate: Estimate) -> str:
         """A level and its interval."""
         if self.found.share:
@@ -173,7 +186,7 @@ class StageDifference:
         unit = " points" if found.share else ""
         known = "" if math.isnan(found.difference.low) else "95% interval "
         return (
-            f"{self.stage}: {found.what} {levels}, {value}{unit} ({known}{interval}, "
+            f"{self.stage}: {self.measure} {levels}, {value}{unit} ({known}{interval}, "
             f"n = {found.n}{self.note})."
         )
 

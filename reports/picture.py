@@ -58,12 +58,14 @@ def save_budgets(run: Path, path: Path) -> None:
     _save(path, panels, 3, legend, len(facts.models))
 
 
-def save_panels(path: Path, panels: list[Panel], legend: dict[str, str]) -> None:
-    """Charts of a benchmark's own, two side by side. legend: name -> CSS variable of its colour.
+def save_panels(
+    path: Path, panels: list[Panel], legend: dict[str, str], *, columns: int = 2
+) -> None:
+    """Charts of one's own, so many side by side. legend: name -> CSS variable of its colour.
 
     Raises: UserError where there is no font.
     """
-    _save(path, panels, min(len(panels), 2), legend, 1)
+    _save(path, panels, min(len(panels), columns), legend, 1)
 
 
 def _save(

@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from reports.budgets import budget_differences
 from reports.charts import with_intervals
-from reports.differences import difference, gain_table, label, stage_differences
+from reports.differences import (
+    StageDifference,
+    difference,
+    gain_table,
+    label,
+    stage_differences,
+)
 from reports.page import percent, points, write_page
 from reports.read import RunFacts
 from reports.svg import Chart, Panel, Series
@@ -26,7 +33,8 @@ class Claim:
     """A gain that the recipe is to show. model: the stage that it speaks of. against: what before it.
 
     by_seed: the difference that each seed's run found. difference: their mean; its interval has the
-    spread between seeds and the error of the questions in it.
+    spread between seeds and the error of the questions in it. has_seeds: each run's difference is over
+    several seeds itself.
     """
 
     model: str
@@ -35,11 +43,12 @@ class Claim:
     by_seed: dict[int, Difference]
     difference: Estimate
     share: bool = True
+    has_seeds: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """shown or reversed where the interval is clear of 0; nothing is shown by one seed."""
-        if len(self.by_seed) < 2:
+        if len(self.by_seed) < 2 and not self.has_seeds:
             return "one seed"
         if not self.difference.clear_of_zero:
             return "not shown"
@@ -67,6 +76,12 @@ class Claim:
         return "no interval" if math.isnan(low) else f"{self.shown(low)} to {self.shown(high)}"
 
     @property
+    def levels(self) -> tuple[float, float]:
+        """Before and after, means over seeds."""
+        sides = [(d.before.value, d.after.value) for d in self.by_seed.values()]
+        return statistics.fmean(b for b, _ in sides), statistics.fmean(a for _, a in sides)
+
+    @property
     def seeds(self) -> str:
         """What each seed found."""
         return ", ".join(self.shown(d.difference.value) for d in self.by_seed.values())
@@ -81,6 +96,13 @@ class Replication:
     runs: dict[int, RunFacts]
     claims: list[Claim] = field(default_factory=list)
     missing: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def commits(self) -> list[str]:
+        """Of the code that made the runs, in the order of first use."""
+        manifests = [s.manifest for facts in self.runs.values() for s in facts.stages.values()]
+        made = [str(m.git.get("commit") or "")[:7] for m in manifests if m is not None]
+        return [commit for commit in dict.fromkeys(made) if commit]
 
 
 def replication(
@@ -142,37 +164,48 @@ def _mean(claims: list[Claim]) -> Claim:
 
 
 def _own(runs: Mapping[int, RunFacts]) -> list[Claim]:
-    """What stages measure themselves, by stage and measure."""
-    found: dict[tuple[str, str], dict[int, Difference]] = {}
+    """What stages measure themselves, by stage and measure, and what thinking budgets bought."""
+    found: dict[tuple[str, str, str], dict[int, StageDifference]] = {}
     for seed, facts in runs.items():
-        for one in stage_differences(facts):
-            found.setdefault((one.stage, one.found.what), {})[seed] = one.found
-    return [
-        Claim(
-            stage, what, next(iter(by_seed.values())).against, by_seed,
-            mean_over_seeds([d.difference for d in by_seed.values()]),
-            next(iter(by_seed.values())).share,
+        budgets = [StageDifference(model, d) for model, d in budget_differences(facts)]
+        for one in [*stage_differences(facts), *budgets]:
+            found.setdefault((one.stage, one.measure, one.found.against), {})[seed] = one
+    claims = []
+    for (stage, what, against), ones in found.items():
+        by_seed = {seed: one.found for seed, one in ones.items()}
+        first = next(iter(ones.values()))
+        whole = mean_over_seeds([d.difference for d in by_seed.values()])
+        claims.append(
+            Claim(stage, what, against, by_seed, whole, first.found.share, first.has_seeds)
         )
-        for (stage, what), by_seed in found.items()
-    ]  # fmt: skip
+    return claims
 
 
 def write_replication(found: Replication) -> list[str]:
     """Write the page, the Markdown table and the records; lines that say where they are."""
     write_whole(found.root / TABLE, markdown(found))
-    records = [
-        {
-            "model": c.model, "what": c.what, "against": c.against, "verdict": c.verdict,
-            "spread": c.spread, "difference": to_json(c.difference),
-            "by_seed": {str(seed): to_json(d) for seed, d in c.by_seed.items()},
-        }
-        for c in found.claims
-    ]  # fmt: skip
-    write_whole(found.root / RECORDS, json_text(records, indent=1) + "\n")
+    write_whole(found.root / RECORDS, json_text(record(found), indent=1) + "\n")
     page = found.root / PAGE
     context = {"found": found, "panels": _panels(found)}
     write_page(page, "seeds.html", context, "style.css")
     return [f"table: {found.root / TABLE}", f"report: {page}"]
+
+
+def record(found: Replication) -> dict[str, Any]:
+    """What the runs found, for other tools and for docs/replication. levels: before and after, means of seeds."""
+    return {
+        "version": 1, "recipe": found.name, "commits": found.commits,
+        "missing": {str(seed): why for seed, why in found.missing.items()},
+        "claims": [
+            {
+                "model": c.model, "what": c.what, "against": c.against, "verdict": c.verdict,
+                "share": c.share, "n": max(d.n for d in c.by_seed.values()), "levels": c.levels,
+                "spread": c.spread, "difference": to_json(c.difference),
+                "by_seed": {str(seed): to_json(d) for seed, d in c.by_seed.items()},
+            }
+            for c in found.claims
+        ],
+    }  # fmt: skip
 
 
 def markdown(found: Replication) -> str:

@@ -47,6 +47,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--side-by-side", type=int, default=1, metavar="N", help="seeds at a time (default 1)"
     )
+    parser.add_argument(
+        "--take", metavar="RUN", action="append", default=[],
+        help="take over finished stages of the same seeds of another replication, where the recipe says the "
+        "same of them (may be repeated)",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the plan of the first seed")
     parser.add_argument("--report", action="store_true", help="run nothing, report what is there")
 
@@ -108,9 +113,19 @@ def _run_seed(args: argparse.Namespace, root: Path, seed: int, *more: str) -> in
     words = [*(args.stages or ["all"]), "--recipe", args.recipe, "--run", f"seed-{seed}"]
     for one in (*args.overrides, f"seed={seed}", f"runs_dir={root}"):
         words += ["--set", one]
+    for other in _taken_from(args, root, seed):
+        words += ["--take", str(other)]
     if not more:
         print(f"seed {seed}", flush=True)
     return subprocess.run([sys.executable, str(_RUN_STAGE), *words, *more]).returncode
+
+
+def _taken_from(args: argparse.Namespace, root: Path, seed: int) -> list[Path]:
+    """The runs of one seed in the replications that `--take` names; one that has no such seed gives nothing."""
+    from workbench.rundir import find_run
+
+    found = [find_run(f"{name}/seed-{seed}", root.parent) for name in args.take]
+    return [place.absolute() for place in found if place is not None]
 
 
 def _report(root: Path, seeds: Sequence[int]) -> int:

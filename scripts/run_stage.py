@@ -42,6 +42,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "@best: that of the best validation (with --run NAME; stages.STAGE.fork.optimizer=false: its weights "
         "alone)",
     )  # fmt: skip
+    parser.add_argument(
+        "--take", metavar="RUN", action="append", default=[],
+        help="take over finished stages of another run, a folder or a name under runs_dir, where the recipe "
+        "says the same of them (may be repeated: the first run that has a stage)",
+    )  # fmt: skip
     parser.add_argument("--address", metavar="RAY", help="a running Ray cluster, host:port or auto")
 
 
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from workbench.graph.plan import check_disk, plan_run
 
     place.check_owner(recipe.resolved())
-    taken = _taken(args, recipe, place) if args.fork else []
+    taken = _taken(args, recipe, place, stages) if args.fork or args.take else []
     named = set(recipe.stages) if "all" in args.stages else set(args.stages)
     fresh = named if args.fresh else set()
     plan = with_disk(recipe, plan_run(recipe, place, stages, fresh=fresh))
@@ -72,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(recipe.resolved(), indent=1, ensure_ascii=False))
         print("\n".join([*plan.lines, *taken]))
         return 0
+    print("\n".join(taken), end="\n" if taken else "")
     from workbench.cluster import check_address
     from workbench.installed import require
 
@@ -105,25 +111,24 @@ def _forked(args: argparse.Namespace) -> str:
     return str(args.stages[0])
 
 
-def _taken(args: argparse.Namespace, recipe: "Recipe", place: "RunDir") -> list[str]:
-    """Take over what the forked stage needs from the run that it comes from, unless nothing is to be
-    written; a line that says so."""
-    from workbench.fork import check_forks, missing_needs, take_needs
+def _taken(
+    args: argparse.Namespace, recipe: "Recipe", place: "RunDir", stages: list[str]
+) -> list[str]:
+    """Take finished stages over from the runs that `--take` names, and what a forked stage needs from the run
+    that it comes from, unless nothing is to be written; lines that say so."""
+    from workbench.fork import check_forks
+    from workbench.graph.take import runs_named, take, takeable, taken_lines
 
-    stage = _forked(args)
-    origin = check_forks(recipe, place, [stage]).get(stage)
-    if origin is None:
-        return []
-    names = missing_needs(recipe, place, stage, origin.run)
-    if not names:
-        return []
-    line = f"from run {origin.run.name}: {', '.join(names)}"
-    if args.dry_run:
-        return [f"to be taken over {line}; they are then skipped where the recipe says the same"]
-    with place.claimed():
-        take_needs(place, names, origin.run)
-    print(f"taken over {line}")
-    return []
+    origins = runs_named(args.take, place.root.parent)
+    origins += [fork.run for fork in check_forks(recipe, place, stages).values()]
+    fresh = args.stages if args.fresh else []
+    kept = [] if "all" in fresh else [name for name in stages if name not in fresh]
+    found = takeable(recipe, place, kept, origins)
+    if found and not args.dry_run:
+        with place.claimed():
+            take(place, found)
+    word = "to be taken over" if args.dry_run else "taken over"
+    return [f"{word} {line}" for line in taken_lines(found)]
 
 
 if __name__ == "__main__":

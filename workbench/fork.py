@@ -11,11 +11,10 @@ from typing import Any
 from workbench.errors import UserError
 from workbench.recipe import Recipe
 from workbench.results import read_outputs
-from workbench.rundir import Manifest, RunDir
+from workbench.rundir import Manifest, RunDir, find_run
 
 _PREFIXES = ("step-", "checkpoint-")
 _WHOLE = "anneal_complete.json"
-_LINKED_BYTES = 1 << 20  # smaller files are copied: nothing is saved by sharing them
 ORIGIN = "origin"
 """Folder of a stage whose weights come from another run's checkpoint, which it holds."""
 
@@ -45,7 +44,7 @@ def find(name: str, *, kind: str, runs: Path) -> Origin:
     above, slash, stage = place.rstrip("/").rpartition("/")
     if not slash or not stage:
         raise UserError(f"fork {name!r:.200}: write RUN/STAGE, RUN/STAGE@STEP or RUN/STAGE@best")
-    root = next((p for p in (Path(above).expanduser(), runs / above) if _is_run(p)), None)
+    root = find_run(above, runs)
     if root is None:
         raise UserError(f"fork {name!r:.200}: there is no run {above!r:.150}, here or in {runs}")
     manifest = RunDir(root).manifest(stage) if (root / stage).is_dir() else None
@@ -73,10 +72,6 @@ def kept_states(folder: Path) -> dict[int, Path]:
         if path.name.startswith(_PREFIXES) and number.isdigit() and whole:
             found[int(number)] = path
     return dict(sorted(found.items()))
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / "recipe.json").is_file()
 
 
 def _step(name: str, wanted: str, manifest: Manifest, kept: Mapping[int, Path]) -> int:
@@ -173,42 +168,3 @@ def _sha256(path: Path) -> str:
         with file.open("rb") as opened:
             whole.update(hashlib.file_digest(opened, "sha256").digest())
     return whole.hexdigest()
-
-
-def needs_of(recipe: Recipe, stage: str) -> list[str]:
-    """All that a stage needs, the needs of its needs too."""
-    found: dict[str, None] = {}
-    waiting = list(recipe.stages[stage].needs)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found[name] = None
-            waiting += recipe.stages[name].needs
-    return list(found)
-
-
-def missing_needs(recipe: Recipe, run: RunDir, stage: str, origin: Path) -> list[str]:
-    """What a stage needs that the origin's run has done and this run has not begun."""
-    theirs = RunDir(origin)
-    done = {n: m for n in needs_of(recipe, stage) if (m := theirs.manifest(n)) is not None}
-    return [n for n, m in done.items() if m.status == "done" and not run.stage(n).exists()]
-
-
-def take_needs(run: RunDir, names: Sequence[str], origin: Path) -> None:
-    """Those stages' results, from another run; large files are shared where the disk can."""
-    for name in names:
-        half = run.root / f".{name}.half"
-        shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(RunDir(origin).stage(name), half, copy_function=_link)
-        half.rename(run.stage(name))
-
-
-def _link(source: str, target: str) -> None:
-    """Files of a finished stage are replaced and never written to."""
-    if os.path.getsize(source) > _LINKED_BYTES:
-        try:
-            os.link(source, target)
-            return
-        except OSError:  # another disk
-            pass
-    shutil.copy2(source, target)

@@ -12,11 +12,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from workbench import registry
 from workbench.errors import UserError
 from workbench.panels import PointsPanel
-from workbench.records import Difference, Estimate, first_problem_of, from_json
+from workbench.records import (
+    Difference,
+    Estimate,
+    ModelDifference,
+    first_problem_of,
+    from_json,
+)
 
 
 def _difference(found: Any) -> Any:
-    return found if isinstance(found, Difference) else from_json(Difference, found)
+    """Of a model against another where it names them, as searches and ablations do."""
+    if isinstance(found, Difference):
+        return found
+    return from_json(ModelDifference if "model" in found else Difference, found)
 
 
 def _panel(found: Any) -> Any:
@@ -83,7 +92,7 @@ class StageResult(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     warnings: list[str] = []
-    differences: list[Annotated[Difference, BeforeValidator(_difference)]] = []
+    differences: list[Annotated[ModelDifference | Difference, BeforeValidator(_difference)]] = []
     """Its own measures before and after it."""
     panels: list[Annotated[PointsPanel, BeforeValidator(_panel)]] = []
     """Pictures of values that it measured itself."""

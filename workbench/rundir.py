@@ -297,6 +297,12 @@ class RunDir:
                 )
 
 
+def find_run(name: str, runs: Path) -> Path | None:
+    """The run that is the folder `name`, or has that name in `runs`."""
+    places = (Path(name).expanduser(), runs / name)
+    return next((p for p in places if (p / "recipe.json").is_file()), None)
+
+
 def _worth(folder: Path) -> int:
     """What would be lost with a stage's folder: 2 a result, 1 state to continue from, 0 neither."""
     try:

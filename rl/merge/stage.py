@@ -151,11 +151,11 @@ def summary(
         for point in (p for p in points if p.alpha == end and p is not best):
             parts = [_difference(part, best.parts[key]) for key, part in point.parts.items()]
             change = mean_of_estimates([part.difference for part in parts])
-            what = f"{metric} at alpha {best.alpha:g}, from {name}"
+            # Alpha is a note: seeds pick different ones, and are one claim.
             differences.append(
                 Difference(
-                    of[end], of[best.alpha], change, what=what, against=name,
-                    note="the questions that picked alpha",
+                    of[end], of[best.alpha], change, what=f"{metric} of the picked alpha, from {name}",
+                    against=name, note=f"alpha {best.alpha:g}, on the questions that picked it",
                 )
             )  # fmt: skip
     panel = PointsPanel(

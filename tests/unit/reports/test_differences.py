@@ -42,8 +42,8 @@ _STAGES = {
     "mixed": ("grpo", [_found(1.5, 2.5, _REWARD, share=False, problems=69)]),
     "kd": ("distill", [_found(0.52, 0.81, "held-out tokens whose likeliest is that of sft3", 32,
                               unit="rows")]),
-    "merge": ("merge", [_found(0.5, 0.6, "accuracy at alpha 0.4, from dpo", **_PICKED),
-                        _found(0.55, 0.6, "accuracy at alpha 0.4, from rlhf", half=0.1, **_PICKED)]),
+    "merge": ("merge", [_found(0.5, 0.6, "accuracy of the picked alpha, from dpo", **_PICKED),
+                        _found(0.55, 0.6, "accuracy of the picked alpha, from rlhf", half=0.1, **_PICKED)]),
 }  # fmt: skip
 
 
@@ -78,9 +78,9 @@ def test_every_stage_has_its_sentence(tmp_path: Path) -> None:
         "judged: judge's win rate 50% → 52%, +2.0 points (95% interval −2.0 to +6.0, n = 200).",
         "mixed: held-out reward 1.500 → 2.500, +1.000 (95% interval +0.960 to +1.040, n = 200 questions "
         "on 69 problems).",
-        "merge: accuracy at alpha 0.4, from dpo 50% → 60%, +10.0 points (95% interval +6.0 to +14.0, "
+        "merge: accuracy of the picked alpha, from dpo 50% → 60%, +10.0 points (95% interval +6.0 to +14.0, "
         "n = 60; the questions that picked alpha).",
-        "merge: accuracy at alpha 0.4, from rlhf 55% → 60%, +5.0 points (95% interval −5.0 to +15.0, "
+        "merge: accuracy of the picked alpha, from rlhf 55% → 60%, +5.0 points (95% interval −5.0 to +15.0, "
         "n = 60; the questions that picked alpha).",
     ):
         assert sentence in said, sentence

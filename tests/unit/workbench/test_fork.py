@@ -1,6 +1,5 @@
 """A stage begins at a checkpoint of another run: exactly there, with what is asked for, or one line says why not."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from tests import tiny
 from tests.unit.rl.test_validated_trainers import KINDS, section, small, weights
 from workbench.checkpoint import Checkpoints, check_same_tensors
 from workbench.errors import UserError
-from workbench.fork import begin, check_forks, find, kept_states, missing_needs, take_needs
+from workbench.fork import begin, check_forks, find, kept_states
 from workbench.recipe import Recipe, build
 from workbench.rundir import Manifest, RunDir
 from workbench.stage import StageContext
@@ -172,20 +171,3 @@ def test_another_shape_is_named(tmp_path: Path) -> None:
         match=r"tensors 1 missing \(b\); 1 unexpected \(c\); 1 of another shape \(a \[4\] instead of \[2, 3\]\)",
     ):
         check_same_tensors(own, {"a": torch.zeros(4), "c": torch.zeros(1)})
-
-
-def test_what_the_stage_needs_is_taken_over(tmp_path: Path) -> None:
-    """Files of a finished stage are the same; what this run has begun itself stays."""
-    stage = section(tmp_path, "pretrain") | {"validation": None}
-    _, origin = run_of(tmp_path, "a", stage)
-    done(origin, "base", "tokenizer")
-    (origin.stage("base") / "tokenizer").mkdir()
-    (origin.stage("base") / "tokenizer" / "large").write_bytes(b"x" * (2 << 20))
-    recipe, run = run_of(tmp_path, "b", stage)
-    assert missing_needs(recipe, run, "own", origin.root) == ["base"]
-    take_needs(run, ["base"], origin.root)
-    assert (run.stage("base") / "tokenizer" / "large").stat().st_nlink == 2
-    assert (run.stage("base") / "manifest.json").stat().st_nlink == 1
-    assert run.manifest("base") == origin.manifest("base")
-    assert missing_needs(recipe, run, "own", origin.root) == []
-    assert json.loads((run.root / "recipe.json").read_text())["name"] == "t"

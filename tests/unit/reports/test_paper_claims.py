@@ -1,0 +1,135 @@
+"""docs/replication.md: what each record says of the paper's claim, and that the page is the one that is written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.paper_claims import Paper, page, read_paper, read_records, save_picture
+from scripts import paper as script
+from tests import tiny
+from workbench.errors import UserError
+
+DOCS = tiny.ROOT / "docs"
+
+
+def estimate(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"value": value, "stderr": 0.1, "ci95": [low, high], "n": 60}
+
+
+def claim(value: float, low: float, high: float, verdict: str, **more: Any) -> dict[str, Any]:
+    seeds = {
+        str(seed): {"difference": estimate(value + step, low, high)}
+        for seed, step in ((1, -0.01), (2, 0.01))
+    }
+    return {
+        "model": "grpo", "what": "held-out reward", "against": "", "verdict": verdict, "share": True,
+        "levels": [0.25, 0.25 + value], "difference": estimate(value, low, high), "by_seed": seeds, **more,
+    }  # fmt: skip
+
+
+def paper(*shows: dict[str, Any]) -> Paper:
+    row = {
+        "paper": "Figure 9",
+        "claim": "up",
+        "figure": "none",
+        "recipe": "r",
+        "shows": list(shows),
+    }
+    return Paper.model_validate(
+        {"head": "# Head", "recipes": {"r": {}}, "rows": [row], "foot": "Foot."}
+    )
+
+
+def records(*claims: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {"r": {"commits": ["abc1234"], "claims": list(claims)}}
+
+
+REWARD = {"model": "grpo", "what": "held-out reward", "direction": "up", "levels": True}
+
+
+def test_a_row_says_what_the_record_found() -> None:
+    text = page(paper(REWARD), records(claim(0.172, 0.038, 0.306, "shown")))
+    row = next(line for line in text.splitlines() if line.startswith("| Figure 9"))
+    assert row == (
+        "| Figure 9 | up | none | held-out reward 25% to 42%, **+17.2 points** (+3.8 to +30.6; seeds +16.2, +18.2)"
+        " | 2 (abc1234) | shown | `scripts/paper.py --only r` |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("direction", "verdict", "said"),
+    [
+        ("down", "reversed", "shown"), ("down", "shown", "reversed"), ("up", "reversed", "reversed"),
+        ("down", "not shown", "not shown"), ("up", "one seed", "one seed"),
+    ],
+)  # fmt: skip
+def test_the_papers_direction_decides_what_is_shown(
+    direction: str, verdict: str, said: str
+) -> None:
+    found = records(claim(0.1, 0.0, 0.2, verdict))
+    assert f"| {said} |" in page(paper(REWARD | {"direction": direction}), found)
+
+
+def test_verdicts_that_differ_are_said_one_by_one_and_those_without_direction_not() -> None:
+    math = {"model": "grpo", "what": "math", "against": "sft3", "direction": "down"}
+    free = {"model": "grpo", "what": "math", "against": "sft3", "words": "of which math"}
+    found = records(
+        claim(0.172, 0.038, 0.306, "shown"),
+        claim(-0.01, -0.1, 0.1, "not shown", what="math", against="sft3"),
+    )
+    text = page(paper(REWARD, math, free), found)
+    assert "| held-out reward: shown; math: not shown |" in text
+    assert "of which math -1.0 points" in text.replace("−", "-")
+
+
+def test_without_a_record_a_row_says_what_was_known_and_a_wrong_name_is_one_line() -> None:
+    whole = paper(REWARD)
+    row = whole.rows[0].model_copy(update={"measured": "+7 once", "verdict": "one seed"})
+    text = page(whole.model_copy(update={"rows": [row]}), {})
+    assert "| +7 once |" in text and "| one seed |" in text
+    with pytest.raises(
+        UserError, match=r"r has no 'reward' of 'grpo' over None; of that model there is: held-out"
+    ):
+        page(paper(REWARD | {"what": "reward"}), records(claim(0.1, 0.0, 0.2, "shown")))
+
+
+def test_the_picture_has_a_panel_a_claim_with_a_direction(tmp_path: Path) -> None:
+    found = records(claim(0.172, 0.038, 0.306, "shown"))
+    assert save_picture(tmp_path / "p.svg", paper(REWARD), found)
+    drawn = (tmp_path / "p.svg").read_text()
+    assert "Figure 9: held-out reward" in drawn and ">shown<" in drawn and ">mean<" in drawn
+    assert not save_picture(tmp_path / "q.svg", paper(REWARD), {})
+
+
+def test_the_page_in_docs_is_what_its_rows_and_records_give() -> None:
+    whole = read_paper(DOCS / "replication")
+    found = read_records(DOCS / "replication", whole)
+    assert (DOCS / "replication.md").read_text() == page(whole, found), (
+        "run `python scripts/paper.py --report`"
+    )
+    for name, how in whole.recipes.items():
+        assert (tiny.ROOT / "recipes" / f"{name}.yaml").is_file()
+        assert list(whole.recipes).index(name) > max(
+            (list(whole.recipes).index(other) for other in how.take), default=-1
+        )
+    assert {row.recipe for row in whole.rows} <= {"", *whole.recipes}
+
+
+def test_the_command_writes_the_page_and_names_a_wrong_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "replication").mkdir()
+    text = json.dumps(paper(REWARD).model_dump())
+    (tmp_path / "replication" / "rows.yaml").write_text(text)
+    (tmp_path / "replication" / "r.json").write_text(
+        json.dumps(records(claim(0.1, 0.05, 0.2, "shown"))["r"])
+    )
+    monkeypatch.setattr("sys.argv", ["paper.py", "--report", "--docs", str(tmp_path)])
+    assert script.command(script.run, script.arguments, script.__doc__) == 0
+    assert "**+10.0 points**" in (tmp_path / "replication.md").read_text()
+    assert (tmp_path / "replication.png").is_file()
+    monkeypatch.setattr("sys.argv", ["paper.py", "--only", "x", "--docs", str(tmp_path)])
+    assert script.command(script.run, script.arguments, script.__doc__) == 2
+    assert "unknown recipe 'x'" in capsys.readouterr().err

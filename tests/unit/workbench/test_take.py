@@ -1,0 +1,57 @@
+"""Finished stages of another run are taken over: those that would be skipped there, and no others."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.workbench.test_graph import done, recipe
+from workbench.errors import UserError
+from workbench.graph.take import runs_named, take, takeable, taken_lines
+from workbench.rundir import RunDir
+
+ORDER = ["a", "b", "c"]
+
+
+def finished(folder: Path, name: str, *stages: str) -> RunDir:
+    run = RunDir(folder / name)
+    for stage in stages:
+        done(recipe(), run, stage, f"{stage} of {name}")
+    run.adopt(recipe().resolved())
+    return run
+
+
+def test_each_stage_comes_from_the_first_run_that_has_it(tmp_path: Path) -> None:
+    one, two = finished(tmp_path, "one", "a"), finished(tmp_path, "two", "a", "b")
+    origins = runs_named(["one", str(two.root)], tmp_path)
+    run = RunDir(tmp_path / "mine")
+    found = takeable(recipe(), run, ORDER, origins)
+    # `b` of the second run was made from another `a` than the first run's.
+    assert found == {"a": one.root}
+    found = takeable(recipe(), run, ORDER, origins[1:])
+    assert found == {"a": two.root, "b": two.root}
+    assert taken_lines(found) == ["from run two: a, b"]
+
+
+def test_what_the_recipe_says_otherwise_of_is_left_with_all_that_follows(tmp_path: Path) -> None:
+    origin = finished(tmp_path, "one", "a", "b", "c")
+    run = RunDir(tmp_path / "mine")
+    assert takeable(recipe(lr=1e-3), run, ORDER, [origin.root]) == {"a": origin.root}
+    done(recipe(), run, "b", "b of mine")  # its own, made from nothing that is here
+    assert takeable(recipe(), run, ORDER, [origin.root]) == {"a": origin.root}
+
+
+def test_large_files_are_shared_and_records_are_not(tmp_path: Path) -> None:
+    origin, run = finished(tmp_path, "one", "a"), RunDir(tmp_path / "mine")
+    (origin.stage("a") / "model").mkdir()
+    (origin.stage("a") / "model" / "large").write_bytes(b"x" * (2 << 20))
+    run.adopt(recipe().resolved())
+    take(run, {"a": origin.root})
+    assert (run.stage("a") / "model" / "large").stat().st_nlink == 2
+    assert (run.stage("a") / "manifest.json").stat().st_nlink == 1
+    assert run.manifest("a") == origin.manifest("a")
+    assert takeable(recipe(), run, ["a"], [origin.root]) == {}
+
+
+def test_a_run_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"take 'none': there is no run of that name, here or in"):
+        runs_named(["none"], tmp_path)

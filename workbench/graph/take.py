@@ -1,0 +1,92 @@
+"""Finished stages that another run has already: taken over in place of being run again. Imports no torch."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from workbench.errors import UserError
+from workbench.graph.dag import decide
+from workbench.recipe import Recipe
+from workbench.rundir import RunDir, find_run
+
+_LINKED_BYTES = 1 << 20  # smaller files are copied: nothing is saved by sharing them
+
+
+def runs_named(names: Sequence[str], runs: Path) -> list[Path]:
+    """The folders of runs. names: folders, or names of some in `runs`. Raises: UserError."""
+    found = []
+    for name in names:
+        root = find_run(name, runs)
+        if root is None:
+            raise UserError(f"take {name!r:.200}: there is no run of that name, here or in {runs}")
+        found.append(root.absolute())
+    return found
+
+
+def takeable(
+    recipe: Recipe, run: RunDir, stages: Sequence[str], origins: Sequence[Path]
+) -> dict[str, Path]:
+    """Stage -> the run to take it from: the first in which it is done and would be skipped.
+
+    stages: each after its needs. A stage that this run has begun stays its own, and where a need is neither
+    here nor taken, what is made from it is not taken either.
+    """
+    found: dict[str, Path] = {}
+    rerun: set[str] = set()
+    for stage in stages:
+        if run.stage(stage).exists():
+            if decide(recipe, run, stage, rerun).run:
+                rerun.add(stage)
+            continue
+        # What a result was made from must be what is here, or is taken too.
+        inputs = {need: _completion(run, found, need) for need in recipe.stages[stage].needs}
+        origin = next((o for o in origins if _same(recipe, RunDir(o), stage, rerun, inputs)), None)
+        if origin is None:
+            rerun.add(stage)
+        else:
+            found[stage] = origin
+    return found
+
+
+def _same(
+    recipe: Recipe, origin: RunDir, stage: str, rerun: set[str], inputs: Mapping[str, str | None]
+) -> bool:
+    if decide(recipe, origin, stage, rerun).run:
+        return False
+    manifest = origin.manifest(stage)
+    return manifest is not None and manifest.inputs == inputs
+
+
+def _completion(run: RunDir, found: Mapping[str, Path], stage: str) -> str | None:
+    manifest = (RunDir(found[stage]) if stage in found else run).manifest(stage)
+    return None if manifest is None else manifest.completion
+
+
+def take(run: RunDir, found: Mapping[str, Path]) -> None:
+    """Those stages' results, each from its run; large files are shared where the disk can."""
+    for stage, origin in found.items():
+        half = run.root / f".{stage}.half"
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(RunDir(origin).stage(stage), half, copy_function=_link)
+        half.rename(run.stage(stage))
+
+
+def taken_lines(found: Mapping[str, Path]) -> list[str]:
+    """A line a run that something is taken from."""
+    origins = dict.fromkeys(found.values())
+    return [
+        f"from run {origin.name}: {', '.join(s for s, o in found.items() if o == origin)}"
+        for origin in origins
+    ]
+
+
+def _link(source: str, target: str) -> None:
+    """Files of a finished stage are replaced and never written to."""
+    if os.path.getsize(source) > _LINKED_BYTES:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another disk
+            pass
+    shutil.copy2(source, target)
