@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,13 +109,21 @@ class Replication:
 def replication(
     root: Path, runs: Mapping[int, RunFacts], missing: Mapping[int, str]
 ) -> Replication:
-    """Every claim of the runs, in the recipe's order; the last model against the first comes first."""
+    """Every claim of the runs, in the recipe's order; the last model against the first comes first, models of one
+    parent against each other last."""
     first = next(iter(runs.values()))
     pairs = [(m, p) for m in first.evaluated if (p := first.parent(m))]
     whole = (first.evaluated[-1], first.evaluated[0]) if len(first.evaluated) > 1 else None
     if whole is not None and whole not in pairs:
         pairs.insert(0, whole)
     found = [claim for after, before in pairs for claim in _of_models(runs, before, after)]
+    # Of two models made from one, such as with a teacher and without, the mean alone: there are many pairs.
+    siblings = [
+        (after, before)
+        for before, after in combinations(first.evaluated, 2)
+        if (parent := first.parent(after)) is not None and parent == first.parent(before)
+    ]
+    found += [claim for after, before in siblings for claim in _of_models(runs, before, after)[:1]]
     found += _own(runs)
     return Replication(
         root, str(first.recipe.get("name", root.name)), dict(runs), found, dict(missing)
