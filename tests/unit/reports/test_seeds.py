@@ -86,6 +86,15 @@ def test_claims_are_of_all_seeds_and_their_mean(root: Path) -> None:
     assert any(c.model == "grpo" and c.what not in ("mean accuracy",) for c in found.claims)
 
 
+def test_models_of_one_parent_are_compared_by_their_means(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents = {"sft2": "sft1", "sft3": "sft1"}
+    monkeypatch.setattr(RunFacts, "parent", lambda _, model: parents.get(model))
+    claims = [c for c in replication(root, runs(root), {}).claims if c.against == "sft2"]
+    assert [(c.model, c.what) for c in claims] == [("sft3", "mean accuracy")]
+
+
 def _values(run: Path, model: str) -> dict[str, float]:
     path = run / "evals" / model / "mini-tool_calling" / "samples.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
