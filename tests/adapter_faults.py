@@ -1,14 +1,15 @@
 """Ways in which a sync of adapters goes wrong, each to be undone: `sync_faults` for what only adapters have.
 
-`SENT`: on the way. `BASE`: what they stand on is not what the engine was given. `LOADED` and `LIVE`: inside the
-engine, on what moves at all: a frozen tensor that stays as it was is no fault. `MERGED`: the sum is wrong.
+`sent`: on the way. `base`: what they stand on is not what the engine was given. `loaded` and `live`: inside the
+engine, on what moves at all: a frozen tensor that stays as it was is no fault. `MERGED`: the sum is wrong. A
+family has its own `Names`.
 """
 
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -19,15 +20,6 @@ from model.lora import Adapter
 from model.nf4 import Nf4Linear
 from tests import sync_faults as faults
 from tests.sync_faults import (
-    A_LOG,
-    ATTENTION,
-    CONV,
-    EMBEDDING,
-    IN_PROJ,
-    LAYER,
-    NORM,
-    OTHER,
-    D,
     after_load,
     exchanged,
     flip_bit,
@@ -43,54 +35,86 @@ from tests.sync_faults import (
     without,
 )
 
-MIXER, UP = f"{LAYER}mixer.in_proj", "model.layers.2.mixer.up_proj"
-A, B, SCALING = f"{MIXER}.lora_A", f"{MIXER}.lora_B", f"{MIXER}.lora_scaling"
+
+class Names(NamedTuple):
+    """Where a model has what goes wrong, by the names of its files. mamba, in_proj: of its first layer.
+    twins: two adapted matrices of one shape; up: another adapted one. `other`: a layer that is adapted. norms:
+    one inside, and the last."""
+
+    mamba: str
+    attention: str
+    twins: tuple[str, str]
+    up: str
+    feed_forward: str
+    other: str
+    embedding: str
+    norms: tuple[str, str]
+
+    @property
+    def in_proj(self) -> str:
+        return f"{self.mamba}in_proj"
+
+    @property
+    def d(self) -> str:
+        return f"{self.mamba}D"
+
+
+MINIATURE = Names(
+    mamba="model.layers.0.mixer.", attention="model.layers.1.mixer.",
+    twins=("model.layers.0.mixer.in_proj", "model.layers.3.mixer.in_proj"),
+    up="model.layers.2.mixer.up_proj", feed_forward="model.layers.2.", other="model.layers.3.",
+    embedding="model.embeddings.weight", norms=("model.layers.3.norm.weight", "model.norm_f.weight"),
+)  # fmt: skip
 
 
 def rescaled(new: Any, old: Any) -> Any:
     return {k: v * (1.001 if "lora_" in k and "scaling" not in k else 1) for k, v in new.items()}
 
 
-SENT: dict[str, Any] = {
-    "an A dropped": without(A),
-    "a B dropped": without(B),
-    "a scaling dropped": without(SCALING),
-    "a layer's adapters missing": without(OTHER),
-    "one adapter alone": lambda new, old: {k: v for k, v in new.items() if MIXER in k},
-    "nothing at all": lambda new, old: {},
-    "an unknown adapter": lambda new, old: {**new, "model.extra.lora_A": torch.zeros(4, 3)},
-    "a base tensor beside them": lambda new, old: {**new, NORM: torch.ones(128)},
-    "a stale A": stale(A),
-    "a stale B": stale(B),
-    "a stale layer": stale(OTHER),
-    "the update before": lambda new, old: dict(old),
-    "half an update": half,
-    "A and B under each other's names": exchanged(A, B),
-    "two rows of A swapped": on(A, swap_rows),
-    "rows of B rolled by one": on(B, lambda t: t.roll(1, 0)),
-    "two layers' A exchanged": exchanged(A, A.replace(LAYER, OTHER)),
-    "two layers' B exchanged": exchanged(B, B.replace(LAYER, OTHER)),
-    "keys and values exchanged": exchanged(
-        f"{ATTENTION}k_proj.lora_B", f"{ATTENTION}v_proj.lora_B"
-    ),
-    "A transposed": on(A, lambda t: t.T.contiguous()),
-    "B flattened": on(B, lambda t: t.reshape(-1)),
-    "A in bf16": on(A, lambda t: t.bfloat16()),
-    "B in fp64": on(B, lambda t: t.double()),
-    "B as integers": on(B, lambda t: (t * 1000).int()),
-    "B rounded to fp16 and back": on(B, lambda t: t.half().float()),
-    "all scaled by 1.001": rescaled,
-    "one bit of one A": on(A, flip_bit),
-    "one bit of one B": on(B, flip_bit),
-    "another scaling": on(SCALING, lambda t: t * 1.001),
-    "a scaling in fp32": on(SCALING, lambda t: t.float()),
-    "a scaling's sign": on(SCALING, lambda t: -t),
-    "a zeroed B": on(B, torch.zeros_like),
-    "a B's sign": on(f"{UP}.lora_B", lambda t: -t),
-    "one value not a number": on(A, put_nan),
-    "the end of a B lost": on(f"{UP}.lora_B", faults.cut),
-    "noise of 1e-6": on(f"{UP}.lora_A", noise),
-}
+def sent(n: Names) -> dict[str, Any]:
+    """Name of a fault -> what arrives in place of what was sent."""
+    a, b, scaling = (f"{n.in_proj}.lora_{part}" for part in ("A", "B", "scaling"))
+    first, second = n.twins
+    return {
+        "an A dropped": without(a),
+        "a B dropped": without(b),
+        "a scaling dropped": without(scaling),
+        "a layer's adapters missing": without(n.other),
+        "one adapter alone": lambda new, old: {k: v for k, v in new.items() if n.in_proj in k},
+        "nothing at all": lambda new, old: {},
+        "an unknown adapter": lambda new, old: {**new, "model.extra.lora_A": torch.zeros(4, 3)},
+        "a base tensor beside them": lambda new, old: {**new, n.norms[1]: torch.ones(128)},
+        "a stale A": stale(a),
+        "a stale B": stale(b),
+        "a stale layer": stale(n.other),
+        "the update before": lambda new, old: dict(old),
+        "half an update": half,
+        "A and B under each other's names": exchanged(a, b),
+        "two rows of A swapped": on(a, swap_rows),
+        "rows of B rolled by one": on(b, lambda t: t.roll(1, 0)),
+        "two layers' A exchanged": exchanged(f"{first}.lora_A", f"{second}.lora_A"),
+        "two layers' B exchanged": exchanged(f"{first}.lora_B", f"{second}.lora_B"),
+        "keys and values exchanged": exchanged(
+            f"{n.attention}k_proj.lora_B", f"{n.attention}v_proj.lora_B"
+        ),
+        "A transposed": on(a, lambda t: t.T.contiguous()),
+        "B flattened": on(b, lambda t: t.reshape(-1)),
+        "A in bf16": on(a, lambda t: t.bfloat16()),
+        "B in fp64": on(b, lambda t: t.double()),
+        "B as integers": on(b, lambda t: (t * 1000).int()),
+        "B rounded to fp16 and back": on(b, lambda t: t.half().float()),
+        "all scaled by 1.001": rescaled,
+        "one bit of one A": on(a, flip_bit),
+        "one bit of one B": on(b, flip_bit),
+        "another scaling": on(scaling, lambda t: t * 1.001),
+        "a scaling in fp32": on(scaling, lambda t: t.float()),
+        "a scaling's sign": on(scaling, lambda t: -t),
+        "a zeroed B": on(b, torch.zeros_like),
+        "a B's sign": on(f"{n.up}.lora_B", lambda t: -t),
+        "one value not a number": on(a, put_nan),
+        "the end of a B lost": on(f"{n.up}.lora_B", faults.cut),
+        "noise of 1e-6": on(f"{n.up}.lora_A", noise),
+    }
 
 
 def trainers(name: str) -> Any:
@@ -173,29 +197,33 @@ def elsewhere(pair: Any) -> Iterator[None]:
     shutil.rmtree(other)
 
 
-BASE: dict[str, Any] = {
-    "one bit of the trainer's embedding": trainers(EMBEDDING),
-    "one bit under the trainer's adapters": trainers(f"{MIXER}.base_layer.weight"),
-    "one bit of the trainer's D": trainers(D),
-    "one bit of the engine's file": on_disk(in_place),
-    "one bit of a norm in the engine's file": rewritten(on(NORM, flip_bit)),
-    "two layers exchanged in the file": rewritten(
-        exchanged(IN_PROJ, IN_PROJ.replace(LAYER, OTHER))
-    ),
-    "the file rounded to fp8 and back": rewritten(
-        lambda new, old: {k: v.to(torch.float8_e4m3fn).to(v.dtype) for k, v in new.items()}
-    ),
-    "a tensor lost from the file": rewritten(without(A_LOG)),
-    "a tensor more in the file": rewritten(lambda new, old: {**new, "model.extra": torch.zeros(3)}),
-    "a matrix transposed in the file": rewritten(
-        on(f"{ATTENTION}q_proj.weight", lambda t: t.T.contiguous())
-    ),
-    "the file cut short": on_disk(cut_short),
-    "the file gone": on_disk(lambda folder: (folder / "model.safetensors").unlink()),
-    "its config gone": on_disk(without_shape),
-    "the folder gone": on_disk(shutil.rmtree),
-    "the engine was given another model": elsewhere,
-}
+def base(n: Names) -> dict[str, Any]:
+    """Name of a fault -> what happens to what the adapters stand on, of a pair."""
+    return {
+        "one bit of the trainer's embedding": trainers(n.embedding),
+        "one bit under the trainer's adapters": trainers(f"{n.in_proj}.base_layer.weight"),
+        "one bit of the trainer's D": trainers(n.d),
+        "one bit of the engine's file": on_disk(in_place),
+        "one bit of a norm in the engine's file": rewritten(on(n.norms[1], flip_bit)),
+        "two layers exchanged in the file": rewritten(
+            exchanged(*(f"{twin}.weight" for twin in n.twins))
+        ),
+        "the file rounded to fp8 and back": rewritten(
+            lambda new, old: {k: v.to(torch.float8_e4m3fn).to(v.dtype) for k, v in new.items()}
+        ),
+        "a tensor lost from the file": rewritten(without(f"{n.mamba}A_log")),
+        "a tensor more in the file": rewritten(
+            lambda new, old: {**new, "model.extra": torch.zeros(3)}
+        ),
+        "a matrix transposed in the file": rewritten(
+            on(f"{n.attention}q_proj.weight", lambda t: t.T.contiguous())
+        ),
+        "the file cut short": on_disk(cut_short),
+        "the file gone": on_disk(lambda folder: (folder / "model.safetensors").unlink()),
+        "its config gone": on_disk(without_shape),
+        "the folder gone": on_disk(shutil.rmtree),
+        "the engine was given another model": elsewhere,
+    }
 
 
 def unmerged(*words: str) -> Any:
@@ -215,21 +243,25 @@ def unmerged(*words: str) -> Any:
     return fault
 
 
-@contextlib.contextmanager
-def read_otherwise(engine: Any) -> Iterator[None]:
+def read_otherwise(name: str) -> Any:
     """A frozen tensor is read wrong while it is loaded, and right before and after."""
-    load, typed = engine._load, Merged._typed
 
-    def wrong(self: Any, name: str) -> Any:
-        found = typed(self, name)
-        return flip_bit(found.clone()) if name == NORM else found
+    @contextlib.contextmanager
+    def fault(engine: Any) -> Iterator[None]:
+        load, typed = engine._load, Merged._typed
 
-    def loading(weights: Any) -> None:
-        with patch.object(Merged, "_typed", wrong):
-            load(weights)
+        def wrong(self: Any, asked: str) -> Any:
+            found = typed(self, asked)
+            return flip_bit(found.clone()) if asked == name else found
 
-    with patch.object(engine, "_load", loading):
-        yield
+        def loading(weights: Any) -> None:
+            with patch.object(Merged, "_typed", wrong):
+                load(weights)
+
+        with patch.object(engine, "_load", loading):
+            yield
+
+    return fault
 
 
 @contextlib.contextmanager
@@ -243,31 +275,43 @@ def another_view(engine: Any) -> Iterator[None]:
         mixer.conv_weights = view
 
 
-_SAME = (
-    "the loader skips a matrix", "the loader skips values, not keys", "the loader stops half-way",
-    "the loader rounds to bf16", "the loader exchanges keys and values",
-    "the loader exchanges two layers", "the loader transposes a square matrix",
-    "the loader adds 1 to a norm", "the loader takes A_log for A",
-)  # fmt: skip
-LOADED: dict[str, Any] = {name: faults.LOADED[name] for name in _SAME} | {
-    "the loader zeroes D": on(D, torch.zeros_like),
-    "the loader changes a bit of the embedding": on(EMBEDDING, flip_bit),
-    "the loader keeps a stale matrix": stale(IN_PROJ),
-    "the loader keeps a stale output of attention": stale(f"{ATTENTION}o_proj"),
-    "the loader keeps a stale feed-forward": stale("model.layers.2."),
-    "the loader reverses the taps": on(f"{CONV}.weight", lambda t: t.flip(-1)),
-}
+def loaded(n: Names) -> dict[str, Any]:
+    """Name of a fault -> what the loader makes of what it is given."""
+    keys, values = f"{n.attention}k_proj.weight", f"{n.attention}v_proj.weight"
+    in_proj, a_log = f"{n.in_proj}.weight", f"{n.mamba}A_log"
+    return {
+        "the loader skips a matrix": without(in_proj),
+        "the loader skips values, not keys": without(values),
+        "the loader stops half-way": lambda new, old: dict(list(new.items())[: len(new) // 2]),
+        "the loader rounds to bf16": faults.LOADED["the loader rounds to bf16"],
+        "the loader exchanges keys and values": exchanged(keys, values),
+        "the loader exchanges two layers": exchanged(*(f"{twin}.weight" for twin in n.twins)),
+        "the loader transposes a square matrix": on(
+            f"{n.attention}q_proj.weight", lambda t: t.T.contiguous()
+        ),
+        "the loader adds 1 to a norm": on(n.norms[0], lambda t: t + 1),
+        "the loader takes A_log for A": on(a_log, faults.as_if_a),
+        "the loader zeroes D": on(n.d, torch.zeros_like),
+        "the loader changes a bit of the embedding": on(n.embedding, flip_bit),
+        "the loader keeps a stale matrix": stale(in_proj),
+        "the loader keeps a stale output of attention": stale(f"{n.attention}o_proj"),
+        "the loader keeps a stale feed-forward": stale(n.feed_forward),
+        "the loader reverses the taps": on(f"{n.mamba}conv1d.weight", lambda t: t.flip(-1)),
+    }
 
-LIVE: dict[str, Any] = {
-    "nothing is loaded": not_loaded,
-    "the base is loaded without adapters": unmerged("weight"),
-    "one layer is loaded without its adapter": unmerged(IN_PROJ),
-    "a frozen norm is read otherwise while it is loaded": read_otherwise,
-    "a packed matrix stays stale": stale_kernel("model.layers.0.mixer.in_proj"),
-    "a packed feed-forward stays stale": stale_kernel(UP),
-    "packed queries, keys and values stay stale": stale_kernel("model.layers.1.mixer.qkv_proj"),
-    "the convolution's view is another": another_view,
-}
+
+def live(n: Names) -> dict[str, Any]:
+    """Name of a fault -> what happens inside the engine."""
+    return {
+        "nothing is loaded": not_loaded,
+        "the base is loaded without adapters": unmerged("weight"),
+        "one layer is loaded without its adapter": unmerged(f"{n.in_proj}.weight"),
+        "a frozen norm is read otherwise while it is loaded": read_otherwise(n.norms[1]),
+        "a packed matrix stays stale": stale_kernel(n.in_proj),
+        "a packed feed-forward stays stale": stale_kernel(n.up),
+        "packed queries, keys and values stay stale": stale_kernel(f"{n.attention}qkv_proj"),
+        "the convolution's view is another": another_view,
+    }
 
 
 def merging(change: Callable[[Adapter], Adapter]) -> Any:
@@ -293,3 +337,6 @@ MERGED: dict[str, Any] = {
         lambda a: a._replace(a=torch.cat([a.a, a.a[:1]]), b=torch.cat([a.b, a.b[:, :1]], 1))
     ),
 }
+SENT, BASE = sent(MINIATURE), base(MINIATURE)
+LOADED, LIVE = loaded(MINIATURE), live(MINIATURE)
+RUNNING: dict[str, Any] = faults.RUNNING | MERGED

@@ -2,9 +2,6 @@
 line.
 
 python -m tests.family_trial bamba FOLDER
-python -m tests.family_trial "granite, experts" FOLDER adapters
-
-The second syncs adapters alone.
 """
 
 import json
@@ -17,18 +14,15 @@ from torch import nn
 from transformers import AutoConfig
 
 from engine.config import EngineConfig
-from engine.probe import probe_report
 from engine.protocol import Completion, Request, Sampling
 from engine.readback import Readback
 from engine.vllm_engine import VllmEngine
 from model.hybrid import load_model, save_model
 from model.logprobs import Truncation
-from model.lora import adapter_parameters, add_adapters
-from model.lora_config import LoraConfig
 from model.tokenizer import train_tokenizer
 from rl.sample import Rollout
 from rl.update import pack, reply_logprobs
-from rl.weight_sync import prove, sent_state, sync
+from rl.weight_sync import sent_state, sync
 from tests.unit.model.test_families import EXPERTS, FALCON, GRANITE, MAMBA, NEMOTRON, SIZES, ZAMBA
 
 # Heads of 32 values, which vLLM's attention on a CPU takes.
@@ -49,18 +43,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 PROMPTS = ([7, 9, 30, 31, 32, 80, 4, 9, 9, 61], [5, 6], list(range(20, 53)))
 
 
-def main(name: str, folder: Path, *, adapters: bool) -> None:
+def config_of(name: str) -> Any:
+    """The configuration of a case, for a vocabulary of 300."""
     family, changes = CASES[name]
     sizes = {key: value for key, value in (_WIDE | changes).items() if value is not None}
+    return AutoConfig.for_model(family, **sizes)
+
+
+def main(name: str, folder: Path) -> None:
     tokenizer = train_tokenizer(["a line\nof text"] * 3, 300, folder / "words")
-    model = load_model(AutoConfig.for_model(family, **sizes), seed=0)
+    model = load_model(config_of(name), seed=0)
     place = save_model(model, folder / "model", tokenizer)
     how = EngineConfig(max_model_len=128, max_num_seqs=4, kv_cache_mb=64, dtype="float32")
     engine = VllmEngine(str(place), how)
-    if adapters:
-        print(json.dumps(of_adapters(engine, place)), flush=True)
-        engine.close()
-        return
     asked = Sampling(max_tokens=16, stop_token_ids=(0,))
     done = dict(engine.stream([Request(list(p), asked, seed=5) for p in PROMPTS]))
     rollouts = [_rollout(p, done[place]) for place, p in enumerate(PROMPTS)]
@@ -81,25 +76,6 @@ def main(name: str, folder: Path, *, adapters: bool) -> None:
     print(json.dumps(report), flush=True)
 
 
-def of_adapters(engine: VllmEngine, place: Path) -> dict[str, Any]:
-    """A sync of adapters alone: the bytes of it and of all weights, and the probes' largest error before
-    (the engine with what it has) and after."""
-    model = add_adapters(load_model(place), LoraConfig(rank=2, alpha=8)).eval()
-    made = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in adapter_parameters(model):
-            parameter.copy_(torch.randn(parameter.shape, generator=made) * 0.2)
-    state = sent_state(model)
-    before = probe_report(engine._run, prove(model, state, version=1, longest=128).score())
-    synced = sync(model, engine, version=1, longest=128)
-    assert synced.report is not None
-    return {
-        "alone": all(".lora_" in name for name in state),
-        "before": before.probe_error,
-        "probes": synced.report.probe_error,
-    }
-
-
 def _moved(model: nn.Module) -> nn.Module:
     """Every matrix a tenth larger: what a sync that changes nothing would not pass by."""
     with torch.no_grad():
@@ -116,4 +92,4 @@ def _rollout(prompt: list[int], done: Completion) -> Rollout:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), adapters="adapters" in sys.argv[3:])
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -70,6 +70,11 @@ def noise(t: torch.Tensor) -> torch.Tensor:
     return t + 1e-6 * torch.randn_like(t)
 
 
+def as_if_a(t: torch.Tensor) -> torch.Tensor:
+    """What the loader makes A of where A_log is taken for it."""
+    return torch.log(-t.clamp(max=-1e-3))
+
+
 SENT: dict[str, Any] = {
     "D dropped": without(D),
     "a norm missing": without(f"{OTHER}norm"),
@@ -120,12 +125,14 @@ LOADED: dict[str, Any] = {
     "the loader exchanges two layers": SENT["two layers' tensors exchanged"],
     "the loader transposes a square matrix": SENT["a square matrix transposed"],
     "the loader adds 1 to a norm": on(f"{OTHER}norm.weight", lambda t: t + 1),
-    "the loader takes A_log for A": on(A_LOG, lambda t: torch.log(-t.clamp(max=-1e-3))),
+    "the loader takes A_log for A": on(A_LOG, as_if_a),
 }
 
 
 def layer(engine: Any, number: int = 0) -> Any:
-    return engine.live_model().model.layers[number].mixer
+    """What mixes tokens in a layer, by its name in NemotronH (of its feed-forward too) or Granite."""
+    found = engine.live_model().model.layers[number]
+    return next(getattr(found, n) for n in ("mixer", "mamba", "self_attn") if hasattr(found, n))
 
 
 @contextlib.contextmanager
@@ -239,16 +246,18 @@ def from_ones(function: Any) -> Any:
     return scan
 
 
-def skipped(engine: Any) -> Any:
-    @contextlib.contextmanager
-    def fault() -> Iterator[None]:
-        hook = layer(engine, 2).register_forward_hook(lambda m, args, out: torch.zeros_like(out))
-        try:
-            yield
-        finally:
-            hook.remove()
+@contextlib.contextmanager
+def stopped(module: Any) -> Iterator[None]:
+    """It adds nothing to the stream."""
+    hook = module.register_forward_hook(lambda m, args, out: torch.zeros_like(out))
+    try:
+        yield
+    finally:
+        hook.remove()
 
-    return fault()
+
+def skipped(engine: Any) -> Any:
+    return stopped(layer(engine, 2))
 
 
 RUNNING: dict[str, Any] = {

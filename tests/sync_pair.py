@@ -9,27 +9,33 @@ from engine.config import EngineConfig
 from engine.sync_check import SyncReport
 from model.lora import add_adapters, has_adapters, load_base, merged_wide
 from model.lora_config import LoraConfig
+from model.sharding.converted import all_as_in_files
 
 MAX_LEN = 128
-KINDS = ["all weights", "adapters", "adapters over 4 bits"]
+KINDS = ["all weights", "adapters", "adapters over 4 bits", "adapters beside experts"]
 
 
 class Pair:
     """A trainer's model and an engine; `move` is what an optimizer's step does to the weights. lora: the
-    model has adapters, which alone move; their base may be in 4 bits, and all else is in fp32."""
+    model has adapters, which alone move; their base may be in 4 bits, and all else is in fp32. experts: Granite 4
+    with experts in the miniature's place."""
 
     def __init__(
-        self, folder: Path, dtype: Any = "float32", *, lora: bool = False, base: Any = "float32"
+        self,
+        folder: Path,
+        dtype: Any = "float32",
+        *,
+        lora: bool = False,
+        base: Any = "float32",
+        experts: bool = False,
     ) -> None:
         from engine.vllm_engine import VllmEngine
-        from model.hybrid import build_config, load_model, save_model
+        from model.hybrid import load_model, save_model
         from model.tokenizer import train_tokenizer
 
         tokenizer = train_tokenizer(["a line\nof text </think>\n"] * 3, 300, folder / "tokenizer")
-        config = build_config(
-            "miniature", vocab_size=len(tokenizer), max_position_embeddings=MAX_LEN
-        )  # fmt: skip
-        self.model: Any = load_model(config, seed=0)
+        self.experts = experts
+        self.model: Any = load_model(_config(len(tokenizer), experts=experts), seed=0)
         self.made = torch.Generator().manual_seed(1)
         self.version = 0
         self.move(0.02)  # biases and D away from their constants
@@ -76,13 +82,25 @@ class Pair:
         return {k: v.detach().clone() for k, v in sent_state(self.model).items()}
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All that an engine loads of it."""
+        """All that an engine loads of it, as its files have it."""
         if not has_adapters(self.model):
             return self.sent()
-        return {name: tensor.clone() for name, tensor in merged_wide(self.model)}
+        named = all_as_in_files(self.model, merged_wide(self.model))
+        return {name: tensor.clone() for name, tensor in named}
 
 
 def pair_of(kind: str, folder: Path, dtype: Any = "float32") -> Pair:
     """One of `KINDS`."""
     base = "nf4" if "4 bits" in kind else "float32"
-    return Pair(folder, dtype, lora="adapters" in kind, base=base)
+    return Pair(folder, dtype, lora="adapters" in kind, base=base, experts="experts" in kind)
+
+
+def _config(vocabulary: int, *, experts: bool) -> Any:
+    from model.hybrid import build_config
+    from tests.family_trial import config_of
+
+    if experts:
+        config = config_of("granite, experts")
+        config.initializer_range = 0.1  # the miniature's: at 0.02 layers hardly move a probe
+        return config
+    return build_config("miniature", vocab_size=vocabulary, max_position_embeddings=MAX_LEN)

@@ -12,7 +12,7 @@ import torch
 
 from engine.sync_check import SyncError
 from model.lora import has_adapters
-from tests import adapter_faults, sync_faults
+from tests import adapter_faults, expert_faults, sync_faults
 from tests.sync_pair import Pair
 
 
@@ -52,24 +52,27 @@ def attempts(
 ) -> Iterator[tuple[str, str, Any]]:
     """(name, what must be said, a sync with that fault in it). `old` is what stale tensors hold, `old_sent`
     the same on the way."""
-    engine, adapted = pair.engine, has_adapters(pair.model)
-    faults: Any = adapter_faults if adapted else sync_faults
+    engine, faults = pair.engine, faults_of(pair)
     for name, fault in faults.SENT.items():
         way = OnTheWay(engine, _against(fault, old_sent))
         yield name, "what arrived is not what was sent", partial(pair.sync, way)
-    for name, fault in adapter_faults.BASE.items() if adapted else ():
+    for name, fault in getattr(faults, "BASE", {}).items():
         yield name, "Nothing was loaded", _inside(pair, fault(pair))
-    for name, fault in faults.LOADED.items():
-        yield (
-            name,
-            "does not hold what it was given",
-            _inside(pair, loading(engine, _against(fault, old))),
-        )
+    unread = getattr(faults, "UNREAD", {})
+    for says, loaded in (("does not hold what it was given", faults.LOADED), ("nats", unread)):
+        for name, fault in loaded.items():
+            yield name, says, _inside(pair, loading(engine, _against(fault, old)))
     for name, fault in faults.LIVE.items():
         yield name, "does not hold what it was given", _inside(pair, fault(engine))
-    running = sync_faults.RUNNING | (adapter_faults.MERGED if adapted else {})
-    for name, fault in running.items():
+    for name, fault in faults.RUNNING.items():
         yield name, "nats", _inside(pair, fault(engine))
+
+
+def faults_of(pair: Pair) -> Any:
+    """The module of the faults that are a pair's."""
+    if pair.experts:
+        return expert_faults
+    return adapter_faults if has_adapters(pair.model) else sync_faults
 
 
 def _inside(pair: Pair, fault: Any) -> Callable[[], Any]:

@@ -46,7 +46,7 @@ TWELVE: dict[str, tuple[str, dict[str, Any], str]] = {
     "gpt-oss": ("gpt_oss", families.FAMILIES["gpt_oss"][0], "windows"),
     "qwen3-next": ("qwen3_next", DELTA, "carries state"),
 }
-WHOLE = ("granite, experts", "mistral", "qwen3-next")
+WHOLE = ("granite, experts", "mistral", "gpt-oss", "qwen3-next")
 # Twelve conversations in one row, twice.
 PACKED = {
     "concatenate": True, "row_tokens": 2048, "rows_per_step": 1, "microbatch_rows": 1, "epochs": 2,
