@@ -10,7 +10,8 @@ from workbench.errors import UserError, unknown_name
 def extended(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """The file's mapping on top of the recipe it extends (a path beside it), and so on upwards.
 
-    Mappings are merged key by key; anything else replaces. A stage that is null is left out.
+    Mappings are merged key by key; anything else replaces. A stage that is null is left out, and so is a null
+    entry of a stage's `parts`.
     Raises: UserError where files extend each other in a circle.
     """
     chain: list[Path] = []
@@ -28,8 +29,16 @@ def extended(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, An
     for layer in reversed(layers):
         merged = _merge(merged, layer)
     if isinstance(merged.get("stages"), dict) and len(layers) > 1:
-        merged["stages"] = {n: s for n, s in merged["stages"].items() if s is not None}
+        merged["stages"] = {n: _parted(s) for n, s in merged["stages"].items() if s is not None}
     return merged
+
+
+def _parted(stage: Any) -> Any:
+    """Without the parts that a recipe takes out of the one that it extends."""
+    parts = stage.get("parts") if isinstance(stage, dict) else None
+    if not isinstance(parts, dict):
+        return stage
+    return stage | {"parts": {name: part for name, part in parts.items() if part is not None}}
 
 
 def _merge(base: Any, top: Any) -> Any:

@@ -125,6 +125,17 @@ def test_a_recipe_extends_another_and_says_only_what_differs(tmp_path: Path) -> 
     assert stages["other"] == {**stages["tokenizer"], "vocab_size": 800}
 
 
+def test_a_part_that_is_null_is_left_out_of_what_is_extended(tmp_path: Path) -> None:
+    part = "{source: {type: world, domain: math}, samples: 5}"
+    (tmp_path / "base.yaml").write_text(
+        f"name: base\nstages: {{s: {{kind: sft, parts: {{a: {part}, b: {part}}}}}}}"
+    )
+    (tmp_path / "top.yaml").write_text(
+        "extends: base.yaml\nname: top\nstages: {s: {parts: {a: null}}}"
+    )
+    assert list(load(tmp_path / "top.yaml").resolved()["stages"]["s"]["parts"]) == ["b"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
