@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from engine.protocol import Trace
+from engine.sync_check import probe_limit
 
 KINDS = {
     "linear_attention": "Mamba-2",
@@ -20,13 +21,12 @@ KINDS = {
 }
 # Relative error of what a layer adds to the stream; rounding stays a hundred times below.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-# Nats, for the final norm and the output layer.
-HEAD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 
 
 class LayerError(NamedTuple):
     """How far one part of the model differs. layer: its number, None outside the layers. prompt and
-    reply: over the prompt's tokens and over those fed one by one (the engine's decoding path).
+    reply: over the prompt's tokens and over those fed one by one (the engine's decoding path). largest: of the
+    head, the size of the trainer's largest logit, which its limit grows with as a probe's does.
 
     Example: LayerError("Mamba-2", 3, 2e-7, 0.31)
     """
@@ -35,6 +35,7 @@ class LayerError(NamedTuple):
     layer: int | None
     prompt: float
     reply: float
+    largest: float = 0.0
 
     @property
     def worst(self) -> float:
@@ -76,10 +77,8 @@ def compare(model: nn.Module, trace: Trace) -> list[LayerError]:
     own = rows.gather(1, chosen[:, None])[:, 0].cpu()
     gaps = (own - torch.tensor(trace.logprobs)).abs()
     # The first token of the reply was sampled from the prompt's last position.
-    return [
-        *out,
-        LayerError("head", None, float(gaps[0]), float(gaps[1:].max()) if len(gaps) > 1 else 0.0),
-    ]
+    reply, largest = float(gaps[1:].max()) if len(gaps) > 1 else 0.0, float(logits.abs().max())
+    return [*out, LayerError("head", None, float(gaps[0]), reply, largest)]
 
 
 def explain(errors: Sequence[LayerError], dtype: str) -> str:
@@ -119,7 +118,8 @@ def diagnose(model: nn.Module, traces: Sequence[Trace], dtype: str) -> str:
         )
     worst = [
         same[0]._replace(
-            prompt=_largest(e.prompt for e in same), reply=_largest(e.reply for e in same)
+            prompt=_largest(e.prompt for e in same), reply=_largest(e.reply for e in same),
+            largest=max(e.largest for e in same),
         )
         for same in zip(*found, strict=True)
     ]  # fmt: skip
@@ -132,7 +132,7 @@ def _largest(values: Iterable[float]) -> float:
 
 
 def _limit(error: LayerError, dtype: str) -> float:
-    return (HEAD_TOLERANCE if error.kind == "head" else TOLERANCE)[dtype]
+    return probe_limit(dtype, error.largest) if error.kind == "head" else TOLERANCE[dtype]
 
 
 def _swap(streams: torch.Tensor, place: int, fed: list[torch.Tensor]) -> Any:

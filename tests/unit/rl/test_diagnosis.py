@@ -43,6 +43,23 @@ def test_rounding_is_not_a_difference() -> None:
     assert explain(half, "float32").startswith("layers that differ: embedding by 0.02")
 
 
+def test_a_head_with_large_logits_may_differ_by_as_many_steps_as_a_probe() -> None:
+    """[derived] bf16: 16 steps of a 256th of a logit of 32 are 2 nats; of one of 4 the least limit counts, 0.3."""
+    for largest, gap, wrong in ((32.0, 1.9, False), (32.0, 2.1, True), (4.0, 0.4, True)):
+        errors = [*FINE[:4], LayerError("head", None, gap, 0.1, largest)]
+        assert explain(errors, "bfloat16").startswith("layers that differ: head") is wrong
+    assert "head by 1.9 nats" in explain([LayerError("head", None, 1.9, 0.1, 32.0)], "float32")
+
+
+def test_the_largest_logit_of_several_traces_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces: list[Any] = [
+        [LayerError("head", None, 0.1, 0.1, 32.0)],
+        [LayerError("head", None, 1.9, 0.1, 31.0)],
+    ]
+    monkeypatch.setattr(diagnosis, "compare", lambda model, trace: trace)
+    assert diagnose(nn.Identity(), traces, "bfloat16").startswith("fed the same inputs")
+
+
 def test_twice_the_tolerance_is_a_difference() -> None:
     errors = [*FINE]
     errors[1] = errors[1]._replace(reply=2e-3)
