@@ -53,15 +53,25 @@ def training_host(
 
 def generation_host(s: Shape, load: GenerationLoad, cards: int) -> HostMemory:
     """Of a machine full of engines. Sent weights lie once in the machine's object store, in fp32; adapters are
-    merged tensor by tensor, into pages of the checkpoint's file that the system can drop."""
+    merged tensor by tensor, into pages of the checkpoint's file that the system can drop. An engine of several
+    cards hands each of its workers all weights in one message, which it has merged whole before that.
+    """
     here = max(min(load.engines, int(cards / max(load.gpus or 0.0, 1e-9))), 1)
     weights = parameters(s) * (2 if load.dtype == "bfloat16" else 4)
     return HostMemory(
         processes=here * ENGINE_BYTES,
         offloaded=here * weights if load.sleep else 0.0,
         saving=0.0,
-        sent=sent_bytes(s, load.lora_rank) if load.published else 0.0,
+        sent=sent_bytes(s, load.lora_rank) + here * _handed_out(s, load) if load.published else 0.0,
     )
+
+
+def _handed_out(s: Shape, load: GenerationLoad) -> float:
+    """What an engine that spans cards and its workers hold of weights on their way, at most."""
+    workers = int(load.gpus or 0)
+    if workers < 2:
+        return 0.0
+    return 4.0 * parameters(s) * (workers + (load.lora_rank is not None))
 
 
 def sent_bytes(s: Shape, lora_rank: int | None) -> float:

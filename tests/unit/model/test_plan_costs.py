@@ -111,7 +111,12 @@ def test_a_machine_holds_its_processes_their_inputs_states_and_weights() -> None
     engines = GenerationLoad(
         1, 1024, 8, engines=12, gpus=2, dtype="bfloat16", published=True, sleep=True
     )
-    assert generation_host(s, engines, 8) == (4 * ENGINE_BYTES, 4 * 2 * p, 0.0, 4 * p)
+    # Of each of four engines both workers are handed all weights in fp32, beside the store's copy.
+    held = 4 * p + 4 * 2 * 4 * p
+    assert generation_host(s, engines, 8) == (4 * ENGINE_BYTES, 4 * 2 * p, 0.0, held)
+    # With adapters the engine's own process has merged them all before.
+    sent = generation_host(s, replace(engines, lora_rank=2), 8).sent
+    assert sent == pytest.approx(4 * cost.lora_parameters(s, 2) + 4 * 3 * 4 * p, rel=1e-12)
 
 
 def test_a_trainer_that_takes_turns_waits_on_the_host() -> None:
