@@ -100,6 +100,7 @@ class EngineConfig(Reserving):
             engines=self.replicas,
             gpus=self.gpus,
             dtype=self.dtype,
+            seats=self.max_num_seqs,
         )
 
     def with_gpus(self, each: float) -> Self:

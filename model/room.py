@@ -20,6 +20,12 @@ _USABLE = 0.9
 WHOLE = MemoryShares(1.0, 1.0)
 """Of a stage that trains or asks alone."""
 _LORA_RANK = 16
+# What a card holds of an engine that sleeps and of CUDA's contexts, its own and the trainer's: assumptions that
+# no card of ours has confirmed (docs/gpu.md).
+_ASLEEP, _CONTEXTS = 2 * GIB, 1 * GIB
+# Bytes for each logit that vLLM 0.32 warms its sampler up with, once for every sequence it could hold: logits in
+# bf16 and fp32, their log-probabilities, probabilities and noise.
+_SAMPLER_BYTES = 2 + 4 + 4 + 4 + 4
 
 
 class Need(NamedTuple):
@@ -59,8 +65,15 @@ class Seated:
             else:
                 needed = scoring_memory(self.shape, load, card=card).device_bytes
             what = "training" if isinstance(load, TrainingLoad) else "scoring"
-            found.append(Need(what, needed, self.shares.stage * card))
+            found.append(Need(what, needed, min(self.shares.stage * card, card - self._kept())))
         return found
+
+    def _kept(self) -> float:
+        """Bytes of the card that engines which take turns with the stage keep in their sleep."""
+        if not self.shares.turns:
+            return 0.0
+        asleep = [load for load in self.loads if isinstance(load, GenerationLoad)]
+        return _CONTEXTS + sum(load.engines * asleep_bytes(self.shape, load) for load in asleep)
 
     def short(self, card: float, *, least: bool = False) -> Need | None:
         """The first that gets less than it needs; None where all fit."""
@@ -78,6 +91,11 @@ def generation_bytes(s: Shape, load: GenerationLoad) -> float:
     a_sequence = kv_cache_bytes(s, load.context_tokens, bytes_per_value=size)
     a_sequence += state_bytes(s, conv_bytes=size)
     return size * parameters(s) + load.sequences * a_sequence
+
+
+def asleep_bytes(s: Shape, load: GenerationLoad) -> float:
+    """What an engine that sleeps keeps of its card: an assumed part, and the sampler's buffers."""
+    return _ASLEEP + max(load.seats, load.sequences) * s.vocab_size * _SAMPLER_BYTES
 
 
 def check(stage: str, seated: Seated, card: float) -> None:
@@ -157,7 +175,7 @@ def _changes(seated: Seated) -> Iterator[tuple[str, Seated]]:
             yield ", ".join(said), now
     if asks:
         smaller = [
-            replace(one, dtype="bfloat16", sequences=max(one.sequences // 8, 1))
+            replace(one, dtype="bfloat16", sequences=max(one.sequences // 8, 1), seats=one.seats // 8)
             if isinstance(one, GenerationLoad) else one for one in now.loads
         ]  # fmt: skip
         now = replace(now, loads=smaller)

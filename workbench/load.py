@@ -101,6 +101,8 @@ class GenerationLoad:
     """Its adapters alone, of this rank."""
     sleep: bool = False
     """Their weights wait on the host."""
+    seats: int = 0
+    """Sequences that one engine could hold at once, however few are asked: vLLM sizes buffers by it."""
 
 
 @dataclass(frozen=True)

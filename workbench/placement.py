@@ -22,7 +22,8 @@ STAGE_SHARE = 0.35
 ENGINE_SHARE = 0.6
 # Of its memory, for whoever of the two is at work while the other has left it (`takes_turns`). On the smallest
 # card that we plan for, 24 GB, 3.4 GiB are left: for both processes' CUDA contexts and what a sleeping engine keeps,
-# its graphs and a buffer of logits for every sequence. 2 GiB of that is an assumption (docs/LOG.md).
+# its graphs and a buffer of logits for every sequence. What they keep beyond that is taken off the trainer's
+# share in the plan (model/room.py).
 TURN_SHARE = 0.85
 # Of a card that an engine has alone: CUDA's own context and fragmentation need the rest.
 MOST_MEMORY = 0.9

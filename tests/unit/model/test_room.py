@@ -56,8 +56,32 @@ def test_an_8b_is_trained_by_grpo_on_24_gb() -> None:
     )
     assert all(need.needed < need.allowed == 0.85 * 24e9 for need in needs.values())
     assert fits(found).startswith("fits 24 GB (17.5 GiB)")
-    # What else is on the card then: 2 GiB of the engine that sleeps, and two CUDA contexts of half a GiB.
-    assert 24e9 * (1 - placement.TURN_SHARE) > 3 * GIB
+    # What else is on the card then: 2 GiB of the engine that sleeps, two CUDA contexts of half a GiB, and of 16
+    # sequences 18 bytes for each of 151,936 logits.
+    assert 24e9 * (1 - placement.TURN_SHARE) > 3 * GIB + 16 * 151_936 * 18
+
+
+def test_what_a_sleeping_engine_keeps_of_its_many_sequences_is_not_the_trainers() -> None:
+    """[derived] 1,024 seats x 151,936 words x 18 bytes are 2.61 GiB beside the 3 of contexts and graphs: of 22.35
+    the trainer has 16.74, not 85%. An eighth of the seats keeps 0.33, and 85% are again what counts."""
+    many = {**QLORA["engine"], "max_num_seqs": 1024}  # type: ignore[dict-item]
+    found = seated(QWEN3_8B, **{**QLORA, "engine": many})
+    needs = {need.what: need for need in found.needs(24e9)}
+    left = 24e9 - 3 * GIB - 1024 * 151_936 * 18
+    assert needs["training"].allowed == left and left / GIB == pytest.approx(16.74, abs=0.01)
+    assert needs["engine"].allowed == 0.85 * 24e9
+    long = {**QLORA, "engine": many, "microbatch_tokens": 16384}
+    tight = seated(QWEN3_8B, **long)
+    card = 24e9
+    need = next(n for n in tight.needs(card) if n.what == "training")
+    card += need.needed - need.allowed - 1  # a byte too small
+    with pytest.raises(UserError) as caught:
+        check("grpo", tight, card)
+    line = str(caught.value)
+    assert "its training needs" in line and line.endswith(
+        "change engine: {max_num_seqs: an eighth} (in stages.grpo)"
+    )
+    check("grpo", seated(QWEN3_8B, **{**long, "engine": {**many, "max_num_seqs": 128}}), card)
 
 
 def test_without_sleep_it_does_not_fit_and_sleep_is_what_mends_it() -> None:
