@@ -16,8 +16,9 @@ from reports.page import percent, points
 from reports.picture import save_panels
 from reports.svg import Chart, Panel, Series
 from workbench.errors import UserError
+from workbench.files import write_whole
 from workbench.records import Estimate, first_problem_of, from_json
-from workbench.rundir import read_json
+from workbench.rundir import json_text, read_json
 
 ROWS = "rows.yaml"
 _COLUMNS = ("paper", "its claim", "its figure", "the miniature", "seeds", "verdict", "command")
@@ -97,6 +98,14 @@ def read_records(folder: Path, paper: Paper) -> dict[str, dict[str, Any]]:
     return {name: read_json(path) for name, path in paths.items() if path.is_file()}
 
 
+def keep_record(found: Path, kept: Path) -> None:
+    """Copy a replication's record, a claim a line, so that a later one shows which claims it changed."""
+    record = read_json(found)
+    claims = [json_text(claim) for claim in record.pop("claims")]
+    text = json_text(record)[:-1] + ', "claims": [\n' + ",\n".join(claims) + "\n]}\n"
+    write_whole(kept, text)
+
+
 def page(paper: Paper, records: Records) -> str:
     """docs/replication.md. Raises: UserError where a row asks for a claim that its record does not have."""
     lines = [f"| {' | '.join(_COLUMNS)} |", "| " + " | ".join("---" for _ in _COLUMNS) + " |"]
@@ -139,7 +148,7 @@ def _sentence(shows: Shows, claim: Mapping[str, Any]) -> str:
     write = points if share else "{:+.3f}".format
     found = from_json(Estimate, claim["difference"])
     value = f"{write(found.value)}{' points' if share else ''}"
-    own = [write(from_json(Estimate, d["difference"]).value) for d in claim["by_seed"].values()]
+    own = [write(from_json(Estimate, found).value) for found in claim["by_seed"].values()]
     known = found.low == found.low
     parts = [f"{write(found.low)} to {write(found.high)}"] if known else []
     parts += [f"seeds {', '.join(own)}"] if len(own) > 1 else []
@@ -185,7 +194,7 @@ def save_picture(path: Path, paper: Paper, records: Records) -> bool:
 
 
 def _panel(title: str, shows: Shows, claim: Mapping[str, Any]) -> Panel:
-    seeds = {seed: from_json(Estimate, d["difference"]) for seed, d in claim["by_seed"].items()}
+    seeds = {seed: from_json(Estimate, found) for seed, found in claim["by_seed"].items()}
     places = {float(place): found for place, found in enumerate(seeds.values())}
     last = float(len(seeds))
     chart = Chart(

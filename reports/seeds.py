@@ -210,7 +210,7 @@ def record(found: Replication) -> dict[str, Any]:
                 "model": c.model, "what": c.what, "against": c.against, "verdict": c.verdict,
                 "share": c.share, "n": max(d.n for d in c.by_seed.values()), "levels": c.levels,
                 "spread": c.spread, "difference": to_json(c.difference),
-                "by_seed": {str(seed): to_json(d) for seed, d in c.by_seed.items()},
+                "by_seed": {str(seed): to_json(d.difference) for seed, d in c.by_seed.items()},
             }
             for c in found.claims
         ],

@@ -10,7 +10,6 @@ written anew as each ends, and the same command continues. Exit codes as those o
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _replicate(args: argparse.Namespace, paper: "Paper", name: str) -> int:
     """One recipe's seeds. Its record is kept where every seed is there."""
+    from reports.paper_claims import keep_record
+    from reports.seeds import RECORDS
     from workbench.recipe import load
     from workbench.rundir import RunDir
 
@@ -89,7 +90,7 @@ def _replicate(args: argparse.Namespace, paper: "Paper", name: str) -> int:
     )
     place, _ = RunDir.of(recipe.runs_dir, f"{name}-seeds")
     if code == 0:
-        shutil.copyfile(place.root / "replication.json", args.docs / "replication" / f"{name}.json")
+        keep_record(place.root / RECORDS, args.docs / "replication" / f"{name}.json")
     return code
 
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from reports.paper_claims import Paper, page, read_paper, read_records, save_picture
+from reports.paper_claims import (
+    Paper,
+    keep_record,
+    page,
+    read_paper,
+    read_records,
+    save_picture,
+)
 from scripts import paper as script
 from tests import tiny
 from workbench.errors import UserError
@@ -19,10 +26,7 @@ def estimate(value: float, low: float, high: float) -> dict[str, Any]:
 
 
 def claim(value: float, low: float, high: float, verdict: str, **more: Any) -> dict[str, Any]:
-    seeds = {
-        str(seed): {"difference": estimate(value + step, low, high)}
-        for seed, step in ((1, -0.01), (2, 0.01))
-    }
+    seeds = {str(seed): estimate(value + step, low, high) for seed, step in ((1, -0.01), (2, 0.01))}
     return {
         "model": "grpo", "what": "held-out reward", "against": "", "verdict": verdict, "share": True,
         "levels": [0.25, 0.25 + value], "difference": estimate(value, low, high), "by_seed": seeds, **more,
@@ -101,6 +105,14 @@ def test_the_picture_has_a_panel_a_claim_with_a_direction(tmp_path: Path) -> Non
     drawn = (tmp_path / "p.svg").read_text()
     assert "Figure 9: held-out reward" in drawn and ">shown<" in drawn and ">mean<" in drawn
     assert not save_picture(tmp_path / "q.svg", paper(REWARD), {})
+
+
+def test_a_record_is_kept_with_a_claim_a_line(tmp_path: Path) -> None:
+    record = records(claim(0.1, 0.0, 0.2, "shown"), claim(0.2, 0.1, 0.3, "shown"))["r"]
+    (tmp_path / "found.json").write_text(json.dumps(record, indent=1))
+    keep_record(tmp_path / "found.json", tmp_path / "kept.json")
+    kept = (tmp_path / "kept.json").read_text()
+    assert json.loads(kept) == record and kept.count("\n") == 4
 
 
 def test_the_page_in_docs_is_what_its_rows_and_records_give() -> None:
