@@ -1,43 +1,65 @@
-"""How far a model in bf16 is from itself in fp32 on the probes of a weight sync, in nats and in bf16's steps.
+"""How far a model in bf16 is from itself in fp32 on the probes of a weight sync, before and after probes that
+rounding alone moves are drawn again.
 
-    PYTHONPATH=. python benchmarks/bf16_probes.py runs/smollm2/base/model --syncs 8
+    PYTHONPATH=. python benchmarks/bf16_probes.py runs/smollm2/base/model --syncs 100
 
-A line a sync: the largest difference, the largest logit, bf16's step at that size, the difference in
-steps, and the limit that a sync allows. No engine: only what rounding does.
+A line a sync: the largest difference in nats and the limit, of the first draws and of the probes that are asked,
+and how many of the three were drawn again; then the sums. No engine: only what rounding does.
 """
 
 import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
+
+class Gap(NamedTuple):
+    nats: float
+    limit: float
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path, help="a checkpoint folder")
     parser.add_argument("--syncs", type=int, default=8)
+    parser.add_argument("--first", type=int, default=0, help="version of the first sync")
     options = parser.parse_args()
-    from engine.sync_check import BF16_STEP, largest_difference, probe_ids, probe_limit
     from model.hybrid import load_model
-    from rl.weight_sync import score
+    from rl.probes import ask, drawing
 
-    models = [load_model(options.model, dtype=dtype) for dtype in ("float32", "bfloat16")]
-    vocabulary = int(models[0].get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    chunk = getattr(models[0].config, "chunk_size", None)
-    for version in range(options.syncs):
-        prompts = probe_ids(vocabulary, 256, version, chunk=chunk)
-        full, half = (score(model, prompts, half=True) for model in models)
-        gap = max(
-            largest_difference(a.logprobs, b.logprobs) for a, b in zip(full, half, strict=True)
-        )
-        step = BF16_STEP * full[0].largest
-        line = {
-            "nats": gap, "largest_logit": full[0].largest, "step": step, "steps": gap / step,
-            "limit": probe_limit("bfloat16", full[0].largest),
-        }  # fmt: skip
-        print(json.dumps({name: round(value, 4) for name, value in line.items()}), flush=True)
+    full, half = (load_model(options.model, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    again, before, after = 0, list[Gap](), list[Gap]()
+    for version in range(options.first, options.first + options.syncs):
+        draw = drawing(full, version=version, longest=256, cached=False)
+        plain, asked = draw([0, 0, 0]), ask(full, draw, half=True)
+        drawn = sum(ids != probe.token_ids for ids, probe in zip(plain, asked, strict=True))
+        before.append(_gap(full, half, plain))
+        same = before[-1]
+        after.append(_gap(full, half, [probe.token_ids for probe in asked]) if drawn else same)
+        again += drawn
+        line = {"before": before[-1]._asdict(), "after": after[-1]._asdict(), "drawn_again": drawn}
+        print(json.dumps({"sync": version, **line}), flush=True)
+    refused = {
+        name: sum(gap.nats > gap.limit for gap in gaps)
+        for name, gaps in (("before", before), ("after", after))
+    }
+    most = max(after, key=lambda gap: gap.nats / gap.limit)
+    share = again / (3 * options.syncs)
+    print(json.dumps({"syncs": options.syncs, "refused": refused, "probes_drawn_again": share}))
+    print(json.dumps({"nearest_to_its_limit": most._asdict()}))
+
+
+def _gap(full: Any, half: Any, prompts: list[list[int]]) -> Gap:
+    from engine.sync_check import largest_difference, probe_limit
+    from rl.probes import scored
+
+    wide, narrow = (scored(model, prompts, half=True) for model in (full, half))
+    pairs = zip(wide, narrow, strict=True)
+    nats = max(largest_difference(a.logprobs, b.logprobs) for a, b in pairs)
+    return Gap(nats, probe_limit("bfloat16", wide[0].largest))
 
 
 if __name__ == "__main__":

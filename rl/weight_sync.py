@@ -20,18 +20,8 @@ from transformers import PreTrainedModel
 from engine.config import EngineConfig
 from engine.protocol import Engine
 from engine.shares import Post
-from engine.sync_check import (
-    PROBE_REPLY_TOKENS,
-    Mark,
-    Probe,
-    Proof,
-    SyncReport,
-    digests_of,
-    probe_ids,
-    tensor_digest,
-)
+from engine.sync_check import Mark, Proof, SyncReport, digests_of, tensor_digest
 from model.hybrid import save_model
-from model.logprobs import Truncation, model_logprobs, row_logprobs
 from model.lora import (
     adapted_shapes,
     adapter_tensors,
@@ -42,8 +32,9 @@ from model.lora import (
 )
 from model.sharding.converted import all_as_in_files, is_otherwise
 from model.sharding.core import whole_tensors
-from model.sharding.shard import inside, whole
+from model.sharding.shard import whole
 from model.weights import canonical
+from rl.probes import ask, drawing
 from workbench.distributed import group
 
 
@@ -106,11 +97,11 @@ def sync_shares(
     digests, base = _union(digests_of(own)), base_marks(model)
     group.barrier()
     sent_bytes = int(group.total(_num_bytes(own)))
-    prompts = _probes(model, version=version, longest=longest, cached=cached)
+    draw = drawing(model, version=version, longest=longest, cached=cached)
     if engine is None:
-        score(model, prompts, half=half)  # with the first one, which scores while its engines load
+        ask(model, draw, half=half)  # with the first one, which scores while its engines load
         return group.from_first(lambda: Synced(None, sent_bytes))
-    proof = Proof(digests, lambda: score(model, prompts, half=half), base)
+    proof = Proof(digests, lambda: ask(model, draw, half=half), base)
     report = engine.update_weights(post.collect(), version=version, proof=proof)  # type: ignore[arg-type]
     return group.from_first(lambda: Synced(report, sent_bytes))
 
@@ -265,38 +256,5 @@ def prove(
 ) -> Proof:
     """Digests of the tensors that are sent and marks of a base that is not, and how to get the model's own
     log-probabilities of the probes."""
-    prompts = _probes(model, version=version, longest=longest, cached=cached)
-    return Proof(digests_of(state), lambda: score(model, prompts, half=half), base_marks(model))
-
-
-def _probes(model: nn.Module, *, version: int, longest: int, cached: bool) -> list[list[int]]:
-    vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator,union-attr]
-    # One token more: an engine scores a prompt only together with a token after it.
-    longest -= PROBE_REPLY_TOKENS + 1
-    chunk = getattr(model.config, "chunk_size", None)
-    return probe_ids(vocabulary, longest, version, chunk=chunk, cached=cached)
-
-
-def score(model: nn.Module, prompts: list[list[int]], *, half: bool = False) -> list[Probe]:
-    """The prompts with the log-probability of each token but the first, in one packed row. half: for an
-    engine in bf16, with the size of the largest logit among them."""
-    numbers = [number for number, ids in enumerate(prompts) for _ in ids]
-    row = torch.tensor([i for ids in prompts for i in ids])
-    document = torch.tensor(numbers, dtype=torch.int32)
-
-    def scored(m: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        if half:
-            return row_logprobs(m, row, document)
-        found, _ = model_logprobs(
-            m, row, document, torch.arange(len(row) - 1), row[1:], Truncation()
-        )
-        return found, found.new_zeros(())
-
-    with torch.no_grad():
-        found, size = inside(model, scored)
-    values, largest = found.tolist(), float(size)
-    out, start = [], 0
-    for ids in prompts:
-        out.append(Probe(ids, values[start : start + len(ids) - 1], largest))
-        start += len(ids)
-    return out
+    draw = drawing(model, version=version, longest=longest, cached=cached)
+    return Proof(digests_of(state), lambda: ask(model, draw, half=half), base_marks(model))

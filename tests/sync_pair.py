@@ -37,7 +37,7 @@ class Pair:
         self.experts = experts
         self.model: Any = load_model(_config(len(tokenizer), experts=experts), seed=0)
         self.made = torch.Generator().manual_seed(1)
-        self.version = 0
+        self.version, self.half = 0, dtype == "bfloat16"
         self.move(0.02)  # biases and D away from their constants
         save_model(self.model, folder / "model", tokenizer)
         settings = EngineConfig(
@@ -70,7 +70,7 @@ class Pair:
 
         self.version += 1
         report, self.sent_bytes = sync(
-            self.model, engine or self.engine, version=self.version, longest=MAX_LEN
+            self.model, engine or self.engine, version=self.version, longest=MAX_LEN, half=self.half
         )
         assert report is not None
         return report

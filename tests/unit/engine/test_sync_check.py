@@ -58,6 +58,9 @@ def test_probes_are_within_the_engine_and_all_but_the_first_change() -> None:
     assert one[0] == two[0] and one[1] != two[1] and one[2] != two[2]
     assert one == probe_ids(300, 100, 1)
     assert [len(ids) for ids in probe_ids(300, 11, 1)] == [11, 6, 4]
+    again = [probe_ids(300, 100, version, (1, 1, 0)) for version in (1, 2)]
+    assert again[0][0] == again[1][0] != one[0] and again[0][1] not in (one[1], again[1][1])
+    assert again[0][2] == one[2] and [len(ids) for ids in again[0]] == [12, 6, 4]
     seen = {i for version in range(300) for ids in probe_ids(300, 100, version) for i in ids}
     assert seen == set(range(300))
 
