@@ -262,14 +262,15 @@ def without_inner(name: str) -> str:
 @torch.no_grad()
 def merge_adapters(model: nn.Module) -> nn.Module:
     """Merge them into the weights, in their own type, and take them out, in place. Weights in 4 bits become
-    bf16, on the CPU: where they were trained there may be no room for them."""
-    if in_4_bits(model):
-        model.cpu()
+    bf16 and leave for the CPU one by one: where they were trained there may be no room for all of them."""
+    leaves = in_4_bits(model)
     for name, layer in _adapted(model).items():
         base = plain(layer.base_layer)
         base.weight.copy_(_adapter(layer, _as_it_is).merged(base.weight))
         owner, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(owner), attribute, base)
+        setattr(model.get_submodule(owner), attribute, base.cpu() if leaves else base)
+    if leaves:
+        model.cpu()
     model.requires_grad_(True)
     if hasattr(model, "peft_config"):
         del model.peft_config

@@ -39,6 +39,7 @@ LORA = {"rank": 2, "alpha": 4, "base": "float32"}
 # As on a card: autocast over fp32, and adapters over a frozen base in bf16.
 IN_BF16 = {"precision": "bf16"}
 NARROW = IN_BF16 | {"lora": LORA | {"base": "bfloat16"}}
+IN_4_BITS = IN_BF16 | {"lora": LORA | {"base": "nf4"}}
 
 
 def _grpo(folder: Path, tokenizer: Any, **changes: Any) -> StageContext:
@@ -125,9 +126,11 @@ TRIALS: dict[str, Callable[[Path, Any], StageContext]] = {
     "sft": _validated("sft"),
     "sft-bf16": _validated("sft", **IN_BF16),
     "sft-lora": _validated("sft", **NARROW),
+    "sft-nf4": _validated("sft", **IN_4_BITS),
     "grpo": _grpo,
     "grpo-lora": lambda folder, tokenizer: _grpo(folder, tokenizer, lora=LORA),
     "grpo-bf16": lambda folder, tokenizer: _grpo(folder, tokenizer, **NARROW),
+    "grpo-nf4": lambda folder, tokenizer: _grpo(folder, tokenizer, **IN_4_BITS),
     "grpo-kl": lambda folder, tokenizer: _grpo(folder, tokenizer, loss={"kl_coefficient": 0.1}),
     "grpo-paid": _paid,
     "dpo": _played(),
