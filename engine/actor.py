@@ -22,7 +22,7 @@ from engine.sync_check import Proof, SyncError, SyncReport
 from engine.tensor_bytes import TensorBytes, pack, unpack
 from engine.vllm_engine import ENVIRONMENT, ENVIRONMENT_CPU, VllmEngine
 from model.weights import architecture, checkpoint_specs
-from workbench.cluster import end_idle_engines, runtime_env
+from workbench.cluster import end_idle_engines, end_orphaned_engines, runtime_env
 from workbench.distributed import group
 from workbench.errors import UserError
 from workbench.placement import local_cards, settled
@@ -465,6 +465,7 @@ def _is_given(call: Any, gpus: float) -> bool:
     if gpus:
         with suppress(ray.exceptions.GetTimeoutError):
             return bool(ray.get(call, timeout=_WARM_S))
+        end_orphaned_engines()
         end_idle_engines()
     return bool(ray.get(call, timeout=ROOM_S))
 

@@ -20,19 +20,30 @@ def seated_on(
 
 
 def check_memory(recipe: "Recipe", stages: Collection[str]) -> None:
-    """Of the stages that will run here. A model whose size is not known is not judged; nor is a recipe whose
-    cards are only declared, or are those of a cluster that is still to be joined.
+    """Of the stages that will run on this machine. A recipe whose cards are only declared is not judged, nor one of
+    a cluster that is still to be joined: see `check_cards`.
 
     Raises: UserError, one line, where a load needs more of its card than it gets.
     """
-    from model.room import check
-    from scripts.plan import beside_of, loads_of, shape_of
     from workbench.placement import local_memory, local_nodes, settle
 
     nodes, cards = local_nodes(recipe.cluster), local_memory()
     if nodes is None or not cards or not nodes[0].cards or recipe.cluster.num_gpus is not None:
         return
-    recipe = settle(recipe, nodes)
+    check_cards(settle(recipe, nodes), stages, cards)
+
+
+def check_cards(recipe: "Recipe", stages: Collection[str], cards: Collection[float]) -> None:
+    """Of a settled recipe's stages on the smallest of some cards, of so many bytes each. A model whose size is not
+    known is not judged, nor is anything where no card is known.
+
+    Raises: UserError, one line, where a load needs more of its card than it gets.
+    """
+    from model.room import check
+    from scripts.plan import beside_of, loads_of, shape_of
+
+    if not cards:
+        return
     for name, loads in loads_of(recipe).items():
         on_card = tuple(load for load in loads if load.gpus)
         shape = shape_of(recipe, name) if name in stages and on_card else ""

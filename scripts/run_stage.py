@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     stages = order(recipe, args.stages)
     place, where = RunDir.of(recipe.runs_dir, args.run or recipe.name)
     from scripts.plan_disk import with_disk
-    from scripts.plan_room import check_memory
+    from scripts.plan_room import check_cards, check_memory
     from workbench.graph.plan import check_disk, plan_run
 
     place.check_owner(recipe.resolved())
@@ -94,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
         check_disk(plan, place)
         # The report is written anew as each stage ends: a run of days has one from its first hour.
         again = partial(write_report, place.root)
-        code = drive(recipe, place, stages, fresh=fresh, out=sys.stdout, ended=again)
+        code = drive(
+            recipe, place, stages, fresh=fresh, out=sys.stdout, ended=again, check=check_cards
+        )
         print(write_report(place.root))
     return code
 

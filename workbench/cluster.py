@@ -59,9 +59,12 @@ def runtime_env(gpus: float) -> dict[str, Any]:
     return {"env_vars": {**worker_environment(), **own}}
 
 
+_NAMESPACE = "anneal-"
+
+
 def namespace(what: str, run: Path) -> str:
     """Where a run's engines live: two runs of one name in different folders must not share them."""
-    return f"{what}-{run.name}-{digest(str(run))[:8]}"
+    return f"{_NAMESPACE}{what}-{run.name}-{digest(str(run))[:8]}"
 
 
 def is_in_use() -> bool:
@@ -164,6 +167,34 @@ def end_idle_engines() -> None:
         with suppress(ValueError, ray.exceptions.RayError):
             actor = ray.get_actor(name)
             if ray.get(actor.is_idle.remote(), timeout=5):
+                ray.kill(actor)
+
+
+def make_room(gpus: float) -> None:
+    """Before a process of ours begins that reserves so much of the cards: what nobody uses must not lie there."""
+    import ray  # noqa: PLC0415 - see connect
+
+    if not gpus:
+        return
+    end_orphaned_engines()
+    if gpus > ray.available_resources().get("GPU", 0.0):
+        end_idle_engines()
+
+
+def end_orphaned_engines() -> None:
+    """End the engines of runs, of anybody's, that have gone from the cluster: a driver that was killed ended none,
+    and they would keep their share of a card until they had been idle for long enough."""
+    import ray  # noqa: PLC0415 - see connect
+    from ray._private import state  # noqa: PLC0415 - Ray's public list of jobs needs its dashboard
+    from ray.util import list_named_actors  # noqa: PLC0415
+
+    gone = {job["JobID"] for job in state.jobs() if job["IsDead"]}
+    for found in list_named_actors(all_namespaces=True) if gone else ():
+        if not found["namespace"].startswith(_NAMESPACE):
+            continue  # somebody else's, who may have meant it to stay
+        with suppress(ValueError):  # it has just ended by itself
+            actor = ray.get_actor(found["name"], namespace=found["namespace"])
+            if actor._actor_id.job_id.hex() in gone:
                 ray.kill(actor)
 
 

@@ -2,12 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
+from workbench.cluster import runtime_env
 from workbench.distributed.config import DistributedConfig
 from workbench.errors import UserError
+from workbench.provenance import card_memory
 from workbench.stage import StageContext
 
 _ANSWER_S = 60.0  # a process starts in seconds on a machine that is there
@@ -58,28 +60,49 @@ def answering(should_stop: Callable[[], bool]) -> dict[str, float]:
     should_stop: ends the wait for those that have not answered.
     """
     import ray  # noqa: PLC0415 - see check_room
+
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    found = Counter[str]()
+    for node in _asked(_here, alive, should_stop):
+        found.update(alive[node])
+    return dict(found)
+
+
+def memory_of_cards() -> list[float]:
+    """Bytes of each card of the cluster's machines, as each one's nvidia-smi says: Ray counts cards and knows no
+    more of them. Nothing of a machine that has none to ask, or does not answer."""
+    import ray  # noqa: PLC0415 - see check_room
+
+    with_cards = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]
+    told = _asked(card_memory, with_cards, lambda: False).values()
+    return [size for cards in told for size in cards.values() if size]
+
+
+def _asked(
+    task: Callable[[], Any], nodes: Collection[str], should_stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """What the task returns on each of the machines that answer."""
+    import ray  # noqa: PLC0415 - see check_room
     from ray.util.scheduling_strategies import (  # noqa: PLC0415
         NodeAffinitySchedulingStrategy as Affinity,
     )
 
-    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    here = ray.remote(num_cpus=0, max_retries=0)(_here)
+    remote = ray.remote(num_cpus=0, max_retries=0, runtime_env=runtime_env(0))(task)
     asked: dict[Any, str] = {
-        here.options(scheduling_strategy=Affinity(node, soft=False)).remote(): node
-        for node in alive
+        remote.options(scheduling_strategy=Affinity(node, soft=False)).remote(): node
+        for node in nodes
     }
     end, waiting = time.monotonic() + _ANSWER_S, list(asked)
     while waiting and time.monotonic() < end and not should_stop():
         _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LOOK_S)
-    found = Counter[str]()
+    found: dict[str, Any] = {}
     for answer, node in asked.items():
         if answer in waiting:
             ray.cancel(answer)
             continue
         with suppress(ray.exceptions.RayError):
-            ray.get(answer)
-            found.update(alive[node])
-    return dict(found)
+            found[node] = ray.get(answer)
+    return found
 
 
 def _here() -> None:

@@ -2,13 +2,14 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TextIO
 
 from workbench import cluster, placement
+from workbench.distributed.room import memory_of_cards
 from workbench.errors import UserError, one_line
 from workbench.graph.dag import FRESH, Decision, decide
 from workbench.graph.task import Outcome, run_stage
@@ -97,9 +98,11 @@ def drive(
     fresh: set[str],
     out: TextIO,
     ended: Callable[[], object] = lambda: None,
+    check: Callable[[Recipe, Collection[str], Collection[float]], object] = lambda *_: None,
 ) -> int:
     """Run the stages. Returns the exit code: 0 done, 2 a user's mistake, 1 failed or stopped. ended: called
-    as each stage ends; what it raises ends nothing."""
+    as each stage ends; what it raises ends nothing. check: refuses what the cards of a joined cluster cannot
+    hold, given the settled recipe, the stages that will run and each card's bytes."""
     with ProgressDisplay(out) as show:
         state = Drive(recipe, run, stages, show, fresh, ended=ended)
         if recipe.cluster.backend == "local":
@@ -114,13 +117,15 @@ def drive(
                 try:
                     show.note(
                         cluster.connect(
-                            recipe.cluster, namespace=cluster.namespace("anneal", run.root)
+                            recipe.cluster, namespace=cluster.namespace("run", run.root)
                         )
                     )
                     catch_again()  # Ray puts its own SIGTERM handler in place
                     state.settle(cluster.nodes())
                     for name in _to_run(state):
                         placement.check_room(name, state.recipe.stages[name], state.nodes)
+                    if placement.local_nodes(recipe.cluster) is None:
+                        check(state.recipe, _to_run(state), memory_of_cards())
                     _set_aside(state)
                     _drive_on_ray(state)
                 except SystemExit:  # what that handler does, until ours is back
@@ -172,8 +177,7 @@ def _drive_on_ray(state: Drive) -> None:
                 if not state.has_room(decision.stage, running.values()):
                     continue
                 cpus, gpus = state.recipe.stages[decision.stage].reserved
-                if gpus and gpus > ray.available_resources().get("GPU", 0.0):
-                    cluster.end_idle_engines()
+                cluster.make_room(gpus or 0.0)
                 task = remote.options(
                     name=decision.stage,
                     num_cpus=cpus,

@@ -10,7 +10,7 @@ from model.room import Seated, check, fits, generation_bytes
 from model.sizes import GIB, parameters
 from rl.config import GrpoConfig
 from rl.plan import plan_grpo
-from scripts.plan_room import seated_on
+from scripts.plan_room import check_cards, seated_on
 from tests import tiny
 from tests.unit.scripts.test_plan import QWEN3_8B, SMOLLM2_1_7B
 from workbench import placement
@@ -164,3 +164,17 @@ def test_a_load_that_no_key_makes_fit_is_told_so() -> None:
     with pytest.raises(UserError, match="no key makes it fit; take a larger card"):
         check("grpo", Seated(big, found.loads, (), found.shares, found.keys), 24e9)
     assert generation_bytes(big, found.loads[0]) > 24e9  # type: ignore[arg-type]
+
+
+def test_the_smallest_card_of_a_cluster_counts_and_unknown_ones_do_not() -> None:
+    """[derived] 12 bytes and more a parameter of a 12B are beyond 80 GB."""
+    stages = {
+        "tokenizer": tiny.tokenizer_stage(),
+        "pretrain": tiny.pretrain_stage(needs=["tokenizer"]),
+    }
+    recipe = build({"name": "x", "model": {"preset": "nano2-12b"}, "stages": stages})
+    made = settle(recipe, [Node(8, 1)])
+    with pytest.raises(UserError, match=r"^stage 'pretrain': its training needs .* of 22\.4 GiB"):
+        check_cards(made, ["pretrain"], [80e9, 24e9])
+    check_cards(made, ["pretrain"], [])
+    check_cards(made, ["tokenizer"], [24e9])

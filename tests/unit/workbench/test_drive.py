@@ -9,8 +9,10 @@ import pytest
 
 from workbench import registry
 from workbench.errors import UserError
+from workbench.graph import execute
 from workbench.graph.execute import drive
-from workbench.recipe import Recipe, build
+from workbench.placement import Node
+from workbench.recipe import ClusterSection, Recipe, build
 from workbench.rundir import RunDir
 from workbench.stage import StageContext
 
@@ -119,3 +121,25 @@ def test_a_result_that_is_made_again_is_another_result(run: RunDir) -> None:
     assert first is not None and again is not None
     assert first.completion != again.completion
     assert calls == ["a", "b", "a", "b"]
+
+
+def test_a_joined_clusters_cards_are_judged_before_any_stage_runs(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    joined = recipe().model_copy(update={"cluster": ClusterSection(address="head:6379")})
+    monkeypatch.setattr(execute.cluster, "connect", lambda *a, **k: "joined")
+    monkeypatch.setattr(execute.cluster, "disconnect", lambda: None)
+    monkeypatch.setattr(execute.cluster, "nodes", lambda: [Node(8, 1)])
+    monkeypatch.setattr(execute, "memory_of_cards", lambda: [24e9, 80e9])
+
+    def check(settled: Recipe, stages: Any, cards: Any) -> None:
+        asked.append((settled.stages["a"].gpus, list(stages), cards))
+        raise UserError("too small")
+
+    with run.claimed():
+        run.adopt(recipe().resolved())
+        with pytest.raises(UserError, match="too small"):
+            drive(joined, run, ["a", "b"], fresh=set(), out=io.StringIO(), check=check)
+    assert asked == [(1.0, ["a", "b"], [24e9, 80e9])]
+    assert statuses(run) == [None, None]
