@@ -195,13 +195,17 @@ def save_picture(path: Path, paper: Paper, records: Records) -> bool:
 
 def _panel(title: str, shows: Shows, claim: Mapping[str, Any]) -> Panel:
     seeds = {seed: from_json(Estimate, found) for seed, found in claim["by_seed"].items()}
-    places = {float(place): found for place, found in enumerate(seeds.values())}
     last = float(len(seeds))
+    # A series a seed: a line between them would say that their order means something.
+    dots = [
+        with_intervals(f"seed {seed}", {float(place): found}, "--off")
+        for place, (seed, found) in enumerate(seeds.items())
+    ]
     chart = Chart(
         title,
         [
             Series("no difference", [(0.0, 0.0), (last, 0.0)], "--faint", style="dashed"),
-            with_intervals("a seed", places, "--off"),
+            *dots,
             with_intervals("mean", {last: from_json(Estimate, claim["difference"])}, "--accent"),
         ],
         x_names=[*seeds, "mean"],
