@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import EngineConfig
+from engine.cpu_steps import lighten
 from engine.expert_kernels import forget_expert_kernels
 from engine.merged import Merged
 from engine.probe import probe_report
@@ -414,6 +415,9 @@ def _start(model: str, config: EngineConfig) -> Any:
 
         # The environment variable is too late where torch is already imported.
         torch._dynamo.config.disable = True
+        from engine.cpu_layers import install  # noqa: PLC0415 - vLLM, whose environment is set here
+
+        install()
     from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415 - heavy
     from vllm.v1.engine.llm_engine import LLMEngine  # noqa: PLC0415 - heavy
 
@@ -443,6 +447,8 @@ def _start(model: str, config: EngineConfig) -> Any:
             "states. Leave it false"
         )
     engine = LLMEngine.from_engine_args(settings)
+    if not on_gpu:
+        lighten(engine)
     # vLLM disables this function for the whole process; a trainer here still needs it.
     torch.set_num_threads = set_num_threads
     return engine

@@ -1,8 +1,8 @@
 """Depthwise causal convolution with SiLU that restarts at every document.
 
 out[t] = silu(bias + sum_s weight[K-1-s] * x[t-s]), s over 0..K-1 with t-s in t's document.
-Written as K shifted multiply-adds over [tokens, channels], on a CPU a few rows at a time so that
-they stay in the cache: torch's own depthwise conv1d can spend two thirds of a hybrid's CPU training
+Written as K shifted multiply-adds over [tokens, channels], on a CPU a few documents at a time so
+that they stay in the cache: torch's own depthwise conv1d can spend two thirds of a hybrid's CPU training
 step in its gradient.
 """
 
@@ -37,16 +37,12 @@ def causal_conv_silu(
 
 
 class _Blocks:
-    """A few whole rows at a time: their tokens, and in them those a tap may not serve."""
+    """A few whole documents at a time, nothing of which a tap serves elsewhere: their tokens, and in them
+    those a tap may not serve."""
 
     def __init__(self, layout: DocumentLayout, channels: int, taps: int) -> None:
-        values = values_at_once(layout.device, cpu=_CACHE_VALUES)
-        rows = max(1, values // (layout.length * channels))
-        firsts = range(0, layout.batch, rows)
-        self.tokens = [
-            slice(row * layout.length, min(row + rows, layout.batch) * layout.length)
-            for row in firsts
-        ]
+        most = values_at_once(layout.device, cpu=_CACHE_VALUES) // channels
+        self.tokens = layout.spans(most)
         edges = torch.tensor([block.start for block in self.tokens], device=layout.device)
         # heads[s - 1][block]: tokens whose position in their document is below s
         self.heads = []

@@ -5,6 +5,7 @@ Legend: B rows, T tokens a row, L tokens a chunk, C chunks a row.
 
 import dataclasses
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 
@@ -125,6 +126,18 @@ class DocumentLayout:
     @cached_property
     def longest(self) -> int:
         return int(self.lengths.max())
+
+    def spans(self, most: int) -> list[slice]:
+        """The flat tokens in runs of whole documents, each of `most` tokens or one longer document."""
+        total = self.batch * self.length
+        if most >= total:
+            return [slice(0, total)]
+        ends = [*self.starts.tolist()[1:], total]
+        edges = [0]
+        for before, end in pairwise([0, *ends]):
+            if end - edges[-1] > most and before > edges[-1]:
+                edges.append(before)
+        return [slice(a, b) for a, b in pairwise([*edges, total])]
 
     def heads(self, width: int) -> torch.Tensor:
         """Flat indices of the tokens whose position in their document is below `width`."""

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from transformers.models.zamba2.modeling_zamba2 import Zamba2RMSNormGated
 
+from model.layers import conv
 from model.layers.conv import causal_conv_silu
 from model.layers.gated_norm import gated_norm
 from model.layers.layout import DocumentLayout
@@ -79,7 +80,12 @@ def test_scan_does_not_depend_on_the_chunk(chunk: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 9, 40])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_conv_equals_torch_on_each_document(length: int, with_bias: bool) -> None:
+@pytest.mark.parametrize("at_once", [1 << 18, 42, 6])
+def test_conv_equals_torch_on_each_document(
+    length: int, with_bias: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """at_once: values of a block; 42 are seven tokens, so that blocks hold some documents each."""
+    monkeypatch.setattr(conv, "_CACHE_VALUES", at_once)
     generator = torch.Generator().manual_seed(length)
     x = torch.randn(2, length, 6, generator=generator, dtype=torch.float64).requires_grad_()
     weight = torch.randn(6, 4, generator=generator, dtype=torch.float64).requires_grad_()
@@ -114,6 +120,16 @@ def test_conv_equals_torch_on_each_document(length: int, with_bias: bool) -> Non
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+
+
+def test_spans_hold_whole_documents() -> None:
+    """Of three rows, up to 5 tokens at once; a document of 6 stands alone."""
+    documents = torch.tensor([[0, 0, 0, 1, 1, 2], [3] * 6, [3, 3, 3, 4, 4, 4]])
+    layout = DocumentLayout(documents)
+    assert layout.starts.tolist() == [0, 3, 5, 6, 12, 15]
+    found = [(span.start, span.stop) for span in layout.spans(5)]
+    assert found == [(0, 5), (5, 6), (6, 12), (12, 15), (15, 18)]
+    assert layout.spans(18) == [slice(0, 18)]
 
 
 def test_conv_drops_what_is_not_a_number() -> None:

@@ -74,7 +74,7 @@ def test_gpu_sized_chunks_and_blocks_give_the_cpu_paths_numbers(
     assert not grad[:, ~mine].any() and grad[:, mine].any()
 
 
-def test_whole_rows_are_convolved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_documents_are_convolved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """4 x 1,024 tokens of 12,288 channels are 50M values: below 2^28 [derived]."""
     layout = DocumentLayout(torch.zeros(4, 1024, dtype=torch.int32))
     assert len(_Blocks(layout, 12288, 4).tokens) == 4
