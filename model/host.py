@@ -82,12 +82,9 @@ def sent_bytes(s: Shape, lora_rank: int | None) -> float:
 
 
 def checkpoint_bytes(s: Shape, load: TrainingLoad) -> float:
-    """Weights and Adam's two moments in fp32; with adapters those of the adapters alone, beside which DeepSpeed
-    writes the frozen weights too."""
-    if not load.lora_rank:
-        return 12.0 * parameters(s)
-    frozen = held_bytes(load.base) * parameters(s) if load.strategy.startswith("zero") else 0.0
-    return 12.0 * lora_parameters(s, load.lora_rank) + frozen
+    """Weights and Adam's two moments in fp32; with adapters those of the adapters alone."""
+    trained = lora_parameters(s, load.lora_rank) if load.lora_rank else parameters(s)
+    return 12.0 * trained
 
 
 def checkpoints(s: Shape, load: TrainingLoad) -> CheckpointBytes:

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from model.lora import load_trained_state, trained_state
+from model.lora import has_adapters, load_trained_state, trained_state
+from model.zero_adapters import with_adapters_alone
 from workbench.checkpoint import check_same_tensors, load_state, save_whole
 from workbench.distributed import group
 from workbench.rundir import write_json
@@ -17,8 +18,8 @@ class StrictResume:
 
     The Trainer saves a NemotronH under `backbone.*` and loads it with strict=False: 1 of 85 tensors
     comes back and the loss jumps, with exit code 0. We keep what is trained instead, all weights or the
-    adapters alone, and load that. DeepSpeed keeps and restores its own shards, strictly. The last file
-    written says "complete".
+    adapters alone, and load that. DeepSpeed keeps and restores its own shards of the same, strictly. The
+    last file written says "complete".
     """
 
     validation = Validation()
@@ -31,6 +32,12 @@ class StrictResume:
         super().__init__(**given)
         if coefficient is not None:
             written.router_aux_loss_coef = coefficient
+
+    def _prepare_for_training(self, *given: Any, **options: Any) -> Any:
+        own: Any = self
+        if own.is_deepspeed_enabled and has_adapters(own.model):
+            own.accelerator.prepare = with_adapters_alone(own.accelerator.prepare)
+        return super()._prepare_for_training(*given, **options)  # type: ignore[misc]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Nothing: a checkpoint's weights are those that `_save_checkpoint` keeps, once."""

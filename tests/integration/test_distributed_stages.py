@@ -186,6 +186,7 @@ def test_sft_in_workers_is_the_stage_in_one_process(one: tuple[Path, StageContex
         "ddp",
         pytest.param("zero2", marks=pytest.mark.stress),
         pytest.param("zero3", marks=pytest.mark.stress),
+        pytest.param("zero2 with adapters", marks=pytest.mark.stress),
     ],
 )
 def test_sft_in_trls_workers_stops_and_goes_on(
@@ -200,6 +201,9 @@ def test_sft_in_trls_workers_stops_and_goes_on(
     # As many rows as whole steps need: rows that fill up a step would change TRL's order of all rows.
     world = {"math": {"source": {"type": "world", "domain": "math"}, "samples": 16}}
     rows = {"parts": world, "concatenate": False, "epochs": 1.0, "checkpoint_every_steps": 4}
+    strategy, _, adapters = strategy.partition(" with ")
+    if adapters:
+        rows["lora"] = {"rank": 2}
     alone = run(tmp_path, stages({}, **rows), "sft").stage_dir.rename(tmp_path / "alone")
     recipe = stages({}, **rows, distributed={"workers": 2, "strategy": strategy})
     if strategy != "ddp":  # DeepSpeed's own threads do not live through a fork
@@ -210,11 +214,24 @@ def test_sft_in_trls_workers_stops_and_goes_on(
             run(tmp_path, recipe, "sft")
     kept = (tmp_path / "tiny" / "sft" / "checkpoints").glob("checkpoint-*")
     assert [path.name for path in kept] == ["checkpoint-2"]
+    if adapters:
+        checkpoint = tmp_path / "tiny" / "sft" / "checkpoints" / "checkpoint-2"
+        assert frozen_in(checkpoint) == set()
     shared = run(tmp_path, recipe, "sft")
     assert len(losses(shared)) == 4
     mine, other = weights(shared), load_model(alone / "model").state_dict()
     for name, tensor in other.items():
         assert float((mine[name] - tensor).norm() / tensor.norm()) < 1e-5, name
+
+
+def frozen_in(checkpoint: Path) -> set[str]:
+    """Weights in DeepSpeed's files that no adapter has."""
+    found: set[str] = set()
+    for path in checkpoint.rglob("*model_states.pt"):
+        state = torch.load(path, weights_only=False, map_location="cpu")
+        named = {name for name, tensor in state["module"].items() if tensor.numel()}
+        found |= named | (state.get("frozen_param_fragments") or {}).keys()
+    return {name for name in found if "lora_" not in name}
 
 
 PAIRS = [
