@@ -143,11 +143,6 @@ class StageDifference:
             f"{found.what} of {found.model}" if isinstance(found, ModelDifference) else found.what
         )
 
-    @property
-    def has_seeds(self) -> bool:
-        """Whether it is over several trainings that differ by their seeds, as searches and ablations have."""
-        return isinstance(self.found, ModelDifference) and not math.isnan(self.found.p)
-
     def level(self, estimate: Estimate) -> str:
         """A level and its interval."""
         if self.found.share:

@@ -21,6 +21,7 @@ from workbench.records import Estimate, first_problem_of, from_json
 from workbench.rundir import json_text, read_json
 
 ROWS = "rows.yaml"
+MISSING = "not in the record"
 _COLUMNS = ("paper", "its claim", "its figure", "the miniature", "seeds", "verdict", "command")
 _LEGEND = {"a seed": "--off", "mean, 95% interval": "--accent"}
 Records = Mapping[str, Mapping[str, Any]]
@@ -98,16 +99,25 @@ def read_records(folder: Path, paper: Paper) -> dict[str, dict[str, Any]]:
     return {name: read_json(path) for name, path in paths.items() if path.is_file()}
 
 
-def keep_record(found: Path, kept: Path) -> None:
-    """Copy a replication's record, a claim a line, so that a later one shows which claims it changed."""
+def keep_record(found: Path, kept: Path) -> bool:
+    """Copy a replication's record, a claim a line, so that a later one shows which claims it changed. False, and
+    nothing is written, where it has fewer seeds than the one that is kept."""
     record = read_json(found)
+    if kept.is_file() and _fewest(record) < _fewest(read_json(kept)):
+        return False
     claims = [json_text(claim) for claim in record.pop("claims")]
     text = json_text(record)[:-1] + ', "claims": [\n' + ",\n".join(claims) + "\n]}\n"
     write_whole(kept, text)
+    return True
+
+
+def _fewest(record: Mapping[str, Any]) -> int:
+    return min((len(claim["by_seed"]) for claim in record["claims"]), default=0)
 
 
 def page(paper: Paper, records: Records) -> str:
-    """docs/replication.md. Raises: UserError where a row asks for a claim that its record does not have."""
+    """docs/replication.md. A claim that a record does not have is said in its cell: hours of runs must not end
+    for a name."""
     lines = [f"| {' | '.join(_COLUMNS)} |", "| " + " | ".join("---" for _ in _COLUMNS) + " |"]
     lines += [f"| {' | '.join(_cells(row, paper, records))} |" for row in paper.rows]
     return "\n\n".join((paper.head.strip(), "\n".join(lines), paper.foot.strip())) + "\n"
@@ -119,31 +129,48 @@ def _cells(row: Row, paper: Paper, records: Records) -> tuple[str, ...]:
     if record is None or not row.shows:
         command = f"`{row.command}`" if row.command else ""
         return (*head, row.measured, row.seeds, row.verdict, command)
-    found = [_claim(record, row.recipe, one) for one in row.shows]
+    found = [_claim(record, one) for one in row.shows]
     sentences = [_sentence(one, claim) for one, claim in zip(row.shows, found, strict=True)]
     made = "; ".join(sentences) + (f". {row.note}" if row.note else "")
     command = f"scripts/paper.py --only {row.recipe}"
-    inside = paper.recipes[row.recipe].seeds == "inside"
-    seeds = "3, its own" if inside else str(max(len(claim["by_seed"]) for claim in found))
-    commit = ", ".join(record["commits"])
-    return (*head, made, f"{seeds} ({commit})", _verdict(row.shows, found), f"`{command}`")
+    counted = [c["own_seeds"] or len(c["by_seed"]) for c in found if c is not None]
+    seeds = f"{min(counted, default=0)} ({', '.join(record['commits'])})"
+    return (*head, made, seeds, _verdict(row.shows, found), f"`{command}`")
 
 
-def _claim(record: Mapping[str, Any], recipe: str, wanted: Shows) -> Mapping[str, Any]:
+def _claim(record: Mapping[str, Any], wanted: Shows) -> Mapping[str, Any] | None:
+    """The claim that a row asks for; None: there is none. A search compares with the candidate that won, so "a of
+    x over y" may stand there as "a of y over x"."""
     of_model = [c for c in record["claims"] if c["model"] == wanted.model]
-    same = [c for c in of_model if c["what"] == wanted.what]
-    found = [c for c in same if wanted.against in (None, c["against"])]
-    if not found:
-        known = ", ".join(f"{c['what']} over {c['against']}" for c in of_model) or "no claim"
-        raise UserError(
-            f"{ROWS}: {recipe} has no {wanted.what!r} of {wanted.model!r} over {wanted.against!r}; of that "
-            f"model there is: {known}"
-        )
-    return dict(found[0])
+    for claim in of_model:
+        if claim["what"] == wanted.what and wanted.against in (None, claim["against"]):
+            return dict(claim)
+    measure, _, arm = wanted.what.rpartition(" of ")
+    for claim in of_model:
+        if (claim["what"], claim["against"]) == (f"{measure} of {wanted.against}", arm):
+            return _turned(claim)
+    return None
 
 
-def _sentence(shows: Shows, claim: Mapping[str, Any]) -> str:
-    """`held-out reward +17.2 points (+3.8 to +30.6; seeds +22.7, +14.0, +15.0)`, in bold where it is clear of 0."""
+def _turned(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """The same difference from the other side."""
+
+    def less(found: Mapping[str, Any]) -> dict[str, Any]:
+        low, high = found["ci95"]
+        ends = [None if end is None else -end for end in (high, low)]
+        return {**found, "value": -found["value"], "ci95": ends}
+
+    return {
+        **claim, "difference": less(claim["difference"]), "levels": claim["levels"][::-1],
+        "by_seed": {seed: less(found) for seed, found in claim["by_seed"].items()},
+        "verdict": _of_direction("down", claim["verdict"]),
+    }  # fmt: skip
+
+
+def _sentence(shows: Shows, claim: Mapping[str, Any] | None) -> str:
+    """`held-out reward +17.2 points (+3.8 to +30.6; seeds +22.7, +14.0, +15.0)`, in bold where its verdict is clear."""
+    if claim is None:
+        return f"{shows.name}: {MISSING}"
     share = claim["share"]
     write = points if share else "{:+.3f}".format
     found = from_json(Estimate, claim["difference"])
@@ -156,15 +183,15 @@ def _sentence(shows: Shows, claim: Mapping[str, Any]) -> str:
     if shows.levels:
         level = percent if share else "{:.2f}".format
         levels = " {} to {},".format(*(level(value) for value in claim["levels"]))
-    bold = "**" if found.clear_of_zero else ""
+    bold = "**" if claim["verdict"] in ("shown", "reversed") else ""
     around = f" ({'; '.join(parts)})" if parts else ""
     return f"{shows.name}{levels} {bold}{value}{bold}{around}"
 
 
-def _verdict(shows: list[Shows], found: list[Mapping[str, Any]]) -> str:
+def _verdict(shows: list[Shows], found: list[Mapping[str, Any] | None]) -> str:
     """One word where all claims with a direction have the same, else one for each."""
     said = {
-        one.name: _of_direction(one.direction, claim["verdict"])
+        one.name: _of_direction(one.direction, claim["verdict"]) if claim else MISSING
         for one, claim in zip(shows, found, strict=True)
         if one.direction
     }
@@ -182,11 +209,11 @@ def _of_direction(direction: str, verdict: str) -> str:
 def save_picture(path: Path, paper: Paper, records: Records) -> bool:
     """A panel a claim with a direction: each seed's difference, their mean and its interval. False: there is none."""
     panels = [
-        _panel(f"{row.paper}: {one.name}", one, _claim(records[row.recipe], row.recipe, one))
+        _panel(f"{row.paper}: {one.name}", one, claim)
         for row in paper.rows
         if row.recipe in records
         for one in row.shows
-        if one.direction
+        if one.direction and (claim := _claim(records[row.recipe], one)) is not None
     ]
     if panels:
         save_panels(path, panels, _LEGEND, columns=3)

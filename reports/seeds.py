@@ -21,11 +21,12 @@ from reports.page import percent, points, write_page
 from reports.read import RunFacts
 from reports.svg import Chart, Panel, Series
 from workbench.files import write_whole
-from workbench.records import Difference, Estimate, to_json
+from workbench.records import Difference, Estimate, ModelDifference, to_json
 from workbench.rundir import json_text
 from workbench.statistics import asks_of, mean_of_differences, mean_over_seeds, two_way_interval
 
 Verdict = Literal["shown", "not shown", "reversed", "one seed"]
+_CLEAR = 0.05  # of p_holm, beside an interval of 95%
 TABLE, RECORDS, PAGE = "replication.md", "replication.json", "report.html"
 
 
@@ -34,8 +35,8 @@ class Claim:
     """A gain that the recipe is to show. model: the stage that it speaks of. against: what before it.
 
     by_seed: the difference that each seed's run found. difference: their mean; its interval has the
-    spread between seeds and the error of the questions in it. has_seeds: each run's difference is over
-    several seeds itself.
+    spread between seeds and the error of the questions in it. own_seeds: over so many seeds of its own is
+    each run's difference, as a search's or an ablation's is; p_holm: its p, adjusted for its table.
     """
 
     model: str
@@ -44,14 +45,15 @@ class Claim:
     by_seed: dict[int, Difference]
     difference: Estimate
     share: bool = True
-    has_seeds: bool = False
+    own_seeds: int = 0
+    p_holm: float = math.nan
 
     @property
     def verdict(self) -> Verdict:
         """shown or reversed where the interval is clear of 0; nothing is shown by one seed."""
-        if len(self.by_seed) < 2 and not self.has_seeds:
+        if len(self.by_seed) < 2 and self.own_seeds < 2:
             return "one seed"
-        if not self.difference.clear_of_zero:
+        if not self.difference.clear_of_zero or (self.own_seeds and not self.p_holm < _CLEAR):
             return "not shown"
         return "shown" if self.difference.value > 0 else "reversed"
 
@@ -182,11 +184,12 @@ def _own(runs: Mapping[int, RunFacts]) -> list[Claim]:
     claims = []
     for (stage, what, against), ones in found.items():
         by_seed = {seed: one.found for seed, one in ones.items()}
-        first = next(iter(ones.values()))
+        seed, first = next(iter(ones.items()))
         whole = mean_over_seeds([d.difference for d in by_seed.values()])
-        claims.append(
-            Claim(stage, what, against, by_seed, whole, first.found.share, first.has_seeds)
-        )
+        own, p = 0, math.nan
+        if isinstance(first.found, ModelDifference):
+            own, p = len(runs[seed].stages[stage].config.get("seeds", ())), first.found.p_holm
+        claims.append(Claim(stage, what, against, by_seed, whole, first.found.share, own, p))
     return claims
 
 
@@ -208,7 +211,7 @@ def record(found: Replication) -> dict[str, Any]:
         "claims": [
             {
                 "model": c.model, "what": c.what, "against": c.against, "verdict": c.verdict,
-                "share": c.share, "n": max(d.n for d in c.by_seed.values()), "levels": c.levels,
+                "share": c.share, "own_seeds": c.own_seeds, "p_holm": c.p_holm, "n": max(d.n for d in c.by_seed.values()), "levels": c.levels,
                 "spread": c.spread, "difference": to_json(c.difference),
                 "by_seed": {str(seed): to_json(d.difference) for seed, d in c.by_seed.items()},
             }

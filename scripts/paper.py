@@ -10,14 +10,13 @@ written anew as each ends, and the same command continues. Exit codes as those o
 """
 
 import argparse
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
-    from workbench.command import SET_HELP, command
+    from workbench.command import SET_HELP, child, command
     from workbench.errors import unknown_name
 except ModuleNotFoundError:
     import wrong_python  # noqa: F401 - says so in one line, and ends
@@ -77,20 +76,24 @@ def _replicate(args: argparse.Namespace, paper: "Paper", name: str) -> int:
     path = _ROOT / "recipes" / f"{name}.yaml"
     recipe = load(str(path), args.overrides)
     own = paper.recipes[name]
+    place, _ = RunDir.of(recipe.runs_dir, f"{name}-seeds")
     words = ["--recipe", str(path), "--seeds", "1" if own.seeds == "inside" else args.seeds]
     for other in own.take:
-        words += ["--take", f"{other}-seeds"]
+        if any((place.root.parent / f"{other}-seeds").glob("seed-*")):
+            words += ["--take", f"{other}-seeds"]
     for one in args.overrides:
         words += ["--set", one]
     print(f"== {name}", flush=True)
     began = time.monotonic()
-    code = subprocess.run([sys.executable, str(_REPLICATE), *words]).returncode
+    code = child(str(_REPLICATE), *words)
     print(
         f"== {name}: exit code {code} after {(time.monotonic() - began) / 60:.0f} min", flush=True
     )
-    place, _ = RunDir.of(recipe.runs_dir, f"{name}-seeds")
-    if code == 0:
-        keep_record(place.root / RECORDS, args.docs / "replication" / f"{name}.json")
+    kept = args.docs / "replication" / f"{name}.json"
+    if code == 0 and args.overrides:
+        print(f"{name}: the published record stays, because --set makes another recipe of it")
+    elif code == 0 and not keep_record(place.root / RECORDS, kept):
+        print(f"{name}: the published record stays, because it has more seeds")
     return code
 
 

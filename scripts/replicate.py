@@ -10,7 +10,6 @@ others are reported).
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
-    from workbench.command import RECIPE_HELP, SET_HELP, command
+    from workbench.command import RECIPE_HELP, SET_HELP, child, command
     from workbench.errors import UserError
 except ModuleNotFoundError:
     import wrong_python  # noqa: F401 - says so in one line, and ends
@@ -117,15 +116,25 @@ def _run_seed(args: argparse.Namespace, root: Path, seed: int, *more: str) -> in
         words += ["--take", str(other)]
     if not more:
         print(f"seed {seed}", flush=True)
-    return subprocess.run([sys.executable, str(_RUN_STAGE), *words, *more]).returncode
+    return child(str(_RUN_STAGE), *words, *more)
 
 
 def _taken_from(args: argparse.Namespace, root: Path, seed: int) -> list[Path]:
-    """The runs of one seed in the replications that `--take` names; one that has no such seed gives nothing."""
+    """The runs of one seed in the replications that `--take` names; one that has no such seed gives nothing.
+    Raises: UserError where there is no such replication."""
     from workbench.rundir import find_run
 
-    found = [find_run(f"{name}/seed-{seed}", root.parent) for name in args.take]
-    return [place.absolute() for place in found if place is not None]
+    found = []
+    for name in args.take:
+        places = (Path(name).expanduser(), root.parent / name)
+        if not any(next(place.glob("seed-*"), None) for place in places):
+            raise UserError(
+                f"--take {name!r:.200}: there is no replication of that name, here or in {root.parent}; "
+                "it is a folder with runs seed-N, such as RECIPE-seeds"
+            )
+        if (one := find_run(f"{name}/seed-{seed}", root.parent)) is not None:
+            found.append(one.absolute())
+    return found
 
 
 def _report(root: Path, seeds: Sequence[int]) -> int:

@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from workbench.recipe import Recipe
     from workbench.rundir import RunDir
 
@@ -68,16 +70,15 @@ def run(args: argparse.Namespace) -> int:
     from workbench.graph.plan import check_disk, plan_run
 
     place.check_owner(recipe.resolved())
-    taken = _taken(args, recipe, place, stages) if args.fork or args.take else []
+    taken = _taken(args, recipe, place, stages) if args.fork or args.take else {}
     named = set(recipe.stages) if "all" in args.stages else set(args.stages)
     fresh = named if args.fresh else set()
-    plan = with_disk(recipe, plan_run(recipe, place, stages, fresh=fresh))
+    plan = with_disk(recipe, plan_run(recipe, place, stages, fresh=fresh, taken=taken))
     check_memory(recipe, [name for name in stages if plan.decisions[name].run])
     if args.dry_run:
         print(json.dumps(recipe.resolved(), indent=1, ensure_ascii=False))
-        print("\n".join([*plan.lines, *taken]))
+        print("\n".join(plan.lines))
         return 0
-    print("\n".join(taken), end="\n" if taken else "")
     from workbench.cluster import check_address
     from workbench.installed import require
 
@@ -115,9 +116,9 @@ def _forked(args: argparse.Namespace) -> str:
 
 def _taken(
     args: argparse.Namespace, recipe: "Recipe", place: "RunDir", stages: list[str]
-) -> list[str]:
+) -> dict[str, "Path"]:
     """Take finished stages over from the runs that `--take` names, and what a forked stage needs from the run
-    that it comes from, unless nothing is to be written; lines that say so."""
+    that it comes from. Those that a dry run would take."""
     from workbench.fork import check_forks
     from workbench.graph.take import runs_named, take, takeable, taken_lines
 
@@ -126,11 +127,12 @@ def _taken(
     fresh = args.stages if args.fresh else []
     kept = [] if "all" in fresh else [name for name in stages if name not in fresh]
     found = takeable(recipe, place, kept, origins)
-    if found and not args.dry_run:
-        with place.claimed():
-            take(place, found)
-    word = "to be taken over" if args.dry_run else "taken over"
-    return [f"{word} {line}" for line in taken_lines(found)]
+    if args.dry_run or not found:
+        return found
+    with place.claimed():
+        take(place, found)
+    print("\n".join(f"taken over {line}" for line in taken_lines(found)))
+    return {}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,23 @@ def command(
     return finish(lambda: run(args))
 
 
+def child(script: str, *words: str) -> int:
+    """Run another script in a process of its own, and wait for it. Returns its exit code, 1 where it was killed.
+
+    Raises: KeyboardInterrupt, when the child, which Ctrl-C reaches too, has saved what it has and ended.
+    """
+    stopped = False
+    with subprocess.Popen([sys.executable, script, *words]) as process:
+        while process.returncode is None:
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                stopped = True
+    if stopped:
+        raise KeyboardInterrupt
+    return max(process.returncode, 0) or int(process.returncode < 0)
+
+
 def finish(main: Callable[[], int]) -> int:
     """Run `main`. Returns the exit code: 0 done, 2 the user's mistake, 1 a failure or a stop."""
     if sys.version_info < _PYTHON:
@@ -51,7 +69,7 @@ def finish(main: Callable[[], int]) -> int:
             raise
         return _line(f"error: {missing_line(f'it lacks {error.name}')}", 2)
     except KeyboardInterrupt:
-        return _line("stopped before anything ran", 1)
+        return _line("stopped; what ran before it is kept, and the same command continues", 1)
     except BrokenPipeError:  # `... | head`: the reader has gone, so nothing can be shown
         _forget_stdout()
         return 1

@@ -27,10 +27,26 @@ def extended(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, An
         current = None if base is None else current.parent / str(base)
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
+        _check_left_out(merged, layer)
         merged = _merge(merged, layer)
     if isinstance(merged.get("stages"), dict) and len(layers) > 1:
         merged["stages"] = {n: _parted(s) for n, s in merged["stages"].items() if s is not None}
     return merged
+
+
+def _check_left_out(below: dict[str, Any], layer: dict[str, Any]) -> None:
+    """Raises: UserError where what a layer leaves out is in none below it: it would stay under its right name."""
+    stages, known = layer.get("stages"), below.get("stages")
+    if not isinstance(stages, dict) or not isinstance(known, dict):
+        return
+    for name, stage in stages.items():
+        if stage is None and name not in known:
+            raise unknown_name("stage that is left out", name, known)
+        parts = stage.get("parts") if isinstance(stage, dict) else None
+        there = known[name].get("parts") if isinstance(known.get(name), dict) else None
+        for part, value in parts.items() if isinstance(parts, dict) else ():
+            if value is None and isinstance(there, dict) and part not in there:
+                raise unknown_name(f"part that stages.{name} leaves out", part, there)
 
 
 def _parted(stage: Any) -> Any:

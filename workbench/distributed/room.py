@@ -70,12 +70,28 @@ def answering(should_stop: Callable[[], bool]) -> dict[str, float]:
 
 def memory_of_cards() -> list[float]:
     """Bytes of each card of the cluster's machines, as each one's nvidia-smi says: Ray counts cards and knows no
-    more of them. Nothing of a machine that has none to ask, or does not answer."""
+    more of them. Of a machine that Ray has fewer of, the largest, as a small one for a screen is left out of it
+    first; nothing of one that has none to ask, has parts of cards (MIG), or does not answer."""
     import ray  # noqa: PLC0415 - see check_room
 
-    with_cards = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]
-    told = _asked(card_memory, with_cards, lambda: False).values()
-    return [size for cards in told for size in cards.values() if size]
+    alive = {n["NodeID"]: int(n["Resources"].get("GPU", 0)) for n in ray.nodes() if n["Alive"]}
+    counted = {node: cards for node, cards in alive.items() if cards}
+    told = _asked(card_memory, counted, lambda: False)
+    return [
+        size
+        for node, cards in told.items()
+        for size in largest(list(cards.values()), counted[node])
+    ]
+
+
+def largest(sizes: list[float], count: int) -> list[float]:
+    """So many cards' bytes of a machine's; nothing where it has fewer, or one of them is not told.
+
+    >>> largest([4.0, 80.0], 1), largest([80.0], 7), largest([0.0, 80.0], 2)
+    ([80.0], [], [])
+    """
+    kept = sorted(sizes, reverse=True)[:count]
+    return kept if len(kept) == count and all(kept) else []
 
 
 def _asked(

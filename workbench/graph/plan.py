@@ -1,9 +1,10 @@
 """What a run is going to do and cost, from the recipe alone (imports no torch)."""
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from workbench import placement, registry
 from workbench.errors import UserError
@@ -40,13 +41,19 @@ class RunPlan:
 
 
 def plan_run(
-    recipe: Recipe, run: RunDir, stages: list[str], *, fresh: Collection[str] = ()
+    recipe: Recipe,
+    run: RunDir,
+    stages: list[str],
+    *,
+    fresh: Collection[str] = (),
+    taken: Mapping[str, Path] = MappingProxyType({}),
 ) -> RunPlan:
     """Plan the stages in order. Raises: UserError for a mistake anywhere in the recipe.
 
     Stages that were not asked for are looked at too: a name that is wrong in the last one must not
     be found out after days of training. What lies on this machine (files, packages) is looked for
-    where a stage is going to run. fresh: stages that run again whatever they have.
+    where a stage is going to run. fresh: stages that run again whatever they have. taken: those that are
+    going to be taken over, and from which run.
     """
     for check in registry.recipe_checks():
         check(recipe)
@@ -58,7 +65,11 @@ def plan_run(
     decisions: dict[str, Decision] = {}
     for name in stages:
         rerun = {n for n, d in decisions.items() if d.run}
-        decisions[name] = decide(recipe, run, name, rerun)
+        decisions[name] = (
+            Decision(name, False, f"to be taken over from run {taken[name].name}")
+            if name in taken
+            else decide(recipe, run, name, rerun)
+        )
         if name in fresh and not decisions[name].run:
             decisions[name] = Decision(name, True, FRESH)
         plans[name] = costs[name]

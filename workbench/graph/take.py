@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from workbench.errors import UserError
@@ -64,12 +65,23 @@ def _completion(run: RunDir, found: Mapping[str, Path], stage: str) -> str | Non
 
 
 def take(run: RunDir, found: Mapping[str, Path]) -> None:
-    """Those stages' results, each from its run; large files are shared where the disk can."""
+    """Those stages' results, each from its run; large files are shared where the disk can.
+
+    Raises: UserError where a stage is made anew while it is copied.
+    """
     for stage, origin in found.items():
         half = run.root / f".{stage}.half"
         shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(RunDir(origin).stage(stage), half, copy_function=_link)
-        half.rename(run.stage(stage))
+        there = RunDir(origin).manifest(stage)
+        with suppress(shutil.Error):  # a file went while it was copied
+            shutil.copytree(RunDir(origin).stage(stage), half, copy_function=_link)
+            if there is not None and there == RunDir(origin).manifest(stage):
+                half.rename(run.stage(stage))
+                continue
+        shutil.rmtree(half, ignore_errors=True)
+        raise UserError(
+            f"take: run {origin.name} made {stage} anew meanwhile; give the command again"
+        )
 
 
 def taken_lines(found: Mapping[str, Path]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from reports.paper_claims import (
+    MISSING,
     Paper,
     keep_record,
     page,
@@ -16,7 +17,6 @@ from reports.paper_claims import (
 )
 from scripts import paper as script
 from tests import tiny
-from workbench.errors import UserError
 
 DOCS = tiny.ROOT / "docs"
 
@@ -29,7 +29,7 @@ def claim(value: float, low: float, high: float, verdict: str, **more: Any) -> d
     seeds = {str(seed): estimate(value + step, low, high) for seed, step in ((1, -0.01), (2, 0.01))}
     return {
         "model": "grpo", "what": "held-out reward", "against": "", "verdict": verdict, "share": True,
-        "levels": [0.25, 0.25 + value], "difference": estimate(value, low, high), "by_seed": seeds, **more,
+        "levels": [0.25, 0.25 + value], "own_seeds": 0, "difference": estimate(value, low, high), "by_seed": seeds, **more,
     }  # fmt: skip
 
 
@@ -88,15 +88,28 @@ def test_verdicts_that_differ_are_said_one_by_one_and_those_without_direction_no
     assert "of which math -1.0 points" in text.replace("−", "-")
 
 
-def test_without_a_record_a_row_says_what_was_known_and_a_wrong_name_is_one_line() -> None:
+def test_without_a_record_a_row_says_what_was_known_and_a_missing_claim_is_said() -> None:
     whole = paper(REWARD)
     row = whole.rows[0].model_copy(update={"measured": "+7 once", "verdict": "one seed"})
     text = page(whole.model_copy(update={"rows": [row]}), {})
     assert "| +7 once |" in text and "| one seed |" in text
-    with pytest.raises(
-        UserError, match=r"r has no 'reward' of 'grpo' over None; of that model there is: held-out"
-    ):
-        page(paper(REWARD | {"what": "reward"}), records(claim(0.1, 0.0, 0.2, "shown")))
+    text = page(paper(REWARD | {"what": "reward"}), records(claim(0.1, 0.0, 0.2, "shown")))
+    assert f"| reward: {MISSING} |" in text and f"| {MISSING} |" in text
+
+
+def test_a_search_whose_winner_is_another_is_read_from_the_other_side() -> None:
+    """Wanted is 6 layers over 7; the record has 7 over 6, as 6 won."""
+    wanted = {
+        "model": "depth", "what": "accuracy of layers-6", "against": "layers-7", "words": "6 over 7",
+        "direction": "down", "levels": True,
+    }  # fmt: skip
+    found = claim(
+        -0.1, -0.3, -0.05, "reversed", model="depth", what="accuracy of layers-7",
+        against="layers-6", levels=[0.6, 0.5], own_seeds=3,
+    )  # fmt: skip
+    text = page(paper(wanted), records(found)).replace("−", "-")
+    assert "6 over 7 50% to 60%, **+10.0 points** (+5.0 to +30.0" in text
+    assert "| 3 (abc1234) | reversed |" in text
 
 
 def test_the_picture_has_a_panel_a_claim_with_a_direction(tmp_path: Path) -> None:
@@ -113,6 +126,11 @@ def test_a_record_is_kept_with_a_claim_a_line(tmp_path: Path) -> None:
     keep_record(tmp_path / "found.json", tmp_path / "kept.json")
     kept = (tmp_path / "kept.json").read_text()
     assert json.loads(kept) == record and kept.count("\n") == 4
+    for one in record["claims"]:
+        del one["by_seed"]["2"]
+    (tmp_path / "found.json").write_text(json.dumps(record))
+    assert not keep_record(tmp_path / "found.json", tmp_path / "kept.json")
+    assert (tmp_path / "kept.json").read_text() == kept
 
 
 def test_the_page_in_docs_is_what_its_rows_and_records_give() -> None:
@@ -121,6 +139,7 @@ def test_the_page_in_docs_is_what_its_rows_and_records_give() -> None:
     assert (DOCS / "replication.md").read_text() == page(whole, found), (
         "run `python scripts/paper.py --report`"
     )
+    assert MISSING not in page(whole, found)
     for name, how in whole.recipes.items():
         assert (tiny.ROOT / "recipes" / f"{name}.yaml").is_file()
         assert list(whole.recipes).index(name) > max(

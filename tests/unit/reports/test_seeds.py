@@ -64,6 +64,20 @@ def test_a_verdict_needs_more_than_one_seed(values: tuple[float, ...], verdict: 
     assert Claim("grpo", "accuracy", "sft3", by_seed, whole).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("own_seeds", "p_holm", "verdict"),
+    [(3, 0.01, "shown"), (3, 0.06, "not shown"), (3, math.nan, "not shown"), (1, 0.01, "one seed")],
+)
+def test_a_search_has_seeds_of_its_own_and_holm_counts(
+    own_seeds: int, p_holm: float, verdict: str
+) -> None:
+    zero, found = estimate(0.0), estimate(0.2, 0.001)
+    claim = Claim(
+        "depth", "accuracy of a", "b", {1: Difference(zero, zero, found)}, found, True, own_seeds, p_holm
+    )  # fmt: skip
+    assert claim.verdict == verdict
+
+
 def test_claims_are_of_all_seeds_and_their_mean(root: Path) -> None:
     found = replication(root, runs(root), {})
     claims = {(c.model, c.against, c.what): c for c in found.claims}

@@ -78,15 +78,29 @@ def test_rounding_moves_what_it_should_and_leaves_the_model_alone() -> None:
     assert scored(model, rows) == before
 
 
-def test_where_no_draw_is_left_alone_the_least_moved_is_taken_in_the_end() -> None:
+def test_where_no_draw_is_left_alone_the_least_moved_is_taken_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, calls = torn_model(tuple(range(WORDS))), list[int]()
     draw = drawing(model, version=1, **HOW)
+
+    moved = list[list[float]]()
+    shaken = probes._shaken
 
     def counted(numbers: Any) -> list[list[int]]:
         calls.append(max(numbers))
         return draw(numbers)
 
+    def seen(*given: Any) -> Any:
+        found = shaken(*given)
+        moved.append(found[1])
+        return found
+
+    monkeypatch.setattr(probes, "_shaken", seen)
     found = ask(model, counted, half=True)
+    least = [min(range(PROBE_DRAWS), key=lambda n: moved[n][place]) for place in range(3)]
+    assert len({tuple(by) for by in moved}) > 1
+    assert [p.token_ids for p in found] == draw(least)
     assert calls[:-1] == list(range(PROBE_DRAWS)) and len(calls) == PROBE_DRAWS + 1
     assert [len(p.token_ids) for p in found] == [12, 6, 4]
 

@@ -134,6 +134,12 @@ def test_a_part_that_is_null_is_left_out_of_what_is_extended(tmp_path: Path) -> 
         "extends: base.yaml\nname: top\nstages: {s: {parts: {a: null}}}"
     )
     assert list(load(tmp_path / "top.yaml").resolved()["stages"]["s"]["parts"]) == ["b"]
+    for stages in ("{s: {parts: {c: null}}}", "{t: null}"):
+        (tmp_path / "wrong.yaml").write_text(f"extends: base.yaml\nname: top\nstages: {stages}")
+        with pytest.raises(
+            UserError, match="unknown .* left out|unknown part that stages.s leaves out 'c'"
+        ):
+            load(tmp_path / "wrong.yaml")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """Finished stages of another run are taken over: those that would be skipped there, and no others."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.workbench.test_graph import done, recipe
 from workbench.errors import UserError
+from workbench.graph.plan import plan_run
 from workbench.graph.take import runs_named, take, takeable, taken_lines
 from workbench.rundir import RunDir
 
@@ -55,3 +58,28 @@ def test_large_files_are_shared_and_records_are_not(tmp_path: Path) -> None:
 def test_a_run_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"take 'none': there is no run of that name, here or in"):
         runs_named(["none"], tmp_path)
+
+
+def test_a_stage_that_is_made_anew_while_it_is_copied_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, run = finished(tmp_path, "one", "a"), RunDir(tmp_path / "mine")
+    run.adopt(recipe().resolved())
+    copy = shutil.copytree
+
+    def copied(*given: Any, **options: Any) -> Any:
+        made = copy(*given, **options)
+        done(recipe(), origin, "a", "another result")
+        return made
+
+    monkeypatch.setattr(shutil, "copytree", copied)
+    with pytest.raises(UserError, match="run one made a anew meanwhile"):
+        take(run, {"a": origin.root})
+    assert not run.stage("a").exists() and not list(run.root.glob(".*half"))
+
+
+def test_a_plan_skips_what_is_going_to_be_taken(tmp_path: Path) -> None:
+    origin = finished(tmp_path, "one", "a")
+    plan = plan_run(recipe(), RunDir(tmp_path / "mine"), ["a", "b"], taken={"a": origin.root})
+    assert not plan.decisions["a"].run and plan.decisions["b"].run
+    assert "  a: skip (to be taken over from run one)" in plan.lines
