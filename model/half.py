@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-
 _STEP = 2.0**-8  # of a number in bf16
 
 

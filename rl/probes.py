@@ -26,9 +26,9 @@ from model.logprobs import Truncation, model_logprobs, row_logprobs
 from model.sharding.shard import inside
 from workbench.distributed import group
 
-# Rounded passes of each probe. Of SmolLM2's six probes beyond the limit in 100 syncs one pass without shaking
-# misses two, and each of these four finds most (docs/LOG.md).
-_SHAKES = 4
+# Rounded passes of each probe: of the probes that rounding moves beyond the limit one pass misses some, and each
+# of these finds most (docs/LOG.md).
+_SHAKES = 8
 
 Draw = Callable[[Sequence[int]], list[list[int]]]
 """Token ids of the probes, each by the number of its draw."""
