@@ -16,9 +16,10 @@ from model.sharding.core import whole_tensors
 from model.sharding.files import read_sharded
 from rl.config import GrpoConfig
 from rl.distill.update import DistillUpdater
+from rl.probes import scored
 from rl.sample import Rollout
 from rl.update import Updater, deal, pack
-from rl.weight_sync import base_marks, own_share, score, sent_state
+from rl.weight_sync import base_marks, own_share, sent_state
 from tests import tiny_training as tiny
 from tests.ranks import on_ranks
 from workbench.distributed.mesh import make_mesh
@@ -80,7 +81,7 @@ def worker(folder: Path, settings: dict[str, Any], num_groups: int, split: int) 
         whole,
         own,
         marks,
-        [[*p.logprobs, p.largest] for p in score(model, PROMPTS, half=True)],
+        [[*p.logprobs, p.largest] for p in scored(model, PROMPTS, half=True)],
     )
 
 
@@ -126,7 +127,7 @@ def test_two_processes_train_as_one(
         assert not sent.keys() & own.keys()
         sent |= own
         assert marks == base_marks(alone.model)  # a base is frozen: to the bit
-        probes = [[*p.logprobs, p.largest] for p in score(alone.model, PROMPTS, half=True)]
+        probes = [[*p.logprobs, p.largest] for p in scored(alone.model, PROMPTS, half=True)]
         assert [x for row in logprobs for x in row] == pytest.approx(
             [x for row in probes for x in row], abs=1e-5
         )
