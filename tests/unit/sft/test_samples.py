@@ -27,7 +27,10 @@ from workbench.recipe import load
 GOLDEN = {
     "sft1": (4, "5d88d730e4e2d3c4"),  # concatenated, with stripped copies
     "sft2": (48, "fc3c9257683cc0f8"),  # one sample a row
-    "sft3": (4, "f30e5bb11ba900f8"),  # concatenated, with cut traces; some are longer than the row
+    "sft3": (
+        21,
+        "28a6906d32fde080",
+    ),  # concatenated, with cut traces and the house; some are longer than the row
 }
 
 
