@@ -50,7 +50,7 @@ def child(script: str, *words: str) -> int:
                 stopped = True
     if stopped:
         raise KeyboardInterrupt
-    return max(process.returncode, 0) or int(process.returncode < 0)
+    return 1 if process.returncode < 0 else process.returncode
 
 
 def finish(main: Callable[[], int]) -> int:

@@ -12,7 +12,7 @@ def extended(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, An
 
     Mappings are merged key by key; anything else replaces. A stage that is null is left out, and so is a null
     entry of a stage's `parts`.
-    Raises: UserError where files extend each other in a circle.
+    Raises: UserError where files extend each other in a circle, or one leaves out what is not there.
     """
     chain: list[Path] = []
     layers: list[dict[str, Any]] = []
