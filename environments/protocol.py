@@ -6,7 +6,7 @@ which makes the episode undecided and never a reward.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from workbench.conversation import Message
 
 # {"name": ..., "arguments": {...}}, as workbench.chat.parse reads it from a reply.
 ToolCall = dict[str, Any]
+# One turn of a solution: calls, or the text of a reply.
+Gold = str | list[ToolCall]
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,22 @@ class Environment(Protocol):
         """
         ...
 
-    def gold(self) -> list[list[ToolCall]]:
-        """The task's own solution: the calls of each user turn, to be given to `step` in order."""
+    def gold(self) -> Sequence[Gold]:
+        """The task's own solution: of each user turn the calls, or a text, to be given to `step` in order."""
         ...
+
+
+def replies_of(turn: Gold) -> list[Reply]:
+    """One turn of a solution as replies: a text; or all calls, then the end of the turn.
+
+    >>> [(reply.answer, reply.tool_calls) for reply in replies_of("Rain.")]
+    [('Rain.', None)]
+    >>> [(r.answer, r.tool_calls) for r in replies_of([{"name": "f", "arguments": {}}])]
+    [('', [{'name': 'f', 'arguments': {}}]), ('Done.', None)]
+    """
+    if isinstance(turn, str):
+        return [Reply("", turn, None, True)]
+    return [*([calling(*turn)] if turn else []), Reply("", "Done.", None, True)]
 
 
 def calling(*calls: ToolCall) -> Reply:
@@ -112,8 +127,7 @@ def call_tool(
 def play_gold(environment: Environment, task: Task) -> Verdict:
     """Play the task's own solution and verify it: what every environment must pass."""
     environment.reset(task)
-    for calls in environment.gold():
-        if calls:
-            environment.step(calling(*calls))
-        environment.step(calling())
+    for turn in environment.gold():
+        for reply in replies_of(turn):
+            environment.step(reply)
     return environment.verify()

@@ -1,36 +1,39 @@
 """An environment's own solutions as training samples: its calls are seen before any is reinforced."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 from environments.catalogue import make_environment, take_tasks
 from environments.config import EnvironmentSource
 from environments.episode import Episode
-from environments.protocol import Task, calling
-from workbench.chat import Reply
+from environments.protocol import Task, replies_of
 from workbench.conversation import Conversation
 from workbench.errors import UserError
-
-_END = Reply("", "Done.", None, True)
 
 
 def solutions(source: EnvironmentSource, count: int, seed: int) -> list[Conversation]:
     """`count` samples: each reply of solved tasks behind what stands before it, the tools' own answers among
     it. There is no trace: the samples are of reasoning off.
 
-    A user's request is solved by one reply with all its calls, then one without. Raises: UserError where
-    there are too few tasks, or a task's own solution does not solve it.
+    A user's request is solved by one reply with all its calls, then one without; or by one reply in words.
+    Raises: UserError where there are too few tasks, or a task's own solution does not solve it.
     """
-    out: list[Conversation] = []
-    for task in take_tasks(source.tasks, -(-count // 2), seed):  # two replies or more each
-        out += solved(task)
-        if len(out) >= count:
+    # Calls make two replies or more of a task, words one: half as many tasks are tried first.
+    for tasks in (-(-count // 2), count):
+        out = list(islice(_all_solved(source, tasks, seed), count))
+        if len(out) == count:
             break
-    if len(out) < count:
+    else:
         raise UserError(
             f"environment {source.tasks.type!r} gives {len(out)} samples of solutions, {count} were asked "
             "for; ask for fewer"
         )
-    return out[:count]
+    return out
+
+
+def _all_solved(source: EnvironmentSource, tasks: int, seed: int) -> Iterator[Conversation]:
+    for task in take_tasks(source.tasks, tasks, seed):
+        yield from list(solved(task))  # to its end: what is wrong with it is said there
 
 
 def solved(task: Task) -> Iterator[Conversation]:
@@ -38,8 +41,8 @@ def solved(task: Task) -> Iterator[Conversation]:
     world = make_environment(task.environment)
     episode = Episode(world, task)
     episode.begin()
-    for calls in world.gold():
-        for reply in (calling(*calls), _END) if calls else (_END,):
+    for turn in world.gold():
+        for reply in replies_of(turn):
             tools, place = episode.tools, len(episode.messages)
             episode.answer(reply)
             yield Conversation(

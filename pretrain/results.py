@@ -32,13 +32,15 @@ class DistillResult(PretrainResult):
 
 
 class PruneResult(StageResult):
-    """Of a pruning. removed_layers: round by round. kept: what stays of the Mamba heads. target: the sizes."""
+    """Of a pruning. removed_layers: round by round. kept: what stays of the Mamba heads. target: the sizes.
+    random_kl: of each random choice of the same sizes, nats from the unpruned model."""
 
     parameters_before: int | None = None
     removed_layers: list[dict[str, Any]] = []
     kept: dict[str, Any] = {}
     pattern: str = ""
     target: dict[str, Any] = {}
+    random_kl: list[float] = []
 
 
 class SearchResult(StageResult):

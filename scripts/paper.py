@@ -35,6 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", default="3", metavar="N or A,B,...", help="as of replicate.py (default 3)"
     )
+    parser.add_argument(
+        "--side-by-side", type=int, default=1, metavar="N", help="seeds at a time (default 1)"
+    )
     parser.add_argument("--only", metavar="RECIPE,...", help="these recipes alone, by name")
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", dest="overrides", help=SET_HELP
@@ -81,6 +84,7 @@ def _replicate(args: argparse.Namespace, paper: "Paper", name: str) -> int:
     for other in own.take:
         if any((place.root.parent / f"{other}-seeds").glob("seed-*")):
             words += ["--take", f"{other}-seeds"]
+    words += ["--side-by-side", str(args.side_by_side)]
     for one in args.overrides:
         words += ["--set", one]
     print(f"== {name}", flush=True)

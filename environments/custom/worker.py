@@ -175,10 +175,10 @@ def verify() -> dict[str, Any]:
     return {"value": whole, "status": status, "parts": {**found["parts"], **turns}}
 
 
-def solve() -> list[list[dict[str, Any]]]:
-    """The task's own solution by the class's `solve`: the calls of each turn."""
+def solve() -> list[str | list[dict[str, Any]]]:
+    """The task's own solution by the class's `solve`: of each turn the calls, or the reply's text."""
     found = _waited(_playing().made.solve())
-    turns: list[list[dict[str, Any]]] = _json(list(found), "solve")
+    turns: list[str | list[dict[str, Any]]] = _json(list(found), "solve")
     return turns
 
 

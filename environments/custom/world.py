@@ -13,12 +13,13 @@ import time
 import weakref
 from typing import Any
 
-from environments.protocol import EnvironmentFailed, Step, Task, ToolCall
+from environments.protocol import EnvironmentFailed, Gold, Step, Task
 from reward.plugin import LOAD_LIMIT_S, stamp_of
 from reward.sessions import NoSession, Session, shared_nursery
 from reward.verdict import Verdict, failed, timed_out
 from workbench.chat import Reply
 from workbench.custom_code import target_of
+from workbench.errors import UserError
 
 WORKER = "environments.custom.worker"
 
@@ -72,9 +73,15 @@ class Own:
             return failed(found["error"])
         return Verdict(found["value"], found["status"], found["parts"])
 
-    def gold(self) -> list[list[ToolCall]]:
+    def gold(self) -> list[Gold]:
         """See protocol. What the class's `solve` returns."""
-        turns: list[list[ToolCall]] = self._call("solve")
+        turns: list[Gold] = self._call("solve")
+        for turn in turns:
+            if not isinstance(turn, str) and not _are_calls(turn):
+                raise UserError(
+                    f"{self._limits['type']}: solve() gave the turn {turn!r:.200}; give for each turn a text, or a list "
+                    'of calls {"name", "arguments"}'
+                )
         return turns
 
     def close(self) -> None:
@@ -98,3 +105,9 @@ class Own:
             self.close()
             raise EnvironmentFailed(timed_out(f"{function}: over {whole:g} s in the environment"))
         return done.value
+
+
+def _are_calls(turn: Any) -> bool:
+    return isinstance(turn, list) and all(
+        isinstance(call, dict) and isinstance(call.get("name"), str) for call in turn
+    )

@@ -97,6 +97,19 @@ class PruneConfig(StageConfig):
     over its channels, which changes with those that go. false: cut only [paper: not stated]."""
     threads: int = Field(2, ge=1)
     """CPU threads of the forward passes."""
+    random_draws: int = Field(0, ge=0)
+    """Random choices of the same sizes, to compare with: is importance better than chance, before any
+    training? 0: not asked."""
+    held_out: BlendConfig | None = None
+    """Documents to compare on: KL from the unpruned model. Needed with `random_draws`."""
+    held_out_rows: int = Field(32, ge=2)
+    """Rows of `row_tokens` to compare on."""
+
+    @model_validator(mode="after")
+    def _rows_to_compare_on(self) -> "PruneConfig":
+        if bool(self.random_draws) != (self.held_out is not None):
+            raise ValueError("give `random_draws` and `held_out` together: one is of no use alone")
+        return self
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "PruneConfig":

@@ -16,10 +16,8 @@ from model.sharding.files import read_sharded
 from model.sharding.shard import inside, whole
 from model.tokenizer import read_tokenizer
 from pretrain.compress.config import DistillConfig
-from pretrain.compress.held_out import compare, summary
+from pretrain.compress.held_out import compare, held_out_rows, summary
 from pretrain.compress.kl import linear_kl
-from pretrain.documents import BlendDocuments
-from pretrain.rows import RowStream
 from pretrain.stage import ShardedSource, make_ready, prepare, train
 from workbench.distributed import group
 from workbench.distributed.launch import run_workers
@@ -112,7 +110,7 @@ def _distill(
     config: DistillConfig = context.config
     tokenizer = read_tokenizer(context.parent_model)
     check_pair(student, tokenizer, teacher, read_tokenizer(_teacher_folder(context)))
-    rows = group.from_first(lambda: _held_out(config, tokenizer, context.seed))
+    rows = group.from_first(lambda: held_out_rows(config, tokenizer, context.seed))
     if rows and "held_out_before" not in context.outputs:
         context.progress(message="comparing with the teacher")
         before = compare(student, teacher, rows)
@@ -123,13 +121,6 @@ def _distill(
     if rows:
         before = context.outputs.pop("held_out_before")
         context.keep(**summary(before, compare(student, teacher, rows), config.teacher))
-
-
-def _held_out(config: DistillConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[Rows]:
-    if config.held_out is None:
-        return []
-    stream = RowStream(BlendDocuments(config.held_out, tokenizer, seed), config.row_tokens)
-    return stream.along(config.held_out_rows, batch_rows=1)
 
 
 def _teacher_folder(context: StageContext) -> Path:

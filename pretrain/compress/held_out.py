@@ -5,18 +5,31 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model.layers import context
 from model.loss import IGNORED, logit_slices
 from model.packed import Rows, last_hidden, shifted_labels
 from model.sharding.shard import inside, whole
+from pretrain.compress.config import DistillConfig, PruneConfig
+from pretrain.documents import BlendDocuments
+from pretrain.rows import RowStream
 from workbench.records import to_json
 from workbench.statistics import mean_interval_normal, paired_difference
 
 FIGURES = ("kl", "next_token_loss", "agreement", "teacher_next_token_loss")
 """Of a row, means over its valid tokens. agreement: share of tokens at which both find the same one
 most likely. The rest in nats."""
+
+
+def held_out_rows(
+    config: DistillConfig | PruneConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> list[Rows]:
+    """The recipe's held-out documents, one row a batch; none where it names none."""
+    if config.held_out is None:
+        return []
+    stream = RowStream(BlendDocuments(config.held_out, tokenizer, seed), config.row_tokens)
+    return stream.along(config.held_out_rows, batch_rows=1)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Stage kind `prune`: a hybrid in, a smaller one out, a plain checkpoint without any training."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -10,8 +11,10 @@ from model.hybrid import Hybrid, load_model, save_model
 from model.layers.isolation import check_isolation
 from model.packed import Rows
 from model.tokenizer import read_tokenizer
+from pretrain.compress.chance import chance_difference
 from pretrain.compress.config import PruneConfig, TargetConfig
 from pretrain.compress.depth import Removal, remove_layers
+from pretrain.compress.held_out import held_out_rows
 from pretrain.compress.importance import width_scores
 from pretrain.compress.prune import KeptParts, choose, narrow, without_layers
 from pretrain.compress.target import WIDTHS, check_target, shape_of, target_of
@@ -20,6 +23,7 @@ from pretrain.rows import RowStream
 from workbench.checkpoint import seed_everything
 from workbench.distributed import group
 from workbench.memory import keep_freed_memory
+from workbench.records import to_json
 from workbench.stage import StageContext
 
 
@@ -38,10 +42,13 @@ def run(context: StageContext) -> None:
     context.progress(message="reading data")
     documents = BlendDocuments(config.blend, tokenizer, context.seed)
     batches = RowStream(documents, config.row_tokens).along(config.samples, config.microbatch_rows)
+    whole = copy.deepcopy(model).cpu() if config.random_draws else None
     if target.layers is not None:
         model = _cut_depth(context, model, batches, target.layers)
     if any(getattr(target, key) is not None for key in WIDTHS):
         model = _cut_width(context, model, batches, target)
+    if whole is not None:
+        _compare_with_chance(context, whole, model, target, batches)
     context.keep(
         target=target.model_dump(exclude_none=True),
         parameters=_count(model),
@@ -87,6 +94,25 @@ def _cut_width(
     kept = choose(scores, shape_of(model.config), target)
     context.keep(kept=_written(kept))
     return narrow(model.cpu(), kept, target, scores if config.rescale_norms else None)
+
+
+def _compare_with_chance(
+    context: StageContext, whole: Hybrid, chosen: Hybrid, target: TargetConfig, batches: list[Rows]
+) -> None:
+    config: PruneConfig = context.config
+    place = str(group.place(config))
+    tokenizer = read_tokenizer(context.parent_model)
+    found, draws = chance_difference(
+        whole.to(place).eval(),
+        chosen.to(place).eval(),
+        target,
+        config,
+        batches,
+        held_out_rows(config, tokenizer, context.seed),
+        context.seed,
+        _tick(context, "choosing at random"),
+    )
+    context.keep(differences=[to_json(found)], random_kl=draws)
 
 
 def _tick(context: StageContext, message: str) -> Callable[[], None]:

@@ -77,7 +77,9 @@ def _dialogue(task: ToolDialogueTask, given: Task, name: str, model: str) -> Wor
     said = whole(opening[0]).answer.strip()
     world = make_environment(given.environment)
     world.reset(given)
-    if missing := _unsaid(said, [call for calls in world.gold() for call in calls], goal):
+    if missing := _unsaid(
+        said, [call for turn in world.gold() if not isinstance(turn, str) for call in turn], goal
+    ):
         return [GateRefusal("the user left something out", f"{missing}: {said}"[:300])]
     system = [m for m in given.messages if m["role"] == "system"]
     asked = Task(

@@ -45,6 +45,34 @@ def test_each_reply_stands_behind_the_tools_own_answers(tmp_path: Path) -> None:
         solutions(_source(tmp_path), 8, 1)
 
 
+TOLD = """
+class Echo:
+    def __init__(self, *, reply="yes"): self.reply = reply
+    def tasks(self): yield from ({"prompt": f"Is {n} a number?"} for n in range(3))
+    def reset(self, task): pass
+    def step(self, reply): self.said = reply.answer
+    def verify(self): return self.said == "yes"
+    def solve(self): return [self.reply]
+"""
+
+
+def test_a_solution_may_be_a_text(tmp_path: Path) -> None:
+    (tmp_path / "echo.py").write_text(TOLD)
+
+    def source(**options: object) -> EnvironmentSource:
+        tasks = OwnTasks(type=f"{tmp_path}/echo.py:Echo", options=options)
+        return EnvironmentSource(type="environment", tasks=tasks)
+
+    samples = solutions(source(), 3, 1)
+    assert [[m["content"] for m in s.messages] for s in samples] == [
+        [f"Is {n} a number?", "yes"] for n in range(3)
+    ]
+    with pytest.raises(UserError, match="its own solution does not solve it"):
+        solutions(source(reply="no"), 1, 1)
+    with pytest.raises(UserError, match=r"solve\(\) gave the turn 7; give for each turn a text"):
+        solutions(source(reply=7), 1, 1)
+
+
 def test_sft_takes_them_as_a_part() -> None:
     house = HouseTasks(type="house", split="train", requests=(2, 2), offered=3)
     part = {"source": {"type": "environment", "tasks": house.model_dump()}, "samples": 6}

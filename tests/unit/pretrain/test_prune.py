@@ -12,6 +12,7 @@ from model.layers.layout import DocumentLayout
 from model.packed import Rows
 from model.presets import shape
 from model.sizes import parameters
+from pretrain.compress.chance import chance_difference
 from pretrain.compress.config import PruneConfig, TargetConfig
 from pretrain.compress.depth import Removal, removal_errors, remove_layers
 from pretrain.compress.importance import width_scores
@@ -46,6 +47,10 @@ DEAD_HIDDEN = [0, 5, 11, 23]
 DEAD_FFN = [1, 2, 17, 39]
 DEAD_HEADS = [2, 7]  # one in each group of four
 DEAD_CHANNELS = [0, 4]
+BLEND = {
+    "sources": {"mix": {"type": "world", "domain": "mix"}},
+    "phases": [{"until": 1.0, "weights": {"mix": 1}}],
+}
 IDS = torch.randint(3, VOCAB, (17,), generator=torch.Generator().manual_seed(4))
 
 
@@ -395,3 +400,34 @@ def test_an_impossible_target_is_found_before_anything_runs(override: str, says:
 def test_what_ends_a_reply_is_kept(model: Hybrid) -> None:
     model.generation_config.eos_token_id = [2, 7]
     assert without_layers(model, [0, 1, 2, 4, 5]).generation_config.eos_token_id == [2, 7]
+
+
+@pytest.mark.parametrize("what", [*TARGETS, "layers"])
+def test_importance_is_compared_with_choices_at_random(model: Hybrid, what: str) -> None:
+    """Dead units cost nothing to leave out, and a random choice takes live ones."""
+    count = len(SIZES["pattern"]) - 1 if what == "layers" else TARGETS[what]
+    if what == "layers":
+        with torch.no_grad():
+            model.model.layers[3].mixer.out_proj.weight.zero_()
+    else:
+        kill(model, what)
+    target = TargetConfig(**{what: count})
+    data = {"kind": "prune", "needs": ["a"], "target": {what: count}, "blend": BLEND}
+    config = PruneConfig.read({**data, "random_draws": 3, "held_out": BLEND}, where="prune")
+    chosen = (
+        without_layers(model, [0, 1, 2, 4, 5]) if what == "layers" else cut(model, **{what: count})
+    )
+    found, draws = chance_difference(
+        model, chosen.eval(), target, config, batches(), batches(), seed=1
+    )
+    assert found.after.value < 1e-6 < found.before.value
+    assert found.before.value == pytest.approx(sum(draws) / 3) and len(set(draws)) > 1
+    again = chance_difference(model, chosen, target, config, batches(), batches(), seed=1)[1]
+    assert again == draws
+
+
+def test_draws_and_the_rows_to_compare_on_come_together() -> None:
+    data = {"kind": "prune", "needs": ["a"], "target": {"ffn": 8}, "blend": BLEND}
+    for more in ({"random_draws": 2}, {"held_out": BLEND}):
+        with pytest.raises(UserError, match="`random_draws` and `held_out` together"):
+            PruneConfig.read({**data, **more}, where="prune")

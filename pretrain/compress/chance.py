@@ -1,0 +1,84 @@
+"""Is a choice by importance better than one at random? Both are compared with the whole model, untrained."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
+
+import torch
+
+from model.hybrid import Hybrid
+from model.packed import Rows
+from pretrain.compress.config import PruneConfig, TargetConfig
+from pretrain.compress.held_out import FIGURES, compare
+from pretrain.compress.importance import Scores, width_scores
+from pretrain.compress.prune import choose, narrow, without_layers
+from pretrain.compress.target import WIDTHS, shape_of
+from workbench.records import Difference
+from workbench.statistics import paired_difference
+
+WHAT = "nats from the unpruned model, by chance and by importance"
+
+
+def chance_difference(
+    whole: Hybrid,
+    chosen: Hybrid,
+    target: TargetConfig,
+    config: PruneConfig,
+    calibration: Sequence[Rows],
+    held_out: Sequence[Rows],
+    seed: int,
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[Difference, list[float]]:
+    """KL from the whole model on held-out rows, of `random_draws` random choices of the same sizes (their
+    mean, row by row) and of the chosen one; and the mean KL of each draw."""
+    kl = FIGURES.index("kl")
+    by_importance = compare(chosen, whole, held_out)[FIGURES[kl]]
+    draws: list[list[float]] = []
+    for number in range(config.random_draws):
+        drawn = at_random(whole, target, config, calibration, Random(f"{seed}/{number}"))
+        draws.append(compare(drawn, whole, held_out)[FIGURES[kl]])
+        tick()
+    mean = [sum(rows) / len(rows) for rows in zip(*draws, strict=True)]
+    found = paired_difference(mean, by_importance, what=WHAT, unit="rows", share=False)
+    return found, [sum(rows) / len(rows) for rows in draws]
+
+
+def at_random(
+    whole: Hybrid,
+    target: TargetConfig,
+    config: PruneConfig,
+    calibration: Sequence[Rows],
+    rng: Random,
+) -> Hybrid:
+    """The whole model cut to the target, every part that stays drawn. Norms are rescaled as always."""
+    model, device = copy.deepcopy(whole).cpu(), next(whole.parameters()).device
+    if target.layers is not None:
+        model = without_layers(
+            model, _layers(shape_of(model.config).pattern, target.layers, config, rng)
+        )
+    if any(getattr(target, key) is not None for key in WIDTHS):
+        scores = width_scores(model.to(device).eval(), calibration)
+        kept = choose(_drawn(scores, rng), shape_of(model.config), target)
+        model = narrow(model.cpu(), kept, target, scores if config.rescale_norms else None)
+    return model.to(device).eval()
+
+
+def _layers(pattern: str, count: int, config: PruneConfig, rng: Random) -> list[int]:
+    may_go = [i for i, letter in enumerate(pattern) if letter in config.removable]
+    gone = set(rng.sample(may_go, len(pattern) - count))
+    return [i for i in range(len(pattern)) if i not in gone]
+
+
+def _drawn(scores: Scores, rng: Random) -> Scores:
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+
+    def like(values: torch.Tensor) -> torch.Tensor:
+        return torch.rand(values.shape, generator=generator)
+
+    return replace(
+        scores,
+        hidden=like(scores.hidden),
+        ffn={i: like(v) for i, v in scores.ffn.items()},
+        mamba={i: like(v) for i, v in scores.mamba.items()},
+    )
