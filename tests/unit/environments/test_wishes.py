@@ -1,0 +1,103 @@
+"""The wishes of docs/examples/wishes.py: their own solutions pass, other texts do not, and nothing of IFBench is in them."""
+
+import importlib.util
+import json
+import sys
+from collections import Counter, defaultdict
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from data_mix.decontaminate import Decontaminator
+from evals.sources import package_folder
+from reward.instructions_worker import judge
+
+FILE = Path("docs/examples/wishes.py")
+PLAIN = (
+    "Bread rises because yeast makes gas. It is a very old process, and the dough gets bigger and bigger. "
+    "The baker waits for the bread, and the bread is for the baker."
+)
+# Ours and what IFBench calls it, with the names of its arguments. Where ours is the stricter, its texts pass there.
+TWINS: dict[str, tuple[str, dict[str, str]]] = {
+    "word_lines": ("format:newline", {}),
+    "no_spaces": ("format:no_whitespace", {}),
+    "title_case": ("format:title_case", {}),
+    "marked_list": ("format:list", {"sep": "marker"}),
+    "nested_list": ("format:sub-bullets", {}),
+    "text_then_points": ("format:no_bullets_bullets", {}),
+    "italics": ("format:thesis", {}),
+    "nested_quotes": ("format:quotes", {}),
+    "nested_brackets": ("format:parentheses", {}),
+    "emoji": ("format:emoji", {}),
+    "stairs": ("format:line_indent", {}),
+    "numbers": ("count:numbers", {"N": "count"}),
+    "pronouns": ("count:pronouns", {"N": "count"}),
+    "joining_words": ("count:conjunctions", {"small_n": "count"}),
+    "all_marks": ("count:punctuation", {}),
+    "statements": ("ratio:sentence_type", {}),
+    "balanced": ("ratio:sentence_balance", {}),
+    "same_ends": ("words:paragraph_last_first", {}),
+    "few_repeats": ("words:repeats", {"small_n": "most"}),
+    "alphabet": ("words:alphabet", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def wishes() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("wishes", FILE)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules["wishes"] = made
+    spec.loader.exec_module(made)
+    return made
+
+
+def _tasks(wishes: ModuleType, split: str, count: int = 900) -> list[dict[str, Any]]:
+    return list(islice(wishes.Wishes().tasks(split, 17), count))
+
+
+def test_every_wish_is_granted_by_its_own_reply_and_not_by_any_text(wishes: ModuleType) -> None:
+    asked, granted = Counter[str](), Counter[str]()
+    world = wishes.Wishes()
+    for task in _tasks(wishes, "train") + _tasks(wishes, "test"):
+        world.reset(task)
+        world.said = world.solve()[0]
+        assert world.verify(), task
+        world.said = PLAIN
+        asked[task["kind"]] += 1
+        granted[task["kind"]] += world.verify()
+    assert len(asked) == len(wishes.KINDS) == 30
+    # A plain text keeps to some limits by chance, and to no form.
+    assert {kind for kind in asked if granted[kind]} <= {"dense", "length", "few_repeats"}
+    assert all(granted[kind] < asked[kind] for kind in asked)
+
+
+def test_the_splits_share_no_passage(wishes: ModuleType) -> None:
+    topics = defaultdict(set)
+    for split in ("train", "test"):
+        for task in _tasks(wishes, split):
+            topics[split].update(p["topic"] for p in wishes._PASSAGES if p["ask"] in task["prompt"])
+    assert topics["train"] and topics["test"] and not topics["train"] & topics["test"]
+
+
+def test_what_ifbench_has_too_means_the_same(wishes: ModuleType) -> None:
+    for task in _tasks(wishes, "train", 300):
+        if task["kind"] not in TWINS:
+            continue
+        name, arguments = TWINS[task["kind"]]
+        kwargs = {theirs: task["args"][ours] for theirs, ours in arguments.items()}
+        item = {"instruction_id": name, "kwargs": kwargs}
+        found = judge([item], task["reply"], task["prompt"], True, "ifbench")
+        assert found == {"followed": [True]}, task
+
+
+def test_no_six_words_in_a_row_are_ifbenchs(wishes: ModuleType) -> None:
+    rows = (package_folder("ifbench", "ifbench") / "data" / "IFBench_test.jsonl").read_text("utf-8")
+    guard = Decontaminator([json.loads(row)["prompt"] for row in rows.splitlines()], ngram_words=6)
+
+    prompts = [task["prompt"] for task in _tasks(wishes, "train", 2000)]
+    assert not [prompt for prompt in prompts if guard.is_contaminated(prompt)]
+    assert guard.is_contaminated(json.loads(rows.splitlines()[3])["prompt"])
