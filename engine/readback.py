@@ -78,12 +78,12 @@ class Readback:
         packed = attribute == "weight" and hasattr(module, "cpu_linear") and parts[0][1].ndim == 2
         looked_up = path.endswith(("embed_tokens", "embeddings"))
         if held.numel() or not packed:
-            if any(held.ndim != t.ndim or held.shape[1:] != t.shape[1:] for _, t in parts):
-                self.unread += names
-            else:
+            aliased = self._check_alias(path, names, parts[0][1])
+            if all(held.ndim == t.ndim and held.shape[1:] == t.shape[1:] for _, t in parts):
                 # A vocabulary is padded with rows that no token reads.
                 self._note_rows(parts, held)
-                self._check_alias(path, names, parts[0][1])
+            elif not aliased:
+                self.unread += names
         if packed and not looked_up:
             self._multiply(module, parts)
         head = tied_head(self._model) if looked_up else None
@@ -113,14 +113,16 @@ class Readback:
             self._note([name], 0.0 if same else relative_error(found, tensor), 0.0)
             row += len(tensor)
 
-    def _check_alias(self, path: str, names: list[str], given: torch.Tensor) -> None:
-        """The mixer reads its convolution through a view of its own, which a reload can lose."""
+    def _check_alias(self, path: str, names: list[str], given: torch.Tensor) -> bool:
+        """The mixer reads its convolution through a view of its own, which a reload can lose. Whether it does."""
         mixer = self._model.get_submodule(path.rpartition(".")[0])
         view = getattr(mixer, "conv_weights", None)
-        if path.endswith("conv1d") and given.ndim == 3 and view is not None:
-            flat = given.squeeze(1)
-            same = view.shape == flat.shape and torch.equal(view, flat)
-            self._note(names, 0.0 if same else torch.inf, 0.0)
+        if not path.endswith("conv1d") or given.ndim != 3 or view is None:
+            return False
+        flat = given.squeeze(1)
+        same = view.shape == flat.shape and torch.equal(view, flat)
+        self._note(names, 0.0 if same else torch.inf, 0.0)
+        return True
 
     def _note(self, names: Sequence[str], error: float, tolerance: float) -> None:
         for name in names:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import EngineConfig
+from engine.conv_view import renew_conv_views
 from engine.cpu_steps import lighten
 from engine.expert_kernels import forget_expert_kernels
 from engine.merged import Merged
@@ -243,6 +244,7 @@ class VllmEngine:
         # On the CPU vLLM repacks weights, so it must reload layer by layer.
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given)})
         self._engine.apply_model(renew_tied_head)
+        self._engine.apply_model(renew_conv_views)
         if self.config.prefix_caching:
             # Requests under way compute their prompts anew: the cache cannot be emptied under them.
             self._engine.reset_prefix_cache(reset_running_requests=True)

@@ -54,4 +54,6 @@ def solved(task: Task) -> Iterator[Conversation]:
             )
     found = episode.verdict()
     if found.value != 1.0:
-        raise UserError(f"task {task.id!r}: its own solution does not solve it: {found.parts}")
+        raise UserError(
+            f"task {task.id!r}: its own solution does not solve it ({found.parts or found.value}): {task.messages[-1]['content']!r:.200}"
+        )

@@ -181,7 +181,7 @@ def palindromes(p: Passage, rng: random.Random) -> Made:
 
 
 def few_repeats(p: Passage, rng: random.Random) -> Made:
-    return rng.choice(p["sentences"]), {"most": rng.randint(2, 5)}
+    return rng.choice(p["sentences"]), {"most": rng.randint(4, 6)}
 
 
 def dense(p: Passage, rng: random.Random) -> Made:
