@@ -52,7 +52,7 @@ check: setup    ## formatting, lint, types, import directions, sizes
 	@$(PY) -m pytest tests/unit/test_structure.py
 
 stress: setup   ## fault injection and hostile input
-	@$(PY) -m pytest tests -m stress -s
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -m stress -s
 
 mutate: setup   ## break important lines one at a time: a test must notice each (about 15 minutes)
 	@scripts/setup.sh real evals
