@@ -8,6 +8,7 @@ import json
 import random
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -43,7 +44,7 @@ def _lines(text: str) -> list[str]:
 
 
 def options(p: Passage, rng: random.Random) -> Made:
-    choices = rng.choice((["yes", "no"], ["yes", "no", "maybe"], ["yes", "no", "it depends"]))
+    choices = rng.choice((["yes", "no"], ["yes", "no", "unsure"], ["no", "yes", "it depends"]))
     return p["yes_or_no"][1], {"choices": choices}
 
 
@@ -228,15 +229,18 @@ def _ends(text: str) -> Counter[str]:
 
 
 def _in_order(text: str) -> bool:
-    first = [word[0].lower() for word in _words(text)]
-    return len(first) > 1 and all(
-        string.ascii_lowercase.find(b) == (string.ascii_lowercase.find(a) + 1) % 26
-        for a, b in pairwise(first)
+    places = [string.ascii_lowercase.find(word[0].lower()) for word in _words(text)]
+    return (
+        len(places) > 1 and min(places) >= 0 and all(b == (a + 1) % 26 for a, b in pairwise(places))
     )
 
 
+def _is_emoji(sign: str) -> bool:
+    return sign != "" and unicodedata.category(sign) == "So"
+
+
 def _csv_holds(text: str, columns: list[str], count: int) -> bool:
-    rows = [line.split(",") for line in _lines(text)]
+    rows = [[cell.strip() for cell in line.split(",")] for line in _lines(text)]
     return (
         rows[0] == columns and len(rows) == count + 1 and all(len(r) == len(columns) for r in rows)
     )
@@ -249,7 +253,9 @@ def _counted(text: str, counts: dict[str, int]) -> bool:
 
 HOLDS: dict[Callable[..., Made], Callable[..., bool]] = {
     options: lambda t, choices: t.strip(" .").lower() in choices,
-    template: lambda t, labels: all(f"{label}:" in t for label in labels),
+    template: lambda t, labels: bool(
+        re.fullmatch(r"\s*" + r"\s*".join(rf"{label}:.*\w.*" for label in labels), t, re.S)
+    ),
     word_lines: lambda t: len(_lines(t)) == len(t.split()),
     no_spaces: lambda t: not any(sign.isspace() for sign in t),
     title_case: lambda t: not any(word[0].islower() for word in _words(t)),
@@ -259,19 +265,18 @@ HOLDS: dict[Callable[..., Made], Callable[..., bool]] = {
     italics: lambda t: bool(re.match(r"<(i|em)>[^<]+</\1>\s*\S", t)),
     nested_quotes: lambda t: bool(re.search(r"\"[^\"']*'[^\"']*\"[^\"']*\"[^\"']*'[^\"']*\"", t)),
     nested_brackets: lambda t: _depth(t, {"(": ")", "[": "]", "{": "}"}) >= 5,
-    emoji: lambda t: all(
-        s.rstrip(" .!?")[-1:] in _W["emoji"] or ord(s.rstrip(" .!?")[-1]) > 0x2190
-        for s in _sentences(t)
-    ),
+    emoji: lambda t: all(_is_emoji(s.rstrip(" .!?")[-1:]) for s in _sentences(t)),
     stairs: lambda t: (
         len(_lines(t)) > 1
         and all(len(a) - len(a.lstrip()) < len(b) - len(b.lstrip()) for a, b in pairwise(_lines(t)))
     ),
     length: lambda t, low, high: low <= len(t.split()) <= high,
     numbers: lambda t, count: len(re.findall(r"\d+", t)) == count,
-    placed_word: lambda t, place, word: word in " ".join(_sentences(t)[place - 1 : place]).lower(),
+    placed_word: lambda t, place, word: (
+        word in [w.lower() for s in _sentences(t)[place - 1 : place] for w in _words(s)]
+    ),
     counted_words: _counted,
-    names: lambda t, count, offered: sum(name in t for name in offered) >= count,
+    names: lambda t, count, offered: len(set(_words(t)) & set(offered)) >= count,
     pronouns: lambda t, count: sum(word.lower() in _W["pronouns"] for word in _words(t)) >= count,
     joining_words: lambda t, count, kinds: (
         len({w.lower() for w in _words(t)} & set(kinds)) >= count
@@ -328,7 +333,7 @@ class Wishes:
 
     def verify(self) -> bool:
         holds = KINDS[self.task["kind"]][1]
-        return bool(self.said.strip()) and bool(holds(self.said, **self.task["args"]))
+        return bool(_words(self.said)) and bool(holds(self.said, **self.task["args"]))
 
     def solve(self) -> list[str]:
         return [self.task["reply"]]

@@ -21,7 +21,7 @@ PLAIN = (
     "Bread rises because yeast makes gas. It is a very old process, and the dough gets bigger and bigger. "
     "The baker waits for the bread, and the bread is for the baker."
 )
-# Ours and what IFBench calls it, with the names of its arguments. Where ours is the stricter, its texts pass there.
+# Ours and what IFBench calls it, with the names of its arguments. Some of ours are the stricter.
 TWINS: dict[str, tuple[str, dict[str, str]]] = {
     "word_lines": ("format:newline", {}),
     "no_spaces": ("format:no_whitespace", {}),
@@ -91,7 +91,7 @@ def test_the_splits_share_no_passage(wishes: ModuleType) -> None:
     assert topics["train"] and topics["test"] and not topics["train"] & topics["test"]
 
 
-def test_what_ifbench_has_too_means_the_same(wishes: ModuleType) -> None:
+def test_ifbench_grants_what_ours_does(wishes: ModuleType) -> None:
     for task in _tasks(wishes, "train", 300):
         if task["kind"] not in TWINS:
             continue
@@ -100,6 +100,45 @@ def test_what_ifbench_has_too_means_the_same(wishes: ModuleType) -> None:
         item = {"instruction_id": name, "kwargs": kwargs}
         found = judge([item], task["reply"], task["prompt"], True, "ifbench")
         assert found == {"followed": [True]}, task
+
+
+NEAR = {
+    "emoji": ["...", "Bread rises 面", "Bread rises →."],
+    "title_case": ["...", "Bread Rises because Of Gas"],
+    "same_ends": ["...", "Bread rises."],
+    "alphabet": ["1 apple", "Apples calm"],
+    "all_marks": ["Is it so?! Yes; no, never."],
+    "nested_brackets": ["([{(x)}])", "(((((x))))"],
+    "nested_list": ["* one\n* two\n  - three"],
+    "stairs": ["One line."],
+    "statements": ["One. Two. Three?  Four?"],
+}
+
+
+@pytest.mark.parametrize("kind", NEAR)
+def test_what_nearly_grants_a_wish_does_not(wishes: ModuleType, kind: str) -> None:
+    world = wishes.Wishes()
+    world.reset(wishes.Wishes()._task(kind, wishes._PASSAGES[0], random.Random(1)))
+    for text in NEAR[kind]:
+        world.said = text
+        assert not world.verify(), text
+
+
+def test_words_are_whole_words(wishes: ModuleType) -> None:
+    holds = {name: check for name, (_, check) in wishes.KINDS.items()}
+    assert not holds["placed_word"]("I remember.", place=1, word="ember")
+    assert holds["placed_word"]("An ember.", place=1, word="ember")
+    assert not holds["names"]("Omarion and Linhart.", count=1, offered=["Omar", "Linh"])
+    assert holds["table"]("A, B\n1, 2", columns=["A", "B"], count=1)
+    assert not holds["template"]("Next: a Claim: b", labels=["Claim", "Next"])
+
+
+def test_its_lists_are_not_ifbenchs(wishes: ModuleType) -> None:
+    text = (package_folder("ifbench", "ifbench") / "instructions.py").read_text("utf-8")
+    assert not [name for name in wishes._W["names"] if f'"{name}"' in text]
+    rows = (package_folder("ifbench", "ifbench") / "data" / "IFBench_test.jsonl").read_text("utf-8")
+    used = {kwargs.get("sep") for row in rows.splitlines() for kwargs in json.loads(row)["kwargs"]}
+    assert not used & set(wishes._W["markers"])
 
 
 def test_no_six_words_in_a_row_are_ifbenchs(wishes: ModuleType) -> None:
