@@ -178,6 +178,8 @@ def verify() -> dict[str, Any]:
 def solve() -> list[str | list[dict[str, Any]]]:
     """The task's own solution by the class's `solve`: of each turn the calls, or the reply's text."""
     found = _waited(_playing().made.solve())
+    if isinstance(found, str | Mapping):
+        raise TypeError(f"solve() gave {found!r:.100}; give a list, one entry for each turn")
     turns: list[str | list[dict[str, Any]]] = _json(list(found), "solve")
     return turns
 

@@ -1,6 +1,5 @@
 """Is a choice by importance better than one at random? Both are compared with the whole model, untrained."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
@@ -31,13 +30,20 @@ def chance_difference(
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Difference, list[float]]:
     """KL from the whole model on held-out rows, of `random_draws` random choices of the same sizes (their
-    mean, row by row) and of the chosen one; and the mean KL of each draw."""
+    mean, row by row) and of the chosen one; and the mean KL of each draw.
+
+    The interval is over rows: how far the draws are apart, only their own means say.
+    """
     kl = FIGURES.index("kl")
     by_importance = compare(chosen, whole, held_out)[FIGURES[kl]]
+    # Where no layers go, all draws are of the whole model, whose scores are the same.
+    scores = None if target.layers is not None else width_scores(whole, calibration, tick=tick)
     draws: list[list[float]] = []
     for number in range(config.random_draws):
-        drawn = at_random(whole, target, config, calibration, Random(f"{seed}/{number}"))
+        rng = Random(f"{seed}/{number}")
+        drawn = at_random(whole, target, config, calibration, rng, scores=scores, tick=tick)
         draws.append(compare(drawn, whole, held_out)[FIGURES[kl]])
+        del drawn  # a card has room for few models
         tick()
     mean = [sum(rows) / len(rows) for rows in zip(*draws, strict=True)]
     found = paired_difference(mean, by_importance, what=WHAT, unit="rows", share=False)
@@ -50,17 +56,20 @@ def at_random(
     config: PruneConfig,
     calibration: Sequence[Rows],
     rng: Random,
+    *,
+    scores: Scores | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Hybrid:
-    """The whole model cut to the target, every part that stays drawn. Norms are rescaled as always."""
-    model, device = copy.deepcopy(whole).cpu(), next(whole.parameters()).device
+    """The whole model cut to the target, every part that stays drawn. Norms are rescaled as always. scores: of
+    its widths, where they are known and no layers go."""
+    model, device = whole, next(whole.parameters()).device
     if target.layers is not None:
-        model = without_layers(
-            model, _layers(shape_of(model.config).pattern, target.layers, config, rng)
-        )
+        kept_layers = _layers(shape_of(model.config).pattern, target.layers, config, rng)
+        model = without_layers(model, kept_layers).to(device).eval()
     if any(getattr(target, key) is not None for key in WIDTHS):
-        scores = width_scores(model.to(device).eval(), calibration)
+        scores = scores or width_scores(model, calibration, tick=tick)
         kept = choose(_drawn(scores, rng), shape_of(model.config), target)
-        model = narrow(model.cpu(), kept, target, scores if config.rescale_norms else None)
+        model = narrow(model, kept, target, scores if config.rescale_norms else None)
     return model.to(device).eval()
 
 

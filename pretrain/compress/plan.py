@@ -31,13 +31,30 @@ def plan_prune(config: PruneConfig, recipe: Recipe) -> StagePlan:
                 f"depth: {removed} of {len(before.pattern)} layers go, one a round; a round is about "
                 f"{2 + len(before.pattern) // 2} forward passes over the rows"
             )
+    if config.random_draws:
+        lines.append(
+            f"compared with {config.random_draws} random choices on {config.held_out_rows} held-out rows, "
+            "three models beside each other"
+        )
     load = ScoringLoad(
-        tokens=round(_passes(target, before) * config.samples * config.row_tokens),
+        tokens=round(_passes(target, before) * config.samples * config.row_tokens)
+        + _chance_tokens(config, target),
         row_tokens=config.row_tokens,
         microbatch_rows=config.microbatch_rows,
         gpus=config.gpus,
     )
     return StagePlan(lines=tuple(lines), disk_bytes=2**28, loads=(load,))
+
+
+def _chance_tokens(config: PruneConfig, target: TargetConfig) -> int:
+    """Of the comparison with chance: two models on the held-out rows for each choice, and the scores of the
+    widths that random layers leave."""
+    if not config.random_draws:
+        return 0
+    rows = 2 * (config.random_draws + 1) * config.held_out_rows
+    if any(getattr(target, key) is not None for key in WIDTHS):
+        rows += config.samples * (1 if target.layers is None else config.random_draws)
+    return rows * config.row_tokens
 
 
 def _passes(target: TargetConfig, before: HybridShape | None) -> float:

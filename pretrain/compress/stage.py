@@ -1,6 +1,5 @@
 """Stage kind `prune`: a hybrid in, a smaller one out, a plain checkpoint without any training."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -42,13 +41,14 @@ def run(context: StageContext) -> None:
     context.progress(message="reading data")
     documents = BlendDocuments(config.blend, tokenizer, context.seed)
     batches = RowStream(documents, config.row_tokens).along(config.samples, config.microbatch_rows)
-    whole = copy.deepcopy(model).cpu() if config.random_draws else None
+    # Before anything is scored: a source that lacks them says so at once.
+    held_out = held_out_rows(config, tokenizer, context.seed)
     if target.layers is not None:
         model = _cut_depth(context, model, batches, target.layers)
     if any(getattr(target, key) is not None for key in WIDTHS):
         model = _cut_width(context, model, batches, target)
-    if whole is not None:
-        _compare_with_chance(context, whole, model, target, batches)
+    if held_out:
+        _compare_with_chance(context, model, target, batches, held_out)
     context.keep(
         target=target.model_dump(exclude_none=True),
         parameters=_count(model),
@@ -97,18 +97,22 @@ def _cut_width(
 
 
 def _compare_with_chance(
-    context: StageContext, whole: Hybrid, chosen: Hybrid, target: TargetConfig, batches: list[Rows]
+    context: StageContext,
+    chosen: Hybrid,
+    target: TargetConfig,
+    batches: list[Rows],
+    held_out: list[Rows],
 ) -> None:
     config: PruneConfig = context.config
     place = str(group.place(config))
-    tokenizer = read_tokenizer(context.parent_model)
+    context.progress(message="choosing at random")
     found, draws = chance_difference(
-        whole.to(place).eval(),
+        load_model(context.parent_model, device=place).eval(),
         chosen.to(place).eval(),
         target,
         config,
         batches,
-        held_out_rows(config, tokenizer, context.seed),
+        held_out,
         context.seed,
         _tick(context, "choosing at random"),
     )

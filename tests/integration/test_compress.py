@@ -48,7 +48,8 @@ def distill_stage(**changes: Any) -> dict[str, Any]:
 
 def test_a_model_is_pruned_and_distilled_and_engines_load_it(tmp_path: Path) -> None:
     stages = {
-        "tokenizer": tokenizer_stage(), "pretrain": pretrain_stage(), "prune": prune_stage(),
+        "tokenizer": tokenizer_stage(), "pretrain": pretrain_stage(),
+        "prune": prune_stage(random_draws=2, held_out=BLEND, held_out_rows=4),
         "distill": distill_stage(),
     }  # fmt: skip
     finish("all", "--recipe", str(write_recipe(tmp_path, stages, model=MODEL)))
@@ -57,6 +58,10 @@ def test_a_model_is_pruned_and_distilled_and_engines_load_it(tmp_path: Path) -> 
     assert len(made["removed_layers"]) == 1
     assert made["removed_layers"][0]["kind"] in "M-"
     assert made["parameters"] < made["parameters_before"]
+    (chance,) = made["differences"]
+    assert len(set(made["random_kl"])) == 2 and chance["difference"]["n"] == 4
+    assert chance["before"]["value"] == pytest.approx(sum(made["random_kl"]) / 2)
+    assert 0 < chance["after"]["value"] < 10  # of whole and pruned model, not of the pruned with itself
     each_step_once(run, "distill", 8)
     assert "Loss of distill by tokens" in (run / "report.html").read_text()
     distance = manifest(run, "distill")["outputs"]["distance"]

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from engine.conv_view import renew_conv_views
+from engine.readback import Readback
 
 
 class _Mixer(nn.Module):
@@ -34,3 +35,13 @@ def test_a_view_of_the_weight_is_left() -> None:
     mixer = _Mixer(weight, weight.view(2, 4))
     renew_conv_views(mixer)
     assert mixer.conv_weights.data_ptr() == mixer.conv1d.weight.data_ptr()
+
+
+def test_what_is_convolved_with_is_read_back_though_the_weight_is_packed() -> None:
+    """Nobody can read the packed weight [2, 4]; the view says what the layer computes with."""
+    plain = torch.arange(8.0).view(2, 4)
+    given = {"0.conv1d.weight": plain[:, None]}
+    right = Readback(nn.ModuleList([_Mixer(torch.zeros(2, 4), plain.clone())]), given)
+    assert right.errors == {"0.conv1d.weight": 0.0} and right.unread == []
+    stale = Readback(nn.ModuleList([_Mixer(torch.zeros(2, 4), plain + 1)]), given)
+    assert stale.errors == {"0.conv1d.weight": float("inf")}

@@ -52,7 +52,7 @@ class Echo:
     def reset(self, task): pass
     def step(self, reply): self.said = reply.answer
     def verify(self): return self.said == "yes"
-    def solve(self): return [self.reply]
+    def solve(self): return self.reply if self.reply == "bare" else [self.reply]
 """
 
 
@@ -71,6 +71,43 @@ def test_a_solution_may_be_a_text(tmp_path: Path) -> None:
         solutions(source(reply="no"), 1, 1)
     with pytest.raises(UserError, match=r"solve\(\) gave the turn 7; give for each turn a text"):
         solutions(source(reply=7), 1, 1)
+    with pytest.raises(UserError, match="give a list, one entry for each turn"):
+        solutions(source(reply="bare"), 1, 1)
+
+
+def test_a_class_without_a_solution_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mute.py").write_text(TOLD.replace("solve", "unsolved"))
+    tasks = OwnTasks(type=f"{tmp_path}/mute.py:Echo")
+    with pytest.raises(UserError, match="its own solution: solve"):
+        solutions(EnvironmentSource(type="environment", tasks=tasks), 1, 1)
+
+
+def test_tasks_of_words_and_of_calls_are_taken_until_there_are_enough(tmp_path: Path) -> None:
+    """The first makes two samples, so three tasks are tried for five; they make four."""
+    mixed = (
+        TOLD.replace("range(3)", "range(4)")
+        .replace(
+            'def solve(self): return self.reply if self.reply == "bare" else [self.reply]',
+            "def solve(self): return [self.reply] * self.turns",
+        )
+        .replace(
+            "def reset(self, task): pass",
+            "def reset(self, task): self.turns = 2 - int('1' in task['prompt'])",
+        )
+    )
+    (tmp_path / "mixed.py").write_text(
+        mixed.replace(
+            "def step(self, reply): self.said = reply.answer",
+            """def step(self, reply):
+        self.said = reply.answer
+        return "Sure?\"""",
+        )
+    )
+    tasks = OwnTasks(type=f"{tmp_path}/mixed.py:Echo")
+    samples = solutions(EnvironmentSource(type="environment", tasks=tasks), 7, 1)
+    assert len(samples) == 7
+    with pytest.raises(UserError, match="gives 7 samples of solutions, 8 were asked for"):
+        solutions(EnvironmentSource(type="environment", tasks=tasks), 8, 1)
 
 
 def test_sft_takes_them_as_a_part() -> None:
