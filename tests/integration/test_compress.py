@@ -61,7 +61,9 @@ def test_a_model_is_pruned_and_distilled_and_engines_load_it(tmp_path: Path) -> 
     (chance,) = made["differences"]
     assert len(set(made["random_kl"])) == 2 and chance["difference"]["n"] == 4
     assert chance["before"]["value"] == pytest.approx(sum(made["random_kl"]) / 2)
-    assert 0 < chance["after"]["value"] < 10  # of whole and pruned model, not of the pruned with itself
+    assert (
+        0 < chance["after"]["value"] < 10
+    )  # of whole and pruned model, not of the pruned with itself
     each_step_once(run, "distill", 8)
     assert "Loss of distill by tokens" in (run / "report.html").read_text()
     distance = manifest(run, "distill")["outputs"]["distance"]
