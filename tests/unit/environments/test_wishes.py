@@ -14,7 +14,8 @@ import pytest
 
 from data_mix.decontaminate import Decontaminator
 from evals.sources import package_folder
-from reward.instructions_worker import judge
+from reward.instructions import check_instructions
+from reward.reply import CheckedReply
 
 FILE = Path("docs/examples/wishes.py")
 PLAIN = (
@@ -98,8 +99,10 @@ def test_ifbench_grants_what_ours_does(wishes: ModuleType) -> None:
         name, arguments = TWINS[task["kind"]]
         kwargs = {theirs: task["args"][ours] for theirs, ours in arguments.items()}
         item = {"instruction_id": name, "kwargs": kwargs}
-        found = judge([item], task["reply"], task["prompt"], True, "ifbench")
-        assert found == {"followed": [True]}, task
+        # In a checking process, as ever: IFBench's module puts stand-ins for packages where it is loaded.
+        reply = CheckedReply(task["reply"], [])
+        found = check_instructions(reply, [item], family="ifbench", prompt=task["prompt"])
+        assert found.value == 1.0, (task, found)
 
 
 NEAR = {
