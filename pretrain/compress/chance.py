@@ -9,7 +9,7 @@ import torch
 from model.hybrid import Hybrid
 from model.packed import Rows
 from pretrain.compress.config import PruneConfig, TargetConfig
-from pretrain.compress.held_out import FIGURES, compare
+from pretrain.compress.held_out import compare
 from pretrain.compress.importance import Scores, width_scores
 from pretrain.compress.prune import choose, narrow, without_layers
 from pretrain.compress.target import WIDTHS, shape_of
@@ -34,15 +34,14 @@ def chance_difference(
 
     The interval is over rows: how far the draws are apart, only their own means say.
     """
-    kl = FIGURES.index("kl")
-    by_importance = compare(chosen, whole, held_out)[FIGURES[kl]]
+    by_importance = compare(chosen, whole, held_out)["kl"]
     # Where no layers go, all draws are of the whole model, whose scores are the same.
     scores = None if target.layers is not None else width_scores(whole, calibration, tick=tick)
     draws: list[list[float]] = []
     for number in range(config.random_draws):
         rng = Random(f"{seed}/{number}")
         drawn = at_random(whole, target, config, calibration, rng, scores=scores, tick=tick)
-        draws.append(compare(drawn, whole, held_out)[FIGURES[kl]])
+        draws.append(compare(drawn, whole, held_out)["kl"])
         del drawn  # a card has room for few models
         tick()
     mean = [sum(rows) / len(rows) for rows in zip(*draws, strict=True)]

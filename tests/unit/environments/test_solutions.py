@@ -83,7 +83,7 @@ def test_a_class_without_a_solution_is_said(tmp_path: Path) -> None:
 
 
 def test_tasks_of_words_and_of_calls_are_taken_until_there_are_enough(tmp_path: Path) -> None:
-    """The first makes two samples, so three tasks are tried for five; they make four."""
+    """The first makes two samples, so four tasks are tried for seven: three make two each, one makes one."""
     mixed = (
         TOLD.replace("range(3)", "range(4)")
         .replace(

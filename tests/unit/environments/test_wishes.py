@@ -1,4 +1,4 @@
-"""The wishes of docs/examples/wishes.py: their own solutions pass, other texts do not, and nothing of IFBench is in them."""
+"""The wishes of docs/examples/wishes.py: their own solutions pass, other texts do not, and they are not in IFBench's words."""
 
 import importlib.util
 import json
