@@ -79,8 +79,8 @@ class Ours:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         import torch
 
-        from engine.actor import start_engine
         from engine.config import EngineConfig
+        from engine.remote import start_engine
         from model.hybrid import load_model
         from rl.loss import LossSettings
         from workbench.memory import keep_freed_memory

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-from engine.actor import RemoteEngine, start_engine
 from engine.config import EngineConfig
 from engine.protocol import Completion, Request
+from engine.remote import RemoteEngine, start_engine
 from engine.vllm_engine import VllmEngine
 from evals.config import EvalsConfig
 from evals.jobs import Job, jobs_of

@@ -41,8 +41,8 @@ def measure(options: argparse.Namespace) -> None:
     """Sync by sync, then the medians."""
     import torch
 
-    from engine.actor import start_engine
     from engine.config import EngineConfig
+    from engine.remote import start_engine
     from model.hybrid import load_model
     from model.lora import add_adapters
     from model.lora_config import LoraConfig

@@ -149,7 +149,7 @@ def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Resp
     """A model's responder; an engine is started only when a reply is missing."""
     if model.served:
         return EndpointResponder(model.place, model.how)
-    from engine.actor import start_engine  # noqa: PLC0415 - heavy
+    from engine.remote import start_engine  # noqa: PLC0415 - heavy
     from model.checkpoint import check_files  # noqa: PLC0415 - heavy
     from model.tokenizer import read_tokenizer  # noqa: PLC0415 - heavy
 

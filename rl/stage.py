@@ -10,8 +10,8 @@ from uuid import uuid4
 import torch
 
 from budget.engine import with_budgets
-from engine.actor import start_engine
 from engine.protocol import Sampling
+from engine.remote import start_engine
 from engine.shares import Post
 from environments.catalogue import take_tasks
 from environments.config import EnvironmentSource, PromptsConfig

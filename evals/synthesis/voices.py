@@ -68,7 +68,7 @@ def _served(writer: Writer) -> Callable[[], Responder]:
 
 def _local(writer: Writer, folder: Path, identity: str) -> Callable[[], Responder]:
     def start() -> Responder:
-        from engine.actor import start_engine  # noqa: PLC0415 - heavy
+        from engine.remote import start_engine  # noqa: PLC0415 - heavy
         from model.checkpoint import check_files  # noqa: PLC0415 - heavy
         from model.tokenizer import read_tokenizer  # noqa: PLC0415 - heavy
 

@@ -141,7 +141,7 @@ def _shape(folder: Path) -> HybridShape:
 
 def _throughput(context: StageContext, config: SearchConfig) -> dict[str, list[float]]:
     """Candidate -> output tokens a second of each round. One that was measured is not measured again."""
-    from engine.actor import start_engine  # noqa: PLC0415 - heavy
+    from engine.remote import start_engine  # noqa: PLC0415 - heavy
 
     done: dict[str, list[float]] = {**context.outputs.get("tokens_per_s", {})}
     how = config.throughput

@@ -10,8 +10,8 @@ from uuid import uuid4
 import torch
 
 from budget.engine import with_budgets
-from engine.actor import start_engine
 from engine.protocol import Completion, Sampling, sample_seed
+from engine.remote import start_engine
 from engine.shares import Post
 from model.hybrid import load_model, save_model
 from model.layers.isolation import check_isolation

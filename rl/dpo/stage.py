@@ -11,8 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from engine.actor import start_engine
 from engine.protocol import Sampling
+from engine.remote import start_engine
 from environments.catalogue import take_tasks
 from environments.protocol import Task
 from environments.rollout import Player, Trajectory

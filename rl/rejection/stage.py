@@ -17,8 +17,8 @@ from data_mix.shards import (
     shard_facts,
     total,
 )
-from engine.actor import start_engine
 from engine.protocol import Sampling, sample_seed
+from engine.remote import start_engine
 from model.tokenizer import read_tokenizer
 from reward import must_be_checkable
 from rl.engine_account import tell_restarts

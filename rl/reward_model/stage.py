@@ -11,8 +11,8 @@ from datasets import Dataset
 from trl import RewardConfig as TrlConfig
 from trl import RewardTrainer
 
-from engine.actor import start_engine
 from engine.protocol import Sampling
+from engine.remote import start_engine
 from model.layers.isolation import check_isolation
 from model.lora import add_adapters, load_base, merge_adapters, save_adapters
 from model.strict_resume import StrictResume

@@ -14,7 +14,7 @@ from workbench.errors import UserError
 from workbench.rundir import read_json, read_json_lines
 
 POLL_S = 0.5
-"""How often a busy engine is told something (engine.actor)."""
+"""How often a busy engine is told something (engine.remote)."""
 
 
 @dataclass(frozen=True)

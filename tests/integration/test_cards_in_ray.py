@@ -90,12 +90,12 @@ def test_a_warm_engine_that_nobody_uses_makes_room_and_a_used_one_is_waited_for_
     model: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from engine import actor
+    from engine import actor, remote
 
     monkeypatch.setattr(actor, "_WARM_S", 1.0)
 
     def start(**settings: Any) -> Any:
-        made = actor.start_engine(model, EngineConfig(**settings), engine_class=Clerk)
+        made = remote.start_engine(model, EngineConfig(**settings), engine_class=Clerk)
         return made, made.describe()["pid"]
 
     first, one = start(gpus=0.6, max_num_seqs=1)

@@ -102,7 +102,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(model: Path, **settings: Any) -> Any:
-    from engine.actor import start_engine
+    from engine.remote import start_engine
 
     return start_engine(model, EngineConfig(**settings), engine_class=Clerk)
 

@@ -35,7 +35,7 @@ def test_a_killed_engine_loses_no_prompt_and_samples_from_the_newest_weights(
     ray: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], lora: bool
 ) -> None:
     """lora: the engine of the first, warm, is given another checkpoint; one made again gets the adapters."""
-    from engine.actor import start_engine
+    from engine.remote import start_engine
     from model.hybrid import build_config, load_model, save_model
     from model.lora import add_adapters
     from model.lora_config import LoraConfig

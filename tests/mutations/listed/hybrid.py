@@ -4,6 +4,7 @@ from tests.mutations.mutation import Mutation
 
 _LEAK = "Packed rows leak Mamba state from one document into the next"
 _ISOLATION = "tests/unit/model/test_isolation.py"
+_SELF_TEST = "tests/unit/model/test_self_test.py"
 _LAYOUTS = (
     f"{_ISOLATION}::test_random_layouts",
     f"{_ISOLATION}::test_every_offset_of_the_chunk_and_the_window",
@@ -120,7 +121,7 @@ MUTATIONS = (
         "if bool(grad[:, ~mine].any()):",
         "if False:",
         "a kernel whose gradient leaks would pass the test that runs before packing",
-        (f"{_ISOLATION}::test_self_test_catches_a_gradient_that_leaks_where_no_value_does",),
+        (f"{_SELF_TEST}::test_self_test_catches_a_gradient_that_leaks_where_no_value_does",),
         _LEAK,
     ),
     Mutation(
@@ -129,7 +130,7 @@ MUTATIONS = (
         "with autocast(model, precision):",
         'with autocast(model, "fp32"):',
         "kernels of half precision, which training under bf16 takes, are never looked at",
-        (f"{_ISOLATION}::test_self_test_is_of_the_path_that_the_precision_takes",),
+        (f"{_SELF_TEST}::test_self_test_is_of_the_path_that_the_precision_takes",),
         _LEAK,
     ),
     Mutation(

@@ -4,7 +4,7 @@ import pytest
 import torch
 import xxhash
 
-from engine.actor import worst_report
+from engine.remote import worst_report
 from engine.sync_check import (
     SyncError,
     SyncReport,

@@ -30,7 +30,7 @@ from pretrain.train import Trainer, TrainingHooks
 from sft.config import SftConfig
 from tests import tiny_training as tiny
 from tests.unit.distributed.test_state import Counting, config
-from tests.unit.model.test_isolation import awake, layouts, random_ids, tiny_config
+from tests.unit.model.packed_hybrids import awake, layouts, random_ids, tiny_config
 from workbench.checkpoint import Checkpoints
 from workbench.distributed.state import load_latest
 from workbench.errors import UserError

@@ -1,70 +1,33 @@
 """Packed documents are isolated: against each document alone, to the bit, and in the gradient."""
 
 import copy
-import re
 import resource
 import threading
-from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from transformers import (
-    LlamaConfig,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    NemotronHConfig,
     NemotronHForCausalLM,
 )
 
 from model.hybrid import build_config, load_model
-from model.layers import attention, conv, isolation, kernels, mixer, scan
+from model.layers import mixer, scan
 from model.layers.install import NO_TIME_STEP_CLAMP, install
-from model.layers.isolation import IsolationError, check_isolation
-from pretrain.compress.config import PruneConfig
-from rl.distill.config import OnPolicyDistillConfig
-
-VOCAB = 64
-
-
-def tiny_config(pattern: str = "M*M-") -> NemotronHConfig:
-    return build_config(
-        pattern=pattern,
-        hidden_size=24,
-        intermediate_size=32,
-        mamba_num_heads=4,
-        mamba_head_dim=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        vocab_size=VOCAB,
-        n_groups=2,
-        ssm_state_size=8,
-        chunk_size=16,
-        dtype="float32",
-    )
-
-
-def awake(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Weights large enough that state and attention carry across a whole row.
-
-    transformers' initial convolution is so small that a leak would drown in rounding.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "conv1d.weight" in name:
-                p.copy_(torch.rand(p.shape, generator=generator) - 0.5)
-            elif "dt_bias" in name:
-                p.copy_(torch.rand(p.shape, generator=generator) * 4 - 5)
-            elif p.ndim == 2:
-                p.copy_(torch.randn(p.shape, generator=generator) * p.shape[1] ** -0.5)
-    return model
+from tests.unit.model.packed_hybrids import (
+    VOCAB,
+    awake,
+    documents,
+    layouts,
+    logits_alone,
+    random_ids,
+    tiny_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,49 +40,6 @@ def pair() -> tuple[torch.nn.Module, torch.nn.Module]:
     return ours, plain.eval()
 
 
-def layouts(rows: int, length: int, seed: int) -> torch.Tensor:
-    """seq_idx [rows, length]: random cuts of many densities, every single offset, all length 1."""
-    generator = torch.Generator().manual_seed(seed)
-    density = torch.rand(rows, 1, generator=generator) ** 3
-    cuts = torch.rand(rows, length, generator=generator) < density
-    for row in range(min(rows, length - 1)):
-        if row % 2:  # one boundary, at every offset of the chunk in turn
-            cuts[row] = False
-            cuts[row, row] = True
-    cuts[-1] = True
-    return cuts.cumsum(1).int()
-
-
-def documents(seq_idx: torch.Tensor) -> list[tuple[int, slice]]:
-    """(row, tokens) of every document."""
-    found = []
-    for row, numbers in enumerate(seq_idx):
-        lengths = numbers.unique_consecutive(return_counts=True)[1].tolist()
-        first = 0
-        for length in lengths:
-            found.append((row, slice(first, first + length)))
-            first += length
-    return found
-
-
-def logits_alone(model: torch.nn.Module, ids: torch.Tensor, seq_idx: torch.Tensor) -> torch.Tensor:
-    """Each document through `model` by itself; documents of one length share a batch."""
-    by_length = defaultdict(list)
-    for row, tokens in documents(seq_idx):
-        by_length[tokens.stop - tokens.start].append((row, tokens))
-    out = torch.empty(*ids.shape, VOCAB)
-    for found in by_length.values():
-        logits = model(torch.stack([ids[r, t] for r, t in found]), use_cache=False).logits
-        for (row, tokens), own in zip(found, logits, strict=True):
-            out[row, tokens] = own
-    return out
-
-
-def random_ids(shape: tuple[int, int], seed: int = 0) -> torch.Tensor:
-    return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(seed))
-
-
-# 20 x 52 = 1,040 layouts; 32 is the chunk, so lengths around it and off its multiples.
 @pytest.mark.parametrize("seed", range(20))
 def test_random_layouts(pair: tuple[torch.nn.Module, torch.nn.Module], seed: int) -> None:
     ours, plain = pair
@@ -401,116 +321,3 @@ def test_a_row_of_another_thread_is_none_of_this_ones() -> None:
         finally:
             ended.set()
         assert torch.equal(other[0].result(20).logits, first)
-
-
-def test_self_test_passes_and_leaves_the_model_alone() -> None:
-    model = awake(load_model(tiny_config(), seed=0)).train()
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-    )
-    llama = load_model(config)
-    state = torch.random.get_rng_state()
-    check_isolation(model, "fp32")
-    check_isolation(llama, "fp32")
-    assert model.training
-    assert all(p.grad is None for p in model.parameters())
-    assert torch.equal(state, torch.random.get_rng_state())
-
-
-@pytest.mark.parametrize("layer", ["conv", "scan", "attention"])
-def test_self_test_catches_each_leak(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the documents away from one kind of layer at a time."""
-    model = awake(load_model(tiny_config(), seed=0))
-    if layer == "conv":
-        monkeypatch.setattr(
-            mixer, "causal_conv_silu", lambda x, w, b, layout: conv.causal_conv_silu(x, w, b)
-        )
-    elif layer == "scan":
-        monkeypatch.setattr(
-            mixer,
-            "chunk_scan",
-            lambda *args, layout: scan.chunk_scan(*args),
-        )
-    else:
-        whole_row = attention.by_documents
-
-        def leak(
-            query: torch.Tensor,
-            key: torch.Tensor,
-            value: torch.Tensor,
-            layout: object,
-            dropout: float,
-            scaling: float | None,
-        ) -> torch.Tensor:
-            rows = torch.zeros(query.shape[0], query.shape[2], dtype=torch.int32)
-            return whole_row(query, key, value, attention.DocumentLayout(rows), dropout, scaling)
-
-        monkeypatch.setattr(attention, "by_documents", leak)
-    with pytest.raises(IsolationError):
-        check_isolation(model, "fp32")
-
-
-def test_self_test_is_of_the_path_that_the_precision_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention that leaks in half precision alone, as a card's own would: fp32 weights under autocast."""
-    model = awake(load_model(tiny_config(), seed=0))
-
-    def leak(q: Any, k: Any, v: Any, ends: Any, *rest: Any, **options: Any) -> torch.Tensor:
-        asked.append(q.dtype)
-        one = (t[None].transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(*one, is_causal=True, enable_gqa=True)
-        return out[0].transpose(0, 1)
-
-    asked: list[torch.dtype] = []
-    serves = lambda query, key, dropout: query.dtype == torch.bfloat16  # noqa: E731
-    monkeypatch.setattr(kernels, "varlen_attention_serves", serves)
-    monkeypatch.setattr(kernels, "varlen_attn", leak)
-    check_isolation(model, "fp32")
-    assert asked == []
-    with pytest.raises(IsolationError):
-        check_isolation(model, "bf16")
-    assert set(asked) == {torch.bfloat16}
-    monkeypatch.undo()
-    check_isolation(model, "bf16")
-
-
-def test_every_stage_proves_isolation_in_its_own_precision() -> None:
-    """Those that have none compute in fp32."""
-    root = Path(__file__).parents[3]
-    told = {}
-    for folder in ("model", "pretrain", "rl", "sft", "evals", "reward"):
-        for path in (root / folder).rglob("*.py"):
-            if calls := re.findall(r"check_isolation\(([^():]+)\)", path.read_text()):
-                told[str(path.relative_to(root))] = {call.split(", ")[1] for call in calls}
-    assert told.pop("rl/distill/stage.py") == told.pop("pretrain/compress/stage.py") == {'"fp32"'}
-    for config in (OnPolicyDistillConfig, PruneConfig):
-        assert "precision" not in config.model_fields
-    by_fp8 = ("sft/stage.py", "pretrain/stage.py", "pretrain/compress/distill.py")
-    assert [told.pop(name) for name in by_fp8] == [{"config.computed"}] * 3
-    assert len(told) == 4 and all(said == {"config.precision"} for said in told.values())
-
-
-def test_self_test_is_quick(pair: tuple[torch.nn.Module, torch.nn.Module]) -> None:
-    """A bound on its work, not on its time: forward passes over one row of 72 tokens."""
-    calls = []
-    handle = pair[0].register_forward_hook(lambda *_: calls.append(1))
-    check_isolation(pair[0], "fp32")
-    handle.remove()
-    assert sum(isolation._LENGTHS) == 72
-    assert len(calls) == 1 + 3 * len(isolation._LENGTHS)
-
-
-def test_self_test_catches_a_gradient_that_leaks_where_no_value_does() -> None:
-    """A kernel may be right forward and wrong backward: here each token adds 0 of the one before it."""
-    model = awake(load_model(tiny_config(), seed=0))
-
-    def leak(layer: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        before = args[0].roll(1, dims=1)
-        return (args[0] + (before - before.detach()), *args[1:])
-
-    model.base_model.layers[0].register_forward_pre_hook(leak)
-    with pytest.raises(IsolationError, match="gradient of document"):
-        check_isolation(model, "fp32")

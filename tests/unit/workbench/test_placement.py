@@ -232,11 +232,11 @@ def test_a_share_of_a_card_is_the_share_of_its_memory(monkeypatch: pytest.Monkey
 def test_an_engine_in_this_process_is_not_held_to_what_an_earlier_stage_had(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from engine import actor
+    from engine import remote
 
     limits = card_of(monkeypatch)
-    monkeypatch.setattr(actor, "checkpoint_specs", lambda model: {})
-    actor.start_engine(tmp_path, EngineConfig(gpus=1), engine_class=lambda model, config: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(remote, "checkpoint_specs", lambda model: {})
+    remote.start_engine(tmp_path, EngineConfig(gpus=1), engine_class=lambda model, config: None)  # type: ignore[arg-type]
     assert limits == [1.0]
 
 
