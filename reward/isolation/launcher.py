@@ -1,7 +1,9 @@
 """Closes the sandbox around a program and reports how it ended. Started by reward.sandbox.
 
 Three processes: the launcher (this), the keeper (PID 1 of the new PID namespace; with its end
-the kernel kills everything in it) and the program. Only the keeper can write to the status pipe.
+the kernel kills everything in it) and the program. The program says on the status pipe that its
+sandbox is closed, or why it could not be, and closes the pipe before any of the code runs: from
+then on only the keeper can write there.
 """
 
 import gc
@@ -16,8 +18,9 @@ from typing import Any
 
 from . import kernel, landlock, namespaces, seccomp, server
 
-# The keeper ends itself this long after the time limit, should its parent be gone.
-_SELF_DESTRUCT_S = 1.0
+# The keeper ends itself this long after the time limit, should its parent be gone. Its clock begins before the
+# program's, which waits for the sandbox to be closed.
+_SELF_DESTRUCT_S = 5.0
 # Uids for privileged sandboxes: one each, so that process limits do not mix. Beyond real users.
 _FIRST_UID = 1_000_000_000
 _MAX_FD = 2**20
@@ -48,10 +51,8 @@ def _keep(config: dict[str, Any], method: str | None, layers: list[str]) -> None
         if missing and not config["allow_weak"]:
             _tell(status, {"refused": missing, "layers": layers})
             os._exit(0)
-        _tell(status, {"ready": True, "layers": layers})
         program = os.fork()
         if program == 0:
-            os.close(status)
             _become_program(config, method, layers)
         _watch(program, status, config["limits"]["timeout_s"])
     except BaseException as error:  # noqa: BLE001 - told to the parent; nothing else can be done
@@ -108,9 +109,11 @@ def _missing(layers: list[str]) -> str:
 
 
 def _become_program(config: dict[str, Any], method: str | None, layers: list[str]) -> None:
-    """Close what is left open, run the code, exit as an interpreter would. Never returns."""
+    """Close what is left open, run the code, exit as an interpreter would. Never returns but by an error of
+    the sandbox itself, while the status pipe is open."""
     names = {layer.split()[0] for layer in layers}
-    keep = {fd for fd in (config["control_fd"], config["solution_fd"]) if fd is not None}
+    status = config["status_fd"]
+    keep = {fd for fd in (config["control_fd"], config["solution_fd"], status) if fd is not None}
     _connect_streams(config)
     below = 3
     for fd in [*sorted(keep), _MAX_FD]:
@@ -136,6 +139,8 @@ def _become_program(config: dict[str, Any], method: str | None, layers: list[str
     sys.argv = ["program.py"]
     for number in (signal.SIGALRM, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
+    _tell(status, {"ready": True, "layers": layers})
+    os.close(status)
     _serve(config["mode"], config["payload"], config["control_fd"], config["solution_fd"])
 
 

@@ -143,6 +143,35 @@ def test_a_kernel_that_gives_no_namespaces() -> None:
     assert lines[2].startswith("no safe sandbox: neither namespaces nor Landlock with seccomp")
 
 
+_LITTLE = """
+import resource, sys; sys.path.insert(0, sys.argv[1])
+from reward import check
+from reward.sandbox import Limits, SandboxError, run_program
+resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
+try:
+    print(run_program("print(1)", limits=Limits(memory_bytes=4 * 2**30)))
+except SandboxError as error:
+    print(error)
+right = "```python\\nprint(input())\\n```"
+verdict = check("contest", right, {"tests": [{"input": "1", "output": "1"}]}, memory_mb=4096)
+print(verdict.value, verdict.status, verdict.parts["reason"])
+"""
+
+
+def test_a_limit_that_the_machine_does_not_allow_is_no_verdict_on_the_program() -> None:
+    """A scheduler's own bound on memory, say: the right program never ran."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LITTLE, str(STRESS.parents[1])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "the sandbox broke: ValueError: not allowed to raise maximum limit",
+        "None error the sandbox broke: ValueError: not allowed to raise maximum limit",
+    ], done.stderr
+
+
 def test_checks_that_run_programs_are_refused_before_anything_is_sampled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
