@@ -24,8 +24,27 @@ class CallResult:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Before:
+    """What a process does once before a call of it, in time of its own: an import that takes long, say. Its
+    value is not kept."""
+
+    target: str
+    args: list[Any]
+    limit_s: float
+
+    @property
+    def key(self) -> str:
+        """Tells it from others."""
+        return json.dumps([self.target, self.args])
+
+
 class Deadline(Exception):
-    """The budget of a call is spent."""
+    """The budget of a call is spent. limit_s: how much it was."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        super().__init__(f"stopped after {limit_s:g} s")
 
 
 class Died(Exception):
@@ -41,13 +60,23 @@ class Line:
         os.set_blocking(read_fd, False)
         self._loaded: set[str] = set()
 
-    def call(self, target: str, args: list[Any], timeout_s: float) -> CallResult:
+    def call(
+        self, target: str, args: list[Any], timeout_s: float, before: "Before | None" = None
+    ) -> CallResult:
         """Run "module:function" there. Raises: Deadline, Died."""
         if target not in self._loaded:
             loaded = self.exchange({"load": target}, _LOAD_LIMIT_S)
             if "error" in loaded:
                 return CallResult("error", reason=loaded["error"])
             self._loaded.add(target)
+        if before is not None and before.key not in self._loaded:
+            made = self._called(before.target, before.args, before.limit_s)
+            if made.status != "ok":
+                return made
+            self._loaded.add(before.key)
+        return self._called(target, args, timeout_s)
+
+    def _called(self, target: str, args: list[Any], timeout_s: float) -> CallResult:
         request = {"call": target, "args": args, "cpu_s": timeout_s}
         answer = self.exchange(request, timeout_s)
         if "error" in answer:
@@ -121,7 +150,7 @@ class _Budget:
             return self._limit_s - wall
         used = _cpu_s(self._pid) - self._cpu_at_start
         if used >= self._limit_s or wall >= self._STARVED_FACTOR * self._limit_s:
-            raise Deadline
+            raise Deadline(self._limit_s)
         return max(self._limit_s - used, 0.01)
 
 

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from reward.line import CallResult
+from reward.line import Before, CallResult
 from reward.reply import CheckedReply
 from reward.verdict import Verdict, failed, timed_out
 from reward.workers import WorkerPool
@@ -48,7 +48,7 @@ class FunctionConfig(Section):
     """Keyword arguments of the function, beside prompt, reply and reference."""
     timeout_s: float = Field(10.0, gt=0)
     """Most seconds of CPU for one call; four times that by the clock. A call that overruns is stopped, and
-    its replies have no reward."""
+    its replies have no reward. Importing the file is not counted."""
     memory_gb: float = Field(3.0, gt=0)
     """Address space of a worker process, in GB. A function that loads a model needs more."""
     workers: int = Field(2, ge=1)
@@ -118,9 +118,14 @@ def score_items(config: FunctionConfig, items: Sequence[ReplyToScore]) -> list[V
     described = describe(config.path)
     pool = _pool(config.path.rpartition(":")[0], config.workers, config.memory_gb)
 
+    target = target_of(config.path)
+    # Importing the user's file is not the time of a call: each worker does it once, before its first one.
+    before = Before(f"{_WORKER}:prepare", [target, stamp_of(config.path)[1]], LOAD_LIMIT_S)
+
     def call(part: Sequence[ReplyToScore]) -> list[Verdict]:
-        args = [target_of(config.path), [item.as_json() for item in part], config.options]
-        return _verdicts(pool.call(f"{_WORKER}:score", args, timeout_s=config.timeout_s), len(part))
+        args = [target, [item.as_json() for item in part], config.options]
+        done = pool.call(f"{_WORKER}:score", args, timeout_s=config.timeout_s, before=before)
+        return _verdicts(done, len(part))
 
     if described.takes_lists:
         return call(items)

@@ -58,6 +58,11 @@ def describe(target: list[str]) -> dict[str, Any]:
     }
 
 
+def prepare(target: list[str], stamp: int) -> None:
+    """Import the function's file, before the clock of a call begins. stamp: of this version of the file."""
+    load(*target)
+
+
 def produce(target: list[str], path: str) -> Any:
     """What the function makes without arguments, as plain values; generators become lists."""
     made = load(*target)()
@@ -190,7 +195,9 @@ def as_verdict(value: Any) -> dict[str, Any]:
     if isinstance(value, BaseException):
         return {"error": one_line(value)}
     if isinstance(value, Verdict):
-        return _with_parts(value.value, value.status, value.parts)
+        if value.value is None or value.status == "wrong_format":
+            return _with_parts(value.value, value.status, value.parts)
+        return _number(value.value, dict(value.parts))
     if isinstance(value, Mapping):
         parts = dict(value)
         return _number(parts.pop("value", None), parts)

@@ -134,9 +134,9 @@ class Session:
             return CallResult("error", reason="its process has ended")
         try:
             return self._line.call(target, args, timeout_s)
-        except Deadline:
+        except Deadline as error:
             self.close()
-            return CallResult("timeout", reason=f"stopped after {timeout_s:g} s")
+            return CallResult("timeout", reason=str(error))
         except Died as error:
             code = self.close()
             if code == -signal.SIGXCPU:

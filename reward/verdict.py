@@ -1,5 +1,6 @@
 """The one result type of every check."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ class Verdict:
             raise ValueError(f"a verdict of status {self.status!r} cannot have value {self.value}")
         if self.status == "wrong_format" and self.value != 0.0:
             raise ValueError(f"wrong_format must have value 0.0, got {self.value}")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"a verdict's value must be finite, got {self.value}")
 
     @property
     def decided(self) -> bool:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from reward.line import CallResult, Deadline, Died, Line
+from reward.line import Before, CallResult, Deadline, Died, Line
 
 ROOT = str(Path(__file__).resolve().parents[1])
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from reward.worker_main import main; main()"
@@ -41,8 +41,10 @@ class _Worker:
             self._process.pid, self._process.stdin.fileno(), self._process.stdout.fileno()
         )
 
-    def call(self, target: str, args: list[Any], timeout_s: float) -> CallResult:
-        return self._line.call(target, args, timeout_s)
+    def call(
+        self, target: str, args: list[Any], timeout_s: float, before: Before | None
+    ) -> CallResult:
+        return self._line.call(target, args, timeout_s, before)
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -116,12 +118,15 @@ class WorkerPool:
         self._memory_bytes = memory_bytes
         self._slots = _Slots(size)
 
-    def call(self, target: str, args: list[Any], *, timeout_s: float) -> CallResult:
+    def call(
+        self, target: str, args: list[Any], *, timeout_s: float, before: Before | None = None
+    ) -> CallResult:
         """Run "module:function" on JSON-able `args` in a worker; thread-safe.
 
         `timeout_s` is the worker's CPU time (in wall time up to four times that), counted from
         when the worker, warm, gets the call. A worker that overruns is
         killed (status "timeout"), one that dies is replaced (status "error").
+        before: what each worker does once before its first such call.
         """
         worker = self._slots.take()
         try:
@@ -130,11 +135,11 @@ class WorkerPool:
                 worker = None
             if worker is None:
                 worker = _Worker(self._memory_bytes)
-            return worker.call(target, args, timeout_s)
-        except Deadline:
+            return worker.call(target, args, timeout_s, before)
+        except Deadline as error:
             _discard(worker)
             worker = None
-            return CallResult("timeout", reason=f"stopped after {timeout_s:g} s")
+            return CallResult("timeout", reason=str(error))
         except Died as error:
             code = worker.kill() if worker is not None else None
             worker = None

@@ -79,6 +79,16 @@ def test_every_form_scores_each_reply(tmp_path: Path, body: str) -> None:
     [
         ("def f(p, r, g): return float('nan')", "error", "nan"),
         ("def f(p, r, g): return float('-inf')", "error", "inf"),
+        (
+            "from reward import Verdict\ndef f(p, r, g): return Verdict(float('nan'), 'ok')",
+            "error",
+            "nan",
+        ),
+        (
+            "from reward import Verdict\ndef f(p, r, g): return Verdict(True + 1e999, 'ok')",
+            "error",
+            "inf",
+        ),
         ("def f(p, r, g): return 'great'", "error", "str 'great'"),
         ("def f(p, r, g): return None", "error", "NoneType"),
         ("def f(p, r, g): return [1.0]", "error", "list"),
@@ -101,6 +111,18 @@ def test_a_failure_is_a_status_and_never_a_score(
     for verdict in score_items(config, [item("4"), item("5")]):
         assert (verdict.value, verdict.status) == (None, status)
         assert says in verdict.parts["reason"]
+
+
+def test_importing_the_file_is_not_the_time_of_a_call(tmp_path: Path) -> None:
+    """As where it imports torch or loads a model: each worker does once, and each call has its own time."""
+    body = (
+        "import time\nbegan = time.process_time()\nwhile time.process_time() - began < 1.0: pass\n"
+        "def f(p, r, g):\n    while r == 'hang': pass\n    return 1.0"
+    )
+    config = FunctionConfig(path=written(tmp_path, body), timeout_s=0.5, workers=1)
+    verdicts = score_items(config, [item("a"), item("b"), item("hang"), item("c")])
+    assert [v.value for v in verdicts] == [1.0, 1.0, None, 1.0]
+    assert verdicts[2].parts["reason"] == "stopped after 0.5 s"
 
 
 def test_one_reply_that_breaks_it_leaves_the_others_scored(tmp_path: Path) -> None:
