@@ -14,7 +14,7 @@ from budget.told import told
 from engine.protocol import Completion
 from reward import Verdict
 from rl.config import ConditionConfig
-from rl.sample import Score
+from rl.sample import Score, share_of
 from workbench.conversation import Conversation
 
 _NO_LIMIT = 10**9
@@ -42,9 +42,10 @@ def paid(spent: int, budget: int, slack: float) -> float:
 
 
 class BudgetReward:
-    """Implements rl.sample.Score: another reward, paid in full within the prompt's budget alone.
+    """Implements rl.sample.Score: another reward, paid in full within the prompt's budget alone. What is below
+    0 stays: nobody gains by overspending.
 
-    parts: those of the other, with "thinking_tokens", "budget" and "paid".
+    parts: those of the other, with "thinking_tokens", "budget" and "paid", the share.
     """
 
     def __init__(self, inner: Score, config: ConditionConfig, tokenizer: Any) -> None:
@@ -72,7 +73,7 @@ class BudgetReward:
         spent = thinking_tokens(done.token_ids, self._close) if opened else 0
         share = paid(spent, budget, self.config.slack)
         parts = {**verdict.parts, "thinking_tokens": spent, "budget": budget, "paid": share}
-        return Verdict(verdict.value * share, verdict.status, parts)
+        return Verdict(share_of(verdict.value, parts), verdict.status, parts)
 
 
 def thinking_tokens(reply: Sequence[int], close: Sequence[int]) -> int:

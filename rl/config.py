@@ -184,7 +184,7 @@ class ConditionConfig(ToldConfig):
 
     slack: float = Field(0.5, gt=0)
     """A reply is paid in full within its budget, and less and less up to (1 + slack) times it, where it is
-    paid nothing."""
+    paid nothing. A reward below 0 is paid as it is."""
 
 
 class GrpoValidation(ValidationConfig):
@@ -365,6 +365,12 @@ class GrpoConfig(WorkersStage):
             )
         if self.condition is not None and self.thinking is not True:
             raise ValueError("condition needs a trace; set thinking: true")
+        scaleless = [n for n, s in self.reward.sources().items() if s.kind == "model"]
+        if self.condition is not None and scaleless:
+            raise ValueError(
+                "condition with a reward model, whose score has no 0 to be paid from; take the checker, a "
+                "judge, a rubric or a function"
+            )
         for name, prompts in self.asked:
             if isinstance(prompts, EnvironmentSource) and self.condition is not None:
                 raise ValueError(

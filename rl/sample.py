@@ -171,7 +171,7 @@ class Sampler:
         self, played: Sequence[Sequence[Trajectory]], decided: Sequence[Sequence[Verdict]]
     ) -> list[list[float | None]]:
         if self.of_parts:
-            parts = [[_values_of_parts(mark) for mark in group] for group in decided]
+            parts = [[values_of_parts(mark) for mark in group] for group in decided]
             return advantages_of_parts(parts, self.of_parts, self.kind)
         return [
             advantages(
@@ -304,11 +304,19 @@ def _is_cut(turns: Sequence[Turn]) -> bool:
     return any(turn.completion.finish_reason == "length" for turn in turns)
 
 
-def _values_of_parts(verdict: Verdict) -> dict[str, float] | None:
-    """Of a composite reward that is decided; a part of wrong format is worth 0, as in `compose`."""
+def values_of_parts(verdict: Verdict) -> dict[str, float] | None:
+    """Of a composite reward that is decided; a part of wrong format is worth 0, as in `compose`. Each is paid as
+    the whole is."""
     if verdict.value is None:
         return None
-    return {name: part["value"] or 0.0 for name, part in verdict.parts["components"].items()}
+    parts = verdict.parts["components"].items()
+    return {name: share_of(part["value"] or 0.0, verdict.parts) for name, part in parts}
+
+
+def share_of(value: float, parts: Mapping[str, Any]) -> float:
+    """What of a reward is paid, by the share "paid" among its verdict's parts: all where there is none, and all
+    of what is below 0, which a smaller share would make better."""
+    return value * parts.get("paid", 1.0) if value > 0 else value
 
 
 def _verdict(t: Trajectory) -> Verdict:

@@ -144,7 +144,15 @@ def _questions(context: StageContext, tokenizer: Any) -> _Asked:
         check_held_out(pool, further, name="validation")
         further = disjoint(held_out, further)
     context.progress(message="starting the engine")
-    return _Asked(pool, held_out, cast(Prompts, further))
+    return _Asked(*(_told(rows, config) for rows in (pool, held_out, further)))
+
+
+def _told(rows: Sequence[Conversation | Task], config: GrpoConfig) -> "Prompts":
+    """The prompts with their budgets, by the ids under which they are asked and paid. Not before they have been
+    compared: two budgets make one question look like two."""
+    if config.condition is None:
+        return cast(Prompts, list(rows))
+    return [conditioned(row, config.condition) for row in cast(list[Conversation], rows)]
 
 
 def _validation(context: StageContext, of: Callable[[], "_Asker | None"]) -> Validation:
@@ -334,8 +342,6 @@ def _take(
         return good_tasks(tasks, fits, skip_bad=config.skip_bad, name=name)
     rules = Rules(config.checked, config.skip_bad, options, fits)
     rows, account = take_rows(source, count, rules, name=name, seed=context.seed)
-    if config.condition is not None:
-        rows = [conditioned(row, config.condition) for row in rows]
     return rows, account
 
 
