@@ -86,20 +86,23 @@ class Core:
         for group_of in self.optimizer.param_groups:
             group_of["lr"] = lr
         loss = self.backward(losses)
-        norm = self.clip(grad_clip)
-        # Before the optimizer step, so that a bad batch cannot reach the weights.
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(
-                f"loss {loss} or gradient norm {norm} is not finite at step {number}; lower lr or look at "
-                "the rows of this step"
-            )
+        norm = self.clip(grad_clip, loss=loss, where=f" at step {number}")
         self.update()
         return {"loss": loss, "lr": lr, "grad_norm": norm}
 
-    def clip(self, largest: float) -> float:
-        """Scale the gradients so that their norm is at most `largest`. Returns it as it was."""
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), largest)
-        return float(whole(norm))
+    def clip(self, largest: float, *, loss: float | None = None, where: str = "") -> float:
+        """Scale the gradients so that their norm is at most `largest`. Returns it as it was.
+
+        where: for the message, as in " at step 3". Raises: FloatingPointError where the norm, or the loss, is
+        not finite: before the optimizer's step, so that a bad batch cannot reach the weights.
+        """
+        norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), largest)))
+        if not math.isfinite(norm + (loss or 0.0)):
+            what = "" if loss is None else f"loss {loss} or "
+            raise FloatingPointError(
+                f"{what}gradient norm {norm} is not finite{where}; lower lr or look at the rows of this step"
+            )
+        return norm
 
     def update(self) -> None:
         """The optimizer's step; the gradients are forgotten."""

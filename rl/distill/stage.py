@@ -67,7 +67,14 @@ def train(context: StageContext, mesh: Mesh | None) -> None:
     pool, held_out = group.in_first(lambda: _questions(context, tokenizer)) or ([], [])
     student, teacher = _models(context, tokenizer, mesh)
     sampler = group.in_first(lambda: _sampler(context, tokenizer))
-    updater = DistillUpdater(student, teacher, lr=config.lr, grad_clip=config.grad_clip, mesh=mesh)
+    updater = DistillUpdater(
+        student,
+        teacher,
+        lr=config.lr,
+        grad_clip=config.grad_clip,
+        temperature=config.temperature,
+        mesh=mesh,
+    )
     post = Post(group.from_first(lambda: f"weights-{uuid4().hex}")) if mesh else None
     loop = _Loop(config, sampler, updater, Pool(pool, context.seed), context.seed, post)
     folder = context.stage_dir / "checkpoints"

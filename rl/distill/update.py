@@ -38,14 +38,17 @@ def logits_of(model: nn.Module, batch: PolicyBatch) -> Float[Tensor, "N V"]:
 
 
 def sums_of(
-    student: Tensor, teacher: Tensor, batch: PolicyBatch
+    student: Tensor, teacher: Tensor, batch: PolicyBatch, temperature: float = 1.0
 ) -> tuple[Tensor, dict[str, float]]:
-    """The KL summed over the student's own tokens, and sums for the metrics of a step."""
+    """The KL summed over the student's own tokens, and sums for the metrics of a step.
+
+    temperature: of the sampling, which the engine's log-probabilities are of; the KL is at 1."""
     mask = batch.mask.to(student.device)
     kl = torch.where(mask, reverse_kl(student, teacher), 0.0).sum()
     with torch.no_grad():
         own = student.float().log_softmax(-1)
-        chosen = own.gather(-1, batch.target.to(student.device)[:, None])[:, 0]
+        asked = own if temperature == 1.0 else (student.float() / temperature).log_softmax(-1)
+        chosen = asked.gather(-1, batch.target.to(student.device)[:, None])[:, 0]
         gap = (chosen.double() - batch.engine.to(chosen.device)).masked_fill(~mask, 0.0)
         agrees = own.argmax(-1) == teacher.argmax(-1)
         sums = {
@@ -61,12 +64,20 @@ def sums_of(
 
 class DistillUpdater:
     """Student, teacher and optimizer. mesh: how processes share both models; every one calls the same methods
-    with the same replies, and takes its part of them."""
+    with the same replies, and takes its part of them. temperature: of the sampling."""
 
     def __init__(
-        self, student: Any, teacher: Any, *, lr: float, grad_clip: float, mesh: Mesh | None = None
+        self,
+        student: Any,
+        teacher: Any,
+        *,
+        lr: float,
+        grad_clip: float,
+        temperature: float = 1.0,
+        mesh: Mesh | None = None,
     ) -> None:
         self.student, self.teacher, self.grad_clip = student, teacher.eval(), grad_clip
+        self.temperature = temperature
         self.optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0)
         self.core = Core(student, self.optimizer, mesh=mesh)
         self._rank, self._ranks = (mesh.data, mesh.data_size) if mesh else (0, 1)
@@ -113,7 +124,7 @@ class DistillUpdater:
         with torch.no_grad():
             goal = inside(self.teacher, lambda model: logits_of(model, batch))
         own = inside(self.student, lambda model: logits_of(model, batch))
-        return sums_of(own, goal, batch)
+        return sums_of(own, goal, batch, self.temperature)
 
     def state_dict(self) -> dict[str, Any]:
         """The weights and the moments."""

@@ -115,18 +115,32 @@ def test_the_update_is_the_gradient_of_the_kl_at_chosen_tokens_alone() -> None:
         updater.update(wrong, row_tokens=64, mismatch_limit=0.01)
 
 
-def test_a_student_nears_its_teacher() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_student_nears_its_teacher(temperature: float) -> None:
+    """The engine's log-probabilities are those of the sampling, at whatever temperature."""
     student, teacher = small(5), small(6)
-    updater = DistillUpdater(student, teacher, lr=3e-3, grad_clip=1.0)
+    updater = DistillUpdater(student, teacher, lr=3e-3, grad_clip=1.0, temperature=temperature)
     found = []
     for _ in range(12):
         with torch.no_grad():
-            engine = [float(logps(student, [5, 6, 7, t])[2, t]) for t in (8, 9)]
+            asked = [logps(student, [5, 6, 7, t])[2] / temperature for t in (8, 9)]
+            engine = [float(a.log_softmax(-1)[t]) for a, t in zip(asked, (8, 9), strict=True)]
         replies = [
             rollout([5, 6, 7], [t], [False], [e]) for t, e in zip((8, 9), engine, strict=True)
         ]
         found.append(updater.update(replies, row_tokens=64, mismatch_limit=0.01)["teacher_kl"])
     assert found[-1] < 0.1 * found[0]
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    student, teacher = small(5), small(6)
+    updater = DistillUpdater(student, teacher, lr=1e-3, grad_clip=1.0)
+    reply = rollout([5, 6, 7], [8], [False], [float(logps(student, [5, 6, 7, 8])[2, 8])])
+    student.lm_head.weight.register_hook(lambda grad: grad * float("nan"))
+    before = {name: t.clone() for name, t in student.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="gradient norm nan is not finite; lower lr"):
+        updater.update([reply], row_tokens=64, mismatch_limit=0.01)
+    assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())
 
 
 def values(**fields: Any) -> dict[str, Any]:

@@ -35,6 +35,17 @@ def test_gradients_are_clipped_to_the_norm_that_was_asked_for() -> None:
     assert all(p.grad is None for p in trainer.model.parameters())
 
 
+def test_gradients_that_are_not_finite_move_nothing() -> None:
+    trainer = grpo(mixed)
+    before = copy.deepcopy(trainer.model.state_dict())
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.full_like(parameter, float("inf"))
+    with pytest.raises(FloatingPointError, match=r"gradient norm (inf|nan) is not finite"):
+        trainer.updater.step()
+    after = trainer.model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
 def test_the_reference_stays_where_the_stage_started(tmp_path: Path) -> None:
     trainer = grpo(mixed, lr=1e-2, loss={"correction": "none", "kl_coefficient": 0.1})
     start = copy.deepcopy(trainer.model.state_dict())
