@@ -4,6 +4,7 @@ A server that is asked too often (429) is left alone by all threads until the ti
 costs patience, and no retry. What else may pass (lost connections, 5xx) costs a retry.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ T = TypeVar("T")
 TOO_OFTEN = 429
 _PASSING = frozenset((408, 409))
 _FIRST_S, _LONGEST_S = 0.5, 30.0
+# A server without patience_s that asks for more than this is not waited for.
+_MOST_S = 600.0
 # An account without money answers 429 too; no waiting helps.
 _FINAL = ("insufficient_quota", "billing")
 
@@ -41,7 +44,8 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
                 found = parsedate_to_datetime(text).timestamp() - time.time()
             except (ValueError, TypeError):
                 continue
-        return found if found >= 0 else 0.0
+        if math.isfinite(found):
+            return max(found, 0.0)
     return None
 
 
@@ -70,7 +74,7 @@ class Patience:
 
     def ask(self, request: Callable[[], T], retries: int) -> T:
         """The request's result. Raises: the last `Refused` once retries or patience are spent."""
-        tried = waited = 0.0
+        tried, retried, waited = 0, 0, 0.0
         while True:
             waited += self._turn()
             try:
@@ -85,14 +89,16 @@ class Patience:
                     if waited + pause > self._patience_s:
                         raise
                     self._hold(pause)
-                elif tried > retries or not (often or may_pass(refused.status)):
+                    continue
+                retried += 1
+                passing = (often or may_pass(refused.status)) and pause <= _MOST_S
+                if retried > retries or not passing:
                     raise
-                else:
-                    self._sleep(pause)
+                self._sleep(pause)
 
-    def _pause(self, refused: Refused, tried: float) -> float:
+    def _pause(self, refused: Refused, tried: int) -> float:
         asked = asked_pause(refused.headers)
-        own = min(_FIRST_S * 2**tried, _LONGEST_S) * (1 - 0.25 * random.random())
+        own = min(_FIRST_S * 2.0 ** min(tried, 10), _LONGEST_S) * (1 - 0.25 * random.random())
         # What the server asks for is enough, unless it has asked again and again.
         return own if asked is None else asked if tried < 3 else max(asked, own)
 

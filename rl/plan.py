@@ -13,9 +13,15 @@ from workbench.stage import StagePlan
 
 
 def plan_grpo(config: GrpoConfig, recipe: Recipe) -> StagePlan:
-    """Rollouts and the most tokens they can take. Raises: UserError where several processes cannot be."""
+    """Rollouts and the most tokens they can take. Raises: UserError where several processes cannot be, or an
+    engine beside the trainer."""
     if refusal := why_not(config.distributed, recipe):
         raise UserError(refusal)
+    if config.max_staleness and recipe.cluster.backend == "local":
+        raise UserError(
+            f"max_staleness {config.max_staleness} with cluster.backend 'local', whose engine is in the "
+            "trainer's own process and cannot sample beside it; use backend: ray or max_staleness: 0"
+        )
     a_step = config.prompts_per_step * config.group_size
     turns = config.max_turns if isinstance(config.prompts, EnvironmentSource) else 1
     line = (

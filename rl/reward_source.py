@@ -1,5 +1,6 @@
 """Rewards that are not the prompt's own check: a reward model, a judge, or several with weights."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -99,7 +100,12 @@ class ModelReward:
             for question, done, thinking in made.values()
         ]  # fmt: skip
         scores = score_rows(self.model, rows, pad_token_id=int(self.tokenizer.pad_token_id or 0))
-        return _filled(out, made, [decided(score) for score in scores])
+        return _filled(out, made, [_scored(score) for score in scores])
+
+
+def _scored(score: float) -> Verdict:
+    finite = math.isfinite(score)
+    return decided(score) if finite else failed(f"the reward model's score is {score}")
 
 
 class FunctionReward:

@@ -55,6 +55,11 @@ class RejectionConfig(StageConfig):
         for source in self.reward.sources().values():
             if source.model is not None and source.model not in self.needs:
                 raise ValueError(f"reward.model {source.model!r} is not in needs; add it")
+            if source.kind == "judge" and self.samples < 2:
+                raise ValueError(
+                    "samples 1 with a judge, which compares a prompt's replies with each other; give at least "
+                    "2, or take kind: rubric"
+                )
         return self
 
     @property

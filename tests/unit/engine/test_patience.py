@@ -41,6 +41,28 @@ def test_asked_too_often_costs_patience_and_no_retry() -> None:
     assert clock.slept == [7.0, 7.0, 7.0]  # as the server says each time
 
 
+def test_what_costs_patience_leaves_the_retries_to_other_faults() -> None:
+    clock = Clock()
+    answers = _answers(*[429] * 5, 502)
+    assert clock.patience(patience_s=60).ask(answers, retries=1) == "yes"
+
+
+@pytest.mark.parametrize("after", ["inf", "1e400", "nan"])
+def test_a_pause_that_is_no_time_is_not_kept(after: str) -> None:
+    clock = Clock()
+    assert asked_pause({"retry-after": after}) is None
+    assert clock.patience(patience_s=60).ask(_answers(503, after=after), retries=1) == "yes"
+    assert clock.slept[0] <= 0.5
+
+
+def test_a_server_that_asks_for_a_day_is_not_waited_for() -> None:
+    clock = Clock()
+    for status in (503, 429):
+        with pytest.raises(Refused):
+            clock.patience().ask(_answers(status, after="86400"), retries=4)
+    assert clock.slept == []
+
+
 def test_patience_ends() -> None:
     clock = Clock()
     with pytest.raises(Refused) as ended:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from rl.plan import plan_grpo
 from rl.sample import Rollout, Sampled
 from workbench.checkpoint import Checkpoints
 from workbench.conversation import Conversation
+from workbench.errors import UserError
 
 PROMPTS, GROUP = 4, 2
 # question number -> the rewards of its group
@@ -104,6 +106,14 @@ def test_the_plan_bounds_what_dynamic_sampling_may_take() -> None:
     plan = plan_grpo(trainer.config, recipe)
     sampled = len(trainer.collect(0).dropped)
     assert plan.tokens == (sampled * GROUP + 2 * 2) * 128 and "up to 3 times" in plan.lines[0]
+
+
+def test_an_engine_in_the_trainers_process_does_not_sample_ahead() -> None:
+    recipe: Any = SimpleNamespace(cluster=SimpleNamespace(backend="local"))
+    assert plan_grpo(grpo(lambda n: [], num_held_out=2).config, recipe).steps
+    ahead = grpo(lambda n: [], num_held_out=2, max_staleness=1).config
+    with pytest.raises(UserError, match="max_staleness 1 with cluster.backend 'local'"):
+        plan_grpo(ahead, recipe)
 
 
 def test_failures_do_not_hide_in_groups_that_are_dropped(tmp_path: Path) -> None:

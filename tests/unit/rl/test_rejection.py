@@ -161,3 +161,13 @@ def test_nothing_kept_is_said(
         UserError, match=r"no reply of 6 prompts is kept .*'wrong': 24.*easier prompts"
     ):
         stage.run(context(tmp_path, tokenizer))
+
+
+def test_a_judge_has_something_to_compare() -> None:
+    values: dict[str, Any] = {
+        "kind": "rejection", "prompts": {"type": "world", "domain": "math"}, "samples": 1,
+        "reward": {"kind": "judge", "judge": {"endpoint": "http://127.0.0.1:1/v1#j"}},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="samples 1 with a judge"):
+        RejectionConfig.read(values, where="picked")
+    assert RejectionConfig.read(values | {"samples": 2}, where="picked").samples == 2
