@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from model.hybrid import load_model, save_model
+from model.hybrid import load_model, narrowed, save_model
 from model.tokenizer import read_tokenizer
 from pretrain.convert.config import CheckpointSource, ConvertConfig, GgufSource
 from pretrain.convert.gguf_file import GgufFile, locate
@@ -40,7 +40,7 @@ def run(context: StageContext) -> None:
         tokenizer = read_tokenizer(folder)
         context.keep(source={"checkpoint": source.path})
     _fit_tokenizer(tokenizer, model)
-    model = model.to(getattr(torch, config.dtype))
+    narrowed(model, config.dtype)
     model.config.dtype = config.dtype
     context.keep(parameters=sum(p.numel() for p in model.parameters()))
     save_model(model, context.stage_dir / "model", tokenizer)

@@ -214,3 +214,21 @@ def test_a_configuration_makes_the_same_model_twice() -> None:
     config = build_config(**TINY)
     first, again = (load_model(config, seed=3).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_rotary_positions_are_not_rounded(dtype: str, tmp_path: Path) -> None:
+    """Of a base in half precision, as LoRA holds it, against transformers' own reading of it."""
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 130_000.0},
+    )  # fmt: skip
+    save_model(load_model(config, seed=0), tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=getattr(torch, dtype))
+    for ours in (load_model(tmp_path, dtype=dtype), load_model(config, dtype=dtype, seed=0)):
+        assert next(ours.parameters()).dtype == getattr(torch, dtype)
+        buffers = dict(ours.named_buffers())
+        for name, buffer in theirs.named_buffers():
+            assert buffers[name].dtype == buffer.dtype and torch.equal(buffers[name], buffer), name
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], value), name
