@@ -1,14 +1,15 @@
 """Loss and accuracy of a model's next tokens on rows that it is not trained on, row by row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from model.head import linear_head
 from model.layers import context
 from model.loss import IGNORED, logit_slices
-from model.packed import Rows, autocast, last_hidden, shifted_labels
+from model.packed import Rows, autocast, last_hidden, shifted_labels, whole_logits
 from model.sharding.shard import inside, whole
 from workbench.records import Estimate
 from workbench.statistics import ratio_interval
@@ -48,17 +49,12 @@ def next_token_sums(model: PreTrainedModel, rows: Rows, precision: str) -> torch
     Where the model is sharded every process must call it, with the same rows; all get the same.
     """
     device = next(model.parameters()).device
-    with autocast(model, precision):
-        hidden = inside(model, lambda m: last_hidden(m, rows))
-        dtype = torch.bfloat16 if precision == "bf16" else hidden.dtype
-    weight = whole(model.get_output_embeddings().weight).to(dtype)
     targets = context.local(model, shifted_labels(rows).to(device))
     number = torch.arange(len(targets), device=device)[:, None].expand_as(targets)
     counted = targets != IGNORED
-    flat, picked, row = hidden[counted].to(dtype), targets[counted], number[counted]
+    picked, row = targets[counted], number[counted]
     sums = torch.zeros(len(targets), 3, dtype=torch.float64, device=device)
-    for part in logit_slices(len(picked), len(weight), device):
-        logits = torch.mm(flat[part], weight.T).float()
+    for part, logits in _logits(model, rows, counted, precision):
         loss = logits.logsumexp(1) - logits.gather(1, picked[part][:, None])[:, 0]
         right = logits.argmax(1) == picked[part]
         found = torch.stack([loss.double(), right.double(), torch.ones_like(right).double()], 1)
@@ -66,6 +62,24 @@ def next_token_sums(model: PreTrainedModel, rows: Rows, precision: str) -> torch
     if (shared := context.group_of(model)) is not None:  # each process has a slice of every row
         dist.all_reduce(sums, group=shared)
     return sums.cpu()
+
+
+def _logits(
+    model: PreTrainedModel, rows: Rows, counted: torch.Tensor, precision: str
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Slices over the places that are counted [B, T], and their logits [slice, V] in fp32."""
+    head = linear_head(model)
+    with autocast(model, precision):
+        made = inside(model, lambda m: last_hidden(m, rows) if head else whole_logits(m, rows))
+    if head is None:
+        flat = made[counted]
+        for part in logit_slices(len(flat), flat.shape[-1], flat.device):
+            yield part, flat[part].float()
+        return
+    dtype = torch.bfloat16 if precision == "bf16" else made.dtype
+    weight, flat = whole(head.weight).to(dtype), head.read(made[counted]).to(dtype)
+    for part in logit_slices(len(flat), len(weight), flat.device):
+        yield part, torch.mm(flat[part], weight.T).float()
 
 
 def next_token_estimates(

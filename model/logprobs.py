@@ -9,17 +9,15 @@ words, which are as flat (tests/unit/rl/test_preference_memory.py).
 """
 
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.head import linear_head, must_not_share
 from model.layers import context
-from model.layers.context import group_of
 from model.loss import add_product, logit_slices
 from model.sizes import CPU_SCORED_LOGITS
-from workbench.errors import UserError
 
 # What top-p and the like sort and count of each logit, in tables of a loss.
 _CUT_TABLES = 4
@@ -189,51 +187,6 @@ class _LinearLogprobs(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None
 
 
-_PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-# What transformers' configurations call a change of logits behind the output layer. A small model's cap may
-# be lost in rounding, so names count beside the look at a forward pass.
-_HEAD_SETTINGS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
-
-
-def plain_head(model: Any) -> Tensor | None:
-    """The matrix [V, D] of an output layer that is a product of the last hidden states and nothing else;
-    None for any other one (a bias, a scale, a cap). Looked at once, in a forward pass of a few tokens."""
-    layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    if type(layer) is not nn.Linear or layer.bias is not None:
-        return None
-    if model not in _PLAIN:
-        config = model.config.get_text_config()
-        named = any(getattr(config, name, None) not in (None, 1.0) for name in _HEAD_SETTINGS)
-        _PLAIN[model] = not named and _is_product(model, layer)
-    return layer.weight if _PLAIN[model] else None
-
-
-@torch.no_grad()
-def _is_product(model: Any, layer: nn.Linear) -> bool:
-    """Whether the layer reads the backbone's last hidden states and the model returns what it says."""
-    seen: dict[str, Tensor] = {}
-    hooks = [
-        model.base_model.register_forward_hook(
-            lambda _, args, out: seen.update(hidden=out.last_hidden_state)
-        ),
-        layer.register_forward_hook(lambda _, args, out: seen.update(read=args[0], said=out)),
-    ]
-    try:
-        few = (
-            torch.arange(8, device=layer.weight.device)[None] % 2
-        )  # shares out over a row's processes
-        documents = {} if group_of(model) is None else {"seq_idx": torch.zeros_like(few).int()}
-        logits = model(input_ids=few, use_cache=False, **documents).logits
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if "hidden" not in seen or "read" not in seen:
-        return False
-    return torch.equal(seen["read"], seen["hidden"].to(seen["read"].dtype)) and torch.equal(
-        logits, seen["said"].to(logits.dtype)
-    )
-
-
 def model_logprobs(
     model: Any,
     input_ids: Int[Tensor, " T"],
@@ -308,15 +261,11 @@ def _read_at(
         "use_cache": False,
     }
     position = position.to(device)
-    weight = plain_head(model)
-    if weight is None:
-        if group_of(model) is not None:
-            raise UserError(
-                f"{type(model).__name__} changes its logits behind the output layer, so processes cannot "
-                "share its rows; set distributed.context: 1"
-            )
+    head = linear_head(model)
+    if head is None:
+        must_not_share(model)
         logits = model(**inputs, logits_to_keep=position).logits[0]
         return _Read(logits, None, torch.ones_like(position, dtype=torch.bool))
     hidden = model.base_model(**inputs).last_hidden_state[0]
     own, mine = context.at_places(model, hidden, position)
-    return _Read(own, weight, mine)
+    return _Read(head.read(own), head.weight, mine)

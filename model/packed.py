@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from model.head import linear_head, must_not_share
 from model.layers import context
 from model.loss import IGNORED, linear_cross_entropy
 
@@ -31,12 +32,18 @@ def autocast(model: PreTrainedModel, precision: str) -> torch.autocast:
 
 
 def token_loss_sum(model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
-    """Cross entropy summed over valid tokens (scalar, fp32)."""
+    """Cross entropy of the model's own logits, summed over valid tokens (scalar, fp32)."""
     device = next(model.parameters()).device
+    head = linear_head(model)
     with autocast(model, precision):
-        hidden = last_hidden(model, rows)
         targets = context.local(model, shifted_labels(rows).to(device))
-        return linear_cross_entropy(hidden, model.get_output_embeddings().weight, targets)
+        if head is not None:
+            hidden = head.read(last_hidden(model, rows))
+            return linear_cross_entropy(hidden, head.weight, targets)
+        logits = whole_logits(model, rows).flatten(0, 1)
+        return functional.cross_entropy(
+            logits.float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
 
 
 def last_hidden(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
@@ -48,6 +55,17 @@ def last_hidden(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
     out: torch.Tensor = model.base_model(
         input_ids=rows.input_ids.to(device), seq_idx=rows.seq_idx.to(device), use_cache=False
     ).last_hidden_state
+    return out
+
+
+def whole_logits(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
+    """All logits [B, T, V], with documents isolated: of models whose output layer is more than a product.
+    Raises: UserError where processes share each row."""
+    must_not_share(model)
+    device = next(model.parameters()).device
+    out: torch.Tensor = model(
+        input_ids=rows.input_ids.to(device), seq_idx=rows.seq_idx.to(device), use_cache=False
+    ).logits
     return out
 
 

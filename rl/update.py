@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engine.protocol import Completion
 from model.layers import context
 from model.layers.routing import Routing
-from model.logprobs import Truncation, model_logprobs, plain_head
+from model.logprobs import Truncation, model_logprobs
 from model.lora import adapters_off, load_trained_state, trained_state
 from model.packed import autocast
 from model.sharding.core import Core
@@ -235,7 +235,6 @@ class Updater:
         self.core = Core(model, self.optimizer, mesh=mesh)
         set_activations(model, config.activations)
         self.routing = Routing(model, coefficient=config.router_loss)
-        plain_head(model)  # looked at here, outside of any pass
         written = config.loss.model_dump(exclude={"variant", "function"})
         own = custom_loss(config.loss.function) if config.loss.function else None
         self.settings = LossSettings(**written, max_tokens=config.max_tokens, function=own)

@@ -30,6 +30,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from model.head import linear_head
 from model.lora import merged_tensors
 from model.parallel import GradientWorkers, Loss
 from model.sharding.shard import inside, whole
@@ -51,6 +52,7 @@ class Core:
         threads: int = 1,
     ) -> None:
         self.model, self.optimizer, self.mesh = model, optimizer, mesh
+        linear_head(model)  # looked at here, outside of any pass
         self._workers = None
         if mesh is None:
             self._workers = GradientWorkers(list(model.parameters()), threads)

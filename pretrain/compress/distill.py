@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from model.head import must_be_linear
 from model.hybrid import load_model
 from model.layers.context import local
 from model.layers.isolation import check_isolation
@@ -31,21 +32,22 @@ class Distillation:
 
     def __init__(self, teacher: PreTrainedModel) -> None:
         self.teacher = teacher.eval()
+        must_be_linear(teacher, what="distill")  # looked at here, outside of any pass
         self._lock = threading.Lock()
         self._parts: list[tuple[float, float]] = []
 
     def loss_sum(self, model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
         """KL(teacher || student) summed over the rows' valid tokens, in nats."""
         device = next(model.parameters()).device
+        own, theirs = (must_be_linear(m, what="distill") for m in (model, self.teacher))
         with autocast(model, precision):
             with torch.no_grad():
                 goal = inside(self.teacher, lambda teacher: last_hidden(teacher, rows)).to(device)
-                goal_weight = whole(self.teacher.get_output_embeddings().weight)
             found = linear_kl(
-                last_hidden(model, rows),
-                model.get_output_embeddings().weight,
-                goal,
-                goal_weight,
+                own.read(last_hidden(model, rows)),
+                own.weight,
+                theirs.read(goal),
+                whole(theirs.weight),
                 local(model, shifted_labels(rows).to(device)),
             )
         with self._lock:

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from model.head import must_be_linear
 from model.layers import context
 from model.loss import IGNORED, logit_slices
 from model.packed import Rows, last_hidden, shifted_labels
@@ -44,18 +45,21 @@ def compare(
     return {name: [values[i] for values in found] for i, name in enumerate(FIGURES)}
 
 
+def _stream(
+    model: PreTrainedModel, rows: Rows, keep: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the output layer's matrix [V, D] is for, at the places that count, and that matrix."""
+    head = must_be_linear(model, what="a comparison of distributions")
+    hidden = inside(model, lambda m: last_hidden(m, rows)).flatten(0, 1).cpu()[keep]
+    return head.read(hidden), whole(head.weight)
+
+
 def _of_rows(student: PreTrainedModel, teacher: PreTrainedModel, rows: Rows) -> list[float]:
     targets = context.local(student, shifted_labels(rows)).flatten()
     keep = targets != IGNORED
     targets = targets[keep]
     sums = torch.zeros(len(FIGURES), dtype=torch.float64)
-    streams = [
-        (
-            inside(model, lambda m: last_hidden(m, rows)).flatten(0, 1).cpu()[keep],
-            whole(model.get_output_embeddings().weight),
-        )
-        for model in (student, teacher)
-    ]
+    streams = [_stream(model, rows, keep) for model in (student, teacher)]
     for part in logit_slices(len(targets), len(streams[0][1]), targets.device):
         own, theirs = (
             # In fp32 also where the teacher is bf16: rounded logits would be a distance of their own.
