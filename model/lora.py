@@ -6,7 +6,7 @@ the model in place, so it keeps its class, its names of layers and its isolation
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,18 +18,25 @@ from torch import Tensor, nn
 from model.hybrid import load_model
 from model.lora_config import LoraConfig, check_base, dtype_of
 from model.nf4 import Nf4Linear, in_4_bits, plain, quantise
-from workbench.errors import some_of
+from workbench.errors import UserError, some_of
 
 # Projections of every family, by what they stand in. Mamba's out_proj is left to the base: its weight is
 # handed to the fused kernel directly, so an adapter around it would be ignored on a GPU. Routed experts
 # are one tensor for all of them, not linear layers: an adapter reaches the shared ones.
 TARGETS: dict[str, tuple[str, ...]] = {
     "mamba": ("in_proj",),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"),
+    "delta_rule": ("in_proj_qkvz", "in_proj_ba", "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
+    "attention": (
+        "q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "dense",
+        "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj",
+    ),
     "feed_forward": (
         "gate_proj", "up_proj", "down_proj", "gate_up_proj", "input_linear", "output_linear",
+        "w1", "w2", "w3", "fc1", "fc2", "c_fc", "c_proj",
     ),
 }  # fmt: skip
+# Linear layers that choose rather than compute: never adapted.
+_ROUTERS = ("gate", "router", "shared_expert_gate", "layer")
 _NAME = "default"
 _INNER = ".base_layer"
 _A, _B, _SCALING = ".lora_A", ".lora_B", ".lora_scaling"
@@ -37,16 +44,50 @@ Gather = Callable[[Tensor], Tensor]
 
 
 def target_modules(model: nn.Module) -> list[str]:
-    """Full names of the linear layers to adapt. Raises: ValueError where a layer has none."""
-    config = model.config  # type: ignore[union-attr]
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    """Full names of the linear layers to adapt, in the decoder's layers. Raises: UserError where a mixer or a
+    feed-forward of a layer would have none."""
     wanted = {target for group in TARGETS.values() for target in group}
-    chosen = [name for name in names if name.rsplit(".", 1)[-1] in wanted]
-    covered = {_layer(name) for name in chosen}
-    missing = set(range(config.num_hidden_layers)) - covered
-    if missing:
-        raise ValueError(f"LoRA reaches no projection of layers {sorted(missing)}")
+    chosen, lacking = [], set()
+    for part, names in _linears(model).items():
+        own = [name for name in names if _is_target(model, name, wanted)]
+        chosen += own
+        if names and not own:
+            lacking |= {_last(name) for name in names} or {part}
+    if lacking or not chosen:
+        raise UserError(
+            f"LoRA knows no projection of {type(model).__name__}"
+            f"{' named ' + some_of(sorted(lacking)) if lacking else ''}; train it whole (lora: null)"
+        )
     return chosen
+
+
+def _is_target(model: nn.Module, name: str, wanted: Container[str]) -> bool:
+    if _last(name) == "out_proj":
+        # Mamba's skip weight; the layers of a delta rule have none.
+        return not hasattr(model.get_submodule(name.rpartition(".")[0]), "D")
+    return _last(name) in wanted
+
+
+def _linears(model: nn.Module) -> dict[str, list[str]]:
+    """Each part of the decoder's layers (a mixer, a feed-forward) -> the full names of its linear layers,
+    routers aside."""
+    decoder = model.get_decoder()  # type: ignore[operator]
+    prefix = next(
+        (f"{name}." for name, module in model.named_modules() if module is decoder and name), ""
+    )
+    parts: dict[str, list[str]] = {}
+    for name, module in decoder.named_modules():
+        steps = name.split(".")
+        # layers.3.mixer.in_proj: the mixer of a layer.
+        number = next((at for at, step in enumerate(steps) if step.isdigit()), len(steps))
+        inside = isinstance(module, nn.Linear) and len(steps) > number + 2
+        if inside and steps[-1] not in _ROUTERS:
+            parts.setdefault(".".join(steps[: number + 2]), []).append(prefix + name)
+    return parts
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def load_base(path: str | Path, lora: LoraConfig | None, device: str) -> Any:
@@ -62,12 +103,8 @@ def load_base(path: str | Path, lora: LoraConfig | None, device: str) -> Any:
 def quantised_modules(model: nn.Module) -> list[str]:
     """Full names of the linear layers that a 4-bit base has in 4 bits: the adapted ones, and Mamba's out_proj."""
     rest = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    return [*target_modules(model), *(name for name in rest if name.endswith(".out_proj"))]
-
-
-def _layer(name: str) -> int:
-    parts = name.split(".")
-    return int(parts[parts.index("layers") + 1])
+    out = [name for name in rest if name.endswith(".out_proj")]
+    return list(dict.fromkeys([*target_modules(model), *out]))
 
 
 def add_adapters(model: nn.Module, config: LoraConfig) -> nn.Module:
@@ -76,10 +113,20 @@ def add_adapters(model: nn.Module, config: LoraConfig) -> nn.Module:
     from peft import inject_adapter_in_model  # noqa: PLC0415 - only where adapters are asked for
 
     model.requires_grad_(False)
-    inject_adapter_in_model(_peft_config(config, target_modules(model)), model, adapter_name=_NAME)
+    targets = [f"inner.{name}" for name in target_modules(model)]
+    inject_adapter_in_model(_peft_config(config, targets), _Bare(model), adapter_name=_NAME)
     for parameter in adapter_parameters(model):
         parameter.data = parameter.data.float()
     return model
+
+
+class _Bare(nn.Module):
+    """A model without its configuration, by which PEFT takes the names of some families' dense and shared layers
+    for those of experts as they were called once, and adapts the stacked experts in their place."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
 
 
 def _peft_config(config: LoraConfig, targets: list[str]) -> Any:
@@ -272,8 +319,6 @@ def merge_adapters(model: nn.Module) -> nn.Module:
     if leaves:
         model.cpu()
     model.requires_grad_(True)
-    if hasattr(model, "peft_config"):
-        del model.peft_config
     return model
 
 

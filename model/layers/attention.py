@@ -37,9 +37,10 @@ def document_sdpa(
     seq_idx: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: query [B, H, T, D], key and value [B, KV, T, D].
+    """transformers' attention interface: query [B, H, T, D], key [B, KV, T, D], value [B, KV, T, E], where E is D
+    but for latent attention (DeepSeek).
 
-    Returns ([B, T, H, D], None). With `document_layout` (or bare seq_idx [B, T]) the attention
+    Returns ([B, T, H, E], None). With `document_layout` (or bare seq_idx [B, T]) the attention
     mask is not read: the layout already holds it.
     """
     if document_layout is None and seq_idx is not None:
@@ -69,8 +70,8 @@ def _attend(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """[B, H, T, D] -> [B, T, H, D] over whole rows."""
-    if kernels.varlen_attention_serves(query, key, dropout):
+    """[B, H, T, D] -> [B, T, H, E] over whole rows."""
+    if query.shape[-1] == value.shape[-1] and kernels.varlen_attention_serves(query, key, dropout):
         return kernels.varlen_attention(query, key, value, document_layout, scaling)
     return by_documents(query, key, value, document_layout, dropout, scaling)
 
@@ -83,11 +84,12 @@ def by_documents(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """[B, H, T, D] -> [B, T, H, D], one batched causal call a padded length.
+    """[B, H, T, D] -> [B, T, H, E], one batched causal call a padded length.
 
     Padding follows the tokens of its document, so causality hides it from them.
     """
-    batch, heads, length, width = query.shape
+    batch, heads, length, _ = query.shape
+    widths = [v.shape[-1] for v in (query, key, value)]
     repeats = heads // key.shape[1]
     buckets = layout.buckets
     picked = [
@@ -98,12 +100,15 @@ def by_documents(
     parts = zip(buckets.groups, *(p.split(slots) for p in picked), strict=True)
     outputs = []
     for (count, size), *qkv in parts:
-        q, k, v = (t.view(count, size, -1, width).transpose(1, 2) for t in qkv)
+        q, k, v = (
+            t.view(count, size, -1, width).transpose(1, 2)
+            for t, width in zip(qkv, widths, strict=True)
+        )
         if repeats > 1:
             k, v = (t.repeat_interleave(repeats, dim=1) for t in (k, v))
         out = F.scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling
         )
-        outputs.append(out.transpose(1, 2).reshape(count * size, heads * width))
+        outputs.append(out.transpose(1, 2).reshape(count * size, -1))
     flat = Gather.apply(torch.cat(outputs), buckets.back, buckets.there)
-    return flat.view(batch, length, heads, width)
+    return flat.view(batch, length, heads, widths[2])

@@ -31,7 +31,7 @@ def split_rows(model: PreTrainedModel, group: dist.ProcessGroup | None) -> None:
     """
     if group is None:
         return
-    config, size = model.config, group.size()
+    config, size = model.config.get_text_config(), group.size()
     sizes = {"num_key_value_heads": config.num_key_value_heads}
     sizes |= {"num_attention_heads": config.num_attention_heads}
     if hasattr(config, "ssm_state_size"):
@@ -189,11 +189,14 @@ def heads_of_whole_rows(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: dist.ProcessGroup
 ) -> list[torch.Tensor]:
     """[B, H, T/n, D] of query, key and value -> [B, H/n, T, D] of each."""
-    size, width = group.size(), query.shape[-1]
-    flat = [by_process(v.transpose(1, 2).flatten(2), size) for v in (query, key, value)]
+    given, size = (query, key, value), group.size()
+    flat = [by_process(v.transpose(1, 2).flatten(2), size) for v in given]
     whole = to_heads(torch.cat(flat, -1), group)
     apart = whole.split([v.shape[-1] for v in flat], -1)
-    return [v.unflatten(-1, (-1, width)).transpose(1, 2) for v in apart]
+    return [
+        v.unflatten(-1, (-1, own.shape[-1])).transpose(1, 2)
+        for v, own in zip(apart, given, strict=True)
+    ]
 
 
 def slices_of_all_heads(out: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:

@@ -16,9 +16,18 @@ from model.layers.swap import in_front
 _LAYERS = (
     "NemotronHMoE",
     "GraniteMoeHybridMoE",
+    "GraniteMoeMoE",
+    "GraniteMoeSharedMoE",
     "MixtralSparseMoeBlock",
     "OlmoeSparseMoeBlock",
+    "Qwen2MoeSparseMoeBlock",
     "Qwen3MoeSparseMoeBlock",
+    "DeepseekV2Moe",
+    "DeepseekV3MoE",
+    "Glm4MoeMoE",
+    "Dots1MoE",
+    "Ernie4_5_MoeSparseMoeBlock",
+    "HunYuanMoEV1Moe",
 )
 
 
@@ -47,6 +56,18 @@ def install(model: torch.nn.Module) -> None:
             if type(child).__name__ in _LAYERS:
                 child.__class__ = in_front(ByDocument, type(child))
                 block.register_forward_pre_hook(_tell, with_kwargs=True)
+
+
+def others(model: torch.nn.Module) -> str | None:
+    """Class of a layer of experts that does not take its documents one by one; None where there is none."""
+    return next(
+        (
+            type(module).__name__
+            for module in model.modules()
+            if hasattr(module, "experts") and not isinstance(module, ByDocument)
+        ),
+        None,
+    )
 
 
 def _tell(block: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

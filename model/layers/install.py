@@ -67,13 +67,17 @@ def _why_not(model: PreTrainedModel) -> str | None:
         kind = type(module).__name__.lower().replace("gptoss", "")
         if not known and any(word in kind for word in _RECURRENT):
             return f"{type(module).__name__} ({name}) carries state across documents"
-    config = model.config
+    config = (
+        model.config.get_text_config()
+    )  # of a model that sees images too: of its language model
     kinds = getattr(config, "layer_types", None) or []
     windows = [kind for kind in kinds if "sliding" in kind or "chunk" in kind]
     windowed = getattr(config, "sliding_window", None) is not None
     windowed = windowed and getattr(config, "use_sliding_window", True)
     if windows or (windowed and not kinds):
         return "attention windows are not supported together with documents"
+    if (layer := experts.others(model)) is not None:
+        return f"its layers of experts ({layer}) share their rounding across documents"
     if not model._supports_sdpa:
         return "its attention cannot be replaced (no SDPA support)"
     return None

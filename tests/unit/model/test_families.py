@@ -30,6 +30,23 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "gemma2": (WINDOW, "windows"),
     "gemma3_text": (WINDOW, "windows"),
     "cohere2": (WINDOW, "windows"),
+    # Images beside text: what is asked of its configuration is its language model's.
+    "gemma3": (
+        {
+            "text_config": {**SIZES, **WINDOW},
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "mm_tokens_per_image": 4,
+        },
+        "windows",
+    ),
+    "phimoe": ({"num_local_experts": 4, "num_experts_per_tok": 2}, "experts"),
     "gpt_oss": ({**WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2}, "windows"),
 }
 
@@ -81,6 +98,11 @@ ZAMBA = {
     "layers_block_type": ["mamba", "hybrid"], "use_mem_rope": True, "num_mem_blocks": 1, "chunk_size": 16,
     "use_shared_attention_adapter": True, "adapter_rank": 4, "head_dim": None, "num_key_value_heads": 4,
 }  # fmt: skip
+LATENT = {
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 12,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "first_k_dense_replace": 1,
+    "n_group": 1, "topk_group": 1, "head_dim": None, "num_key_value_heads": 4,
+}  # fmt: skip
 # Name -> family and sizes of models with Mamba-2 layers or with experts: all of them pack.
 PACKED: dict[str, tuple[str, dict[str, Any]]] = {
     "bamba": ("bamba", MAMBA | {"attn_layer_indices": [1]}),
@@ -93,6 +115,13 @@ PACKED: dict[str, tuple[str, dict[str, Any]]] = {
     "nemotron, experts": ("nemotron_h", NEMOTRON),
     "mixtral": ("mixtral", EXPERTS),
     "olmoe": ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2 experts": ("qwen2_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+                                    "shared_expert_intermediate_size": 24, "decoder_sparse_step": 1}),
+    "granite 3 experts": ("granitemoe", EXPERTS),
+    "glm": ("glm4_moe", {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+                         "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}),
+    "deepseek": ("deepseek_v3", LATENT),
+    "deepseek 2": ("deepseek_v2", LATENT),
     "qwen3 experts": ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
 }  # fmt: skip
 LENGTHS = (23, 1, 9)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from model.hybrid import build_config, load_model
 from model.lora import (
@@ -28,6 +28,7 @@ from model.lora import (
     target_modules,
 )
 from model.lora_config import LoraConfig as OurConfig
+from workbench.errors import UserError
 
 
 def llama() -> LlamaForCausalLM:
@@ -50,6 +51,58 @@ def test_every_linear_layer_but_the_head_is_adapted() -> None:
     linear = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     assert set(target_modules(model)) == linear - {"lm_head"}
     assert len(linear) - 1 == 3 * 7  # q, k, v, o, gate, up, down
+
+
+SMALL: dict[str, Any] = {
+    "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+EXPERTS: dict[str, Any] = {
+    "num_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24, "decoder_sparse_step": 1, "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8, "v_head_dim": 12,
+}  # fmt: skip
+SEES: dict[str, Any] = {
+    "text_config": SMALL, "mm_tokens_per_image": 4,
+    "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                      "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("phi", {}),
+        ("starcoder2", {}),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+        ("qwen3_next", {**EXPERTS, "layer_types": ["linear_attention", "full_attention"]}),
+        ("deepseek_v3", EXPERTS),
+        ("gemma3", SEES),
+    ],
+)
+def test_every_mixer_and_feed_forward_is_adapted_whole(
+    family: str, changes: dict[str, Any]
+) -> None:
+    """Routers aside; of a model that sees images too, its language model."""
+    model = load_model(AutoConfig.for_model(family, **(SMALL | changes)), seed=0)
+    linear = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    left = {n for n in linear - set(target_modules(model)) if "vision" not in n}
+    routers = ("lm_head", "gate", "shared_expert_gate")
+    assert {n for n in left if n.rsplit(".", 1)[-1] not in routers} == set()
+    adapted = add_adapters(model, OurConfig(rank=2))
+    found = {n for n, m in adapted.named_modules() if hasattr(m, "base_layer")}
+    assert found == linear - left - {n for n in linear if "vision" in n} and len(found) > 5
+
+
+def test_a_model_whose_projections_nobody_knows_is_refused() -> None:
+    for family, says in (
+        ("gpt2", "of GPT2LMHeadModel;"),
+        ("gpt_neox", "named dense_4h_to_h, dense_h"),
+    ):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL))
+        with pytest.raises(UserError, match=f"LoRA knows no projection .*{says}.*train it whole"):
+            target_modules(model)
 
 
 def test_a_merged_model_says_what_the_adapted_one_says() -> None:
