@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.layers.context import group_of
+from model.sharding.shard import inside
 from workbench.errors import UserError
 
 
@@ -96,7 +97,8 @@ def _seen(model: Any, layer: nn.Linear) -> dict[str, Tensor]:
             torch.arange(8, device=layer.weight.device)[None] % 2
         )  # shares out over a row's processes
         documents = {} if group_of(model) is None else {"seq_idx": torch.zeros_like(few).int()}
-        seen["logits"] = model(input_ids=few, use_cache=False, **documents).logits
+        call = {"input_ids": few, "use_cache": False, **documents}
+        seen["logits"] = inside(model, lambda m: m(**call).logits)
     finally:
         model.train(was_training)
         for hook in hooks:

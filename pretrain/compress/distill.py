@@ -39,10 +39,11 @@ class Distillation:
     def loss_sum(self, model: PreTrainedModel, rows: Rows, precision: str) -> torch.Tensor:
         """KL(teacher || student) summed over the rows' valid tokens, in nats."""
         device = next(model.parameters()).device
-        own, theirs = (must_be_linear(m, what="distill") for m in (model, self.teacher))
+        own = must_be_linear(model, what="distill")
         with autocast(model, precision):
             with torch.no_grad():
                 goal = inside(self.teacher, lambda teacher: last_hidden(teacher, rows)).to(device)
+            theirs = must_be_linear(self.teacher, what="distill")
             found = linear_kl(
                 own.read(last_hidden(model, rows)),
                 own.weight,
