@@ -1,6 +1,5 @@
 """What flows through mixing: plain texts, conversations and preferences, and how rows become one."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from data_mix.columns import ColumnsConfig, fields_of
 from data_mix.config import HubSource, ParquetSource, ShardsSource
 from data_mix.forms import READERS, from_json, normal_messages
-from data_mix.messages import without_padding
+from data_mix.messages import said_in, without_padding
 from data_mix.preferences import Labelled, Preference
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -35,12 +34,7 @@ def text_of(document: Document) -> str:
     if isinstance(document, str):
         return document
     first, *others = conversations_in(document)
-    messages = [*first.messages, *(other.messages[-1] for other in others)]
-    parts = []
-    for message in messages:
-        parts += [str(message.get("reasoning_content") or ""), str(message.get("content") or "")]
-        parts += [json.dumps(call, sort_keys=True) for call in message.get("tool_calls") or []]
-    return "\n".join(part for part in parts if part)
+    return said_in([*first.messages, *(other.messages[-1] for other in others)])
 
 
 def document_of(row: Mapping[str, Any], columns: ColumnsConfig, *, where: str) -> Document:

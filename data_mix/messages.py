@@ -1,7 +1,7 @@
 """Messages as data sets write them, as the one form that training reads: a key is used or refused."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workbench.chat.template import CLOSE, OPEN, TRACE_KEYS
@@ -42,6 +42,15 @@ def normal_message(message: Mapping[str, Any]) -> Message:
     if _weight(given.get("weight", 1)) == 0:
         out["weight"] = 0
     return _with_trace(out, given)
+
+
+def said_in(messages: Iterable[Mapping[str, Any]]) -> str:
+    """All that messages show: the reasoning, the content and the calls of each, in their order."""
+    parts = []
+    for message in messages:
+        parts += [str(message.get("reasoning_content") or ""), str(message.get("content") or "")]
+        parts += [json.dumps(call, sort_keys=True) for call in message.get("tool_calls") or []]
+    return "\n".join(part for part in parts if part)
 
 
 def without_padding(value: Any) -> Any:

@@ -27,6 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_mix.messages import said_in
 from data_mix.shard_columns import Columns, Row
 from workbench.errors import UserError
 from workbench.rundir import json_text, read_json, read_json_lines
@@ -274,11 +275,11 @@ def _sampled(identity: str, share: float) -> bool:
 
 
 def says(row: Row) -> str:
-    """What a row says, for a report: its text, or its messages one after another."""
+    """What a row says: its text, or all of its messages, reasoning and calls included."""
     for column in ("text", "html"):
         if isinstance(row.get(column), str):
             return str(row[column])
-    return "\n\n".join(str(m.get("content") or "") for m in row.get("messages") or [])
+    return said_in(row.get("messages") or [])
 
 
 def schema_of(columns: Columns) -> pa.Schema:

@@ -14,9 +14,12 @@ from data_mix.curate.nearest import Near, Nearest
 from data_mix.curate.questions import BenchmarkQuestion, gather, looked_for, read
 from data_mix.curate.step import CurateStep, Decision
 from data_mix.decontaminate import Decontaminator
+from data_mix.documents import Document
 from data_mix.scatter import ShardJob
+from data_mix.shard_columns import Row
 from data_mix.shards import Item, says
 from engine.judge_client import JudgeClient, JudgeReply, Messages
+from workbench.conversation import Conversation
 
 _ASK = (
     "Below are a question of a benchmark and a passage of a text that a model may be trained on. Does the "
@@ -58,9 +61,9 @@ class Decontaminate(CurateStep):
         texts = [says(item.row) for item in items]
         found: list[Decision] = [
             self.removed("shares words with a question")
-            if self._guard.is_contaminated(text)
+            if self._guard.is_contaminated(_document(item.row, text))
             else None
-            for text in texts
+            for item, text in zip(items, texts, strict=True)
         ]
         if self._judge is None or self._nearest is None:
             return found
@@ -93,6 +96,13 @@ class Decontaminate(CurateStep):
         return [
             [{"role": "user", "content": _ASK.format(parts="\n\n".join(order))}] for order in orders
         ]
+
+
+def _document(row: Row, text: str) -> Document:
+    """A conversation as one, for short questions are looked for in what its users ask."""
+    if row.get("messages") is None:
+        return text
+    return Conversation.from_row({"domain": "", **row})
 
 
 def _shown(question: BenchmarkQuestion) -> str:

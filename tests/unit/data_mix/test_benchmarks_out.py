@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,41 @@ def test_exact_copies_go_and_other_texts_stay(tmp_path: Path) -> None:
     removed = data_of(tmp_path / "run", "pages")["removed"]
     assert removed == {"decontaminate: shares words with a question": 30}
     assert not (tmp_path / "run/pages/checkpoints").exists()
+
+
+def test_conversations_are_searched_whole_and_short_questions_where_they_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    monkeypatch.setattr(
+        "data_mix.curate.questions.names_of", lambda against, data: list(against)
+    )
+    source = SimpleNamespace(
+        questions_of=lambda name, data: [("a", ["What is 2 + 3?"]), ("b", [long])]
+    )
+    monkeypatch.setattr("data_mix.curate.questions.sources", lambda: [source])
+    told = [
+        ("What is 2 + 3?", "5", ""),
+        ("I asked: what is 2 + 3? He was silent.", "So?", ""),
+        ("Count.", "Done.", long),
+    ]
+    rows = [
+        {
+            "id": str(n),
+            "domain": "a",
+            "messages": [
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": said, "reasoning_content": thought},
+            ],
+        }
+        for n, (asked, said, thought) in enumerate(told)
+    ]
+    stages = _stage(tmp_path, [])
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stages["pages"]["input"] |= {"form": "conversation"}
+    del stages["pages"]["input"]["column"]
+    run_stages(tmp_path / "run", stages)
+    assert [row["id"] for row in rows_of(tmp_path / "run", "pages")] == ["1"]
 
 
 def test_a_rephrased_question_is_found_by_its_characters() -> None:

@@ -117,6 +117,26 @@ def test_exact_duplicates_alone(tmp_path: Path) -> None:
     assert exact_key("The cat") != exact_key("Thecat")
 
 
+def test_conversations_are_compared_by_their_reasoning_and_calls_too(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "2 + 3?"}
+    replies = [
+        {"role": "assistant", "content": "5", "reasoning_content": "Two and three."},
+        {"role": "assistant", "content": "5", "reasoning_content": "Three after two."},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "sum"}}]},
+    ]
+    rows = [
+        {"id": str(n), "domain": "a", "messages": [asked, reply]}
+        for n, reply in enumerate([*replies, replies[1]])
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stages = _stages(tmp_path, [], near=None)
+    stages["pages"]["input"] = {"type": "jsonl", "form": "conversation", "path": str(path)}
+    run_stages(tmp_path, stages)
+    assert [row["id"] for row in rows_of(tmp_path, "clean")] == ["0", "1", "2", "3"]
+
+
 def test_rows_of_other_stages_stay_and_come_first(tmp_path: Path) -> None:
     texts = _texts()[:20]
     stages = _stages(tmp_path, texts)
