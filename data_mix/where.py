@@ -1,11 +1,13 @@
 """Conditions on the columns of a row: `where` of a source, `keep` of a step. Imports nothing heavy.
 
 A condition is a value (`en`), a list of values (`[en, de]`), or a comparison in quotes (`">=4"`,
-`"!=spam"`). A row whose column is null meets no condition but `"!=..."`.
+`"!=spam"`). A row whose column is null meets no condition but `"!=..."`. `>=`, `<=`, `>` and `<` compare
+numbers, which may stand as text; other text is neither above nor below a number, and meets none of the four.
 """
 
 import operator
 from collections.abc import Callable, Collection, Mapping
+from decimal import Decimal
 from typing import Any
 
 from workbench.errors import UserError
@@ -15,6 +17,8 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     **{">=": operator.ge, "<=": operator.le, "!=": operator.ne},
     **{">": operator.gt, "<": operator.lt, "=": operator.eq},
 }
+_TRUTHS = {"true": True, "false": False}
+_NUMBERS = (int, float, Decimal)  # true and false are numbers too
 
 
 def meets(value: Any, condition: Condition) -> bool:
@@ -35,9 +39,28 @@ def meets(value: Any, condition: Condition) -> bool:
 def _holds(holds: Callable[[Any, Any], bool], value: Any, wanted: str, sign: str) -> bool:
     if value is None:
         return sign == "!="
-    if isinstance(value, int | float):
-        return holds(float(value), float(wanted))
+    if sign not in ("=", "!="):
+        number = _number(value)
+        return number is not None and holds(number, float(wanted))
+    if isinstance(value, _NUMBERS):
+        return holds(_number(value), _literal(wanted))
     return holds(str(value), wanted)
+
+
+def _number(value: Any) -> float | None:
+    """The number that a value is, or that a text holds; None: no number."""
+    try:
+        return float(value) if isinstance(value, (*_NUMBERS, str)) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _literal(wanted: str) -> bool | float | str:
+    """What is written behind a sign, for a column of numbers or of true and false."""
+    if wanted.lower() in _TRUTHS:
+        return _TRUTHS[wanted.lower()]
+    number = _number(wanted)
+    return wanted if number is None else number
 
 
 def all_met(row: Mapping[str, Any], where: Mapping[str, Condition]) -> bool:

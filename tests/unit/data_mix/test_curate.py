@@ -1,6 +1,7 @@
 """Rows in, rows out: the accounts of `curate`, its shards, and what reads them."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,12 @@ def test_a_kill_in_the_middle_of_a_second_try_neither_loses_nor_doubles_a_row(
     [
         (4, ">=4", True), (3.9, ">=4", False), (None, ">=4", False), ("en", "en", True),
         ("en", "!=en", False), (None, "!=en", True), (2, [1, 2], True), (4, "!=4.0", False),
+        # Numbers that stand as text are compared as numbers; text that is none is on neither side.
+        ("10", ">=4", True), ("9", ">=10", False), ("abc", ">=4", False), ("abc", "<4", False),
+        ([4], ">=1", False), ("10", "=10", True), ("10", "!=9", True),
+        (True, "!=false", True), (True, "=true", True), (False, "=True", False), (True, "=spam", False),
+        (3, "!=spam", True), (3, "=spam", False), (3.0, "=3", True), (True, ">=1", True),
+        (Decimal("0.1"), "=0.1", True), (Decimal("10"), ">4", True),
     ],
 )  # fmt: skip
 def test_conditions(value: Any, condition: Any, met: bool) -> None:
