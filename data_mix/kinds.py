@@ -9,7 +9,7 @@ KINDS = {
         plan="data_mix.curate.plan:plan_curate",
         result="data_mix.results:MadeData",
         about="rows in, rows out by named steps, shard by shard",
-        version=4,
+        version=5,
         on_card=False,
         inputs="data_mix.curate.plan:check_inputs",
     ),
@@ -19,7 +19,7 @@ KINDS = {
         plan="data_mix.duplicates.plan:plan_dedup",
         result="data_mix.results:MadeData",
         about="rows without exact and near duplicates, on disk, across stages",
-        version=1,
+        version=2,
         on_card=False,
     ),
     "quality": Kind(

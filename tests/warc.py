@@ -10,11 +10,13 @@ HTML = {"Content-Type": "text/html"}
 
 
 def warc_of(pages: Sequence[tuple[str, bytes, Mapping[str, str]]], *, packed: bool = True) -> bytes:
-    """A WARC with a response for each (url, body, HTTP headers)."""
+    """A WARC with a response for each (url, body, HTTP headers); `:status` there is the status line."""
     made = io.BytesIO()
     writer = WARCWriter(made, gzip=packed)
     for url, body, headers in pages:
-        shown = StatusAndHeaders("200 OK", list(headers.items()), protocol="HTTP/1.1")
+        status = headers.get(":status", "200 OK")
+        lines = [(name, value) for name, value in headers.items() if name != ":status"]
+        shown = StatusAndHeaders(status, lines, protocol="HTTP/1.1")
         record = writer.create_warc_record(
             url,
             "response",

@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from data_mix.config import HubSource, JsonlSource, ParquetSource, ShardsSource
+from data_mix.columns import ColumnsConfig
+from data_mix.config import CleanConfig, HubSource, JsonlSource, ParquetSource, ShardsSource
 from data_mix.curate.code_text import languages
 from data_mix.data_stage import DataStageConfig
 from data_mix.quality.config import ClassifierConfig, HubClassifierConfig
@@ -428,6 +429,24 @@ class CurateConfig(DataStageConfig):
     """Where the rows come from."""
     steps: list[Step] = Field(min_length=1)
     """What is done to each row, in order."""
+
+    @model_validator(mode="after")
+    def _input_is_read(self) -> "CurateConfig":
+        source = self.input
+        if isinstance(source, JsonlSource | ParquetSource | HubSource):
+            if source.clean != CleanConfig():
+                raise ValueError(
+                    "input: clean is for sources of a blend; here write steps (length, decontaminate), and a "
+                    "stage of kind dedup after this one"
+                )
+        elif isinstance(source, ShardsSource):
+            for name in ColumnsConfig.model_fields:
+                default = type(source).model_fields[name].get_default(call_default_factory=True)
+                if getattr(source, name) != default:
+                    raise ValueError(
+                        f"input: {name} is not read: curate takes the rows of a stage as they are; leave it out"
+                    )
+        return self
 
     def names(self) -> list[str]:
         """What each step is called in figures: its type, numbered where it stands more than once."""

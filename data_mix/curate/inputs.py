@@ -14,7 +14,7 @@ from data_mix.scatter import Unit
 from data_mix.shard_columns import Columns, Row
 from data_mix.shards import columns_of, read_shard, shard_files
 from data_mix.sources import open_hub, wanted
-from data_mix.where import all_met
+from data_mix.where import all_met, check_columns
 
 
 class Input(Protocol):
@@ -63,6 +63,8 @@ class ShardsInput:
 
     def __init__(self, config: ShardsSource) -> None:
         self._config, self._stage = config, Path(config.stage)
+        place = f"stage {self._stage.name!r}"
+        check_columns(config.where, columns_of(self._stage), name="input", place=place)
 
     @property
     def columns(self) -> Columns:
@@ -76,8 +78,8 @@ class ShardsInput:
     def rows(self, unit: Unit) -> Iterator[Row]:
         """See Input."""
         file = self._stage / "shards" / f"{unit.number:05d}.parquet"
-        where = self._config.where
-        return (row for row in read_shard(file) if all_met(row, where))
+        for row in read_shard(file):
+            yield row if all_met(row, self._config.where) else {**row, "unreadable": "where"}
 
 
 class FilesInput:
@@ -162,8 +164,11 @@ class HubInput:
         dataset = open_hub(self._config, "input")
         part = dataset.shard(num_shards=dataset.num_shards, index=unit.number)
         for number, row in enumerate(part):
+            place = f"{unit.place}, row {number}"
             if wanted(row, self._config, "input"):
-                yield _row_of(row, self._config, f"{unit.place}, row {number}")
+                yield _row_of(row, self._config, place)
+            else:
+                yield {"id": str(row.get("id") or place), "unreadable": "where"}
 
 
 def _row_of(row: Row, config: JsonlSource | ParquetSource | HubSource, where: str) -> Row:

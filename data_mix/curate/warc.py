@@ -1,9 +1,10 @@
 """WARC files as rows of HTML: the responses of a crawl, whatever state they are in.
 
-A record that is cut short, damaged, too large or no HTML is a row that says so (`unreadable`), and so it
+A record that is cut short, damaged, too large, no HTML or no page (`status 404`) is a row that says so (`unreadable`), and so it
 is counted; it ends nothing. Sizes are bounded before anything is unpacked, so a gzip bomb costs time alone.
 """
 
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from data_mix.shard_columns import Columns, Row
 _GZIP = b"\x1f\x8b\x08"
 _PLAIN = b"WARC/1."
 _BLOCK = 1 << 20
+# The line before a chunk: its size, and extensions that nobody reads.
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
 _HTML = ("text/html", "application/xhtml+xml")
 _INFLATE = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -72,6 +75,9 @@ class _Unreadable(Exception):
 
 def _page(record: Any, most_bytes: int) -> str:
     """The text of a response's HTML. Raises: _Unreadable."""
+    headers = record.http_headers
+    if headers and headers.status_code not in (None, 200):
+        raise _Unreadable(f"status {headers.status_code}")
     if not _is_html(record.http_content_type):
         raise _Unreadable("not HTML")
     try:
@@ -82,13 +88,34 @@ def _page(record: Any, most_bytes: int) -> str:
         raise _Unreadable("too large")
     if len(body) < record.content_length:
         raise _Unreadable("cut short")
-    headers = record.http_headers
+    if headers and "chunked" in headers.get("Transfer-Encoding", "").lower():
+        body = _joined(body)
     body = _unpacked(body, (headers.get("Content-Encoding", "") if headers else ""), most_bytes)
     return decoded(body, record.http_charset)
 
 
 def _is_html(content_type: str | None) -> bool:
     return content_type is None or content_type.split(";")[0].strip().lower() in _HTML
+
+
+def _joined(body: bytes) -> bytes:
+    """The body without the chunks of its Transfer-Encoding (RFC 9112, 7.1): a size in hexadecimal before each.
+
+    A body that begins with no size was joined by the crawl, which left the header.
+    """
+    if _CHUNK.match(body) is None:
+        return body
+    parts, place = [], 0
+    while found := _CHUNK.match(body, place):
+        begin, size = found.end(), int(found[1], 16)
+        if not size:
+            return b"".join(parts)
+        place = begin + size
+        parts.append(body[begin:place])
+        if not b"\r\n".startswith(body[place : place + 2]):
+            raise _Unreadable("damaged record")
+        place += 2
+    raise _Unreadable("damaged record" if b"\n" in body[place:] else "cut short")
 
 
 def _unpacked(body: bytes, encoding: str, most_bytes: int) -> bytes:

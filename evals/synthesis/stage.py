@@ -23,8 +23,9 @@ from data_mix.shards import (
     shard_files,
     total,
 )
+from data_mix.shards import columns_of as columns_of_stage
 from data_mix.sources import open_source
-from data_mix.where import all_met
+from data_mix.where import all_met, check_columns
 from engine.replies import ReplyLog
 from environments.catalogue import take_tasks
 from evals.synthesis.config import SynthesizeConfig, ToolDialogueTask
@@ -100,7 +101,9 @@ def read_seeds(config: SynthesizeConfig, seed: int) -> list[Any]:
 
 def _rows_of(source: ShardsSource) -> Iterator[Seed]:
     """Rows of another stage with all that is known of them, in their order."""
-    for file in shard_files(Path(source.stage)):
+    stage = Path(source.stage)
+    check_columns(source.where, columns_of_stage(stage), name="seeds", place=f"stage {stage.name!r}")
+    for file in shard_files(stage):
         for row in read_shard(file):
             if all_met(row, source.where):
                 document = document_of(row, source, where=f"{file}, row {row['id']!r}")

@@ -3,15 +3,19 @@
 import json
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from datasets import load_dataset
 
 from data_mix import shards
-from data_mix.config import ShardsSource
+from data_mix.config import HubSource, ShardsSource
+from data_mix.curate.config import CurateConfig
+from data_mix.curate.inputs import HubInput
 from data_mix.curate.step import Decision
 from data_mix.curate.steps.length import Length
+from data_mix.scatter import Unit
 from data_mix.shards import Item, shard_path
 from data_mix.sources import open_source
 from data_mix.where import meets
@@ -88,6 +92,37 @@ def test_a_stage_reads_another_ones_rows_where_they_meet_a_condition(
     run_stages(run, {"pages": stage(texts), "more": more})
     assert [row["id"] for row in rows_of(run, "more")] == ["t40", "t22"]
     assert len(list((run / "more/shards").glob("*.parquet"))) == 3
+    data = data_of(run, "more")
+    assert (data["rows_in"], data["removed"]) == (4, {"input: where": 2})
+    more["input"]["where"] = {"ID": "t40"}
+    with pytest.raises(UserError, match="where names column 'ID', which stage 'pages' has not"):
+        run_stages(run, {"pages": stage(texts), "more": more}, fresh={"more"})
+
+
+def test_a_hub_input_counts_the_rows_that_a_condition_leaves_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [{"id": f"h{n}", "text": "x", "n": n} for n in range(3)]
+    part = SimpleNamespace(num_shards=1, shard=lambda num_shards, index: rows)
+    monkeypatch.setattr("data_mix.curate.inputs.open_hub", lambda config, name: part)
+    config = HubSource(type="hub", id="a/b", form="text", column="text", where={"n": ">=2"})
+    found = [(r["id"], r.get("unreadable")) for r in HubInput(config).rows(Unit(0, "a/b, file 0"))]
+    assert found == [("h0", "where"), ("h1", "where"), ("h2", None)]
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ({"type": "jsonl", "path": "a", "clean": {"dedup": "exact"}}, "input: clean is for sources of a blend"),
+        ({"type": "hub", "id": "a/b", "clean": {"ngram_words": 5}}, "write steps .*stage of kind dedup"),
+        ({"type": "shards", "stage": "a", "form": "conversation"}, "input: form is not read"),
+        ({"type": "shards", "stage": "a", "column": "body"}, "input: column is not read"),
+    ],
+)  # fmt: skip
+def test_what_an_input_would_not_read_is_refused(source: dict[str, Any], problem: str) -> None:
+    raw = {"kind": "curate", "input": source, "steps": [{"type": "length"}]}
+    with pytest.raises(UserError, match=problem):
+        CurateConfig.read(raw, where="x")
 
 
 def test_a_blend_reads_shards_lazily_and_says_what_a_condition_left_out(

@@ -94,6 +94,39 @@ def test_sizes_are_bounded_before_anything_is_unpacked(tmp_path: Path) -> None:
     assert read(tmp_path / "b.warc.gz", whole, most_bytes=2000) == ["too large", "4"]
 
 
+def in_chunks(body: bytes, size: int) -> bytes:
+    """By RFC 9112, 7.1, one chunk with an extension."""
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    chunks = [b"%X\r\n%s\r\n" % (len(part), part) for part in parts]
+    return b"".join(chunks).replace(b"\r\n", b";a=b\r\n", 1) + b"0\r\nDate: none\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "found"),
+    [
+        (in_chunks(b"<p>twenty characters", 7), {}, "20"),
+        (in_chunks(gzip.compress(b"<p>twenty characters"), 7), {"Content-Encoding": "gzip"}, "20"),
+        (gzip.compress(b"<p>twenty characters"), {"Content-Encoding": "gzip"}, "20"),
+        (b"<p>joined by the crawl", {}, "22"),
+        (in_chunks(b"<p>twenty characters", 7)[:-15], {}, "cut short"),
+        (in_chunks(b"<p>twenty characters", 7)[:10], {}, "cut short"),
+        (b"4\r\n<p>twenty\r\n0\r\n\r\n", {}, "damaged record"),
+        (b"4\r\n<p>t\r\nwenty\r\n0\r\n\r\n", {}, "damaged record"),
+    ],
+)  # fmt: skip
+def test_chunks_are_joined_before_a_body_is_unpacked(
+    body: bytes, headers: dict[str, str], found: str, tmp_path: Path
+) -> None:
+    chunked = {**HTML, "Transfer-Encoding": "Chunked", **headers}
+    assert read(tmp_path / "a.warc.gz", warc_of([("http://a/", body, chunked)])) == [found]
+
+
+def test_answers_that_are_no_page_say_so(tmp_path: Path) -> None:
+    statuses = ("200 OK", "404 Not Found", "301 Moved Permanently")
+    pages = [("http://a/", b"<p>Sorry", {**HTML, ":status": status}) for status in statuses]
+    assert read(tmp_path / "a.warc.gz", warc_of(pages)) == ["8", "status 404", "status 301"]
+
+
 @pytest.mark.parametrize(
     ("body", "charset"),
     [

@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
-from data_mix.shards import read_shard, shard_files
+from data_mix.shards import Item, Kept, ShardFacts, ShardWriter, read_shard, shard_files
+from evals.synthesis.config import SynthesizeConfig
+from evals.synthesis.stage import read_seeds
 from scripts.run_stage import arguments
 from scripts.run_stage import run as run_stage
 from tests import tiny
 from tests.scripted_server import serving
 from tests.small_disk import small_disk
 from workbench.command import finish
+from workbench.errors import UserError
 
 ROWS = 24
 
@@ -245,3 +248,19 @@ def test_a_full_disk_loses_no_reply_and_the_same_command_goes_on(
             again = Counter(json.dumps(body, sort_keys=True) for body in asked) - calm
         assert files_of(disk.place / "run") == files_of(tmp_path / "calm")
         assert sum(again.values()) <= 4 + 1  # what was open, and the reply that could not be kept
+
+
+def test_seeds_of_a_column_that_a_stage_has_not_are_refused(tmp_path: Path) -> None:
+    stage = tmp_path / "pages"
+    writer = ShardWriter(stage, ShardFacts(0), {"id": "text", "text": "text"})
+    writer.put(Item(0, {}), Kept([{"id": "a", "text": "Tom has 3 apples."}]))
+    writer.close()
+    raw = {
+        "kind": "synthesize",
+        "seeds": {"type": "shards", "stage": str(stage), "where": {"langage": "en"}},
+        "task": {"type": "stem", "prompts": ["similar"], "answers": {"samples": 4, "at_least": 3}},
+        "models": [{"endpoint": "http://localhost:1/v1#a"}],
+    }
+    config = SynthesizeConfig.read(raw, where="x")
+    with pytest.raises(UserError, match="where names column 'langage', which stage 'pages' has not"):
+        read_seeds(config, 0)
