@@ -32,8 +32,9 @@ _OF_LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
-# Recomputed from the configuration, never stored by Hugging Face.
-_SKIPPED = frozenset({"rope_freqs.weight"})
+# Factors of the rotary frequencies; Hugging Face has them in its configuration, by a rule.
+_FACTORS = "rope_freqs.weight"
+_INSTEAD = "convert its Hugging Face checkpoint instead (source: {type: checkpoint, path: ...})"
 
 
 def hf_name(name: str) -> str:
@@ -62,11 +63,19 @@ def unpermute(weight: Array, num_heads: int) -> Array:
 
 
 def state_dict(tensors: Mapping[str, Array], config: LlamaConfig) -> dict[str, Array]:
-    """Dequantized GGUF tensors under Hugging Face's names and in its row order."""
+    """Dequantized GGUF tensors under Hugging Face's names and in its row order.
+
+    Raises: UserError for a tensor that Llama does not have, or that its configuration cannot say.
+    """
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     out = {}
     for name, tensor in tensors.items():
-        if name in _SKIPPED:
+        if name == _FACTORS:
+            if not (tensor == 1).all():
+                raise UserError(
+                    f"the GGUF file scales its rotary frequencies by {_FACTORS} (as Llama 3.1 and 3.2 do), "
+                    f"and does not say by which rule; {_INSTEAD}"
+                )
             continue
         target = hf_name(name)
         kind = target.split(".")[-2]
@@ -90,6 +99,13 @@ def llama_config(fields: Mapping[str, Any], *, tied: bool) -> LlamaConfig:
             f"the GGUF file holds a {fields['general.architecture']!r}; only `llama` is converted"
         )
     heads = field("llama.attention.head_count")
+    head_dim = fields.get("llama.attention.key_length", field("llama.embedding_length") // heads)
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if (given := fields.get(f"llama.{name}", head_dim)) != head_dim:
+            raise UserError(
+                f"the GGUF file has llama.{name} {given} beside heads of {head_dim}; only Llamas where "
+                "they are equal are converted"
+            )
     return LlamaConfig(
         vocab_size=field("llama.vocab_size"),
         hidden_size=field("llama.embedding_length"),
@@ -97,15 +113,32 @@ def llama_config(fields: Mapping[str, Any], *, tied: bool) -> LlamaConfig:
         num_hidden_layers=field("llama.block_count"),
         num_attention_heads=heads,
         num_key_value_heads=fields.get("llama.attention.head_count_kv", heads),
+        head_dim=head_dim,
         max_position_embeddings=field("llama.context_length"),
         # Written in fp32: 1e-5 comes back as 9.999999747378752e-06.
         rms_norm_eps=float(f"{field('llama.attention.layer_norm_rms_epsilon'):.6g}"),
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": float(fields.get("llama.rope.freq_base", 10000.0)),
-        },
+        rope_parameters=_rope(fields),
         tie_word_embeddings=tied,
         bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
         eos_token_id=fields.get("tokenizer.ggml.eos_token_id"),
         pad_token_id=fields.get("tokenizer.ggml.padding_token_id"),
     )
+
+
+def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers' rope_parameters. Raises: UserError for a scaling that is not linear.
+
+    As llama.cpp reads them: a factor without a type is linear, and 0 is none.
+    """
+    theta = {"rope_theta": float(fields.get("llama.rope.freq_base", 10000.0))}
+    kind = fields.get("llama.rope.scaling.type", "linear")
+    old = fields.get("llama.rope.scale_linear", 0.0)
+    factor = float(fields.get("llama.rope.scaling.factor", old)) or 1.0
+    if kind not in ("none", "linear"):
+        raise UserError(
+            f"the GGUF file scales its rotary positions by {kind!r}; only linear scaling is converted; "
+            f"{_INSTEAD}"
+        )
+    if kind == "none" or factor == 1:
+        return {"rope_type": "default", **theta}
+    return {"rope_type": "linear", "factor": factor, **theta}

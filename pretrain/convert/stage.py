@@ -1,5 +1,6 @@
 """Stage kind `convert`: a GGUF file or a checkpoint in, the run's base model out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def read_gguf(path: Path) -> tuple[LlamaForCausalLM, dict[str, Any]]:
     config = llama_config(file.fields, tied="output.weight" not in tensors)
     weights = {n: torch.tensor(w) for n, w in state_dict(tensors, config).items()}
     model = LlamaForCausalLM(config)
+    _must_have_sizes(weights, model, path.name)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     missing = [n for n in missing if not (config.tie_word_embeddings and n == "lm_head.weight")]
     if missing or unexpected:
@@ -74,6 +76,19 @@ def read_gguf(path: Path) -> tuple[LlamaForCausalLM, dict[str, Any]]:
     model.generation_config = GenerationConfig(**ids)
     about = {"name": file.fields.get("general.name"), "tensor_types": file.tensor_types()}
     return model, about
+
+
+def _must_have_sizes(
+    weights: Mapping[str, torch.Tensor], model: LlamaForCausalLM, name: str
+) -> None:
+    sizes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    for key, tensor in weights.items():
+        given = tuple(tensor.shape)
+        if given != sizes.get(key, given):
+            raise UserError(
+                f"{name}: {key} is {given}, where its fields ask for {sizes[key]}; the file does not match "
+                "its own fields"
+            )
 
 
 def gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from pretrain.convert.config import ConvertConfig, GgufSource
-from pretrain.convert.gguf_file import locate
+from pretrain.convert.gguf_file import GgufFile, locate
 from pretrain.convert.llama import hf_name, llama_config, state_dict, unpermute
 from workbench.errors import UserError
 
@@ -106,6 +107,52 @@ def test_the_configuration_is_the_files() -> None:
         llama_config(fields, tied=True)
 
 
+def test_the_size_of_heads_is_the_files() -> None:
+    config = llama_config({**FIELDS, "llama.attention.key_length": 16}, tied=True)
+    assert config.head_dim == 16
+    model = LlamaForCausalLM(config)
+    back = state_dict(to_gguf(model), config)
+    # 4 heads of 16 over a width of 32.
+    assert back["model.layers.0.self_attn.q_proj.weight"].shape == (64, 32)
+    assert np.array_equal(
+        back["model.layers.0.self_attn.k_proj.weight"],
+        model.state_dict()["model.layers.0.self_attn.k_proj.weight"].numpy(),
+    )
+    with pytest.raises(UserError, match=r"llama\.attention\.value_length 4 beside heads of 8"):
+        llama_config({**FIELDS, "llama.attention.value_length": 4}, tied=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "factor"),
+    [
+        ({}, None),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0}, None),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, 4.0),
+        ({"llama.rope.scaling.factor": 2.0}, 2.0),
+        ({"llama.rope.scale_linear": 2.0}, 2.0),
+    ],
+)
+def test_linear_scaling_of_positions_is_kept(more: dict[str, Any], factor: float | None) -> None:
+    """Angles of position p are those of p / factor without scaling [derived]."""
+    config = llama_config({**FIELDS, **more}, tied=True)
+    assert config.rope_parameters.get("factor") == factor
+    positions, x = torch.tensor([[0, 4, 8]]), torch.zeros(1)
+    plain = LlamaRotaryEmbedding(llama_config(FIELDS, tied=True))
+    cos, _ = LlamaRotaryEmbedding(config)(x, positions)
+    assert torch.allclose(cos, plain(x, positions / (factor or 1.0))[0], atol=1e-6)
+
+
+def test_scaling_that_the_fields_do_not_tell_is_refused(tiny: LlamaForCausalLM) -> None:
+    with pytest.raises(UserError, match="'yarn'; only linear scaling.*type: checkpoint"):
+        llama_config({**FIELDS, "llama.rope.scaling.type": "yarn"}, tied=True)
+    tensors, ones = to_gguf(tiny), np.ones(4, np.float32)
+    assert state_dict({**tensors, "rope_freqs.weight": ones}, tiny.config).keys()
+    factors = np.array([1, 1, 1, 8], np.float32)
+    with pytest.raises(UserError, match=r"rope_freqs\.weight \(as Llama 3\.1.*type: checkpoint"):
+        state_dict({**tensors, "rope_freqs.weight": factors}, tiny.config)
+
+
 def test_a_tensor_without_a_place_is_refused() -> None:
     assert hf_name("blk.11.ffn_up.weight") == "model.layers.11.mlp.up_proj.weight"
     for name in ("blk.0.attn_q.bias", "blk.0.ffn_gate_exps.weight", "position_embd.weight"):
@@ -129,7 +176,9 @@ def test_a_source_says_where_it_is(tmp_path: Path) -> None:
         locate(source(package="yaml"))
 
 
-def test_a_written_file_is_read(tmp_path: Path, tiny: LlamaForCausalLM) -> None:
+def test_a_written_file_is_read(
+    tmp_path: Path, tiny: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the GGUF library (requirements/real.txt): write a file, read it back as a model."""
     gguf = pytest.importorskip("gguf")
     from pretrain.convert.stage import read_gguf
@@ -152,6 +201,10 @@ def test_a_written_file_is_read(tmp_path: Path, tiny: LlamaForCausalLM) -> None:
     ids = torch.arange(12)[None]
     with torch.no_grad():
         assert torch.equal(model(ids).logits, tiny(ids).logits)
+    monkeypatch.setattr(GgufFile, "tensors", lambda self: iter(other.items()))
+    other = {**to_gguf(tiny), "output_norm.weight": np.zeros(31, np.float32)}
+    with pytest.raises(UserError, match=r"model\.norm\.weight is \(31,\), where.* \(32,\)"):
+        read_gguf(path)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match="not a whole GGUF file"):
         read_gguf(path)
