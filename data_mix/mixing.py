@@ -36,11 +36,16 @@ class Mixer:
         """The next document's tokens; `progress` is the share of all tokens already trained on."""
         number = self._phase_at(progress)
         name = self._most_behind(self._phases[number], self._drawn[number])
-        tokens = self._tokenize(self._sources[name].draw())
+        source = self._sources[name]
+        document = source.draw()
+        try:
+            tokens = self._tokenize(document)
+        except UserError as error:
+            raise UserError(f"source {name!r}: {source.last_place()}: {error}") from None
         if not tokens:
             raise UserError(
-                f"source {name!r}: document {self._sources[name].position} has no tokens; "
-                "filter it out (clean.filters: min_characters)"
+                f"source {name!r}: {source.last_place()} has no tokens; filter it out "
+                "(clean.filters: min_characters; in a data stage step length)"
             )
         counts = self._drawn[number].setdefault(name, [0, 0])
         counts[0] += 1

@@ -67,6 +67,10 @@ class Source(ABC):
         self.position += 1
         return document
 
+    def last_place(self) -> str:
+        """Where the document stands that was drawn last, for messages."""
+        return f"document {self.position}"
+
     def take(self, count: int) -> list[Document]:
         """`count` documents without a repetition, independent of `position`.
 
@@ -261,6 +265,9 @@ class _LocalFile(Source):
     def at(self, position: int) -> Document:
         return self._document(self._number(position))
 
+    def last_place(self) -> str:
+        return self._rows.place(self._number(self.position - 1))
+
     def _number(self, position: int) -> int:
         number_of_pass, place = divmod(position, self.size)
         if number_of_pass != self._pass:
@@ -370,6 +377,9 @@ class _Hub(Source):
             )
         self.position += 1
         return document
+
+    def last_place(self) -> str:
+        return f"{self._config.id}, row {self._read}"
 
     def each(self, count: int) -> Iterator[Document]:
         drawn = 0

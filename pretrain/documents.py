@@ -9,6 +9,7 @@ from data_mix.mixing import Mixer
 from model.held_out import Sample
 from pretrain.config import RowsValidation
 from workbench.chat import render
+from workbench.chat.tokens import encoder_of
 from workbench.conversation import Conversation
 from workbench.errors import UserError
 
@@ -38,8 +39,9 @@ class BlendDocuments:
                 tokenizer=self.tokenizer,
             )
             return list(rendered.input_ids)
-        ids: list[int] = self.tokenizer.encode(document, add_special_tokens=False)
-        return [*ids, self.tokenizer.convert_tokens_to_ids(_END)]
+        # A page that spells a special token is ordinary text.
+        (ids,) = encoder_of(self.tokenizer).runs([document])
+        return [*ids, self.tokenizer.convert_tokens_to_ids(_END)] if ids else []
 
     def accounting(self) -> dict[str, Any]:
         """Samples and tokens drawn, by phase and source."""

@@ -9,6 +9,7 @@ from model.tokenizer import take_tokenizer, train_tokenizer
 from pretrain.config import TokenizerConfig
 from workbench.chat import as_text
 from workbench.conversation import Conversation
+from workbench.errors import UserError
 from workbench.stage import StageContext
 
 
@@ -30,6 +31,15 @@ def run(context: StageContext) -> None:
 def _texts(blend: BlendConfig, num_documents: int, seed: int) -> Iterator[str]:
     per_source = max(num_documents // len(blend.sources), 1)
     for name, source in blend.sources.items():
-        for document in open_source(source, name=name, seed=seed).take(per_source):
+        for document, place in open_source(source, name=name, seed=seed).look(per_source):
+            if isinstance(document, UserError):
+                raise document
             plain = trainable(document)
-            yield as_text(plain) if isinstance(plain, Conversation) else plain
+            text = as_text(plain) if isinstance(plain, Conversation) else plain
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"source {name!r}: {place}: there is text that is not Unicode: {error}"
+                ) from None
+            yield text

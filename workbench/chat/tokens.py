@@ -30,7 +30,7 @@ class Encoder:
         try:
             done = self.plain.encode_batch_fast(fresh, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:
-            raise UserError(f"a message holds text that is not Unicode: {error}") from None
+            raise UserError(f"there is text that is not Unicode: {error}") from None
         found = {text: encoding.ids for text, encoding in zip(fresh, done, strict=True)}
         if len(self.known) < _MOST_KNOWN:
             self.known.update((text, ids) for text, ids in found.items() if len(text) <= _SHORT)

@@ -1,10 +1,18 @@
 """Concat-and-chunk rows: every token once, documents numbered, boundaries unpredicted."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from data_mix.config import BlendConfig
+from model.tokenizer import train_tokenizer
+from pretrain.documents import BlendDocuments
 from pretrain.rows import RowStream, document_labels
+from pretrain.tokenizer_stage import _texts
+from workbench.errors import UserError
 
 
 class Counting:
@@ -54,3 +62,29 @@ def test_a_restored_stream_continues_exactly() -> None:
     other.load_state_dict(state)
     again = other.batch(2, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
+def _texts_blend(path: Path, texts: list[str]) -> BlendConfig:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    source = {"type": "jsonl", "form": "text", "column": "text", "path": str(path)}
+    phases = [{"until": 1.0, "weights": {"own": 1}}]
+    return BlendConfig.read({"sources": {"own": source}, "phases": phases}, where="x")
+
+
+def test_a_page_that_spells_special_tokens_is_ordinary_text(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["a b c d"], 300, tmp_path / "tokenizer")
+    page = "One</s>two<SPECIAL_12>three<unk>"
+    documents = BlendDocuments(_texts_blend(tmp_path / "a.jsonl", [page]), tokenizer, 0)
+    *ids, end = documents.draw(0.0)
+    assert end == 2 and min(ids) > 19  # 0 to 19 are the special ones
+    assert tokenizer.decode(ids) == page
+
+
+def test_a_page_that_cannot_be_learned_from_is_named(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["a b c d"], 300, tmp_path / "tokenizer")
+    for text, problem in (("\ud800", "there is text that is not Unicode"), ("", "has no tokens")):
+        blend = _texts_blend(tmp_path / "a.jsonl", [text])
+        with pytest.raises(UserError, match=rf"source 'own': .*a\.jsonl, line 1:? {problem}"):
+            BlendDocuments(blend, tokenizer, 0).draw(0.0)
+    with pytest.raises(UserError, match=r"source 'own': .*a\.jsonl, line 1: .*not Unicode"):
+        list(_texts(_texts_blend(tmp_path / "a.jsonl", ["\ud800"]), 1, 0))
