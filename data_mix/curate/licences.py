@@ -252,10 +252,10 @@ def spdx_allowed(expression: str, allow: Sequence[str]) -> bool:
     )
 
 
-def spdx_in(text: str) -> str | None:
-    """The SPDX expression in a header."""
-    found = _SPDX.search(header_of(text))
-    return found[1].strip().removesuffix("-->").strip() if found else None
+def spdx_in(text: str) -> list[str]:
+    """The SPDX expressions in a header, each once. All of them apply, as REUSE has it."""
+    found = (said.strip().removesuffix("-->").strip() for said in _SPDX.findall(header_of(text)))
+    return list(dict.fromkeys(found))
 
 
 def licence_files(path: Path) -> list[Path]:

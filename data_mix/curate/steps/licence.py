@@ -1,5 +1,6 @@
 """Step `licence`: files whose licence is on a list, by their header, their own text, or the file beside them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_mix.curate.config import LicenceStep
@@ -29,10 +30,10 @@ class Licence(RowStep):
     def one(self, item: Item) -> Decision:
         """See RowStep."""
         text, path = item.row["text"], Path(item.row["path"])
-        expression = spdx_in(text) or self._sidecar(path)
-        if expression is not None:
-            item.row["license"] = expression
-            return None if spdx_allowed(expression, self._allow) else self.removed("not allowed")
+        if expressions := spdx_in(text) or self._sidecar(path):
+            item.row["license"] = _joined(expressions)
+            allowed = all(spdx_allowed(one, self._allow) for one in expressions)
+            return None if allowed else self.removed("not allowed")
         found = self._licences.of_text(header_of(text))
         found = found or self._beside(path)
         if not found:
@@ -42,11 +43,11 @@ class Licence(RowStep):
             return None
         return self.removed("not allowed")
 
-    def _sidecar(self, path: Path) -> str | None:
-        """The expression of a file FILE.license, as REUSE has it."""
+    def _sidecar(self, path: Path) -> list[str]:
+        """The expressions of a file FILE.license, as REUSE has it."""
         file = path.with_name(f"{path.name}.license")
         if not file.is_file():
-            return None
+            return []
         return spdx_in(file.read_text(encoding="utf-8", errors="replace"))
 
     def _beside(self, path: Path) -> list[Found]:
@@ -59,3 +60,10 @@ class Licence(RowStep):
                 found += self._licences.of_text(text) or [Found(f"unknown {file.name}")]
             self._of_folder[folder] = found
         return self._of_folder[folder]
+
+
+def _joined(expressions: Sequence[str]) -> str:
+    """One expression that asks for all of them."""
+    if len(expressions) == 1:
+        return expressions[0]
+    return " AND ".join(f"({one})" if " OR " in one else one for one in expressions)

@@ -117,6 +117,8 @@ def test_files_are_kept_by_header_then_text_then_the_nearest_licence(tmp_path: P
         "b/sidecar.py": code, "b/sidecar.py.license": "SPDX-License-Identifier: ISC",
         "b/COPYING.txt": "Ask my lawyer first.", "b/plain.py": code,
         "b/spdx.py": f"/* SPDX-License-Identifier: MIT */\n{code}",
+        "b/two.py": f"# SPDX-License-Identifier: MIT\n# SPDX-License-Identifier: ISC OR GPL-3.0-only\n{code}",
+        "b/gnu.py": f"# SPDX-License-Identifier: MIT\n# SPDX-License-Identifier: GPL-3.0-only\n{code}",
         "c/LICENSE-MIT": MIT, "c/LICENSE.gpl": GPL, "c/plain.py": code,
     }  # fmt: skip
     for name, text in files.items():
@@ -132,7 +134,8 @@ def test_files_are_kept_by_header_then_text_then_the_nearest_licence(tmp_path: P
         "a/deep/er/plain.py": "MIT",
         "b/sidecar.py": "ISC",
         "b/spdx.py": "MIT",
+        "b/two.py": "MIT AND (ISC OR GPL-3.0-only)",
     }
     removed = data_of(tmp_path / "run", "code")["removed"]
     # c: each of two files counts. b/plain.py: a file of which nothing can be told may hold anything.
-    assert removed == {"licence: not allowed": 5}
+    assert removed == {"licence: not allowed": 6}
