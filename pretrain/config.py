@@ -10,7 +10,7 @@ from workbench.content import Reads
 from workbench.distributed.config import DistributedConfig, WorkersStage, check_spread
 from workbench.load import Activations
 from workbench.recipe import StageConfig
-from workbench.schema import Section
+from workbench.schema import Betas, Section
 from workbench.validation import LossValidation
 
 
@@ -58,6 +58,11 @@ class ScheduleConfig(Section):
                 f"warmup_share + decay_share is {self.warmup_share + self.decay_share:.3f}; "
                 "it must be at most 1"
             )
+        if self.min_lr > self.peak_lr:
+            raise ValueError(
+                f"min_lr {self.min_lr:g} is above peak_lr {self.peak_lr:g}: the decay would raise the rate; "
+                f"write min_lr, at most {self.peak_lr:g}, or a higher peak_lr"
+            )
         return self
 
 
@@ -83,7 +88,7 @@ class TrainingConfig(ByPrecision, WorkersStage):
     """Rows in one forward pass."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate by tokens."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: Betas = (0.9, 0.95)
     """Adam's betas [paper]."""
     weight_decay: float = Field(0.1, ge=0)
     """AdamW's decay on matrices [paper]."""

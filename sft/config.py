@@ -11,7 +11,7 @@ from model.fp8.config import ByPrecision, Fp8Config, Precision, check_section
 from model.lora_config import LoraConfig
 from workbench.distributed.config import DistributedConfig, WorkersStage, check_adapters
 from workbench.load import Activations
-from workbench.schema import Section
+from workbench.schema import Betas, Section
 from workbench.validation import LossValidation
 
 
@@ -100,7 +100,7 @@ class SftConfig(ByPrecision, WorkersStage):
     """Share of steps spent warming up."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decay."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: Betas = (0.9, 0.98)
     """Adam's betas."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest gradient norm."""

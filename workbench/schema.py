@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workbench.errors import UserError, unknown_name
 from workbench.recipe_yaml import first_word
+
+
+Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+"""Adam's two."""
 
 
 class Section(BaseModel):

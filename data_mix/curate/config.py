@@ -132,7 +132,7 @@ class LanguageStep(StepConfig):
 
     open: ClassVar[str] = "data_mix.curate.steps.language:Language"
     type: Annotated[Literal["language"], Reads("package", "py3langid")]
-    among: tuple[str, ...] = LANGUAGES
+    among: tuple[str, ...] = Field(LANGUAGES, min_length=1)
     """The languages to choose from, by their two letters; fewer are told apart better."""
     keep: tuple[str, ...] = ()
     """Texts in other languages are removed; empty: none is."""

@@ -8,12 +8,14 @@ from data_mix.curate.config import (
     EquationsStep,
     FilesSource,
     HtmlStep,
+    LanguageStep,
     RewriteStep,
     WarcSource,
     columns_after,
     input_columns,
 )
 from data_mix.curate.questions import names_of
+from data_mix.curate.steps.language import identifier
 from data_mix.files import files_of
 from data_mix.inputs import check_data, check_package, must_be_readable
 from data_mix.rates import TEXT_OF_HTML, load_of
@@ -107,6 +109,9 @@ def check_inputs(config: CurateConfig) -> list[str]:
     for step in config.steps:
         if isinstance(step, DecontaminateStep):
             names_of(step.against, step.data)
+        if isinstance(step, LanguageStep):
+            check_package("py3langid", "`make setup`", what="step language")
+            identifier(step.among)
     return lines
 
 

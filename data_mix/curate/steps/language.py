@@ -6,16 +6,19 @@ from data_mix.curate.config import LanguageStep
 from data_mix.curate.step import Decision, RowStep
 from data_mix.scatter import ShardJob
 from data_mix.shards import Item
+from workbench.errors import unknown_name
 
 # The language of a page is that of its words: a beginning is enough, and equations say nothing of it.
 _CHARACTERS = 4000
 
 
 def identifier(among: tuple[str, ...]) -> Any:
-    """py3langid, choosing among some languages. Raises: ValueError where it does not know one."""
+    """py3langid, choosing among some languages. Raises: UserError where it does not know one."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415 - 5 MB of model
 
     found = LanguageIdentifier.from_model_file(MODEL_FILE)
+    if unknown := [name for name in among if name not in found.nb_classes]:
+        raise unknown_name("language", unknown[0], found.nb_classes)
     found.set_languages(list(among))
     return found
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from data_mix.curate.config import LANGUAGES, LanguageStep
+from data_mix.curate.config import LANGUAGES, CurateConfig, LanguageStep
+from data_mix.curate.plan import check_inputs
 from data_mix.curate.steps.language import identifier
 from workbench.errors import UserError
 
@@ -37,3 +38,19 @@ def test_one_sentence_is_enough_to_tell_sixteen_languages_apart() -> None:
 def test_a_language_to_keep_must_be_one_to_choose_from() -> None:
     with pytest.raises(UserError, match="unknown language to keep 'english'"):
         LanguageStep.read({"type": "language", "keep": ["english"]}, where="x")
+
+
+def test_languages_to_choose_from_must_be_known_before_a_run() -> None:
+    def config(among: list[str]) -> CurateConfig:
+        raw = {
+            "kind": "curate",
+            "input": {"type": "shards", "stage": "a"},
+            "steps": [{"type": "language", "among": among}],
+        }
+        return CurateConfig.read(raw, where="x")
+
+    check_inputs(config(["en", "ace"]))
+    with pytest.raises(UserError, match="unknown language 'xx'"):
+        check_inputs(config(["en", "xx"]))
+    with pytest.raises(UserError, match="at least 1 item"):
+        config([])
