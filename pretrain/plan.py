@@ -1,7 +1,10 @@
 """What the base-model stages will cost. Imports no torch."""
 
+from dataclasses import replace
+
 from model.presets import shape
 from model.sizes import parameters as count_parameters
+from pretrain.compress.target import parent_shape
 from pretrain.config import PretrainConfig, TokenizerConfig, TrainingConfig
 from workbench.distributed.config import load_of, why_not
 from workbench.errors import UserError
@@ -40,18 +43,32 @@ def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
     """Parameters, steps, tokens, FLOPs (6 N D) and disk."""
     if refusal := why_not(config.distributed, recipe):
         raise UserError(refusal)
-    parameters = count_parameters(shape(recipe.model.preset, **recipe.model.overrides))
     tokens = config.num_steps * config.step_tokens
+    steps = (
+        f"{config.num_steps:,} steps x {config.rows_per_step} rows x {config.row_tokens:,} "
+        f"tokens = {tokens:,} tokens"
+    )
+    plan = StagePlan(
+        steps=config.num_steps, tokens=tokens, loads=(training_load(config, tokens),)
+    )
+    try:
+        parameters, whose = _model(config, recipe)
+    except UserError as error:
+        return replace(plan, lines=(f"parameters unknown: {error}", steps), disk_bytes=2**28)
     state = parameters * STATE_BYTES
-    return StagePlan(
+    return replace(
+        plan,
         lines=(
-            f"{parameters:,} parameters ({recipe.model.preset})",
-            f"{config.num_steps:,} steps x {config.rows_per_step} rows x {config.row_tokens:,} "
-            f"tokens = {tokens:,} tokens, {6 * parameters * tokens:.3g} FLOPs",
+            f"{parameters:,} parameters ({whose})",
+            f"{steps}, {6 * parameters * tokens:.3g} FLOPs",
             f"{state / 2**30:,.2f} GiB of weights and optimizer state in fp32",
         ),
-        steps=config.num_steps,
-        tokens=tokens,
         disk_bytes=CHECKPOINTS_AT_ONCE * state + 4 * parameters,
-        loads=(training_load(config, tokens),),
     )
+
+
+def _model(config: PretrainConfig, recipe: Recipe) -> tuple[int, str]:
+    """The parameters that are trained, and whose they are. Raises: UserError where they are not known."""
+    if config.initial == "parent":
+        return count_parameters(parent_shape(recipe, config.needs)), "the parent's"
+    return count_parameters(shape(recipe.model.preset, **recipe.model.overrides)), recipe.model.preset

@@ -138,9 +138,15 @@ def stage_shape(recipe: Recipe, name: str) -> Shape:
     if stage.kind == "convert":
         return origin_shape(stage)
     if not (stage.kind == "pretrain" and stage.initial == "new"):
-        for need in stage.needs:
-            if recipe.stages[need].kind == "tokenizer":
-                continue
+        return parent_shape(recipe, stage.needs)
+    return shape(recipe.model.preset, **recipe.model.overrides)
+
+
+def parent_shape(recipe: Recipe, needs: Sequence[str]) -> Shape:
+    """The shape of the model that a stage begins with: of the first of `needs` that leaves one, else the
+    recipe's own. Raises: UserError where it is not to be known."""
+    for need in needs:
+        if recipe.stages[need].kind != "tokenizer":
             return shape_made_by(recipe, need)
     return shape(recipe.model.preset, **recipe.model.overrides)
 

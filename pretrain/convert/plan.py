@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.decoder import DecoderShape, configuration, described
 from model.presets import PRESETS, RELEASED
-from model.sizes import Shape
+from model.sizes import Shape, parameters
 from pretrain.convert.config import ConvertConfig, GgufSource
 from pretrain.convert.gguf_file import GgufFile, locate
 from workbench.errors import UserError
@@ -17,10 +17,14 @@ def plan_convert(config: ConvertConfig, recipe: Recipe) -> StagePlan:
     """Where the model comes from and how it is written."""
     source = config.source
     name = source.path or (source.package if isinstance(source, GgufSource) else "")
-    return StagePlan(
-        lines=(f"{source.type} {name} -> a plain checkpoint in {config.dtype}",),
-        disk_bytes=2**30,
-    )
+    line = f"{source.type} {name} -> a plain checkpoint in {config.dtype}"
+    try:
+        number = parameters(origin_shape(config))
+    except UserError as error:
+        return StagePlan(lines=(line, f"size unknown: {error}"), disk_bytes=2**30)
+    written = number * {"float32": 4, "bfloat16": 2}[config.dtype]
+    lines = (line, f"{number:,} parameters, {written / 2**30:,.2f} GiB written")
+    return StagePlan(lines=lines, disk_bytes=written)
 
 
 def origin_shape(config: ConvertConfig) -> Shape:

@@ -9,10 +9,16 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from model.presets import RELEASED, shape
+from model.sizes import parameters
 from pretrain.convert.config import ConvertConfig, GgufSource
 from pretrain.convert.gguf_file import GgufFile, locate
 from pretrain.convert.llama import hf_name, llama_config, state_dict, unpermute
+from pretrain.convert.plan import plan_convert
+from pretrain.plan import plan_pretrain
+from tests import tiny as tiny_recipe
 from workbench.errors import UserError
+from workbench.recipe import build
 
 FIELDS: dict[str, Any] = {
     "general.architecture": "llama",
@@ -209,3 +215,29 @@ def test_a_written_file_is_read(
     with pytest.raises(UserError, match="not a whole GGUF file"):
         read_gguf(path)
     assert GgufSource(type="gguf", path="x").path == "x"
+
+
+def test_plans_of_a_conversion_and_of_training_on_it_are_of_its_size() -> None:
+    """Released 12B: 12.31e9 parameters [model card: 12B], trained on whatever the recipe's own model is."""
+    path = next(hub for hub, preset in RELEASED.items() if preset == "nano2-12b")
+    stages: dict[str, Any] = {
+        "base": {"kind": "convert", "source": {"type": "checkpoint", "path": path}, "dtype": "bfloat16"},
+        "longer": tiny_recipe.pretrain_stage(needs=["base"], initial="parent"),
+    }  # fmt: skip
+    raw = {"name": "t", "seed": 1, "model": tiny_recipe.MODEL, "stages": stages}
+    recipe = build(raw)
+    number = parameters(shape("nano2-12b"))
+    assert 12.2e9 < number < 12.4e9
+    base: Any = recipe.stages["base"]
+    plan = plan_convert(base, recipe)
+    assert plan.disk_bytes == 2 * number and f"{number:,} parameters" in plan.lines[1]
+    longer: Any = recipe.stages["longer"]
+    plan = plan_pretrain(longer, recipe)
+    assert plan.lines[0] == f"{number:,} parameters (the parent's)"
+    assert plan.disk_bytes == 3 * 12 * number + 4 * number
+    stages["base"]["source"]["path"] = "/nowhere"
+    recipe = build(raw)
+    longer, base = recipe.stages["longer"], recipe.stages["base"]
+    plan = plan_pretrain(longer, recipe)
+    assert plan.lines[0].startswith("parameters unknown: ") and plan.disk_bytes == 2**28
+    assert "size unknown: " in plan_convert(base, recipe).lines[1]
