@@ -24,7 +24,8 @@ _CUT = ".\n</think>\n\n"
 
 @dataclass(frozen=True)
 class ServedReply:
-    """text: the whole reply, the tag included. thinking_tokens, total_tokens: as the server counts.
+    """text: the whole reply, the tag included. thinking_tokens, total_tokens: as the server counts; of a
+    trace that the model closed, where the server counts no texts, by its share of the characters.
     cut: whether the trace was cut at the budget. finish_reason: the last call's. prompt_tokens: of all
     calls; None where the server does not count them."""
 
@@ -59,7 +60,8 @@ def complete(
         choice = done.choices[0]
         return choice.text, choice.finish_reason, done.usage.completion_tokens
 
-    return _two_calls(call, budget=budget, max_tokens=max_tokens)
+    reply = _two_calls(call, budget=budget, max_tokens=max_tokens)
+    return _without_answer(reply, None, lambda text: None)
 
 
 def _two_calls(
@@ -81,6 +83,19 @@ def _two_calls(
     opened = text + _CUT if cut else text
     rest, finish, more = call(opened, max_tokens - used)
     return ServedReply(opened + rest, used, used + more, cut, finish)
+
+
+def _without_answer(
+    reply: ServedReply, opens: bool | None, num_tokens: Callable[[str], int | None]
+) -> ServedReply:
+    """The reply with the tokens of its trace alone, where the model closed it. opens: as `ask`."""
+    if reply.cut:
+        return reply
+    trace = "" if _is_answer(reply.text, opens) else reply.text.partition(CLOSE)[0]
+    share = len(trace) / max(len(reply.text), 1)
+    counted = num_tokens(trace) if trace else 0
+    thinking = round(share * reply.total_tokens) if counted is None else counted
+    return replace(reply, thinking_tokens=min(thinking, reply.total_tokens))
 
 
 Way = Literal["processor", "server", "two calls"]
@@ -226,13 +241,7 @@ class BudgetedChat:
         known = [count for count in prompts if count is not None]
         asked = sum(known) if len(known) == len(prompts) else None
         reply = replace(reply, prompt_tokens=asked)
-        if reply.cut:
-            return reply
-        trace = "" if _is_answer(reply.text, opens) else reply.text.partition(CLOSE)[0]
-        share = len(trace) / max(len(reply.text), 1)
-        counted = self._client.num_tokens(trace) if trace else 0
-        thinking = round(share * reply.total_tokens) if counted is None else counted
-        return replace(reply, thinking_tokens=min(thinking, reply.total_tokens))
+        return _without_answer(reply, opens, self._client.num_tokens)
 
 
 _GOING_ON: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}

@@ -48,6 +48,8 @@ class BudgetRule:
             raise UserError("close_ids is empty; give the ids of </think>, or use for_tokenizer")
         if not isinstance(self.newline_ids, frozenset):
             object.__setattr__(self, "newline_ids", frozenset(self.newline_ids))
+        for name in ("close_ids", "lead_ids", "tail_ids"):  # a tokenizer gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @classmethod
     def for_tokenizer(

@@ -44,6 +44,15 @@ def test_a_short_trace_needs_one_call_or_is_continued_as_it_is() -> None:
     assert (longer.text, longer.cut) == ("a</think>bcd", False)
 
 
+def test_an_answer_is_not_thinking() -> None:
+    """11 of 30 characters are trace, of 40 tokens: 14.7 [derived]. A reply without a tag is all trace."""
+    server = Server(("short trace</think>long answer", "stop", 40))
+    reply = complete(server, "P", budget=50, max_tokens=90)
+    assert (reply.thinking_tokens, reply.total_tokens) == (15, 40)
+    unclosed = complete(Server(("short", "stop", 4)), "P", budget=50, max_tokens=90)
+    assert (unclosed.thinking_tokens, unclosed.total_tokens) == (4, 4)
+
+
 def test_a_budget_of_0_answers_at_once_and_no_tokens_are_left_over() -> None:
     server = Server(("yes", "stop", 1))
     assert complete(server, "P", budget=0, max_tokens=5).text == ".\n</think>\n\nyes"

@@ -67,6 +67,13 @@ def test_ten_thousand_random_streams_agree_with_the_reference() -> None:
     assert min(seen.values()) > 500  # both kinds of stream were tried
 
 
+def test_ids_may_be_lists_as_tokenizers_give_them() -> None:
+    rule = BudgetRule(3, close_ids=[5, 6], lead_ids=[1], tail_ids=[2])  # type: ignore[arg-type]
+    assert rule == BudgetRule(3, close_ids=(5, 6), lead_ids=(1,), tail_ids=(2,))
+    assert rule.next_forced([9, 5, 6, 9, 9, 9]) is None  # the model closed it
+    assert BudgetRule(2, 0, [5, 6]).next_forced([9, 9]) == 5  # type: ignore[arg-type]
+
+
 def test_a_budget_of_0_closes_at_once() -> None:
     rule = BudgetRule(0, 500, CLOSE, NEWLINES)
     assert [rule.next_forced(CLOSE[:n]) for n in range(4)] == [7, 8, 9, None]
