@@ -5,7 +5,7 @@ from typing import Any
 Row = dict[str, Any]
 """A row: column -> value. `id` is text of its own in every row; `text` or `messages` holds what it says."""
 Columns = dict[str, str]
-"""Column -> its type: `text`, `whole`, `number`, `flag`, `json` (any value, written as JSON text) or
+"""Column -> its type: `text`, `whole`, `number`, `flag`, `json` (any value, written as JSON text; what JSON has no word for as its text) or
 `messages` (a conversation)."""
 
 CONVERSATION: Columns = {

@@ -307,16 +307,26 @@ def _written(value: Any, kind: str) -> Any:
     if value is None:
         return None
     if kind == "json":
-        return json_text(value, sort_keys=True)
+        return _characters(json_text(value, sort_keys=True, default=str))
     if kind == "messages":
         return [_message(m) for m in value]
-    # A lone surrogate is not a character; Parquet's text is UTF-8.
-    return value.encode("utf-8", "replace").decode() if kind == "text" else value
+    return _characters(value) if kind == "text" else value
+
+
+def _characters(text: str) -> str:
+    """The text without lone surrogates, which are no characters: files are UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
-    calls = message.get("tool_calls")
-    return {**message, "tool_calls": json_text(calls)} if isinstance(calls, list) else dict(message)
+    """A message in the columns of `_MESSAGE`: calls, and what a tool gave back, as JSON where they are values."""
+    out = dict(message)
+    for key, value in message.items():
+        if key in ("content", "tool_calls") and not isinstance(value, str | None):
+            out[key] = _characters(json_text(value, default=str))
+        elif isinstance(value, str):
+            out[key] = _characters(value)
+    return out
 
 
 def shard_path(stage: Path, number: int) -> Path:
@@ -401,6 +411,6 @@ def write_durably(path: Path, text: str) -> None:
 
 def _write_lines(path: Path, rows: Sequence[Row]) -> None:
     if rows:
-        write_durably(path, "".join(f"{json_text(row)}\n" for row in rows))
+        write_durably(path, _characters("".join(f"{json_text(row)}\n" for row in rows)))
     else:
         path.unlink(missing_ok=True)

@@ -78,7 +78,8 @@ def json_text(value: Any, **layout: Any) -> str:
     try:
         return json.dumps(value, allow_nan=False, **layout)
     except ValueError:
-        known = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        whole = json.dumps(value, default=layout.get("default"))
+        known = json.loads(whole, parse_constant=lambda _: None)
         return json.dumps(known, **layout)
 
 

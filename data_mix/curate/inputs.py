@@ -175,7 +175,8 @@ def _row_of(row: Row, config: JsonlSource | ParquetSource | HubSource, where: st
     """A row of a table in the columns of `input_columns`. Raises: UserError where it is none."""
     document = trainable(document_of(row, config, where=where))
     if isinstance(document, str):
-        meta = {k: v for k, v in row.items() if k not in ("id", config.column)}
+        column, _ = config.column_of()["text"]
+        meta = {k: v for k, v in row.items() if k not in ("id", column)}
         identity = str(row.get("id") or where)
         return {"id": identity, "text": document, "source": where, "meta": meta or None}
     return document.to_row()

@@ -1,11 +1,14 @@
 """Rows in, rows out: the accounts of `curate`, its shards, and what reads them."""
 
 import json
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
@@ -137,6 +140,49 @@ def test_a_blend_reads_shards_lazily_and_says_what_a_condition_left_out(
     assert opened.accounting() == {"rows": 4, "kept": 3, "removed": {"where": 1}}
     with pytest.raises(UserError, match="where names column 'words'"):
         open_source(source.model_copy(update={"where": {"words": 1}}), name="own", seed=1)
+
+
+def test_rows_of_any_values_are_written(tmp_path: Path) -> None:
+    when = datetime(2024, 5, 1, 12)
+    table: dict[str, Any] = {"body": ["words of a page"]}
+    table |= {"at": [when], "raw": [b"\x00a"], "messages": ["other"], "score": [float("nan")]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    source = {"type": "parquet", "path": str(tmp_path / "a.parquet"), "columns": {"text": "body"}}
+    raw = stage(tmp_path / "a.parquet", input=source, steps=[{"type": "length"}])
+    run_stages(tmp_path / "run", {"pages": raw})
+    (row,) = rows_of(tmp_path / "run", "pages")
+    assert row["text"] == "words of a page"
+    # The text stands once; what JSON has no word for stands as its text.
+    said = {"at": "2024-05-01 12:00:00", "raw": "b'\\x00a'", "messages": "other"}
+    assert row["meta"] == {**said, "score": None}
+
+
+def test_messages_of_any_values_are_written(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f\ud800", "arguments": {}}}
+    rows = [
+        {
+            "id": f"t{n}",
+            "domain": "a",
+            "messages": [
+                {"role": "user", "content": "lone \ud800"},
+                {"role": "assistant", "content": said, "reasoning_content": "\udfff", "tool_calls": [call]},
+                {"role": "tool", "content": {"degrees": 21, "sky": "\ud800"}},
+            ],
+        }
+        for n, said in enumerate(["", "too long " * 20])
+    ]  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"type": "jsonl", "form": "conversation", "path": str(path)}
+    raw = stage(path, input=source, steps=[{"type": "length", "most": 200}])
+    run_stages(tmp_path / "run", {"pages": raw})
+    (row,) = rows_of(tmp_path / "run", "pages")
+    user, reply, tool = row["messages"]
+    assert (user["content"], reply["reasoning_content"]) == ("lone ?", "?")
+    assert reply["tool_calls"][0]["function"]["name"] == "f?"
+    assert tool["content"] == '{"degrees": 21, "sky": "?"}'
+    (removed,) = (tmp_path / "run/pages/removed/00000.jsonl").read_text().splitlines()
+    assert "lone ?" in removed
 
 
 def test_a_stage_that_is_read_must_be_needed(texts: Path, tmp_path: Path) -> None:
