@@ -1,6 +1,6 @@
 """How rows become documents: forms of rows, and which columns hold what a form needs. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -143,6 +143,16 @@ class ColumnsConfig(Section):
             if name not in self.columns and column not in taken:
                 out.setdefault(name, (column, False))
         return out
+
+
+    def read_of(self, there: Collection[str]) -> list[str] | None:
+        """The columns that are read, of those that are there; None: all, for one that is needed is not
+        there, and the message names what is."""
+        known = self.column_of().values()
+        if any(needed and column not in there for column, needed in known):
+            return None
+        wanted = {"id", "uuid", *(column for column, _ in known)}
+        return [column for column in there if column in wanted]
 
 
 _NO_SYSTEM = ("conversation", "text")

@@ -5,15 +5,15 @@ has `_WHOLE_RUN` words, and below that ("2 + 3 = ?", "Why?") only where it is al
 over a text, whatever the questions and however many: runs are numbers, looked up in sorted arrays.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_mix.documents import Document, conversations_in, text_of
-from data_mix.files import lines_of
+from data_mix.files import json_object, lines_of
 from data_mix.hashed_runs import Hashed, hashed
 from workbench.conversation import Conversation
 from workbench.errors import UserError
@@ -126,15 +126,20 @@ def read_prompts(path: str) -> list[str]:
         raise UserError(f"decontaminate_against: no file {path}; write the benchmark prompts there")
     prompts = []
     for number, _, line in lines_of(file):
+        where = f"{path}, line {number}"
+        row = json_object(line, where=where)
         try:
-            row = json.loads(line)
-            prompts.append(
-                row["text"]
-                if "text" in row
-                else "\n".join(filter(None, map(_said, Conversation.from_row(row).prompt)))
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            prompts.append(_prompt_of(row))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path}, line {number}: neither a `text` nor a conversation row ({error})"
+                f"{where}: neither a `text` nor a conversation row ({error})"
             ) from None
     return prompts
+
+
+def _prompt_of(row: dict[str, Any]) -> str:
+    if "text" not in row:
+        return "\n".join(filter(None, map(_said, Conversation.from_row(row).prompt)))
+    if not isinstance(row["text"], str):
+        raise TypeError(f"text is {row['text']!r:.40}")
+    return row["text"]

@@ -26,7 +26,11 @@ def normalised(text: str) -> str:
 
 def exact_key(text: str) -> bytes:
     """16 bytes that two texts share when they differ in case and blanks at most."""
-    return blake2b(normalised(text).encode(), digest_size=16).digest()
+    return blake2b(_bytes(normalised(text)), digest_size=16).digest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def shingles(text: str) -> set[str]:
@@ -51,7 +55,7 @@ class MinHash:
         """The minimum of each permuted hash over the text's shingles."""
         hashes = np.array(
             [
-                int.from_bytes(blake2b(s.encode(), digest_size=8).digest(), "big") % _PRIME
+                int.from_bytes(blake2b(_bytes(s), digest_size=8).digest(), "big") % _PRIME
                 for s in shingles(text)
             ],
             dtype=np.uint64,

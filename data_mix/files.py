@@ -47,6 +47,8 @@ def json_object(line: bytes, *, where: str) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where} is not JSON ({error})") from None
+    except RecursionError:
+        raise UserError(f"{where} cannot be read: its JSON is nested too deeply") from None
     if not isinstance(row, dict):
         raise UserError(f"{where} is not a JSON object but {type(row).__name__}")
     return row

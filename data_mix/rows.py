@@ -1,7 +1,7 @@
 """Random access to the rows of local JSONL and Parquet files, without reading them into memory."""
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -87,10 +87,19 @@ class JsonlRows:
 
 
 class ParquetRows:
-    """Parquet files; one row group is held in memory at a time."""
+    """Parquet files; one row group is held in memory at a time.
 
-    def __init__(self, files: Sequence[Path], *, name: str) -> None:
-        self._files = list(files)
+    read_of: which of a file's columns are read; None, or where it returns that: all.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        name: str,
+        read_of: Callable[[Collection[str]], list[str] | None] | None = None,
+    ) -> None:
+        self._files, self._name, self._read_of = list(files), name, read_of
         self._groups: list[tuple[int, int, int]] = []  # file, row group, first row number
         self._length, self._begins = 0, list[int]()
         for number, path in enumerate(self._files):
@@ -115,9 +124,20 @@ class ParquetRows:
         place = self._group(number)
         file, group, first = self._groups[place]
         if self._cached[0] != place:
-            table = pq.ParquetFile(self._files[file]).read_row_group(group)
-            self._cached = (place, table.to_pylist())
+            self._cached = (place, self._rows_of(self._files[file], group))
         return self._cached[1][number - first], self.place(number)
+
+    def _rows_of(self, path: Path, group: int) -> list[dict[str, Any]]:
+        opened = pq.ParquetFile(path)
+        columns = self._read_of(opened.schema_arrow.names) if self._read_of is not None else None
+        try:
+            rows: list[dict[str, Any]] = opened.read_row_group(group, columns=columns).to_pylist()
+        except (ValueError, OverflowError) as error:  # a time that Python has no word for
+            raise UserError(
+                f"source {self._name!r}: {path}, row group {group}: a value cannot be read ({error}); "
+                "mend its column, or leave it out of the file"
+            ) from None
+        return rows
 
     def place(self, number: int) -> str:
         """See RowFile."""

@@ -205,7 +205,9 @@ class _LocalFile(Source):
         else:
             self._place, files = config.path, matching_files(config.path, name=name)
         jsonl = isinstance(config, JsonlSource)
-        self._rows: RowFile = JsonlRows(files) if jsonl else ParquetRows(files, name=name)
+        self._rows: RowFile = (
+            JsonlRows(files) if jsonl else ParquetRows(files, name=name, read_of=config.read_of)
+        )
         self._config, self._seed, self._lenient = config, seed, lenient
         self._removed: dict[str, int] = {}
         if isinstance(config, ShardsSource):

@@ -107,7 +107,7 @@ class FilesInput:
                 yield {**row, "unreadable": "too large"}
                 continue
             try:
-                yield {**row, "text": path.read_text(encoding="utf-8")}
+                yield {**row, "text": path.read_text(encoding="utf-8-sig")}
             except UnicodeDecodeError:
                 yield {**row, "unreadable": "no text in UTF-8"}
 
@@ -123,8 +123,12 @@ class TableInput:
     def _rows(self) -> RowFile:
         if self._opened is None:
             files = matching_files(self._config.path, name="input")
-            jsonl = isinstance(self._config, JsonlSource)
-            self._opened = JsonlRows(files) if jsonl else ParquetRows(files, name="input")
+            if isinstance(self._config, JsonlSource):
+                self._opened = JsonlRows(files)
+            else:
+                # What a text's row holds beside it goes into `meta`.
+                read_of = None if self._config.form == "text" else self._config.read_of
+                self._opened = ParquetRows(files, name="input", read_of=read_of)
         return self._opened
 
     @property

@@ -14,8 +14,8 @@ from datasets import load_dataset
 
 from data_mix import shards
 from data_mix.config import HubSource, ShardsSource
-from data_mix.curate.config import CurateConfig
-from data_mix.curate.inputs import HubInput
+from data_mix.curate.config import CurateConfig, FilesSource
+from data_mix.curate.inputs import FilesInput, HubInput
 from data_mix.curate.step import Decision
 from data_mix.curate.steps.length import Length
 from data_mix.scatter import Unit
@@ -155,6 +155,12 @@ def test_rows_of_any_values_are_written(tmp_path: Path) -> None:
     # The text stands once; what JSON has no word for stands as its text.
     said = {"at": "2024-05-01 12:00:00", "raw": "b'\\x00a'", "messages": "other"}
     assert row["meta"] == {**said, "score": None}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import os\n", encoding="utf-8-sig")
+    (row,) = FilesInput(FilesSource(type="files", path=str(tmp_path / "*.py"))).rows(Unit(0, "", 0, 1))
+    assert row["text"] == "import os\n"
 
 
 def test_messages_of_any_values_are_written(tmp_path: Path) -> None:

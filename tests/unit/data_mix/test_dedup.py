@@ -53,6 +53,12 @@ def test_near_duplicates_are_those_of_brute_force_away_from_the_threshold() -> N
         assert near.is_new(far)
 
 
+def test_texts_with_lone_surrogates_are_compared() -> None:
+    texts = ["a \ud800 b", "a \udfff b", "a \ud800 b"]
+    assert list(unique(texts)) == [0, 1]
+    assert list(unique(["word\ud800" * 9, "word\ud800" * 9 + "."], near=0.8)) == [0]
+
+
 def test_the_first_of_equal_texts_is_kept() -> None:
     texts = ["The cat", "a dog", "the   CAT", "a dog", "a bird"]
     assert list(unique(texts)) == [0, 1, 4]

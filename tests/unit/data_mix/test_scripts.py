@@ -9,6 +9,7 @@ from data_mix.decontaminate import Decontaminator, read_prompts
 from data_mix.dedup import NearDuplicates, shingles
 from data_mix.words import runs, words
 from workbench.conversation import Conversation
+from workbench.errors import UserError
 
 QUESTIONS = {
     "chinese": "一个长方形的长是十二厘米，宽是八厘米，那么这个长方形的面积和周长分别是多少？",
@@ -108,3 +109,18 @@ def test_a_benchmark_s_system_message_removes_nothing(tmp_path: Path) -> None:
     assert guard.is_contaminated(
         _chat(("system", system), ("user", prompts[0]), ("assistant", "So."))
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"text": null}', r"neither a `text` nor a conversation row \(text is None"),
+        ("[1, 2]", "is not a JSON object but list"),
+        ('{"domain": "a", "messages": ["x"]}', "neither a `text` nor a conversation row"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_named(line: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "bench.jsonl"
+    path.write_text(f'{{"text": "fine"}}\n{line}\n')
+    with pytest.raises(UserError, match=rf"bench\.jsonl, line 2:? {problem}"):
+        read_prompts(str(path))

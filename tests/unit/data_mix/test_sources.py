@@ -154,6 +154,32 @@ def test_bad_rows_are_one_line_naming_source_and_place(
         _open({"type": "jsonl", "path": path, "form": "text", "column": "text", **more})
 
 
+def test_a_value_that_nothing_reads_stops_nothing(tmp_path: Path) -> None:
+    """Python's times end with the year 9999; the file's do not."""
+    late = pa.array([2**60], pa.timestamp("us"))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a page"], "seen": late}), path)
+    given = {"type": "parquet", "path": str(path), "form": "text", "column": "text"}
+    source: Any = TypeAdapter(SourceConfig).validate_python(given)
+    assert open_source(source, name="own", seed=0).take(1) == ["a page"]
+    with pytest.raises(UserError, match="has no column 'body'; its columns are: text, late"):
+        other = {"text": ["a page"], "late": ["x"]}
+        pq.write_table(pa.table(other), path)
+        open_source(source.model_copy(update={"column": "body"}), name="own", seed=0)
+    pq.write_table(pa.table({"text": late}), path)
+    with pytest.raises(UserError, match="row group 0: a value cannot be read"):
+        open_source(source, name="own", seed=0)
+
+
+def test_json_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": ' + "[" * 200_000 + "]" * 200_000 + "}\n")
+    given = {"type": "jsonl", "path": str(path), "form": "text", "column": "text"}
+    source: Any = TypeAdapter(SourceConfig).validate_python(given)
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1 cannot be read: .* nested too deeply"):
+        open_source(source, name="own", seed=0)
+
+
 def test_missing_and_broken_files_name_the_path(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"source 'mine': no file matches .*absent"):
         _text_source(str(tmp_path / "absent-*.jsonl"))
@@ -226,7 +252,8 @@ def test_rows_of_the_hub_are_taken_where_they_meet_a_condition(
         HubSource.read({**config, "where": {"language": "polish"}}, where="x")
     )
     (unit,) = curated.units(10)
-    assert [row["text"] for row in curated.rows(unit)] == ["row 1", "row 3", "row 5"]
+    found = [row.get("unreadable") or row["text"] for row in curated.rows(unit)]
+    assert found == ["where", "row 1", "where", "row 3", "where", "row 5"]
     with pytest.raises(UserError, match="where names column 'tongue', which some/data has not"):
         _open({**config, "where": {"tongue": "english"}}).draw()
     with pytest.raises(UserError, match="compares with 'many', which is not a number"):
