@@ -144,7 +144,6 @@ class ColumnsConfig(Section):
                 out.setdefault(name, (column, False))
         return out
 
-
     def read_of(self, there: Collection[str]) -> list[str] | None:
         """The columns that are read, of those that are there; None: all, for one that is needed is not
         there, and the message names what is."""

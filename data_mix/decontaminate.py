@@ -131,9 +131,7 @@ def read_prompts(path: str) -> list[str]:
         try:
             prompts.append(_prompt_of(row))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{where}: neither a `text` nor a conversation row ({error})"
-            ) from None
+            raise UserError(f"{where}: neither a `text` nor a conversation row ({error})") from None
     return prompts
 
 

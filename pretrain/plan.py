@@ -48,9 +48,7 @@ def plan_pretrain(config: PretrainConfig, recipe: Recipe) -> StagePlan:
         f"{config.num_steps:,} steps x {config.rows_per_step} rows x {config.row_tokens:,} "
         f"tokens = {tokens:,} tokens"
     )
-    plan = StagePlan(
-        steps=config.num_steps, tokens=tokens, loads=(training_load(config, tokens),)
-    )
+    plan = StagePlan(steps=config.num_steps, tokens=tokens, loads=(training_load(config, tokens),))
     try:
         parameters, whose = _model(config, recipe)
     except UserError as error:
@@ -71,4 +69,6 @@ def _model(config: PretrainConfig, recipe: Recipe) -> tuple[int, str]:
     """The parameters that are trained, and whose they are. Raises: UserError where they are not known."""
     if config.initial == "parent":
         return count_parameters(parent_shape(recipe, config.needs)), "the parent's"
-    return count_parameters(shape(recipe.model.preset, **recipe.model.overrides)), recipe.model.preset
+    return count_parameters(
+        shape(recipe.model.preset, **recipe.model.overrides)
+    ), recipe.model.preset

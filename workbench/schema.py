@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from workbench.errors import UserError, unknown_name
 from workbench.recipe_yaml import first_word
 
-
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 """Adam's two."""
 

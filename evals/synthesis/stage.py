@@ -102,7 +102,9 @@ def read_seeds(config: SynthesizeConfig, seed: int) -> list[Any]:
 def _rows_of(source: ShardsSource) -> Iterator[Seed]:
     """Rows of another stage with all that is known of them, in their order."""
     stage = Path(source.stage)
-    check_columns(source.where, columns_of_stage(stage), name="seeds", place=f"stage {stage.name!r}")
+    check_columns(
+        source.where, columns_of_stage(stage), name="seeds", place=f"stage {stage.name!r}"
+    )
     for file in shard_files(stage):
         for row in read_shard(file):
             if all_met(row, source.where):

@@ -106,9 +106,7 @@ def test_conversations_are_searched_whole_and_short_questions_where_they_are_ask
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-    monkeypatch.setattr(
-        "data_mix.curate.questions.names_of", lambda against, data: list(against)
-    )
+    monkeypatch.setattr("data_mix.curate.questions.names_of", lambda against, data: list(against))
     source = SimpleNamespace(
         questions_of=lambda name, data: [("a", ["What is 2 + 3?"]), ("b", [long])]
     )

@@ -159,7 +159,9 @@ def test_rows_of_any_values_are_written(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("import os\n", encoding="utf-8-sig")
-    (row,) = FilesInput(FilesSource(type="files", path=str(tmp_path / "*.py"))).rows(Unit(0, "", 0, 1))
+    (row,) = FilesInput(FilesSource(type="files", path=str(tmp_path / "*.py"))).rows(
+        Unit(0, "", 0, 1)
+    )
     assert row["text"] == "import os\n"
 
 

@@ -34,7 +34,9 @@ def test_parts_longer_than_the_whole_are_refused() -> None:
 def test_a_decay_that_would_raise_the_rate_is_refused() -> None:
     for schedule in (ScheduleConfig, DistillScheduleConfig):
         # A recipe that sets the peak alone is told of the default beside it.
-        with pytest.raises(UserError, match=r"min_lr .* is above peak_lr 1e-06: .* write min_lr, at most 1e-06"):
+        with pytest.raises(
+            UserError, match=r"min_lr .* is above peak_lr 1e-06: .* write min_lr, at most 1e-06"
+        ):
             schedule.read({"peak_lr": 1e-6}, where="x")
         schedule.read({"peak_lr": 1e-6, "min_lr": 1e-6}, where="x")
 

@@ -262,5 +262,7 @@ def test_seeds_of_a_column_that_a_stage_has_not_are_refused(tmp_path: Path) -> N
         "models": [{"endpoint": "http://localhost:1/v1#a"}],
     }
     config = SynthesizeConfig.read(raw, where="x")
-    with pytest.raises(UserError, match="where names column 'langage', which stage 'pages' has not"):
+    with pytest.raises(
+        UserError, match="where names column 'langage', which stage 'pages' has not"
+    ):
         read_seeds(config, 0)
