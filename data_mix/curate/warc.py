@@ -105,7 +105,7 @@ def _joined(body: bytes) -> bytes:
     """
     if _CHUNK.match(body) is None:
         return body
-    parts, place = [], 0
+    parts, place = list[bytes](), 0
     while found := _CHUNK.match(body, place):
         begin, size = found.end(), int(found[1], 16)
         if not size:

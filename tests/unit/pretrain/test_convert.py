@@ -207,8 +207,8 @@ def test_a_written_file_is_read(
     ids = torch.arange(12)[None]
     with torch.no_grad():
         assert torch.equal(model(ids).logits, tiny(ids).logits)
-    monkeypatch.setattr(GgufFile, "tensors", lambda self: iter(other.items()))
     other = {**to_gguf(tiny), "output_norm.weight": np.zeros(31, np.float32)}
+    monkeypatch.setattr(GgufFile, "tensors", lambda self: iter(other.items()))
     with pytest.raises(UserError, match=r"model\.norm\.weight is \(31,\), where.* \(32,\)"):
         read_gguf(path)
     path.write_bytes(path.read_bytes()[:300])
