@@ -307,13 +307,13 @@ def _written(value: Any, kind: str) -> Any:
     if value is None:
         return None
     if kind == "json":
-        return _characters(json_text(value, sort_keys=True, default=str))
+        return characters(json_text(value, sort_keys=True, default=str))
     if kind == "messages":
         return [_message(m) for m in value]
-    return _characters(value) if kind == "text" else value
+    return characters(value) if kind == "text" else value
 
 
-def _characters(text: str) -> str:
+def characters(text: str) -> str:
     """The text without lone surrogates, which are no characters: files are UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
@@ -323,9 +323,9 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(message)
     for key, value in message.items():
         if key in ("content", "tool_calls") and not isinstance(value, str | None):
-            out[key] = _characters(json_text(value, default=str))
+            out[key] = characters(json_text(value, default=str))
         elif isinstance(value, str):
-            out[key] = _characters(value)
+            out[key] = characters(value)
     return out
 
 
@@ -411,6 +411,6 @@ def write_durably(path: Path, text: str) -> None:
 
 def _write_lines(path: Path, rows: Sequence[Row]) -> None:
     if rows:
-        write_durably(path, _characters("".join(f"{json_text(row)}\n" for row in rows)))
+        write_durably(path, characters("".join(f"{json_text(row)}\n" for row in rows)))
     else:
         path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from typing import Any
 from data_mix.config import BlendConfig
 from data_mix.documents import Document, trainable
 from data_mix.mixing import Mixer
+from data_mix.shards import characters
 from model.held_out import Sample
 from pretrain.config import RowsValidation
 from workbench.chat import render
@@ -39,9 +40,10 @@ class BlendDocuments:
                 tokenizer=self.tokenizer,
             )
             return list(rendered.input_ids)
-        # A page that spells a special token is ordinary text.
-        (ids,) = encoder_of(self.tokenizer).runs([document])
-        return [*ids, self.tokenizer.convert_tokens_to_ids(_END)] if ids else []
+        # A page that spells a special token is ordinary text. A lone surrogate is none, and no reason to end a
+        # training that is days old.
+        (ids,) = encoder_of(self.tokenizer).runs([characters(document)])
+        return [*ids, self.tokenizer.convert_tokens_to_ids(_END)]
 
     def accounting(self) -> dict[str, Any]:
         """Samples and tokens drawn, by phase and source."""

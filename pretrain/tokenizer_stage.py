@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from data_mix.config import BlendConfig
 from data_mix.documents import trainable
+from data_mix.shards import characters
 from data_mix.sources import open_source
 from model.tokenizer import take_tokenizer, train_tokenizer
 from pretrain.config import TokenizerConfig
 from workbench.chat import as_text
 from workbench.conversation import Conversation
-from workbench.errors import UserError
 from workbench.stage import StageContext
 
 
@@ -31,15 +31,6 @@ def run(context: StageContext) -> None:
 def _texts(blend: BlendConfig, num_documents: int, seed: int) -> Iterator[str]:
     per_source = max(num_documents // len(blend.sources), 1)
     for name, source in blend.sources.items():
-        for document, place in open_source(source, name=name, seed=seed).look(per_source):
-            if isinstance(document, UserError):
-                raise document
+        for document in open_source(source, name=name, seed=seed).take(per_source):
             plain = trainable(document)
-            text = as_text(plain) if isinstance(plain, Conversation) else plain
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"source {name!r}: {place}: there is text that is not Unicode: {error}"
-                ) from None
-            yield text
+            yield characters(as_text(plain) if isinstance(plain, Conversation) else plain)
