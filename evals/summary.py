@@ -51,7 +51,7 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
         # Of two such models that disagree as if independent.
         detectable=detectable(problems, spread),
         note=power_note(problems, spread),
-        sampling=_sampling(job),
+        sampling=sampling_of(job),
         data=str(job.benchmark.data),
         checker_versions=versions() | checker_versions(),
         seed=job.sampling.seed,
@@ -78,7 +78,8 @@ def cost_of(rows: Sequence[Row], price: Price) -> dict[str, Any]:
     }
 
 
-def _sampling(job: Job) -> dict[str, Any]:
+def sampling_of(job: Job) -> dict[str, Any]:
+    """The settings of a job's samples, as results.json has them."""
     sampling = job.sampling
     return {
         "temperature": sampling.temperature,

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import cache
@@ -23,12 +23,13 @@ from evals.responder import LocalResponder, Responder, checkpoint_digest, contex
 from evals.run import Progress, evaluate
 from evals.statistics import compare, holm
 from evals.store import SampleStore
+from evals.summary import sampling_of
 from reward.judging import client_of
 from workbench.errors import StopRequested
 from workbench.hub import fetched
 from workbench.provenance import digest
 from workbench.records import Difference, ModelDifference, questions_of, read_samples, to_json
-from workbench.rundir import UNFINISHED, RunDir, new_folder, read_json, write_json
+from workbench.rundir import TAKEN, UNFINISHED, RunDir, new_folder, read_json, write_json
 
 Watch = Callable[[Model, Progress], bool]
 Results = dict[str, list[dict[str, Any]]]
@@ -61,8 +62,7 @@ def sweep(
         own = [asked_of(model, job) for job in jobs]
         responder = make(model, config, own)
         try:
-            if isinstance(responder, EndpointResponder):
-                _set_others_aside(out, model.name, own, responder.identity)
+            _set_others_aside(out, model.name, own, responder)
             return evaluate(
                 responder,
                 own,
@@ -133,16 +133,23 @@ def sample_anew(out: Path, names: Sequence[str], jobs: Sequence[Job]) -> None:
         SampleStore(folder).sample_anew()
 
 
-def _set_others_aside(out: Path, name: str, jobs: Sequence[Job], identity: str) -> None:
-    """Keep a copy of the results under this name of what is served there no more. The replies also stay
-    where they are found again, should it come back."""
-    for folder in [out / name / job.folder for job in jobs]:
+def _set_others_aside(out: Path, name: str, jobs: Sequence[Job], responder: Responder) -> None:
+    """Keep a copy of the results under this name that are of other weights or settings, and end now. The
+    replies also stay where they are found again, should those come back."""
+    for job in jobs:
+        folder = out / name / job.folder
         found = SampleStore(folder).result()
-        if found and found.get("model_digest") != identity:
+        if found and not _is_of(found, job, responder.identity):
             aside = out.parent / ".replaced" / folder.relative_to(out.parent)
             aside.parent.mkdir(parents=True, exist_ok=True)
             with new_folder(aside) as half:
                 shutil.copytree(folder, half, dirs_exist_ok=True)
+
+
+def _is_of(found: Mapping[str, Any], job: Job, identity: str) -> bool:
+    """Whether a result is of these weights and settings; of how many questions does not count."""
+    same = {**found["sampling"], "limit": job.limit} == sampling_of(job)
+    return same and found.get("seed") == job.sampling.seed and found.get("model_digest") == identity
 
 
 def responder_of(model: Model, config: EvalsConfig, jobs: Sequence[Job]) -> Responder:
@@ -187,11 +194,13 @@ def _engine_config(config: EngineConfig, longest: int, context: int, budgets: bo
 
 
 def _earlier(out: Path, name: str) -> list[Path]:
-    """Where else replies of this model may lie: results that a rerun set aside, or another name."""
+    """Where else replies of this model may lie: results that a rerun set aside, another name, and what was
+    taken over from other runs."""
     aside = [out.parent / ".replaced" / place / out.name for place in ("", UNFINISHED)]
     folders = [
         *(folder / name for folder in aside),
         *(p for p in out.glob("*") if p.is_dir() and p.name != name),
+        *sorted((out.parent / TAKEN).glob("*/*")),
     ]
     return [folder for folder in folders if folder.is_dir()]
 

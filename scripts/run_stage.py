@@ -120,18 +120,20 @@ def _taken(
     """Take finished stages over from the runs that `--take` names, and what a forked stage needs from the run
     that it comes from. Those that a dry run would take."""
     from workbench.fork import check_forks
-    from workbench.graph.take import runs_named, take, takeable, taken_lines
+    from workbench.graph.take import answered, runs_named, take, take_replies, takeable, taken_lines
 
     origins = runs_named(args.take, place.root.parent)
     origins += [fork.run for fork in check_forks(recipe, place, stages).values()]
     fresh = args.stages if args.fresh else []
     kept = [] if "all" in fresh else [name for name in stages if name not in fresh]
     found = takeable(recipe, place, kept, origins)
-    if args.dry_run or not found:
+    replies = answered(recipe, place, kept, origins)
+    if args.dry_run or not (found or replies):
         return found
     with place.claimed():
         take(place, found)
-    print("\n".join(f"taken over {line}" for line in taken_lines(found)))
+        take_replies(place, replies)
+    print("\n".join(f"taken over {line}" for line in taken_lines(found, replies)))
     return {}
 
 

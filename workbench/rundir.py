@@ -24,6 +24,14 @@ Status = Literal["running", "done", "failed"]
 
 UNFINISHED = ".unfinished"
 """Folder in `.replaced` of attempts that were set aside where a better one is kept."""
+TAKEN = ".taken"
+"""Folder of replies of other runs' evaluations, for those of this one: TAKEN/NUMBER/MODEL/JOB."""
+EVALS = "evals"
+"""Folder of all results of evaluations, whichever stage or sweep made them. A stage of that name has its own
+records (`_RECORDS`) beside them."""
+_RECORDS = (
+    "manifest.json", "log.txt", "metrics.jsonl", "progress.json", "tensorboard", "stacks", "wandb",
+)  # fmt: skip
 _RAY_COPIES = "working_dir_files"  # the folder in which Ray unpacks what a job was submitted with
 _JOB_RUNS = "anneal"
 _LEFTOVER_GRACE_S = 10.0
@@ -199,19 +207,25 @@ class RunDir:
 
         A change must not delete days of training: `.replaced/STAGE` holds the newest of the best that
         there was (done, else with state to continue from, else begun). A lesser attempt, such as one
-        that failed on a typo, goes to `.replaced/.unfinished/STAGE` by the same rule, or nowhere.
+        that failed on a typo, goes to `.replaced/.unfinished/STAGE` by the same rule, or nowhere. Results of
+        evaluations stay where they are: of a stage `evals` its records alone move.
         """
         folder = self.stage(stage)
-        if not folder.exists():
+        own = _own_parts(stage, folder)
+        if not own:
             return
         aside = self.root / ".replaced"
         for kept in (aside / stage, aside / UNFINISHED / stage):
             if _worth(folder) >= _worth(kept):
-                shutil.rmtree(kept, ignore_errors=True)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(folder, kept)
+                for part in _own_parts(stage, kept):
+                    _remove(part)
+                for part in own:
+                    target = kept / part.relative_to(folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(part, target)
                 return
-        shutil.rmtree(folder)
+        for part in own:
+            _remove(part)
 
     @property
     def stop_file(self) -> Path:
@@ -275,10 +289,7 @@ class RunDir:
         if not keep_states:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         for half in folder.glob(".*"):
-            if half.is_dir():
-                shutil.rmtree(half, ignore_errors=True)
-            else:
-                half.unlink(missing_ok=True)
+            _remove(half)
 
     def adopt(self, resolved: dict[str, Any]) -> None:
         """Write recipe.json. Raises: UserError where the folder holds a run of another recipe."""
@@ -302,6 +313,20 @@ def find_run(name: str, runs: Path) -> Path | None:
     """The run that is the folder `name`, or has that name in `runs`."""
     places = (Path(name).expanduser(), runs / name)
     return next((p for p in places if (p / "recipe.json").is_file()), None)
+
+
+def _own_parts(stage: str, folder: Path) -> list[Path]:
+    """What of a stage's folder is the stage's own: the folder, or its records where others have theirs in it."""
+    parts = [folder / name for name in _RECORDS] if stage == EVALS else [folder]
+    return [part for part in parts if part.exists()]
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, or a folder with all in it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _worth(folder: Path) -> int:

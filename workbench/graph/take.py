@@ -1,15 +1,21 @@
-"""Finished stages that another run has already: taken over in place of being run again. Imports no torch."""
+"""Finished stages that another run has already: taken over in place of being run again. Imports no torch.
+
+Evaluations are the exception. Results of all stages and sweeps lie together, with comparisons between them, so
+their stages run; every reply that another run has is taken over, and none of those is sampled again.
+"""
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from workbench import registry
 from workbench.errors import UserError
 from workbench.graph.dag import decide
 from workbench.recipe import Recipe
-from workbench.rundir import RunDir, find_run
+from workbench.records import SAMPLES
+from workbench.rundir import EVALS, TAKEN, RunDir, find_run, new_folder
 
 _LINKED_BYTES = 1 << 20  # smaller files are copied: nothing is saved by sharing them
 
@@ -31,12 +37,12 @@ def takeable(
     """Stage -> the run to take it from: the first in which it is done and would be skipped.
 
     stages: each after its needs. A stage that this run has begun stays its own, and where a need is neither
-    here nor taken, what is made from it is not taken either.
+    here nor taken, what is made from it is not taken either. Evaluations run (see above).
     """
     found: dict[str, Path] = {}
     rerun: set[str] = set()
     for stage in stages:
-        if run.stage(stage).exists():
+        if run.stage(stage).exists() or _evaluates(recipe, stage):
             if decide(recipe, run, stage, rerun).run:
                 rerun.add(stage)
             continue
@@ -79,18 +85,53 @@ def take(run: RunDir, found: Mapping[str, Path]) -> None:
                 half.rename(run.stage(stage))
                 continue
         shutil.rmtree(half, ignore_errors=True)
-        raise UserError(
-            f"take: run {origin.name} made {stage} anew meanwhile; give the command again"
-        )
+        raise _made_anew(origin, stage)
 
 
-def taken_lines(found: Mapping[str, Path]) -> list[str]:
-    """A line a run that something is taken from."""
-    origins = dict.fromkeys(found.values())
-    return [
-        f"from run {origin.name}: {', '.join(s for s, o in found.items() if o == origin)}"
-        for origin in origins
-    ]
+def answered(
+    recipe: Recipe, run: RunDir, stages: Sequence[str], origins: Sequence[Path]
+) -> dict[Path, list[Path]]:
+    """Run -> the folders of models of which it has replies, where evaluations among `stages` will run. What each
+    is a reply to is in its key, so one too many is no harm."""
+    asking = [name for name in stages if _evaluates(recipe, name)]
+    if not any(decide(recipe, run, name, set()).run for name in asking):
+        return {}
+    found = {o: {path.parents[1] for path in (o / EVALS).glob(f"*/*/{SAMPLES}")} for o in origins}
+    return {origin: sorted(folders) for origin, folders in found.items() if folders}
+
+
+def take_replies(run: RunDir, found: Mapping[Path, Sequence[Path]]) -> None:
+    """Put other runs' replies where this run's evaluations look for them.
+
+    Raises: UserError where some are moved while they are copied.
+    """
+    if not found:
+        return
+    with new_folder(run.root / TAKEN) as half:
+        for number, (origin, folders) in enumerate(found.items()):
+            for folder in folders:
+                try:
+                    shutil.copytree(folder, half / str(number) / folder.name, copy_function=_link)
+                except shutil.Error:
+                    raise _made_anew(origin, str(folder.relative_to(origin))) from None
+
+
+def _made_anew(origin: Path, what: str) -> UserError:
+    return UserError(f"take: run {origin.name} made {what} anew meanwhile; give the command again")
+
+
+def _evaluates(recipe: Recipe, stage: str) -> bool:
+    return registry.kind(recipe.stages[stage].kind).makes == ("results",)
+
+
+def taken_lines(found: Mapping[str, Path], replies: Iterable[Path] = ()) -> list[str]:
+    """A line a run that stages, or replies to benchmarks, are taken from."""
+    of: dict[Path, list[str]] = {}
+    for stage, origin in found.items():
+        of.setdefault(origin, []).append(stage)
+    for origin in replies:
+        of.setdefault(origin, []).append("replies to benchmarks")
+    return [f"from run {origin.name}: {', '.join(what)}" for origin, what in of.items()]
 
 
 def _link(source: str, target: str) -> None:

@@ -233,6 +233,49 @@ def test_a_sweep_writes_down_which_result_of_its_stage_it_evaluated(
     assert seen == {"sft": "c0ffee", "bare": None, "served": None}
 
 
+def test_a_result_of_other_weights_or_settings_is_kept_aside(
+    tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BENCHMARKS, "sums", SUMS)
+
+    def run(identity: str, **more: Any) -> None:
+        config = EvalsConfig(kind="evals", benchmarks=["sums"], **more)
+        responder = answers.responder(identity)
+        sweep(
+            [Model("m", "nowhere")],
+            config,
+            out=tmp_path / "evals",
+            seed=7,
+            respond=lambda *_: responder,
+        )
+
+    aside = tmp_path / ".replaced" / "evals" / "m" / "sums" / "results.json"
+    run("model-a")
+    run("model-a", limit=4)  # of fewer questions: the one that stands has them
+    assert not aside.exists()
+    run("model-b")
+    assert json.loads(aside.read_text())["model_digest"] == "model-a"
+    run("model-b", temperature=0.5)
+    kept = json.loads(aside.read_text())
+    assert (kept["model_digest"], kept["sampling"]["temperature"]) == ("model-b", 0.0)
+
+
+def test_replies_that_were_taken_over_from_another_run_are_found(
+    tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BENCHMARKS, "sums", SUMS)
+    _run(answers, tmp_path / ".taken" / "0" / "m")
+    answers.asked = 0
+    sweep(
+        [Model("m", "nowhere")],
+        EvalsConfig(kind="evals", benchmarks=["sums"]),
+        out=tmp_path / "evals",
+        seed=7,
+        respond=lambda *_: answers.responder(),
+    )
+    assert answers.asked == 1  # question 5, which had failed
+
+
 def test_a_sweep_of_one_model_takes_no_comparison_away(
     tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from workbench.disk import is_full
 from workbench.errors import UserError
-from workbench.rundir import RunDir, write_json
+from workbench.rundir import RunDir, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[3]
 HOLD = """
@@ -125,6 +125,27 @@ def test_a_lesser_attempt_never_takes_the_place_of_a_result(tmp_path: Path) -> N
     run.set_aside("s")
     assert kept(run, "s") == {"newer"}
     run.set_aside("s")  # nothing there
+
+
+def test_an_evals_stage_moves_its_records_and_no_results(tmp_path: Path) -> None:
+    """Other stages and sweeps have theirs in the same folder, `evals`."""
+    run = RunDir(tmp_path)
+    result = run.root / "evals" / "sft" / "mini-math@64" / "results.json"
+    write_json(result, {"of": "stage budgets"})
+    run.set_aside("evals")  # it never ran
+    assert not (run.root / ".replaced").exists()
+    for completion in ("first", "second"):
+        write_json(run.stage("evals") / "manifest.json", {"status": "done", "is": completion})
+        write_json(run.root / ".replaced" / "evals" / "sft" / "ifeval" / "results.json", {})
+        run.set_aside("evals")
+        assert result.is_file() and run.manifest("evals") is None
+        aside = run.root / ".replaced" / "evals"
+        assert read_json(aside / "manifest.json")["is"] == completion
+        assert (aside / "sft" / "ifeval" / "results.json").is_file()
+    write_json(run.stage("evals") / "manifest.json", {"status": "failed"})
+    run.set_aside("evals")
+    assert read_json(run.root / ".replaced" / "evals" / "manifest.json")["is"] == "second"
+    assert result.is_file()
 
 
 def test_a_finished_stage_keeps_its_results_only(tmp_path: Path) -> None:

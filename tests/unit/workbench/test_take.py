@@ -9,7 +9,8 @@ import pytest
 from tests.unit.workbench.test_graph import done, recipe
 from workbench.errors import UserError
 from workbench.graph.plan import plan_run
-from workbench.graph.take import runs_named, take, takeable, taken_lines
+from workbench.graph.take import answered, runs_named, take, take_replies, takeable, taken_lines
+from workbench.recipe import build
 from workbench.rundir import RunDir
 
 ORDER = ["a", "b", "c"]
@@ -83,3 +84,27 @@ def test_a_plan_skips_what_is_going_to_be_taken(tmp_path: Path) -> None:
     plan = plan_run(recipe(), RunDir(tmp_path / "mine"), ["a", "b"], taken={"a": origin.root})
     assert not plan.decisions["a"].run and plan.decisions["b"].run
     assert "  a: skip (to be taken over from run one)" in plan.lines
+
+
+def test_evaluations_run_and_find_the_replies_of_another_run(tmp_path: Path) -> None:
+    """Their results lie apart from their folders: a stage that is done here must have them here."""
+    evals = {"kind": "evals", "needs": ["a"], "benchmarks": ["mini-math"]}
+    plain = recipe().resolved()
+    whole = build({**plain, "stages": {"a": plain["stages"]["a"], "budgets": evals}})
+    origin, run = RunDir(tmp_path / "one"), RunDir(tmp_path / "mine")
+    for stage in ("a", "budgets"):
+        done(whole, origin, stage, f"{stage} of one")
+    reply = Path("a", "mini-math", "samples.jsonl")
+    for path in (origin.root / "evals" / reply, origin.root / "evals" / "tensorboard" / "events"):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}\n")
+    stages, origins = ["a", "budgets"], [origin.root]
+    found, replies = takeable(whole, run, stages, origins), answered(whole, run, stages, origins)
+    assert found == {"a": origin.root} and list(replies) == origins
+    assert answered(whole, run, ["a"], origins) == {}
+    take(run, found)
+    take_replies(run, replies)
+    assert taken_lines(found, replies) == ["from run one: a, replies to benchmarks"]
+    assert [p.relative_to(run.root) for p in run.root.rglob("*.jsonl")] == [".taken/0" / reply]
+    done(whole, run, "budgets", "budgets of mine")
+    assert answered(whole, run, stages, origins) == {}
