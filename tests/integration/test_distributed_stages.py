@@ -20,6 +20,7 @@ from tests import tiny
 from tests.ranks import on_ranks
 from tests.stage_worker import worker
 from workbench import registry
+from workbench.distributed import launch
 from workbench.distributed.config import DistributedConfig
 from workbench.errors import StopRequested
 from workbench.fork import begin, kept_states
@@ -45,11 +46,7 @@ def forked(context: StageContext, config: DistributedConfig, work: str) -> None:
 def job_of(context: StageContext, work: str) -> dict[str, Any]:
     (context.stage_dir / "workers").mkdir(parents=True, exist_ok=True)
     write_json(context.run.root / "recipe.json", {})  # by which workers know that they see the run
-    return {
-        "recipe": context.recipe.resolved(), "root": str(context.run.root), "stage": context.name,
-        "inputs": {name: str(path) for name, path in context.inputs.items()},
-        "outputs": context.outputs, "work": work, "on_gpu": False,
-    }  # fmt: skip
+    return launch.job_of(context, work, on_gpu=False)
 
 
 def take_result(context: StageContext) -> None:

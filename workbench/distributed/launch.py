@@ -67,15 +67,7 @@ def _run_once(context: StageContext, config: DistributedConfig, work: str) -> st
     on_gpu = bool(config.gpus_per_worker)
     trainer = TorchTrainer(
         _in_worker,
-        train_loop_config={
-            "recipe": context.recipe.resolved(),
-            "root": str(context.run.root),
-            "stage": context.name,
-            "inputs": {name: str(path) for name, path in context.inputs.items()},
-            "outputs": context.outputs,
-            "work": work,
-            "on_gpu": on_gpu,
-        },
+        train_loop_config=job_of(context, work, on_gpu=on_gpu),
         torch_config=TorchConfig(backend=_backend(config, on_gpu), timeout_s=int(config.timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=config.workers,
@@ -95,6 +87,34 @@ def _run_once(context: StageContext, config: DistributedConfig, work: str) -> st
     return None
 
 
+def job_of(context: StageContext, work: str, *, on_gpu: bool) -> dict[str, Any]:
+    """What a worker is told, as JSON-able values. The stage's configuration is apart from the recipe's: it has
+    the hub's commits in it, which all attempts and workers share."""
+    return {
+        "recipe": context.recipe.resolved(),
+        "config": context.config.model_dump(mode="json"),
+        "root": str(context.run.root),
+        "stage": context.name,
+        "inputs": {name: str(path) for name, path in context.inputs.items()},
+        "outputs": context.outputs,
+        "work": work,
+        "on_gpu": on_gpu,
+    }
+
+
+def context_of(job: dict[str, Any]) -> StageContext:
+    """The stage's context in a worker."""
+    recipe, name = build(job["recipe"]), job["stage"]
+    return StageContext(
+        name=name,
+        config=type(recipe.stages[name]).read(job["config"], where=f"stages.{name}"),
+        recipe=recipe,
+        run=RunDir(Path(job["root"])),
+        inputs={name: Path(path) for name, path in job["inputs"].items()},
+        outputs=dict(job["outputs"]),
+    )
+
+
 def _backend(config: DistributedConfig, on_gpu: bool) -> str:
     """Sharded trainings also exchange plain values and save from the CPU's memory, beside NCCL."""
     if not on_gpu:
@@ -111,15 +131,7 @@ def _in_worker(job: dict[str, Any]) -> None:
     _log_to(folder / f"rank-{rank}.txt")
     if not job["on_gpu"]:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    recipe = build(job["recipe"])
-    context = StageContext(
-        name=job["stage"],
-        config=recipe.stages[job["stage"]],
-        recipe=recipe,
-        run=RunDir(Path(job["root"])),
-        inputs={name: Path(path) for name, path in job["inputs"].items()},
-        outputs=dict(job["outputs"]),
-    )
+    context = context_of(job)
     answer_in(context.stage_dir / STACKS, f"rank-{rank}")
     status, message = "done", ""
     work: Callable[[StageContext], None] = registry.resolve(job["work"])

@@ -1,5 +1,6 @@
 """Workers that are lost are started again; those that fail by themselves are not."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 import pytest
 import ray
 
+from workbench.content import pinned
 from workbench.distributed import launch, room
 from workbench.distributed.config import DistributedConfig
 from workbench.errors import StopRequested, UserError
-from workbench.rundir import write_json
+from workbench.recipe import build
+from workbench.rundir import RunDir, write_json
+from workbench.stage import StageContext
 
 
 class Context:
@@ -167,3 +171,16 @@ def test_a_worker_that_fails_by_itself_says_why(tmp_path: Path) -> None:
     )
     with pytest.raises(RuntimeError, match="not finite at step 3"):
         launch._how_lost(tmp_path, "SIGKILL")
+
+
+def test_workers_read_the_commits_that_the_stage_has_pinned(tmp_path: Path) -> None:
+    """The recipe names none, and the newest may be another one by the time that a worker looks."""
+    part = {"source": {"type": "hub", "id": "one/set"}, "samples": 5}
+    recipe = build({"name": "t", "stages": {"sft": {"kind": "sft", "parts": {"p": part}}}})
+    config = pinned(recipe.stages["sft"], lambda mark, name: "c0ffee")
+    context = StageContext("sft", config, recipe, RunDir(tmp_path), {"base": tmp_path / "base"})
+    job = json.loads(json.dumps(launch.job_of(context, "x:y", on_gpu=False)))
+    there = launch.context_of(job)
+    assert there.config == context.config
+    assert [p.source.revision for p in there.config.parts.values()] == ["c0ffee"]
+    assert there.inputs == context.inputs and there.recipe == recipe
