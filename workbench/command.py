@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from workbench.disk import is_full, no_space
 from workbench.errors import UserError
@@ -36,21 +39,41 @@ def command(
     return finish(lambda: run(args))
 
 
+_children: set[subprocess.Popen[bytes]] = set()
+_stopping = False
+
+
 def child(script: str, *words: str) -> int:
     """Run another script in a process of its own, and wait for it. Returns its exit code, 1 where it was killed.
 
-    Raises: KeyboardInterrupt, when the child, which Ctrl-C reaches too, has saved what it has and ended.
+    SIGTERM is passed on to it; so that it reaches those that other threads have started, the main thread must
+    have called this once. Raises: KeyboardInterrupt, when the child, which Ctrl-C reaches too, has saved what
+    it has and ended.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop_children)
     stopped = False
     with subprocess.Popen([sys.executable, script, *words]) as process:
+        _children.add(process)
+        if _stopping:  # asked for while it was being started
+            process.terminate()
         while process.returncode is None:
             try:
                 process.wait()
             except KeyboardInterrupt:
                 stopped = True
+        _children.discard(process)
     if stopped:
         raise KeyboardInterrupt
     return 1 if process.returncode < 0 else process.returncode
+
+
+def _stop_children(number: int, frame: FrameType | None) -> None:
+    global _stopping  # noqa: PLW0603 - the process is ending
+    _stopping = True
+    for process in list(_children):
+        process.terminate()
+    raise KeyboardInterrupt
 
 
 def finish(main: Callable[[], int]) -> int:

@@ -19,6 +19,10 @@ from workbench.rundir import RunDir
 from workbench.stuck import StuckWatch, watched
 
 
+# A service manager signals every process of a group, and the one that started this one passes its own on.
+_SAME_SIGNAL_S = 0.5
+
+
 @dataclass
 class Drive:
     """State of one drive through the graph."""
@@ -226,9 +230,15 @@ def _outcome(task: Any, stage: str) -> Outcome:
 
 @contextmanager
 def _stop_on_signal(state: Drive) -> Iterator[Callable[[], None]]:
-    """First Ctrl-C or SIGTERM: ask stages to save. Second: leave at once."""
+    """First Ctrl-C or SIGTERM: ask stages to save. Second: leave at once; on Ray the driver's loop does, and
+    here, where a stage has this thread, by KeyboardInterrupt. Raises: KeyboardInterrupt."""
+    last = -_SAME_SIGNAL_S
 
     def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        before_that, last = last, time.monotonic()
+        if last - before_that < _SAME_SIGNAL_S:
+            return
         state.signals += 1
         try:
             state.run.stop_file.touch()
@@ -236,6 +246,10 @@ def _stop_on_signal(state: Drive) -> Iterator[Callable[[], None]]:
             state.signals += 1
         if state.signals == 1:
             state.show.note("stopping: stages save their state (once more to leave at once)")
+        elif state.recipe.cluster.backend == "local":
+            for number in before:
+                signal.signal(number, signal.SIG_DFL)  # the next one needs nothing of Python
+            raise KeyboardInterrupt
 
     def catch() -> None:
         for number in before:

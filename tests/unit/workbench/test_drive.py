@@ -1,6 +1,7 @@
 """How a run ends: exit codes, what a stopped or failed stage leaves, seeds of its stages."""
 
 import io
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,30 @@ def test_a_stage_that_stops_is_not_done_and_is_continued_with_what_it_has(run: R
     assert found == [{"so far": 3}]
     manifest = run.manifest("a")
     assert manifest is not None and (manifest.attempts, manifest.status) == (2, "done")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_stage_of_this_process_at_once(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    passed: list[str] = []
+
+    def hangs(context: StageContext) -> None:
+        for word in ("once", "the same, passed on", "twice"):
+            if word == "twice":
+                monkeypatch.setattr(execute, "_SAME_SIGNAL_S", 0.0)
+            signal.raise_signal(number)
+            passed.append(word)
+
+    ACTS["a"] = hangs
+    with pytest.raises(KeyboardInterrupt):
+        go(run)
+    assert passed == ["once", "the same, passed on"]
+    assert statuses(run) == ["running", None]
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+    ACTS["a"] = lambda context: None
+    assert go(run) == 0 and statuses(run) == ["done", "done"]
 
 
 def test_each_stage_draws_from_a_seed_of_its_own(run: RunDir) -> None:
