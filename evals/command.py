@@ -105,7 +105,15 @@ class SweepCommand:
 
         Raises: UserError where a served model does not answer.
         """
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self.catch_signals()
+        try:
+            return self._run(out, report)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _run(self, out: TextIO, report: Callable[[Path], Sequence[str]]) -> int:
         # Imported after everything that can be the user's mistake: these take seconds.
         from evals.sweep import must_answer, sample_anew, sweep  # noqa: PLC0415
         from workbench import cluster  # noqa: PLC0415

@@ -27,6 +27,7 @@ from workbench.statistics import asks_of, mean_of_differences, mean_over_seeds, 
 
 Verdict = Literal["shown", "not shown", "reversed", "one seed"]
 _CLEAR = 0.05  # of p_holm, beside an interval of 95%
+_LEAST_SEEDS = 3  # the spread of two is a guess from one number
 TABLE, RECORDS, PAGE = "replication.md", "replication.json", "report.html"
 
 
@@ -50,10 +51,15 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        """shown or reversed where the interval is clear of 0; nothing is shown by one seed."""
-        if len(self.by_seed) < 2 and self.own_seeds < 2:
+        """shown or reversed where the interval over _LEAST_SEEDS or more is clear of 0."""
+        seeds = max(len(self.by_seed), self.own_seeds)
+        if seeds < 2:
             return "one seed"
-        if not self.difference.clear_of_zero or (self.own_seeds and not self.p_holm < _CLEAR):
+        if (
+            seeds < _LEAST_SEEDS
+            or not self.difference.clear_of_zero
+            or (self.own_seeds and not self.p_holm < _CLEAR)
+        ):
             return "not shown"
         return "shown" if self.difference.value > 0 else "reversed"
 

@@ -192,7 +192,7 @@ def server(root: Path, *, port: int, every_s: float = 3.0) -> ThreadingHTTPServe
 
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise UserError(
             f"port {port} cannot be used ({one_line(error)}); give another --port"
         ) from None

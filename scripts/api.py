@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from workbench.errors import UserError
+from workbench.errors import UserError, reason_of
 
 Recipe = str | Path | Mapping[str, Any]
-"""A recipe's file, or the recipe itself as a mapping."""
+"""A recipe's file, or the recipe itself as a mapping, whose `extends` is a path from the working folder."""
 
 
 class RunFailed(Exception):
@@ -79,7 +79,7 @@ def sweep(
 ) -> dict[str, list[dict[str, Any]]]:
     """Evaluate models on benchmarks; results.json of each by model. budgets: tokens, None for no limit.
 
-    Raises: UserError; RunFailed where it was stopped.
+    Raises: UserError; RunFailed where it was stopped, or no reply to a benchmark could be judged.
     """
     from evals.command import SweepCommand
     from evals.jobs import jobs_of
@@ -93,7 +93,12 @@ def sweep(
             words += [option, str(value)] if value is not None else []
         args = _arguments(command, [*words, *_options(name, set, fresh)])
         built = SweepCommand.build(args)
-        command.run(_arguments(command, [*words, *_options(name, set, fresh)]))
+        code = command.run(_arguments(command, [*words, *_options(name, set, fresh)]))
+    if code:
+        raise RunFailed(
+            f"the sweep under {built.run_dir.root} was stopped, or has a result without one reply that "
+            f"could be judged; the same call{' without fresh' if fresh else ''} continues"
+        )
     found: dict[str, list[dict[str, Any]]] = {}
     for model in built.models:
         for job in jobs_of(built.config, seed=built.seed):
@@ -126,6 +131,15 @@ def _arguments(script: Any, words: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"{' '.join(words)!r} cannot be read: {error}") from None
 
 
+class _Quoting(yaml.SafeDumper):
+    """Every text in quotes: recipes are read by YAML 1.2, in which others are numbers than in PyYAML's 1.1."""
+
+
+_Quoting.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
+
+
 class _File:
     """The recipe as a file: a mapping is written for as long as it is read."""
 
@@ -137,8 +151,14 @@ class _File:
             return ""
         if not isinstance(self._recipe, Mapping):
             return str(self._recipe)
+        made = dict(self._recipe)
+        if isinstance(made.get("extends"), str):  # it stands beside no file
+            made["extends"] = str(Path(made["extends"]).absolute())
         path = Path(self._folder.name) / "recipe.yaml"
-        path.write_text(yaml.safe_dump(dict(self._recipe), sort_keys=False), encoding="utf-8")
+        try:
+            path.write_text(yaml.dump(made, Dumper=_Quoting, sort_keys=False), encoding="utf-8")
+        except yaml.YAMLError as error:
+            raise UserError(f"recipe: {reason_of(error)}; give plain values") from None
         return str(path)
 
     def __exit__(self, *_: object) -> None:

@@ -46,7 +46,7 @@ def _lengths(config: Any, given: str | None, runs: Path) -> tuple["Lengths", str
     from rl.simulation.parts import Lengths
 
     most = config.max_tokens
-    if given and not given.replace(",", "").replace(".", "").isdigit():
+    if given and not given.replace(",", "").replace(".", "").isdecimal():
         found = [one for name in given.split(",") for one in read_run(runs / name).steps]
         seen = [asked for step in found for asked in step.asked]
         return Lengths(seen, most=most), f"drawn from {len(seen):,} replies of {given}"

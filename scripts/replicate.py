@@ -57,6 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the seeds, then report them."""
+    from workbench.graph.dag import order
     from workbench.recipe import load
     from workbench.rundir import RunDir
 
@@ -75,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     codes = {} if args.report else _run_all(args, place.root, seeds)
     if 2 in codes.values():
         return 2  # its line is on the terminal already
-    return max(_report(place.root, seeds), *codes.values(), 0)
+    wanted = order(recipe, args.stages or ["all"])
+    return max(_report(place.root, seeds, wanted), *codes.values(), 0)
 
 
 def seeds_of(text: str, first: int) -> list[int]:
@@ -109,8 +111,10 @@ def _run_all(args: argparse.Namespace, root: Path, seeds: Sequence[int]) -> dict
 
 def _run_seed(args: argparse.Namespace, root: Path, seed: int, *more: str) -> int:
     """The run of one seed in a process of its own, so that a crash of one ends no other."""
+    from workbench.recipe import override
+
     words = [*(args.stages or ["all"]), "--recipe", args.recipe, "--run", f"seed-{seed}"]
-    for one in (*args.overrides, f"seed={seed}", f"runs_dir={root}"):
+    for one in (*args.overrides, f"seed={seed}", override("runs_dir", str(root))):
         words += ["--set", one]
     for other in _taken_from(args, root, seed):
         words += ["--take", str(other)]
@@ -137,7 +141,8 @@ def _taken_from(args: argparse.Namespace, root: Path, seed: int) -> list[Path]:
     return found
 
 
-def _report(root: Path, seeds: Sequence[int]) -> int:
+def _report(root: Path, seeds: Sequence[int], wanted: Sequence[str]) -> int:
+    """Report the seeds, of which the wanted stages are to be done. Returns the exit code."""
     from reports import read_run
     from reports.seeds import replication, verdict_lines, write_replication
 
@@ -150,7 +155,8 @@ def _report(root: Path, seeds: Sequence[int]) -> int:
             missing[seed] = str(error)
             continue
         runs[seed] = facts
-        if late := [s.name for s in facts.stages.values() if s.status != "done"]:
+        done = {name for name, stage in facts.stages.items() if stage.status == "done"}
+        if late := [name for name in wanted if name not in done]:
             missing[seed] = f"not done: {', '.join(late)}"
     if not runs:
         raise UserError(f"{root} holds no run of these seeds; run the command without --report")

@@ -54,12 +54,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, run, close."""
+    from workbench.recipe import load, override
+
     if args.address:
-        args.overrides.append(f"cluster.address={args.address}")
+        args.overrides.append(override("cluster.address", args.address))
     if args.fork:
-        args.overrides.insert(0, f"stages.{_forked(args)}.fork.checkpoint={json.dumps(args.fork)}")
+        key = f"stages.{_forked(args)}.fork.checkpoint"
+        args.overrides.insert(0, override(key, args.fork))
     from workbench.graph.dag import order
-    from workbench.recipe import load
     from workbench.rundir import RunDir
 
     recipe = load(args.recipe, args.overrides)

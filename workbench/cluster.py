@@ -225,7 +225,7 @@ def _must_answer(address: str) -> None:
             "or use `ray job submit`"
         )
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal():
         raise UserError(f"Ray address {address!r}: write host:port (or auto)")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()

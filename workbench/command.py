@@ -69,7 +69,7 @@ def child(script: str, *words: str) -> int:
 
 
 def _stop_children(number: int, frame: FrameType | None) -> None:
-    global _stopping  # noqa: PLW0603 - the process is ending
+    global _stopping  # the process is ending
     _stopping = True
     for process in list(_children):
         process.terminate()

@@ -69,7 +69,7 @@ def kept_states(folder: Path) -> dict[int, Path]:
     for path in (folder / "checkpoints").glob("*"):
         number = path.name.partition(".")[0].rpartition("-")[2]
         whole = path.name.startswith("step-") or (path / _WHOLE).is_file()
-        if path.name.startswith(_PREFIXES) and number.isdigit() and whole:
+        if path.name.startswith(_PREFIXES) and number.isdecimal() and whole:
             found[int(number)] = path
     return dict(sorted(found.items()))
 
@@ -87,7 +87,7 @@ def _step(name: str, wanted: str, manifest: Manifest, kept: Mapping[int, Path]) 
         if validation is None or validation.best_step is None:
             raise UserError(f"fork {name!r:.200}: it was not validated, so none is the best")
         wanted = str(validation.best_step)
-    if not wanted.isdigit() or int(wanted) not in kept:
+    if not wanted.isdecimal() or int(wanted) not in kept:
         steps = ", ".join(map(str, kept))
         raise UserError(f"fork {name!r:.200}: step {wanted} is not kept; kept are {steps}")
     return int(wanted)

@@ -4,6 +4,7 @@ Order of values: defaults on the fields < the recipe it `extends` < the recipe f
 other source.
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -271,6 +272,15 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> None:
 _LIKE = re.compile(r"\s*stages\.[^=]+\.like\s*=")
 
 
+def override(key: str, text: str) -> str:
+    """The `--set` that gives a key this text, whatever YAML would read in it.
+
+    >>> override("runs_dir", "runs/try #2")
+    'runs_dir="runs/try #2"'
+    """
+    return f"{key}={json.dumps(text, ensure_ascii=False)}"
+
+
 def apply_override(raw: dict[str, Any], override: str) -> None:
     """Apply one `a.b=c`; the value is YAML, so 1e-3, [a, b], null and true mean what they say.
 
@@ -296,7 +306,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
             target[_index(target, part, walked)] = value
             return
         if isinstance(target, dict) and target.get(part) is None:
-            target[part] = _unwritten(raw, walked) if rest[0].isdigit() else {}
+            target[part] = _unwritten(raw, walked) if rest[0].isdecimal() else {}
         place = _index(target, part, walked)
         if isinstance(target[place], dict | list):
             target[place] = target[place].copy()
@@ -327,6 +337,6 @@ def _unwritten(raw: dict[str, Any], path: list[str]) -> Any:
 def _index(target: Any, part: str, path: list[str]) -> Any:
     if isinstance(target, dict):
         return part
-    if isinstance(target, list) and part.isdigit() and int(part) < len(target):
+    if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
         return int(part)
     raise UserError(f"--set {'.'.join(path):.200}: there is no such place in the recipe")

@@ -351,7 +351,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 def _kill_leftover(path: Path) -> None:
     pid, _, host = path.read_text().strip().partition(" on ")
-    if host == socket.gethostname() and pid.isdigit() and int(pid) != os.getpid():
+    if host == socket.gethostname() and pid.isdecimal() and int(pid) != os.getpid():
         with suppress(ProcessLookupError, PermissionError):
             os.kill(int(pid), signal.SIGKILL)
 

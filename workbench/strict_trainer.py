@@ -120,7 +120,7 @@ def last_checkpoint(folder: Path) -> str | None:
     """
     found = []
     for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE_FILE).is_file() and path.name.rsplit("-", 1)[1].isdigit():
+        if (path / COMPLETE_FILE).is_file() and path.name.rsplit("-", 1)[1].isdecimal():
             found.append(path)
         elif group.is_first():
             shutil.rmtree(path)

@@ -68,7 +68,7 @@ def numbers_of(given: Sequence[str]) -> dict[str, int]:
         name, _, number = text.partition("=")
         if name not in PACKAGES:
             raise unknown_name("package", name, PACKAGES)
-        if not number.isdigit() or int(number) < 1:
+        if not number.isdecimal() or int(number) < 1:
             raise UserError(f"--pages {text!r}: write PACKAGE=N with a number of at least 1")
         found[name] = int(number)
     return found

@@ -18,7 +18,6 @@ from workbench.recipe import Recipe
 from workbench.rundir import RunDir
 from workbench.stuck import StuckWatch, watched
 
-
 # A service manager signals every process of a group, and the one that started this one passes its own on.
 _SAME_SIGNAL_S = 0.5
 

@@ -59,9 +59,10 @@ def test_sigterm_stops_a_sweep_once_ray_has_put_its_own_handler_in_place(
     monkeypatch.setattr("workbench.cluster.connect", connect)
     monkeypatch.setattr("workbench.cluster.disconnect", lambda: None)
     monkeypatch.setattr("evals.sweep.sweep", sweep)
-    out = io.StringIO()
+    out, before = io.StringIO(), signal.getsignal(signal.SIGTERM)
     assert command.run(out, lambda root: []) == 1
     assert by_ray == []
+    assert signal.getsignal(signal.SIGTERM) is before
     assert "the same command continues" in out.getvalue()
 
 

@@ -2,18 +2,21 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from reports.read import RunFacts, read_run
 from reports.seeds import Claim, markdown, replication, write_replication
-from scripts.replicate import seeds_of
+from scripts.replicate import _report, _run_seed, seeds_of
 from tests import tiny
 from tests.fake_run import ACCURACY, write_fake_run
 from workbench.errors import UserError
+from workbench.recipe import apply_override
 from workbench.records import Difference, Estimate
 from workbench.statistics import mean_over_seeds
 
@@ -55,9 +58,10 @@ def test_the_interval_has_the_seeds_and_the_questions_in_it() -> None:
         ((-0.20, -0.21, -0.22), "reversed"),
         ((0.30, 0.02, 0.05), "not shown"),
         ((0.30,), "one seed"),
+        ((0.2000, 0.2001), "not shown"),
     ],
 )
-def test_a_verdict_needs_more_than_one_seed(values: tuple[float, ...], verdict: str) -> None:
+def test_a_verdict_needs_three_seeds(values: tuple[float, ...], verdict: str) -> None:
     zero = estimate(0.0)
     by_seed = {s: Difference(zero, zero, estimate(v, 0.001)) for s, v in enumerate(values)}
     whole = mean_over_seeds([d.difference for d in by_seed.values()])
@@ -66,7 +70,13 @@ def test_a_verdict_needs_more_than_one_seed(values: tuple[float, ...], verdict: 
 
 @pytest.mark.parametrize(
     ("own_seeds", "p_holm", "verdict"),
-    [(3, 0.01, "shown"), (3, 0.06, "not shown"), (3, math.nan, "not shown"), (1, 0.01, "one seed")],
+    [
+        (3, 0.01, "shown"),
+        (3, 0.06, "not shown"),
+        (3, math.nan, "not shown"),
+        (2, 0.01, "not shown"),
+        (1, 0.01, "one seed"),
+    ],
 )
 def test_a_search_has_seeds_of_its_own_and_holm_counts(
     own_seeds: int, p_holm: float, verdict: str
@@ -139,6 +149,28 @@ def test_seeds_are_a_number_or_a_list() -> None:
 def replicate(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPLICATE), *words]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_stages_that_were_not_asked_for_make_no_seed_late(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "seeds")
+    for seed in (1, 2, 3):
+        shutil.rmtree(tmp_path / "seeds" / f"seed-{seed}" / "grpo")
+    assert _report(tmp_path / "seeds", [1, 2, 3], ["pretrain", "sft3"]) == 0
+    assert _report(tmp_path / "seeds", [1, 2, 3], ["pretrain", "grpo"]) == 1
+
+
+def test_a_runs_name_is_a_name_whatever_yaml_reads_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("scripts.replicate.child", lambda script, *words: asked.extend(words) or 0)
+    args = Namespace(stages=[], recipe="r.yaml", overrides=[], take=[])
+    _run_seed(args, tmp_path / "try #2 \u00fc\U0001f600", 1)
+    raw: dict[str, object] = {}
+    for word in asked:
+        if word.startswith("runs_dir="):
+            apply_override(raw, word)
+    assert raw == {"runs_dir": str(tmp_path / "try #2 \u00fc\U0001f600")}
 
 
 def test_the_command_reports_what_is_there_and_names_what_is_missing(

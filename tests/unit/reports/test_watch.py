@@ -114,3 +114,9 @@ def test_a_stuck_stage_shows_where_it_stands_until_it_goes_on(tmp_path: Path) ->
     later = (root / stage / "stacks" / "stuck.txt").stat().st_mtime + 5
     os.utime(progress, (later, later))
     assert "in collective" not in watch_page(root)
+
+
+def test_a_port_that_is_none_is_one_line(tmp_path: Path) -> None:
+    write_fake_run(tmp_path)
+    with pytest.raises(UserError, match="port 99999 cannot be used .*; give another --port"):
+        server(tmp_path, port=99999, every_s=1.0)

@@ -121,6 +121,7 @@ SETTINGS: list[tuple[str, list[str]]] = [
     ("stages.pretrain.needs=tokenizer", ["stages.pretrain.needs", "list"]),
     ("stages.pretrain.blend.phases.0.weights.math=-1", ["-1"]),
     ("stages.pretrain.blend.phases.9.until=1", ["no such place"]),
+    ("stages.pretrain.blend.phases.².until=1", ["no such place"]),
     ("stages.x/y={kind: tokenizer, from_pretrained: x}", ["stage name 'x/y'", "contains '/'"]),
     ("name=[a]", ["name"]),
 ]  # fmt: skip
