@@ -15,7 +15,7 @@ from workbench import registry
 from workbench.errors import UserError
 from workbench.provenance import card_memory, hardware
 from workbench.recipe import ClusterSection, Recipe, StageConfig
-from workbench.schema import Section
+from workbench.schema import KEYS_OF_A_STAGE, Section
 
 # Of one card that a stage and its engines share. What is left is for their CUDA contexts.
 STAGE_SHARE = 0.35
@@ -28,7 +28,7 @@ TURN_SHARE = 0.85
 # Of a card that an engine has alone: CUDA's own context and fragmentation need the rest.
 MOST_MEMORY = 0.9
 _GRAIN = 10_000  # Ray counts cards in steps of 1e-4
-# Keys that say where something runs: the same stage on other hardware is the same stage.
+# Keys of a stage or a `Reserving` section that say where it runs: the same stage on other hardware is the same stage.
 RESOURCES = frozenset(
     {"cpus", "gpus", "gpus_per_worker", "gpu_memory_utilization", "restarts", "wait_s"}
 )
@@ -281,15 +281,25 @@ def _parts(section: Section) -> Iterator[Reserving]:
             yield from _parts(value)
 
 
-def digested(section: dict[str, Any]) -> dict[str, Any]:
-    """A stage's dumped configuration without what only says where it runs, at any depth. A part that says
-    nothing else is left out, as one at its defaults is."""
+def digested(value: Any, said: dict[str, Any], *, anywhere: bool = False) -> dict[str, Any]:
+    """A section's dumped configuration without what only says where it runs, in sections below it too. A part
+    that says nothing else is left out, as one at its defaults is.
+
+    value: the section, or what stands in one, that `said` is the dump of: in a mapping that is the user's own
+    (options of an environment, of a package) the same names mean something else, and stay. anywhere: it holds
+    keys of a stage that no section has read, in which they never stay.
+    """
+    fields = type(value).model_fields if isinstance(value, Section) else {}
+    inside = dict(value) if isinstance(value, Section | dict) else {}
+    below = {str(key): part for key, part in inside.items()}
     own: dict[str, Any] = {}
-    for key, value in section.items():
-        if key in RESOURCES:
+    for key, part in said.items():
+        named = anywhere or (isinstance(value, StageConfig | Reserving) and key in fields)
+        if named and key in RESOURCES:
             continue
-        inner = digested(value) if isinstance(value, dict) else value
-        if inner or not value or not isinstance(value, dict):
+        unread = anywhere or (key in fields and KEYS_OF_A_STAGE in fields[key].metadata)
+        inner = digested(below.get(key), part, anywhere=unread) if isinstance(part, dict) else part
+        if inner or not part or not isinstance(part, dict):
             own[key] = inner
     return own
 

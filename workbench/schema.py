@@ -12,6 +12,10 @@ from workbench.recipe_yaml import first_word
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 """Adam's two."""
 
+KEYS_OF_A_STAGE = "keys of a stage"
+StageKeys = Annotated[dict[str, Any], KEYS_OF_A_STAGE]
+"""A mapping of keys of some stage kind, as a recipe has them there."""
+
 
 class Section(BaseModel):
     """A part of a recipe. Unknown keys are errors; defaults live on the fields."""

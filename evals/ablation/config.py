@@ -1,12 +1,12 @@
 """Recipe section of the stage kind `ablation`. Imports no torch."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from data_mix.config import BlendConfig, PhaseConfig, SourceConfig
 from workbench.recipe import StageConfig
-from workbench.schema import Section
+from workbench.schema import Section, StageKeys
 
 
 class ArmConfig(Section):
@@ -17,7 +17,7 @@ class ArmConfig(Section):
     share: dict[str, float] = Field(default_factory=dict)
     """Source -> its share of all tokens: every weight of the blend is taken down to make room, as the
     paper's Table 3 gives 5% to FR-SFT."""
-    train: dict[str, Any] = Field(default_factory=dict)
+    train: StageKeys = Field(default_factory=dict)
     """Keys of `train` that differ, such as row_tokens (Table 4)."""
 
     @model_validator(mode="after")
@@ -44,11 +44,11 @@ class AblationConfig(StageConfig):
     """Data of the arms that have no blend of their own, and sources that `share` may name."""
     seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
     """A training of each arm for each; arms of one seed are paired."""
-    train: dict[str, Any] = Field(default_factory=dict)
+    train: StageKeys = Field(default_factory=dict)
     """Keys of the stage kind `pretrain`, for every arm; one core each by default."""
     benchmarks: list[str] = Field(default_factory=list)
     """Benchmarks of every arm's models and of the base."""
-    evals: dict[str, Any] = Field(default_factory=dict)
+    evals: StageKeys = Field(default_factory=dict)
     """Keys of the stage kind `evals`, such as limit and samples."""
     held_out: dict[str, SourceConfig] = Field(default_factory=dict)
     """Name -> documents that nothing trains on; measured is how many bits a character takes, which shows

@@ -1,13 +1,13 @@
 """Recipe section of the stage kind `search`. Imports no torch."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from engine.config import EngineConfig
 from pretrain.compress.config import FitConfig, TargetConfig
 from workbench.recipe import StageConfig
-from workbench.schema import Section
+from workbench.schema import Section, StageKeys
 
 
 class CandidateConfig(Section):
@@ -15,7 +15,7 @@ class CandidateConfig(Section):
 
     target: TargetConfig | None = None
     """The sizes that it is pruned to; null: it is not pruned, and differs in its distillation alone."""
-    distill: dict[str, Any] = Field(default_factory=dict)
+    distill: StageKeys = Field(default_factory=dict)
     """Keys of the stage kind `distill` that differ, such as its blend [paper: Table 11]."""
 
 
@@ -53,15 +53,15 @@ class SearchConfig(StageConfig):
     """In place of `candidates`: the `top` combinations of widths that fit a memory budget [paper: Table 10]."""
     top: int = Field(3, ge=2)
     """How many of those that fit are tried, by memory, largest first [paper: 3]."""
-    prune: dict[str, Any] = Field(default_factory=dict)
+    prune: StageKeys = Field(default_factory=dict)
     """Keys of the stage kind `prune` but its target, for every candidate; one core each by default."""
-    distill: dict[str, Any] = Field(default_factory=dict)
+    distill: StageKeys = Field(default_factory=dict)
     """Keys of the stage kind `distill` but its teacher, for every candidate; one core each by default."""
     seeds: tuple[int, ...] = Field((1,), min_length=1)
     """A distillation of each candidate for each; candidates of one seed are paired."""
     benchmarks: list[str] = Field(min_length=1)
     """What accuracy is the mean of, over all questions."""
-    evals: dict[str, Any] = Field(default_factory=dict)
+    evals: StageKeys = Field(default_factory=dict)
     """Keys of the stage kind `evals`, such as limit and samples."""
     within: float = Field(0.005, ge=0, le=1)
     """How far below the most accurate candidate one may lie and still be picked for its speed, as a share

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from workbench import registry
 from workbench.errors import UserError
 from workbench.recipe import StageConfig
+from workbench.schema import StageKeys
 
 
 class MergeConfig(StageConfig):
@@ -25,7 +26,7 @@ class MergeConfig(StageConfig):
     """Metric of results.json that decides; its mean over all benchmarks below."""
     endpoints: bool = True
     """Measure the two models too, to compare with; they are never picked unless in `alphas`."""
-    evals: dict[str, Any]
+    evals: StageKeys
     """What is measured at each alpha: the keys of a stage of kind `evals`, without kind, needs and
     models. Take other questions than those of the final evaluation: the pick is made on these."""
 

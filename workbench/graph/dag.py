@@ -72,7 +72,7 @@ def config_digest(recipe: Recipe, stage: str) -> str:
     """
     config = recipe.stages[stage]
     said = config.model_dump(mode="json", exclude=set(config.SAME_RESULT), exclude_defaults=True)
-    own = digested(said)
+    own = digested(config, said)
     if config.layout_free:
         own["distributed"] = "any"
     facts = {"stage": own, "model": recipe.model.model_dump(), "seed": stage_seed(recipe, stage)}

@@ -83,3 +83,33 @@ def test_a_run_of_another_recipe_and_a_run_in_use_are_refused(tmp_path: Path) ->
             run.adopt({"name": "two"})
         with pytest.raises(UserError, match="in use"), RunDir(tmp_path / "run").claimed():
             pass
+
+
+def test_resources_do_not_count_and_options_of_the_users_own_of_the_same_names_do() -> None:
+    def grpo(options: dict[str, object], **more: object) -> str:
+        tasks = {"type": "docs/examples/lamps.py:Lamps", "split": "train", "options": options}
+        prompts = {"type": "environment", "tasks": tasks}
+        stage = {"kind": "grpo", "prompts": prompts, "held_out": prompts, **more}
+        return config_digest(build({"name": "t", "stages": {"grpo": stage}}), "grpo")
+
+    own = ({}, {"wait_s": 1}, {"wait_s": 9}, {"restarts": 1}, {"cpus": 2}, {"deep": {"gpus": 1}})
+    assert len({grpo(options) for options in own}) == len(own)
+    vllm = [grpo({}, engine={"vllm": {"gpus": n}}) for n in (1, 2)]
+    assert len({*vllm, grpo({})}) == 3
+    engine = {"gpus": 0.5, "gpu_memory_utilization": 0.3, "cpus": 1}
+    assert grpo({}, cpus=3, engine=engine) == grpo({})
+
+
+def test_keys_of_a_stage_within_another_are_read_as_those_of_a_stage() -> None:
+    def merge(**more: object) -> str:
+        stages = {
+            "a": {"kind": "sft", "parts": PART},
+            "b": {"kind": "sft", "parts": PART},
+            "m": {
+                "kind": "merge", "needs": ["a", "b"], "alphas": [0.5],
+                "evals": {"benchmarks": ["mini-math"], **more},
+            },
+        }  # fmt: skip
+        return config_digest(build({"name": "t", "stages": stages}), "m")
+
+    assert merge() == merge(cpus=4, engine={"gpus": 0.5}) != merge(limit=4)
