@@ -163,7 +163,12 @@ def test_a_runs_name_is_a_name_whatever_yaml_reads_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("scripts.replicate.child", lambda script, *words: asked.extend(words) or 0)
+
+    def child(script: str, *words: str) -> int:
+        asked.extend(words)
+        return 0
+
+    monkeypatch.setattr("scripts.replicate.child", child)
     args = Namespace(stages=[], recipe="r.yaml", overrides=[], take=[])
     _run_seed(args, tmp_path / "try #2 \u00fc\U0001f600", 1)
     raw: dict[str, object] = {}

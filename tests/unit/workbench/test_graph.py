@@ -92,7 +92,14 @@ def test_resources_do_not_count_and_options_of_the_users_own_of_the_same_names_d
         stage = {"kind": "grpo", "prompts": prompts, "held_out": prompts, **more}
         return config_digest(build({"name": "t", "stages": {"grpo": stage}}), "grpo")
 
-    own = ({}, {"wait_s": 1}, {"wait_s": 9}, {"restarts": 1}, {"cpus": 2}, {"deep": {"gpus": 1}})
+    own: list[dict[str, object]] = [
+        {},
+        {"wait_s": 1},
+        {"wait_s": 9},
+        {"restarts": 1},
+        {"cpus": 2},
+        {"deep": {"gpus": 1}},
+    ]
     assert len({grpo(options) for options in own}) == len(own)
     vllm = [grpo({}, engine={"vllm": {"gpus": n}}) for n in (1, 2)]
     assert len({*vllm, grpo({})}) == 3
