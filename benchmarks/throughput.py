@@ -261,7 +261,7 @@ def predicted(s: Any, point: Point, name: str, machine: dict[str, float]) -> flo
     from model.sizes import kv_cache_bytes
 
     cache = kv_cache_bytes(s, point.context, bytes_per_value=BYTES)
-    step = decode_step(s, 2 * point.context, cache=cache, size=BYTES, **machine)
+    step = decode_step(s, point.context, cache=cache, size=BYTES, **machine)
     return step.seconds(point.batch[name])
 
 

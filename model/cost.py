@@ -112,15 +112,16 @@ class DecodeStep(NamedTuple):
 
 
 def decode_step(
-    s: Shape, document_tokens: float, *, cache: float, bandwidth: float, flops: float, size: int = 2
+    s: Shape, context_tokens: float, *, cache: float, bandwidth: float, flops: float, size: int = 2
 ) -> DecodeStep:
     """On a device that reaches so many bytes and FLOPs a second.
 
-    document_tokens: as `forward_flops` has them. cache: bytes of a sequence's cache that the mean step reads.
+    context_tokens: those that the mean step's new token sees. cache: bytes of a sequence's cache that it reads.
     size: bytes of a weight.
     """
     moved = cache + 2 * state_bytes(s, conv_bytes=size)
-    computed = forward_flops(s, document_tokens)
+    # It sees all of its context: as many as a token sees on average in a document twice as long.
+    computed = forward_flops(s, 2 * context_tokens)
     return DecodeStep(parameters(s) * size / bandwidth, moved / bandwidth, computed / flops)
 
 

@@ -187,7 +187,7 @@ def _generation(s: Shape, load: GenerationLoad, hardware: Hardware) -> dict[str,
     kv = load.sequences * kv_cache_bytes(s, load.context_tokens, bytes_per_value=size)
     state = load.sequences * state_bytes(s, conv_bytes=size)
     step = cost.decode_step(
-        s, load.context_tokens, cache=kv / load.sequences / 2, size=size,
+        s, load.context_tokens / 2, cache=kv / load.sequences / 2, size=size,
         bandwidth=hardware.bandwidth * hardware.mbu, flops=hardware.flops * hardware.mfu,
     )  # fmt: skip
     engine_gpus = max(load.gpus or 0.0, 1)
@@ -205,7 +205,7 @@ def _generation(s: Shape, load: GenerationLoad, hardware: Hardware) -> dict[str,
         "fits": total / engine_gpus <= hardware.memory,
         "flops": None
         if load.tokens is None
-        else load.tokens * cost.forward_flops(s, load.context_tokens / 2),
+        else load.tokens * cost.forward_flops(s, load.context_tokens),
         "seconds": None if hardware.name == "cpu" or load.tokens is None else load.tokens / rate,
         "host": _host(generation_host(s, load, hardware.cards), hardware),
     }

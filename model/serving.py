@@ -81,7 +81,7 @@ def served_at(
     cache = kv_cache_bytes(s, half, bytes_per_value=size)
     decoded = cost.decode_step(s, half, cache=cache, bandwidth=bandwidth, flops=peak, size=size)
     step = decoded.seconds(batch)
-    prompts = batch * load.prompt_tokens * cost.forward_flops(s, load.prompt_tokens / 2) / peak
+    prompts = batch * load.prompt_tokens * cost.forward_flops(s, load.prompt_tokens) / peak
     total = load.new_tokens * step + prompts
     return ServingRate(batch, batch * load.new_tokens / total, step)
 

@@ -35,7 +35,7 @@ def timing(loads: Loads, lengths: Lengths, mean_reply: float) -> Timing:
     touched = 2 * (state.weights + state.optimizer) + state.gradients  # read and written
     sent, held = sent_bytes(s, training.lora_rank), 4 * parameters(s)
     return Timing(
-        decoding=decoding(loads, lengths.prompt + mean_reply / 2),
+        decoding=decoding(loads, prompt=lengths.prompt, reply=mean_reply),
         training=_training(loads),
         # Each trainer gathers and puts its share of what is sent; an engine takes, or merges, all that it
         # holds, and both are checked.
@@ -46,19 +46,21 @@ def timing(loads: Loads, lengths: Lengths, mean_reply: float) -> Timing:
     )
 
 
-def decoding(loads: Loads, context_tokens: float) -> Decoding:
-    """An engine reads its weights once an iteration, and each sequence's cache; or it computes."""
+def decoding(loads: Loads, *, prompt: float, reply: float) -> Decoding:
+    """An engine reads its weights once an iteration, and each sequence's cache; or it computes. prompt, reply:
+    tokens, on average."""
     s, load, _, hardware, _ = loads
     cards = max(load.gpus or 0.0, 1.0)
     size = cost.held_bytes(load.dtype)
+    half = prompt + reply / 2
+    flops = hardware.flops * hardware.mfu * cards
     step = cost.decode_step(
-        s, context_tokens, size=size,
-        cache=kv_cache_bytes(s, round(context_tokens), bytes_per_value=size),
-        bandwidth=hardware.bandwidth * hardware.mbu * cards,
-        flops=hardware.flops * hardware.mfu * cards,
+        s, half, size=size, cache=kv_cache_bytes(s, round(half), bytes_per_value=size),
+        bandwidth=hardware.bandwidth * hardware.mbu * cards, flops=flops,
     )  # fmt: skip
     # A prompt's token takes its FLOPs alone.
-    return Decoding(step.weights, step.sequence, compute_s=step.compute, prompt_s=step.compute)
+    prompt_s = cost.forward_flops(s, prompt) / flops
+    return Decoding(step.weights, step.sequence, compute_s=step.compute, prompt_s=prompt_s)
 
 
 def _training(loads: Loads) -> TrainerGroup:

@@ -196,6 +196,10 @@ def test_serving_memory_and_decoding_time_by_hand() -> None:
     ]
     read = memory["weights"] + memory["kv_cache"] / 2 + 2 * memory["state"]
     assert done["seconds"] == pytest.approx(1000 * read / (3.35e12 * 0.5), rel=1e-12)
+    # A token of so long a document sees half of it: 4 layers of 40 heads x 128, 4 FLOPs each.
+    scores = 4 * 4 * 65536 * 40 * 128
+    short = cost.forward_flops(shape("nano2-9b"), 128) - 4 * 4 * 64 * 40 * 128
+    assert done["flops"] == 1000 * (short + scores)
 
 
 def test_time_is_flops_over_what_the_workers_do() -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -46,6 +47,19 @@ def test_the_batch_and_the_step_by_hand() -> None:
     assert found.rate < 4 / found.step_s  # the prompts take their time
 
 
+def test_a_prompt_is_read_like_a_document_and_a_reply_sees_all_before_it() -> None:
+    """[derived] On a card of endless bandwidth FLOPs count alone. Qwen3-8B: 2 x its matrices, and 4 x 36 layers x
+    4,096 for a token that is seen: half of 8,192 in the prompt, with half of the reply 16,384 while decoding."""
+    hardware = replace(HARDWARE["h100"], bandwidth=1e30)
+    matrices = 2 * (36 * (2 * 4096 * 5120 + 3 * 4096 * 12288) + 151_936 * 4096)
+    prompt, reply = (matrices + 4 * 36 * 4096 * seen for seen in (4096, 16384))
+    found = served_at(TRANSFORMER, hardware, Load(8192, 16384), 2, Assumed(mfu=0.5))
+    assert prompt == pytest.approx(17.55e9, rel=1e-3)
+    assert found.step_s == pytest.approx(2 * reply / (989e12 * 0.5))
+    seconds = 8192 * prompt + 16384 * reply
+    assert found.rate == pytest.approx(16384 * 989e12 * 0.5 / seconds)
+
+
 def test_break_even_is_where_the_state_equals_the_cache() -> None:
     """[derived] 143.5 MB of state against 131,072 bytes a token: 1,095 tokens; read and written: 2,190."""
     assert break_even(HYBRID, TRANSFORMER) == pytest.approx((1095, 2190), rel=1e-3)
@@ -71,7 +85,7 @@ def test_the_command_compares_any_two_and_a_recipes_model() -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("nano2-9b beside qwen3-8b on h100")
-    assert lines[2].split() == ["8,192/16,384", "105", ":", "16", "2,647", ":", "579", "4.57x"]
+    assert lines[2].split() == ["8,192/16,384", "105", ":", "16", "2,646", ":", "578", "4.57x"]
     own = plan("--recipe", "recipes/nano2-9b-lora.yaml", "--compare", "qwen3-8b")
     assert own.stdout.startswith("nano2-9b-lora beside qwen3-8b on a10g"), own.stderr
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from model import cost
 from model.estimate import HARDWARE, price
 from model.presets import shape
 from model.serving import Assumed, Load, served_at
@@ -241,7 +242,7 @@ def question(**changes: Any) -> SplitQuestion:
 def test_an_engine_of_the_12b_by_hand() -> None:
     """[derived] 2 x 12.31e9 bytes of weights at half of 3.35 TB/s: 14.7 ms. A sequence of 2,000 tokens: 24,576
     bytes each, and 2 x 141.97 MiB of states: 208 us."""
-    found = decoding(question().loads, 2000)
+    found = decoding(question().loads, prompt=1000, reply=2000)
     assert found.step_s == pytest.approx(24.62e9 / 1.675e12, rel=1e-3)
     assert found.sequence_s == pytest.approx(
         (2000 * 24576 + 2 * 141.97 * 2**20) / 1.675e12, rel=1e-3
@@ -289,13 +290,25 @@ def test_an_engine_decodes_as_plans_and_comparisons_say() -> None:
     for name in ("h100", "cpu"):  # bound by what is read, and by what is computed
         hardware = HARDWARE[name]
         loads = question().loads._replace(hardware=hardware)
-        step = decoding(loads, 8192).iteration_s(64)
+        step = decoding(loads, prompt=4096, reply=8192).iteration_s(64)
         shares = Assumed(mbu=hardware.mbu, mfu=hardware.mfu)
         one = served_at(loads.shape, hardware, Load(4096, 8192), 64, shares)
         assert one.step_s == pytest.approx(step)
     cached = replace(loads.generation, tokens=64, context_tokens=16384, engines=1)
     planned = price(loads.shape, cached, HARDWARE["h100"])["seconds"]
-    assert planned == pytest.approx(decoding(question().loads, 8192).iteration_s(64))
+    step = decoding(question().loads, prompt=0, reply=16384)
+    assert planned == pytest.approx(step.iteration_s(64))
+
+
+def test_a_prompt_is_read_like_a_document_and_a_reply_sees_all_before_it() -> None:
+    """[derived] The 12B's scores are 4 x 40 heads x 128 FLOPs in each of its 6 layers of attention for a token that
+    is seen: half of 2,000 in the prompt, and with half of the reply 2,500; at a context of nothing the rest."""
+    loads = question().loads
+    flops = HARDWARE["h100"].flops * HARDWARE["h100"].mfu
+    rest = cost.forward_flops(loads.shape, 128) - 6 * 4 * 64 * 40 * 128
+    found = decoding(loads, prompt=2000, reply=1000)
+    assert found.prompt_s * flops == pytest.approx(rest + 6 * 4 * 1000 * 40 * 128)
+    assert found.compute_s * flops == pytest.approx(rest + 6 * 4 * 2500 * 40 * 128)
 
 
 def test_scaling_ends_where_twice_the_cards_are_not_worth_it() -> None:
