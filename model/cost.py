@@ -219,11 +219,8 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
     fp32: 4 for 2, throughout. LoRA: gradients and optimizer of the adapters alone; a frozen base in
     bf16 has 2P and needs no cast. One in 4 bits: `base_bytes`, and the matrix that is being multiplied.
     fsdp: fp32 weights, gradients and moments (of adapters, and the base as it is held) over N / replicate
-    processes; in the buffers two gathered
-    layers and a gradient of one (bf16: matrices travel so, gradients are added in fp32), and the
-    embedding and unembedding, whole in fp32.
-    fp8: as bf16, but of quantised matrices a byte a parameter (their scales are 1/4096 of that); fsdp: two
-    gathered layers and one turned for the backward pass at a byte, and a gradient twice in fp32.
+    processes; in the buffers what `_gathered_layer` says, and the embedding and unembedding, whole in fp32.
+    fp8: as bf16, but of quantised matrices a byte a parameter (their scales are 1/4096 of that).
     """
     total = parameters(s)
     trained = lora_parameters(s, load.lora_rank) if load.lora_rank else total
@@ -238,11 +235,7 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
         return frozen + 4 * (held - total), 4 * trained, 8 * trained, cast
     if load.strategy == "fsdp":
         shards = load.shards
-        b = computed_bytes(load)
-        layer = (2 * b + b + 4) * max(_layer_parameters(s))
-        if load.precision == "fp8":
-            layer = (2 * 1 + 1 + 4 + 4) * max(_layer_parameters(s))
-        gathered = layer + 4 * parameters_by_kind(s).output
+        gathered = _gathered_layer(s, load) + 4 * parameters_by_kind(s).output
         if load.lora_rank:
             base = base_bytes(s, load.base) + 4 * trained
             return base // shards, 4 * trained // shards, 8 * trained // shards, gathered
@@ -254,6 +247,25 @@ def _state_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int, int, int]:
         return size * held, gradients, optimizer, bucket
     gathered = size * min(GATHER_PARAMETERS, held)
     return size * held // workers, gradients, optimizer, bucket + gathered
+
+
+def _gathered_layer(s: Shape, load: TrainingLoad) -> int:
+    """Bytes of the layer that takes most under fsdp: two of it are gathered, beside a gradient of one.
+
+    Matrices travel as they are computed and their gradients are added in fp32; fp8: two at a byte, one turned for
+    the backward pass, and a gradient twice in fp32. The rest (experts, which are one tensor, and vectors) travels
+    as it is held: in fp32, and so does its gradient. A base beside adapters has no gradient.
+    """
+    b, held = computed_bytes(load), held_bytes(load.base)
+    matrix, rest, in_fp8 = 2 * b + b + 4, 2 * 4 + 4 + 4, 2 * 1 + 1 + 4 + 4
+    if load.lora_rank:
+        matrix, rest = 2 * min(b, held), 2 * held
+    layers = zip(_layer_parameters(s), products(s), quantised_shares(s, load), strict=True)
+    return max(
+        round(of.parameters * (share * in_fp8 + (1 - share) * matrix))
+        + rest * (whole - of.parameters)
+        for whole, of, share in layers
+    )
 
 
 # A code, a byte for the scale of 64, and 4 bytes for the scale of 256 of these (model.nf4).
@@ -323,12 +335,12 @@ def fp8_share(s: Shape, load: TrainingLoad) -> float:
 
 
 def _layer_parameters(s: Shape) -> list[int]:
-    """Parameters of one layer of each kind that the model has."""
+    """Parameters of every layer, in order; 0 of those that another layer owns."""
     if not isinstance(s, HybridShape):
         return s.layer_parameters
     counted = {"M": mamba_parameters(s), "-": mlp_parameters(s), "*": attention_parameters(s)}
     counted |= {"E": expert_parameters(s)}
-    return [counted[kind] for kind in sorted(set(s.pattern))]
+    return [counted[kind] for kind in s.pattern]
 
 
 def _activation_bytes(s: Shape, load: TrainingLoad) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Costs by formula: against transformers' own model, hand derivations, and the model card."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -107,8 +109,8 @@ def test_state_of_12b_by_strategy() -> None:
 
 def test_fsdp_shards_fp32_state_and_a_shared_row_is_a_slice() -> None:
     """[derived] 64 processes in 2 copies: 4 + 4 + 8 bytes a parameter over 32. Gathered in bf16: two
-    feed-forward layers of 209,720,320 at 2 bytes, the gradient of one at 2 + 4, and embedding and
-    unembedding whole at 4. Context 8: an eighth of the row's layer inputs, in fp32."""
+    feed-forward layers of 209,715,200 at 2 bytes, the gradient of one at 2 + 4, their norms of 5,120 at 4 and
+    4 + 4, and embedding and unembedding whole at 4. Context 8: an eighth of the row's layer inputs, in fp32."""
     s = shape("nano2-12b")
     p = parameters(s)
     layout = {"workers": 64, "replicate": 2, "strategy": "fsdp", "precision": "bf16"}
@@ -120,9 +122,28 @@ def test_fsdp_shards_fp32_state_and_a_shared_row_is_a_slice() -> None:
 
     found = memory(8)
     assert found.weights + found.gradients + found.optimizer == 2 * (4 * p // 32) + 8 * p // 32
-    largest = 2 * 5120 * 20480 + 5120
-    assert found.buffers == 10 * largest + 4 * (2 * 131072 * 5120 + 5120)
+    assert found.buffers == 10 * 2 * 5120 * 20480 + 16 * 5120 + 4 * (2 * 131072 * 5120 + 5120)
     assert found.host == 62 * 131072 // 8 * 5120 * 4 == memory(1).host // 8
+
+
+@pytest.mark.parametrize("preset", ["nano2-9b", "nano3-30b-a3b"])
+def test_fsdp_gathers_linear_layers_in_bf16_and_the_rest_in_fp32(preset: str) -> None:
+    """[derived] Of the real module tree, as model.sharding groups it: linear layers at 2 x 2 bytes, their gradient
+    at 2 + 4; what else a layer has (routed experts are plain parameters) at 2 x 4 and 4 + 4."""
+    s = shape(preset)
+
+    def buffers(**fields: Any) -> int:
+        load = TrainingLoad(1, 8192, workers=64, strategy="fsdp", precision="bf16", **fields)
+        return cost.training_memory(s, load).buffers - 4 * cost.parameters_by_kind(s).output
+
+    layers = list[tuple[int, int]]()
+    for block in _meta(preset).base_model.layers:
+        matrices = [m.weight.numel() for m in block.modules() if isinstance(m, torch.nn.Linear)]
+        layers.append((sum(matrices), sum(p.numel() for p in block.parameters()) - sum(matrices)))
+    assert buffers() == max(10 * linear + 16 * rest for linear, rest in layers)
+    # A frozen base is gathered as it is held, in bf16, and has no gradient.
+    held = buffers(lora_rank=8, base="bfloat16")
+    assert held == max(2 * 2 * (linear + rest) for linear, rest in layers)
 
 
 def test_checkpoints_keep_one_input_a_layer_and_offload_moves_them() -> None:
