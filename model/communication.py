@@ -41,9 +41,9 @@ def communication(s: Shape, load: TrainingLoad, frozen: Frozen = ()) -> Communic
     if load.strategy == "ddp":
         return Communication(0.0, _all_reduced(4 * trained, n), 0.0)
     if load.strategy in ("zero2", "zero3"):
-        gathers = 1 if load.strategy == "zero2" else 2 * load.microbatches
-        scatters = load.microbatches * b * trained
-        return Communication(_part(n) * (gathers * b * parameters(s) + scatters), 0.0, 0.0)
+        # zero2 gathers what the optimizer updated, zero3 each layer whenever it is computed.
+        gathered = trained if load.strategy == "zero2" else 2 * load.microbatches * parameters(s)
+        return Communication(_part(n) * b * (gathered + load.microbatches * trained), 0.0, 0.0)
     output = parameters_by_kind(s).output
     gathered = 2 * _layers_bytes(s, load) + 4 * output
     gathered += sum(

@@ -50,6 +50,16 @@ def test_copies_add_their_gradients_and_ddp_all_of_them() -> None:
     assert communication(TINY, load(strategy="ddp")).copies == 2 * 0.75 * 4 * 1006
 
 
+def test_zero2_gathers_what_the_optimizer_updated() -> None:
+    """[derived] bf16: all of 1,006 parameters back and their gradients there; of adapters their 276 alone. zero3
+    gathers all twice a microbatch."""
+    half = {"precision": "bf16", "strategy": "zero2"}
+    assert communication(TINY, load(**half)).state == 0.75 * 2 * (1006 + 1006)
+    assert communication(TINY, load(**half, lora_rank=2)).state == 0.75 * 2 * (276 + 276)
+    found = communication(TINY, load(**half | {"strategy": "zero3"}, step_tokens=8 * 64))
+    assert found.state == 0.75 * 2 * (4 * 1006 + 2 * 1006)
+
+
 def test_a_shared_row_is_traded_around_scan_and_attention() -> None:
     """[derived] Of a row of 64 tokens each of two has 32. M: in_proj's 26 values and 8 back; *: 8 + 2 x 4 and 8
     back; in fp32 4 x 58 bytes a token. Half of it goes to the other one, forward and backward."""
