@@ -1,6 +1,7 @@
 """Train a tokenizer: byte-level BPE, one token a digit, the chat format's special ids."""
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from workbench.chat import chat_template, format_of
 from workbench.errors import UserError, reason_of
 from workbench.hub import must_answer
 
+_log = logging.getLogger(__name__)
 # Ids 0..19, so that <SPECIAL_10> is id 10 as in the released tokenizer. The pad is <unk>.
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", *(f"<SPECIAL_{i}>" for i in range(3, 20)))
 END_OF_TURN = "<SPECIAL_12>"
@@ -85,7 +87,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> PreTra
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder.
 
-    Raises: UserError where it cannot be read or has more ids than the model beside it.
+    Special tokens may lie beyond the model's vocabulary (Gemma 3's text models share the tokenizer of those that
+    see): that is logged. Raises: UserError where it cannot be read or has other ids that the model beside it has
+    not.
     """
     if not folder.is_dir():
         raise UserError(f"no tokenizer at {folder}: the folder is not there")
@@ -97,8 +101,20 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     with reading(folder):
         size = json.loads(config.read_text()).get("vocab_size") if config.is_file() else None
     if isinstance(size, int) and len(tokenizer) > size:
+        _check_beyond(tokenizer, size, folder)
+    return tokenizer
+
+
+def _check_beyond(tokenizer: PreTrainedTokenizerBase, size: int, folder: Path) -> None:
+    """Raises: UserError where a token that is not special has an id of `size` or more."""
+    beyond = {word: i for word, i in tokenizer.get_vocab().items() if i >= size}
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if not special.issuperset(beyond.values()):
         raise UserError(
             f"the tokenizer in {folder} has {len(tokenizer):,} ids, the model beside it {size:,}; "
             "they are not of one another"
         )
-    return tokenizer
+    _log.warning(
+        "the tokenizer in %s has special tokens that the model beside it does not know (%s): no chat may hold them",
+        folder, ", ".join(sorted(beyond)),
+    )  # fmt: skip

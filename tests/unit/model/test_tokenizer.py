@@ -1,11 +1,12 @@
 """The trained tokenizer: special ids, digits, and a lossless round trip."""
 
+import json
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from model.tokenizer import train_tokenizer
+from model.tokenizer import read_tokenizer, train_tokenizer
 from workbench.errors import UserError
 
 TEXTS = ["the river is long and the moon is far 12+34=46", "def f(x):\n    return x * 2"] * 20
@@ -46,3 +47,19 @@ def test_every_digit_is_a_token_of_its_own(tokenizer: PreTrainedTokenizerFast) -
 def test_a_vocabulary_without_room_for_the_bytes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="need 276"):
         train_tokenizer(TEXTS, 275, tmp_path)
+
+
+def test_special_tokens_alone_may_lie_beyond_the_models_vocabulary(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gemma 3's text models have 262,144 words and a tokenizer whose <image_soft_token> is number 262,144."""
+    made = train_tokenizer(TEXTS, 320, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": len(made)}))
+    made.add_special_tokens({"extra_special_tokens": ["<image_soft_token>"]})
+    made.save_pretrained(tmp_path)
+    assert read_tokenizer(tmp_path).convert_tokens_to_ids("<image_soft_token>") == len(made) - 1
+    assert "does not know (<image_soft_token>)" in caplog.text
+    made.add_tokens(["word"])
+    made.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="they are not of one another"):
+        read_tokenizer(tmp_path)
