@@ -11,21 +11,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model.families import STACKED, numbers, stacked
-from model.presets import EXPERT_SIZES, LAYER_KINDS, HybridShape
-from model.stack import Held, Products, StackShape
+from model.presets import EXPERT_SIZES, HybridShape, pattern_of
+from model.stack import Held, Linear, Products, StackShape
 from workbench.errors import UserError
 from workbench.hub import configuration_file
 
 
 class _Traits(NamedTuple):
     """What a family has beside projections: biases, norms of each layer, norms of q and k ("head": of one
-    head's width, "all": of the whole projection's), and the keys that switch biases."""
+    head's width, "all": of the whole projection's), and the keys that switch biases. fused: q, k and v are one
+    linear layer, gate and up another."""
 
     qkv_bias: bool = False
     bias_key: str | None = None
     norms: int = 2
     qk_norm: str = ""
     tied: bool = False
+    fused: bool = False
 
 
 FAMILIES = {
@@ -36,7 +38,7 @@ FAMILIES = {
     "granite": _Traits(bias_key="attention_bias"),
     "smollm3": _Traits(bias_key="attention_bias", tied=True),
     "olmo2": _Traits(bias_key="attention_bias", qk_norm="all"),
-    "phi3": _Traits(),
+    "phi3": _Traits(fused=True),
     "gemma2": _Traits(bias_key="attention_bias", norms=4, tied=True),
     "gemma3_text": _Traits(bias_key="attention_bias", norms=4, qk_norm="head", tied=True),
 }
@@ -121,32 +123,37 @@ class DecoderShape:
         return 0, mlp, self.parameters - mlp - output, output
 
     @property
+    def _linears(self) -> list[Linear]:
+        """Linear layers of one layer, whose biases are counted elsewhere."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        heads, ups = [self.query_width, self.key_width, self.key_width], [inner, inner]
+        if FAMILIES[self.family].fused:
+            heads, ups = [sum(heads)], [sum(ups)]
+        into = [Linear(hidden, width) for width in (*heads, *ups)]
+        return [*into, Linear(self.query_width, hidden), Linear(inner, hidden)]
+
+    @property
     def products(self) -> list[Products]:
         """The matrix products of every layer."""
-        width = self.query_width + self.key_width
-        each = 2 * self.hidden_size * width + 3 * self.hidden_size * self.intermediate_size
-        return [Products(7, each)] * self.layers
+        linears = self._linears
+        return [Products(len(linears), sum(x.parameters for x in linears))] * self.layers
 
     @property
     def largest_matrix(self) -> int:
-        """Values of the largest one: of a feed-forward's."""
-        return self.hidden_size * self.intermediate_size
+        """Values of the largest linear layer of a layer."""
+        return max(x.parameters for x in self._linears)
 
     def state_bytes(self, ssm_bytes: int, conv_bytes: int) -> int:
         """None: nothing is recurrent."""
         return 0
 
     def lora_parameters(self, rank: int) -> int:
-        """Adapters of rank on every projection: q, k, v, o, gate, up and down."""
-        attention = 4 * self.hidden_size + 2 * (self.query_width + self.key_width)
-        return rank * self.layers * (attention + 3 * (self.hidden_size + self.intermediate_size))
+        """Adapters of rank on every projection."""
+        return rank * self.layers * sum(x.inputs + x.outputs for x in self._linears)
 
     def forward_flops(self, document_tokens: float) -> float:
         """FLOPs of one token's forward pass: products, and causal scores (half the document on average)."""
-        products = (
-            2 * self.hidden_size * (self.query_width + self.key_width)
-            + 3 * self.hidden_size * self.intermediate_size
-        )
+        products = sum(x.parameters for x in self._linears)
         seen = document_tokens / 2
         near = min(seen, self.window or seen)
         scores = (self.layers - self.windowed) * seen + self.windowed * near
@@ -232,10 +239,9 @@ _HYBRID = (
 
 def _hybrid(config: Mapping[str, Any]) -> HybridShape:
     """NemotronH: its pattern is written in letters, or in one word a layer."""
-    letters = {word: letter for letter, word in LAYER_KINDS.items()}
     pattern = config.get("hybrid_override_pattern")
     if not pattern:
-        pattern = "".join(letters.get(word, "?") for word in config.get("layers_block_type") or ())
+        pattern = pattern_of(config.get("layers_block_type") or ())
     needed = _HYBRID + (EXPERT_SIZES if "E" in pattern else ())
     if config.get("moe_latent_size") and "E" in pattern:
         raise UserError("what latent experts (moe_latent_size) cost is not known, and not guessed")

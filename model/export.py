@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.presets import LAYER_KINDS
+from model.presets import pattern_of
 from workbench.errors import UserError, one_line
 from workbench.rundir import new_folder
 
@@ -94,15 +94,16 @@ def _as_released(folder: Path) -> Iterator[Path]:
     itself, and not through transformers, where that does not know the model's type.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kinds = config.get("layers_block_type", [])
-    if config.get("model_type") != "nemotron_h" or not kinds or "moe" in kinds:
+    pattern = ""
+    if config.get("model_type") == "nemotron_h":
+        pattern = pattern_of(config.get("layers_block_type") or ())
+    if not pattern or "E" in pattern:
         yield folder
         return
-    letters = {kind: letter for letter, kind in LAYER_KINDS.items()}
     released = {k: v for k, v in config.items() if k not in _OF_EXPERTS} | {
         "model_type": "nemotron_h_released",
-        "hybrid_override_pattern": "".join(letters[kind] for kind in kinds),
-        "num_hidden_layers": len(kinds),
+        "hybrid_override_pattern": pattern,
+        "num_hidden_layers": len(pattern),
     }
     with tempfile.TemporaryDirectory() as made:
         for path in folder.iterdir():

@@ -6,6 +6,7 @@ Numbers of Nemotron Nano 2: arXiv 2508.14444, its model cards, and Table 10 for 
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from workbench.errors import UserError, unknown_name
@@ -13,6 +14,7 @@ from workbench.recipe import Recipe
 
 DTYPES = ("float32", "bfloat16", "float64")
 LAYER_KINDS = {"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"}
+_OLDER_WORDS = {"mamba": "M", "attention": "*"}  # of older transformers
 # What a layer of experts needs; 0 where there is none.
 EXPERT_SIZES = (
     "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size",
@@ -80,6 +82,23 @@ class HybridShape:
     def layer_kinds(self) -> list[str]:
         """The pattern in transformers' words, one a layer."""
         return [LAYER_KINDS[letter] for letter in self.pattern]
+
+
+def pattern_of(words: Iterable[str]) -> str:
+    """Letters for transformers' words of layers, today's and older ones. Raises: UserError for another word.
+
+    >>> pattern_of(["mamba", "moe", "full_attention"])
+    'ME*'
+    """
+    letters = {word: letter for letter, word in LAYER_KINDS.items()} | _OLDER_WORDS
+    pattern = ""
+    for place, word in enumerate(words):
+        if word not in letters:
+            raise UserError(
+                f"layers_block_type has {word!r} at layer {place}; allowed: {', '.join(letters)}"
+            )
+        pattern += letters[word]
+    return pattern
 
 
 def _check(s: HybridShape) -> None:

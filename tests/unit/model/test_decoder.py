@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from model import cost
 from model.decoder import FAMILIES, DecoderShape, configuration, described
 from model.hybrid import build_config, load_model
+from model.lora import target_modules
 from model.presets import shape
 from model.sizes import kv_cache_bytes, parameters
 from tests.unit.model.test_cost import _saved_bytes
@@ -35,6 +36,21 @@ def test_parameters_are_those_of_transformers(family: str, changes: dict[str, An
     s = described(made.to_dict())
     assert parameters(s) == sum(p.numel() for p in model.parameters())
     assert sum(cost.parameters_by_kind(s)) == parameters(s)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_products_and_adapters_are_those_of_the_models_linear_layers(family: str) -> None:
+    """[derived] rank x (in + out) of the linears that model.lora names; Phi-3 has four in a layer, others seven."""
+    made = config(family)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(made)
+    linears: list[Any] = [model.get_submodule(name) for name in target_modules(model)]
+    sizes = [x.in_features * x.out_features for x in linears]
+    s = described(made.to_dict())
+    assert cost.lora_parameters(s, 4) == sum(4 * (x.in_features + x.out_features) for x in linears)
+    assert sum(layer.number for layer in cost.products(s)) == len(linears)
+    assert sum(layer.parameters for layer in cost.products(s)) == sum(sizes)
+    assert cost.largest_matrix(s) == max(sizes)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -85,3 +101,16 @@ def test_a_hybrid_with_experts_is_read_from_its_configuration() -> None:
     assert parameters(found) == parameters(given) == 31_577_937_344
     with pytest.raises(UserError, match="moe_latent_size"):
         described(config | {"moe_latent_size": 1024})
+
+
+def test_layers_are_known_by_their_older_names_too() -> None:
+    """transformers reads both; a plan reads the file itself."""
+    made = build_config("miniature").to_dict()
+    older = {"linear_attention": "mamba", "full_attention": "attention"}
+    words = [older.get(word, word) for word in made["layers_block_type"]]
+    assert "mamba" in words and "attention" in words
+    assert described(made | {"layers_block_type": words}) == described(made)
+    with pytest.raises(
+        UserError, match="'gru' at layer 1; allowed: linear_attention, mlp, .*mamba"
+    ):
+        described(made | {"layers_block_type": ["mamba", "gru"]})

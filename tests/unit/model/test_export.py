@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,21 @@ def test_a_gguf_is_the_converters_own(
     assert not (tmp_path / "refused").exists()
     with pytest.raises(UserError, match="exists already"):
         export(stage / "model", "gguf-f16", tmp_path / "out")
+
+
+def test_a_gguf_is_made_of_a_folder_with_older_names_of_layers(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "convert_hf_to_gguf.py").write_text(CONVERTER)
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    older = tmp_path / "run" / "model"
+    shutil.copytree(stage / "model", older)
+    config = json.loads((older / "config.json").read_text())
+    config["layers_block_type"] = ["mamba", "mlp", "attention"]
+    (older / "config.json").write_text(json.dumps(config))
+    made = export(older, "gguf-f16", tmp_path / "out")
+    got = json.loads((made / "run-f16.gguf").read_text())
+    assert got["config"]["hybrid_override_pattern"] == "M-*"
 
 
 def test_what_cannot_be_made_is_one_line(
