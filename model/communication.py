@@ -42,8 +42,8 @@ def communication(s: Shape, load: TrainingLoad, frozen: Frozen = ()) -> Communic
         return Communication(0.0, _all_reduced(4 * trained, n), 0.0)
     if load.strategy in ("zero2", "zero3"):
         # zero2 gathers what the optimizer updated, zero3 each layer whenever it is computed.
-        gathered = trained if load.strategy == "zero2" else 2 * load.microbatches * parameters(s)
-        return Communication(_part(n) * b * (gathered + load.microbatches * trained), 0.0, 0.0)
+        back = trained if load.strategy == "zero2" else 2 * load.microbatches * parameters(s)
+        return Communication(_part(n) * b * (back + load.microbatches * trained), 0.0, 0.0)
     output = parameters_by_kind(s).output
     gathered = 2 * _layers_bytes(s, load) + 4 * output
     gathered += sum(

@@ -296,8 +296,8 @@ def test_an_engine_decodes_as_plans_and_comparisons_say() -> None:
         assert one.step_s == pytest.approx(step)
     cached = replace(loads.generation, tokens=64, context_tokens=16384, engines=1)
     planned = price(loads.shape, cached, HARDWARE["h100"])["seconds"]
-    step = decoding(question().loads, prompt=0, reply=16384)
-    assert planned == pytest.approx(step.iteration_s(64))
+    decoded = decoding(question().loads, prompt=0, reply=16384)
+    assert planned == pytest.approx(decoded.iteration_s(64))
 
 
 def test_a_prompt_is_read_like_a_document_and_a_reply_sees_all_before_it() -> None:
