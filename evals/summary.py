@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean, variance
 from typing import Any
 
 from evals.jobs import Job
@@ -27,9 +28,7 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
     count = max(len(replies), 1)
     metrics = metrics_of(job, scored)
     problems = len({sample.asks for sample in scored})
-    # Half a problem more of either kind: none right in a few is not certainty.
-    likely = (metrics["accuracy"].value * problems + 0.5) / (problems + 1)
-    spread = 2 * likely * (1 - likely) if problems else math.nan
+    spread = _disagreement(metrics["accuracy"].value, scored)
     result = Result(
         model=model,
         benchmark=job.benchmark.name,
@@ -48,7 +47,6 @@ def summarise(job: Job, rows: Sequence[Row], *, model: str, wall_s: float) -> di
         failed=len(samples) - len(scored),
         failures=dict(Counter(_reason(sample) for sample in samples if sample.value is None)),
         wrong_format=sum(sample.status == "wrong_format" for sample in scored),
-        # Of two such models that disagree as if independent.
         detectable=detectable(problems, spread),
         note=power_note(problems, spread),
         sampling=sampling_of(job),
@@ -102,11 +100,32 @@ def metrics_of(job: Job, scored: Sequence[Sample]) -> dict[str, Estimate]:
         more = job.benchmark.metrics(scored)
     found = {"accuracy": accuracy, **sampled_metrics(scored, job.sampling.n), **more}
     found.setdefault(job.benchmark.headline, UNKNOWN)
+    if not _are_shares(scored):
+        return found
     return {name: _of_a_share(estimate) for name, estimate in found.items()}
 
 
+def _are_shares(scored: Sequence[Sample]) -> bool:
+    """Whether every value lies in [0, 1]; episodes that pay turn by turn may be worth more, or less."""
+    return all(0 <= float(sample.value or 0) <= 1 for sample in scored)
+
+
+def _disagreement(accuracy: float, scored: Sequence[Sample]) -> float:
+    """The mean squared change between two such models that disagree as if independent: twice the variance
+    of a problem. NaN where the samples do not tell it."""
+    values: dict[str, list[float]] = {}
+    for sample in scored:
+        values.setdefault(sample.asks, []).append(float(sample.value or 0))
+    if not _are_shares(scored):
+        means = [fmean(own) for own in values.values()]
+        return (2 * variance(means) if len(means) > 1 else 0) or math.nan
+    # Half a problem more of either kind: none right in a few is not certainty.
+    likely = (accuracy * len(values) + 0.5) / (len(values) + 1)
+    return 2 * likely * (1 - likely) if values else math.nan
+
+
 def _of_a_share(estimate: Estimate) -> Estimate:
-    """With the interval inside [0, 1], where every metric here lies; NaN stays."""
+    """With the interval inside [0, 1]; NaN stays."""
     if math.isnan(estimate.low):
         return estimate
     return replace(estimate, ci95=(max(estimate.low, 0.0), min(estimate.high, 1.0)))

@@ -13,7 +13,7 @@ class Verdict:
 
     Example: Verdict(1.0, "ok", {"extracted": "42"}).
 
-    value: in [0, 1]; None exactly when status is "timeout" or "error": the check did not decide,
+    value: in [0, 1], but of an environment that pays turn by turn any number; None exactly when status is "timeout" or "error": the check did not decide,
     and an undecided sample is dropped and counted, never scored 0.
     "wrong_format": no answer could be read from the reply; value is 0.0.
     parts: what the checker saw, JSON-able, for logs and samples.jsonl.

@@ -125,6 +125,30 @@ def test_no_interval_of_a_result_leaves_0_to_100_percent() -> None:
     assert result["metrics"]["accuracy"]["stderr"] == pytest.approx(plain.stderr)
 
 
+def test_values_over_1_and_below_0_have_a_result() -> None:
+    """Episodes are worth the sum of their turns: three of them 0.2, 2 and 1, or -1."""
+
+    def result(*values: float) -> dict[str, Any]:
+        rows = [
+            {"id": f"q{i}", "value": value, "status": "ok", "finish_reason": "stop",
+             "well_formed": True, "tokens": {"thinking": 0, "answer": 1}, "why": {}}
+            for i, value in enumerate(values)
+        ]  # fmt: skip
+        job = Job(benchmark("house"), None, 3, Sampling(max_tokens=8, seed=1))
+        return summarise(job, rows, model="m", wall_s=0.0)
+
+    found = result(0.2, 2.0, 1.0)
+    mean, error = 3.2 / 3, stats.sem([0.2, 2.0, 1.0])
+    low, high = found["metrics"]["accuracy"]["ci95"]
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), rel=1e-3)
+    assert high > 1
+    # Of two models that are independent, twice the variance 0.81333 of a question.
+    assert found["detectable"] == pytest.approx((1.96 + 0.8416) * math.sqrt(2 * 0.8133 / 3), rel=1e-3)
+    assert result(-1.0, -1.0, 0.0)["metrics"]["accuracy"]["ci95"][0] < 0
+    assert result(3.0, 3.0, 3.0)["detectable"] is None  # no spread tells nothing of another model
+    assert result(3.0)["detectable"] is None
+
+
 def test_none_right_in_a_few_questions_is_told_as_few() -> None:
     rows = [
         {"id": f"q{i}", "value": 0.0, "status": "ok", "finish_reason": "stop", "well_formed": True,
