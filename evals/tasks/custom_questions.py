@@ -3,6 +3,7 @@
 `own:FILE` (JSON lines, .json, .csv, .parquet) and `FILE.py:NAME` (or `package.module:NAME`). A row::
 
     {"prompt": "6 x 7?", "answer": "42"}                                  checked as mathematics
+    {"prompt": "Say hi.", "answer": "hi", "check": "contains"}            or a list of texts
     {"prompt": "Say hi.", "answer": null, "check": "mine.py:polite"}      by a function of your own
     {"id": "a", "messages": [...], "tools": [...], "check": {"kind": "tools", "reference": [...]}}
 
@@ -11,6 +12,7 @@ check). The function takes nothing and returns or yields rows; or a mapping of `
 the protocol (samples, max_tokens, temperature, top_p, thinking), `about` too.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -18,11 +20,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.custom_files import Placed, read_rows
+from evals.config import OneBenchmark
+from evals.custom_files import Placed, answer, read_rows
 from evals.sources import Data, Loading
-from reward.dispatch import CHECKERS
-from reward.plugin import FunctionConfig, check_config, is_plugin, produced
+from reward.options import check_reference
+from reward.plugin import produced
 from workbench.conversation import CheckSpec, Conversation
 from workbench.errors import UserError, unknown_name
 
@@ -31,6 +36,10 @@ _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _KEYS = (
     "id", "domain", "problem", "prompt", "messages", "answer", "check", "options", "tools", "system",
 )  # fmt: skip
+_SHAPES = {
+    "messages": "list of {role, content}", "tools": "list of {name, description, parameters}",
+    "options": "mapping", "check": "name or a mapping",
+}  # fmt: skip
 _PROTOCOL = {field.name for field in fields(BenchmarkSampling)} - {"source"}
 _LONGEST_REPLY = 4096
 _OURS = BenchmarkSampling(max_tokens=_LONGEST_REPLY, source="your own")
@@ -89,10 +98,28 @@ def _produced(name: str, stamp: int) -> tuple[list[Any], dict[str, Any]]:
                 f"key of what {name} returns", odd, [*_PROTOCOL, "about", "questions"]
             )
         found = found.get("questions")
+    _must_be_protocol(name, more)
     if not isinstance(found, list) or not found:
         shown = "nothing" if not found else f"a {type(found).__name__}"
         raise UserError(f"benchmark {name!r} returned {shown}; return a list of questions")
-    return found, more
+    return found, {key: value for key, value in more.items() if value is not None}
+
+
+def _must_be_protocol(name: str, more: Mapping[str, Any]) -> None:
+    """Raises: UserError where a field of the protocol is not what a recipe could say."""
+    said = {key: value for key, value in more.items() if key in OneBenchmark.model_fields}
+    try:
+        OneBenchmark.model_validate(said, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        wrong, must = first["loc"][0], first["msg"].removeprefix("Input should be ")
+        raise UserError(
+            f"benchmark {name!r}: {wrong} is {first['input']!r:.60}; it must be {must}"
+        ) from None
+    if not isinstance(more.get("thinking"), bool | None):
+        raise UserError(
+            f"benchmark {name!r}: thinking is {more['thinking']!r:.60}; it must be true or false"
+        )
 
 
 def _questions(
@@ -116,18 +143,50 @@ def _question(row: Any, where: str, own_id: str, domain: str) -> Conversation:
         raise UserError(
             f"{where} is a {type(row).__name__}; give a mapping such as {{prompt, answer}}"
         )
-    given = {key: value for key, value in row.items() if value is not None}
     odd = next((key for key in row if key not in _KEYS), None)
     if odd is not None:
         raise UserError(f"{where}: {unknown_name('key', str(odd), _KEYS)}")
+    # An empty cell of a CSV says nothing; an empty answer may be one to a check of one's own.
+    there = {k: v for k, v in row.items() if v is not None and (v != "" or k == "answer")}
+    given = {key: _structured(key, value, where) for key, value in there.items()}
     return Conversation(
         id=str(given.get("id", own_id)),
         domain=str(given.get("domain", domain)),
         messages=_messages(given, where),
-        tools=given.get("tools"),
+        tools=_tools(given.get("tools"), where),
         check=_check(given, where),
         problem=str(given["problem"]) if "problem" in given else None,
     )
+
+
+def _structured(key: str, value: Any, where: str) -> Any:
+    """A value, or what a text stands for where a CSV's cell has to hold a list or a mapping."""
+    if not isinstance(value, str) or key not in ("messages", "tools", "options", "check"):
+        return value
+    if key == "check" and not value.lstrip().startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"{where}: {key} is {value!r:.60}; give a {_SHAPES[key]}, in a CSV as JSON"
+        ) from None
+
+
+def _tools(given: Any, where: str) -> list[dict[str, Any]] | None:
+    if given is None:
+        return None
+    wrong = (
+        given if not isinstance(given, list) else next((t for t in given if not _is_tool(t)), None)
+    )
+    if wrong is not None:
+        raise UserError(f"{where}: tools has {wrong!r:.60}; give a {_SHAPES['tools']}")
+    return [dict(tool) for tool in given]
+
+
+def _is_tool(given: Any) -> bool:
+    inner = given.get("function", given) if isinstance(given, Mapping) else None
+    return isinstance(inner, Mapping) and isinstance(inner.get("name"), str)
 
 
 def _messages(given: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
@@ -150,29 +209,42 @@ def _messages(given: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def _check(given: Mapping[str, Any], where: str) -> CheckSpec:
-    spec = given.get("check", "math")
-    body: dict[str, Any] = {"kind": spec} if isinstance(spec, str) else {}
-    if isinstance(spec, Mapping):
-        body = dict(spec)
+    """The row's check, tried on a reply. Raises: UserError where no reply could be judged by it."""
+    asked = given.get("check", "math")
+    body = dict(asked) if isinstance(asked, Mapping) else {"kind": asked}
     if not isinstance(body.get("kind"), str) or body.keys() - {"kind", "reference", "options"}:
         raise UserError(
-            f"{where}: check is {spec!r:.80}; give the name of a check, or {{kind, reference, options}}"
+            f"{where}: check is {asked!r:.80}; give the name of a check, or {{kind, reference, options}}"
         )
-    body.setdefault("reference", given.get("answer"))
-    body["options"] = {**(body.get("options") or {}), **(given.get("options") or {})}
-    kind, options = body["kind"], body["options"]
+    options: dict[str, Any] = {}
+    for found in (body.get("options"), given.get("options")):
+        if not isinstance(found, Mapping | None):
+            raise UserError(
+                f"{where}: options is {found!r:.60}; give a mapping, the check's own: what a question "
+                "offers to choose from stands in its prompt"
+            )
+        options |= found or {}
+    reference = body.get("reference", given.get("answer"))
+    spec = CheckSpec(body["kind"], _reference(body["kind"], reference, where), options)
     try:
-        if is_plugin(kind):
-            check_config(FunctionConfig(path=kind, options=options))
-        elif kind not in CHECKERS:
-            raise unknown_name("kind of check", kind, CHECKERS)
+        check_reference(spec, {})
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    if body["kind"] == "math" and body["reference"] is None:
-        raise UserError(f"{where} has no answer; give one, or a check of your own")
-    if body["kind"] == "math":
-        body["reference"] = str(body["reference"])
-    return CheckSpec(**body)
+    return spec
+
+
+def _reference(kind: str, given: Any, where: str) -> Any:
+    """As its check takes it: the text of a mathematical answer, and of `contains` a list of texts."""
+    if kind == "math":
+        if given is None:
+            raise UserError(f"{where} has no answer; give one, or a check of your own")
+        try:
+            return answer(given)
+        except ValueError as error:
+            raise UserError(f"{where}: answer is {given!r:.60}; {error}") from None
+    if kind == "contains" and isinstance(given, str | int | float) and given != "":
+        return [answer(given)] if not isinstance(given, bool) else given
+    return given
 
 
 def _slug(text: str) -> str:

@@ -112,7 +112,7 @@ def test_a_file_of_conversations_with_checks(tmp_path: Path) -> None:
         "quiz-1", "quiz", "math", "6",
     )  # fmt: skip
     assert [m["role"] for m in second.messages] == ["system", "user"]
-    assert (second.id, second.check.kind, second.check.reference) == ("b", "contains", "y")
+    assert (second.id, second.check.kind, second.check.reference) == ("b", "contains", ["y"])
     assert (third.id, third.check.kind, third.check.reference) == ("quiz-3", "choice", "B")
     assert benchmark(name).name == "own-quiz"
 
@@ -126,6 +126,43 @@ def test_a_file_of_conversations_with_checks(tmp_path: Path) -> None:
         ({"prompt": " ", "answer": "1"}, "prompt is ' '"),
         ({"prompt": "a", "answr": "1"}, "did you mean 'answer'"),
         ({"prompt": "a", "answer": "1", "check": 3}, "check is 3"),
+        ({"prompt": "a", "answer": ""}, "answer is ''; give a text or a number"),
+        (
+            {"prompt": "a", "answer": ["42", "43"]},
+            "answer is ['42', '43']; give a text or a number",
+        ),
+        ({"prompt": "a", "answer": True}, "answer is True"),
+        ({"prompt": "a", "answer": {"a": 1}}, "give a text or a number"),
+        ({"prompt": "a", "answer": 1, "check": "choice"}, "one letter of A-D, got 1"),
+        (
+            {"prompt": "a", "answer": "E", "check": "choice", "options": {"num_choices": 4}},
+            "one letter of A-D, got 'E'",
+        ),
+        (
+            {"prompt": "a", "answer": "x", "options": {"boxed": True}},
+            "unknown option of check 'math'",
+        ),
+        (
+            {"prompt": "a", "answer": "x", "check": "contains", "options": {"mode": "some"}},
+            "unknown mode of contains check 'some'",
+        ),
+        ({"prompt": "a", "answer": True, "check": "contains"}, "is a list of strings, got True"),
+        ({"prompt": "a", "check": "contains"}, "reference of its contains check is null"),
+        (
+            {
+                "prompt": "a",
+                "check": {"kind": "instructions", "reference": [{"instruction_id": "x"}]},
+            },
+            "unknown instruction 'x'",
+        ),
+        ({"prompt": "a", "answer": "1", "options": ["Paris", "Rome"]}, "give a mapping"),
+        ({"prompt": "a", "answer": "1", "options": "Paris"}, "give a mapping, in a CSV as JSON"),
+        (
+            {"prompt": "a", "answer": "1", "check": {"kind": "math", "options": [1]}},
+            "options is [1]; give a mapping",
+        ),
+        ({"prompt": "a", "answer": "1", "tools": "search"}, "tools is 'search'; give a list"),
+        ({"prompt": "a", "answer": "1", "tools": ["search"]}, "tools has 'search'"),
         (
             {"messages": [{"role": "assistant", "content": "a"}], "answer": "1"},
             "ends with what is asked",
@@ -137,6 +174,33 @@ def test_a_bad_row_is_one_line_that_names_it(tmp_path: Path, row: dict[str, Any]
         _loaded(_lines(tmp_path / "quiz.jsonl", row))
     assert why in str(refused.value) and "quiz.jsonl, line 1" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_the_example_of_the_docs_is_scored(tmp_path: Path) -> None:
+    """docs/evals.md has this row, and a list in its place."""
+    name = _lines(
+        tmp_path / "quiz.jsonl",
+        {"prompt": "Say hello.", "answer": "hello", "check": "contains"},
+        {"prompt": "Say both.", "answer": ["hello", "bye"], "check": "contains"},
+    )
+    result = _swept(name, tmp_path, lambda asked: Said("Hello!"))
+    assert (result["n"], result["failed"]) == (2, 0)
+    assert result["metrics"]["accuracy"]["value"] == 0.75
+
+
+def test_cells_of_a_csv_hold_json_and_empty_ones_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "quiz.csv").write_text(
+        "id,prompt,answer,check,options,problem\n"
+        'a,x,B,choice,"{""num_choices"": 3}",\n'
+        "b,y,7.0,,,p\n"
+    )
+    first, second = _loaded(f"own:{tmp_path}/quiz.csv")
+    assert (first.check.kind, first.check.options, first.problem) == (
+        "choice",
+        {"num_choices": 3},
+        None,
+    )
+    assert (second.check.kind, second.check.reference, second.problem) == ("math", "7.0", "p")
 
 
 def test_an_unknown_check_is_said_before_anything_is_asked(tmp_path: Path) -> None:
@@ -159,6 +223,15 @@ def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
         ("def bench(): return []", "returned nothing"),
         ("def bench(): return 'text'", "returned a str"),
         ("def bench(): return {'questions': [1], 'smaples': 2}", "did you mean 'samples'"),
+        (
+            "def bench(): return {'questions': [1], 'samples': '4'}",
+            "samples is '4'; it must be a valid integer",
+        ),
+        ("def bench(): return {'questions': [1], 'samples': 0}", "greater than or equal to 1"),
+        ("def bench(): return {'questions': [1], 'max_tokens': -5}", "max_tokens is -5"),
+        ("def bench(): return {'questions': [1], 'temperature': 'hot'}", "temperature is 'hot'"),
+        ("def bench(): return {'questions': [1], 'top_p': 0}", "top_p is 0"),
+        ("def bench(): return {'questions': [1], 'thinking': 'no'}", "thinking is 'no'"),
         ("def bench(): 1/0", "division by zero"),
         ("def bench(): return [{'prompt': object()}]", "not a plain value"),
         ("def bench(n): return []", "missing 1 required"),

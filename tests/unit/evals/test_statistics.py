@@ -143,7 +143,9 @@ def test_values_over_1_and_below_0_have_a_result() -> None:
     assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), rel=1e-3)
     assert high > 1
     # Of two models that are independent, twice the variance 0.81333 of a question.
-    assert found["detectable"] == pytest.approx((1.96 + 0.8416) * math.sqrt(2 * 0.8133 / 3), rel=1e-3)
+    assert found["detectable"] == pytest.approx(
+        (1.96 + 0.8416) * math.sqrt(2 * 0.8133 / 3), rel=1e-3
+    )
     assert result(-1.0, -1.0, 0.0)["metrics"]["accuracy"]["ci95"][0] < 0
     assert result(3.0, 3.0, 3.0)["detectable"] is None  # no spread tells nothing of another model
     assert result(3.0)["detectable"] is None
