@@ -34,8 +34,8 @@ def make_environment(name: str) -> Environment:
 
 
 def take_tasks(config: TasksConfig, n: int, seed: int, *, fewer: bool = False) -> list[Task]:
-    """`n` different tasks. Raises: UserError where the source has fewer, but for a class of the user's own
-    with `fewer`, which gives all that it has."""
+    """`n` different tasks. Raises: UserError where the source has fewer, but for BFCL and a class of the
+    user's own with `fewer`, which give all that they have."""
     if isinstance(config, HouseTasks):
         from environments import house  # noqa: PLC0415 - see make_environment
 
@@ -50,4 +50,4 @@ def take_tasks(config: TasksConfig, n: int, seed: int, *, fewer: bool = False) -
         return own.tasks(config, n, seed, fewer=fewer)
     from environments.bfcl import tasks as bfcl  # noqa: PLC0415 - see make_environment
 
-    return bfcl.tasks(config, n, seed)
+    return bfcl.tasks(config, n, seed, fewer=fewer)

@@ -46,6 +46,7 @@ class Benchmark:
 
     load: its questions. Raises: UserError that says what is missing and where to put it.
     world: the environment of a question of several replies; None for one that takes a single reply.
+    drawn: how many it has where no limit is named, for one that could make questions without end.
     max_turns: most replies to such a question, where its environment has no limit of its own.
     more_checks: further checks of a reply by name, for metrics beside accuracy.
     reply_tokens: the longest reply to a question, where the protocol fixes it by task; temperature:
@@ -63,6 +64,7 @@ class Benchmark:
     more_checks: Callable[[Conversation], Mapping[str, CheckSpec]] | None = None
     metrics: Callable[[Sequence[Sample]], dict[str, Estimate]] | None = None
     world: Callable[[Conversation], Environment | None] | None = None
+    drawn: int | None = None
     max_turns: int | None = None
     reply_tokens: Callable[[Conversation], int] | None = None
     temperature: Callable[[Conversation], float] | None = None

@@ -78,7 +78,7 @@ class SweepCommand:
         ]
         for job in self.jobs:
             s = job.sampling
-            size = f"{job.limit:,}" if job.limit else "all"
+            size = f"{job.size:,}" if job.size else "all"
             lines.append(
                 f"  {job.folder}: {size} questions x {s.n}, temperature {s.temperature:g}, "
                 f"top-p {s.top_p:g}, at most {s.max_tokens:,} tokens, data: {job.benchmark.data}"

@@ -1,6 +1,6 @@
 """Recipe section of the stage kind `evals`. Imports no torch."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,8 @@ class EvalsConfig(StageConfig):
     What is null follows each benchmark's protocol (evals.registry).
     """
 
+    SAME_RESULT: ClassVar[frozenset[str]] = StageConfig.SAME_RESULT | {"max_failed_share"}
+
     kind: Literal["evals"]
     models: list[str] = Field(default_factory=list)
     """Stages (which must be in `needs`) and names of the recipe's `models`; empty: all of `needs`."""
@@ -53,7 +55,8 @@ class EvalsConfig(StageConfig):
     """An instruction with {budget}, put at the end of the last user message: models are told the budgets,
     and nothing enforces them. Results are written as BENCHMARK-told. null: budgets are enforced."""
     limit: int | None = Field(None, ge=1)
-    """Questions a benchmark (of each category, where it has any); null: all."""
+    """Questions a benchmark (of each category, where it has any); null: all, and 100 tasks of an
+    environment that draws them (one whose tasks are a file's rows has an end)."""
     samples: int | None = Field(None, ge=1)
     """Samples a question; null: as the protocol says."""
     temperature: float | None = Field(None, ge=0)
@@ -66,6 +69,9 @@ class EvalsConfig(StageConfig):
     """Benchmark -> what differs for it, e.g. {ruler-2k: {limit: 10}}; wins over the fields above."""
     judge: JudgeConfig | None = None
     """The judge of benchmarks that need one (hle, arena-hard, mt-bench); null: none."""
+    max_failed_share: float = Field(0.2, ge=0, le=1)
+    """The stage fails where more of its samples than this have no verdict; run again, it asks for those
+    alone. 1: never. scripts/sweep.py does not look at it."""
     data: str = "data/evals"
     """Folder with the data of benchmarks that no installed package has."""
     engine: EngineConfig = EngineConfig()

@@ -34,6 +34,11 @@ class Job:
         return name if self.budget is None else f"{name}@{self.budget}"
 
     @property
+    def size(self) -> int | None:
+        """Most questions (of each category, where it has any); None: all that there are."""
+        return self.limit or self.benchmark.drawn
+
+    @property
     def thinking(self) -> bool:
         """Whether its prompts open a trace."""
         return self.budget != 0

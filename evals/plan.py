@@ -28,7 +28,7 @@ def plan_evals(config: EvalsConfig, recipe: Recipe) -> StagePlan:
     """Samples and the most tokens they can take."""
     models = config.models or config.needs
     jobs = jobs_of(config, seed=recipe.seed)
-    limits = [job.limit for job in jobs if job.limit is not None]
+    limits = [job.size for job in jobs if job.size is not None]
     if len(limits) < len(jobs):
         line = f"{len(models)} models x {len(jobs)} results, every question"
         return StagePlan(lines=(line,), disk_bytes=2**26, loads=(config.engine.load(None),))

@@ -216,8 +216,11 @@ def take(sample: PendingSample, completion: Completion, responder: Responder) ->
     sample.turns.append(row)
     try:
         sample.episode.answer(
-            Reply(row["thinking"], row["answer"], row["tool_calls"], row["well_formed"])
-        )
+            Reply(
+                row["thinking"], row["answer"], row["tool_calls"], row["well_formed"],
+                text=_checkable(row), opened=row["thought"],
+            )
+        )  # fmt: skip
         following = sample.episode.ask()
         if following is not None:
             sample.prompt = responder.prepare(following, thinking=sample.job.thinking)
@@ -249,11 +252,14 @@ def judged(sample: PendingSample, row: Row) -> Row:
 
 def _verdict(spec: CheckSpec, row: Row, question: Conversation) -> Verdict:
     try:
-        return checked(
-            spec, str(row.get("normal", row["reply"])), opened=row["thought"], asked=question.prompt
-        )
+        return checked(spec, _checkable(row), opened=row["thought"], asked=question.prompt)
     except UserError as error:  # a question whose check is broken is a failed sample, not a stop
         return Verdict(None, "error", {"reason": str(error)})
+
+
+def _checkable(row: Row) -> str:
+    """The whole reply in our one syntax, which checks and worlds read."""
+    return str(row.get("normal", row["reply"]))
 
 
 def _with_verdict(row: Row, verdict: Verdict) -> Row:

@@ -1,6 +1,10 @@
 """Stage kind `evals`: the sweep over models of the run."""
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
@@ -9,11 +13,16 @@ from evals.run import Progress
 from evals.sweep import Results, must_answer, sample_anew
 from evals.sweep import sweep as sweep_models
 from workbench.errors import StopRequested, UserError
+from workbench.records import SAMPLES
+from workbench.rundir import read_json_lines
 from workbench.stage import StageContext
 
 
 def run(context: StageContext) -> None:
-    """Evaluate the stage's models on its benchmarks."""
+    """Evaluate the stage's models on its benchmarks.
+
+    Raises: UserError where more than `max_failed_share` of all samples have no verdict.
+    """
     config: EvalsConfig = context.config
     models = _models(context, config)
     out = context.run.root / "evals"
@@ -41,16 +50,44 @@ def run(context: StageContext) -> None:
         context.stop()
     means: dict[str, float] = dict(context.outputs.get("accuracy", {}))
     for number, (name, found) in enumerate(results.items(), 1):
-        values = [r["metrics"]["accuracy"]["value"] for r in found]
-        known = [value for value in values if value is not None]
-        mean = sum(known) / len(known) if known else float("nan")
+        mean = _mean([r["metrics"]["accuracy"]["value"] for r in found])
         context.log_metrics(number, {"accuracy": mean})
         means[name] = mean
         context.keep(accuracy=means)
+    _account_for_failed(context, config, results, out)
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """NaN where a benchmark is missing: without the hardest one a model would look better than it is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else math.nan
+
+
+def _account_for_failed(
+    context: StageContext, config: EvalsConfig, results: Results, out: Path
+) -> None:
+    """Warn of samples that failed. Raises: UserError where they are too many."""
     failed = sum(r["failed"] for found in results.values() for r in found)
-    if failed:
-        line = f"{failed} samples failed and count in no metric; results.json has the reasons"
-        context.warn(line)
+    if not failed:
+        return
+    reasons = Counter[str]()
+    for found in results.values():
+        for result in found:
+            reasons.update(result["failures"])
+    often = max(reasons, key=reasons.__getitem__, default="not known")
+    context.warn(f"{failed} samples failed and count in no metric; results.json has the reasons")
+    asked = sum(_num_samples(out / name, r) for name, found in results.items() for r in found)
+    if failed > config.max_failed_share * asked:
+        raise UserError(
+            f"{failed:,} of {asked:,} samples failed (max_failed_share is {config.max_failed_share:.0%}; "
+            f"most often: {often}); the others are kept, and the same command tries these again"
+        )
+
+
+def _num_samples(folder: Path, result: dict[str, Any]) -> int:
+    budget = result["budget"]
+    name = result["benchmark"] if budget is None else f"{result['benchmark']}@{budget}"
+    return sum(1 for _ in read_json_lines(folder / name / SAMPLES))
 
 
 def sweep(models: dict[str, Path], config: EvalsConfig, *, out: Path, seed: int) -> Results:

@@ -11,11 +11,12 @@ from reward.bfcl import Entry, documents, entries, json_schema, read_call
 from workbench.errors import UserError
 
 
-def tasks(config: BfclTasks, n: int, seed: int) -> list[Task]:
-    """`n` tasks of the configured half. Raises: UserError where there are fewer."""
+def tasks(config: BfclTasks, n: int, seed: int, *, fewer: bool = False) -> list[Task]:
+    """`n` tasks of the configured half; with `fewer` all of it, where that is less. Raises: UserError
+    where there are not enough."""
     found = entries(f"multi_turn_{config.category}")
     rows = [row for row in found if half_of(row["id"]) == config.half]
-    if n > len(rows):
+    if n > len(rows) and not fewer:
         raise UserError(
             f"bfcl {config.category}/{config.half} has {len(rows)} tasks, {n} were asked for; ask "
             "for fewer"

@@ -1,5 +1,6 @@
 """Multiple choice: GPQA-Diamond and MMLU-Pro. The letter is boxed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
@@ -74,16 +75,16 @@ def _mmlu_pro(loading: Loading) -> list[Conversation]:
         "question": text, "options": texts, "answer_index": whole, "category": anything,
     }  # fmt: skip
     rows = rows_of("mmlu-pro", loading, _MMLU_PRO, columns, _answered)
-    return [
-        question(
-            f"mmlu-pro-{own_id(row, 'question_id', i)}",
-            str(row["category"] or "mmlu-pro"),
-            row["question"],
-            row["options"],
-            row["answer_index"],
-        )
-        for i, row in enumerate(rows[: loading.limit])
-    ]
+    questions, count = list[Conversation](), Counter[str]()
+    for i, row in enumerate(rows):
+        domain = str(row["category"] or "mmlu-pro")
+        count[domain] += 1
+        if loading.limit is None or count[domain] <= loading.limit:
+            id = f"mmlu-pro-{own_id(row, 'question_id', i)}"
+            questions.append(
+                question(id, domain, row["question"], row["options"], row["answer_index"])
+            )
+    return questions
 
 
 def _by_category(rows: Sequence[Sample]) -> dict[str, Estimate]:

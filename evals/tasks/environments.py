@@ -1,7 +1,9 @@
 """Tool environments as benchmarks: the tasks that DPO and GRPO hold out, played in the same worlds."""
 
+import sys
+
 from environments.catalogue import make_environment, take_tasks
-from environments.config import HouseTasks, TasksConfig, WorkplaceTasks
+from environments.config import BfclTasks, HouseTasks, OwnTasks, TasksConfig, WorkplaceTasks
 from environments.episode import as_question
 from environments.protocol import Environment
 from evals.benchmark import Benchmark, BenchmarkSampling
@@ -10,7 +12,7 @@ from workbench.conversation import Conversation
 
 # The same tasks for every model and every run.
 _SEED = 2508
-_SIZE, _MAX_TURNS = 100, 12
+_DRAWN, _ALL, _MAX_TURNS = 100, sys.maxsize, 12
 
 
 def _world(question: Conversation) -> Environment:
@@ -29,12 +31,24 @@ def of_environment(name: str, tasks: TasksConfig) -> Benchmark:
 def _benchmark(
     name: str, about: str, data: Data, protocol: BenchmarkSampling, tasks: TasksConfig
 ) -> Benchmark:
+    drawn = None if _has_an_end(tasks) else _DRAWN
+
     def load(loading: Loading) -> list[Conversation]:
         # All there are, where the recipe names no number and there are fewer.
-        chosen = take_tasks(tasks, loading.limit or _SIZE, _SEED, fewer=loading.limit is None)
+        wanted = loading.limit or drawn or _ALL
+        chosen = take_tasks(tasks, wanted, _SEED, fewer=loading.limit is None)
         return [as_question(task) for task in chosen]
 
-    return Benchmark(name, about, data, load, protocol, world=_world, max_turns=_MAX_TURNS)
+    return Benchmark(
+        name, about, data, load, protocol, world=_world, max_turns=_MAX_TURNS, drawn=drawn,
+        # 2: a class of the user's own is handed the whole reply, its trace too.
+        version=2 if isinstance(tasks, OwnTasks) else 1,
+    )  # fmt: skip
+
+
+def _has_an_end(tasks: TasksConfig) -> bool:
+    """Whether the tasks are those of a list, and not made for as long as one asks."""
+    return isinstance(tasks, BfclTasks) or (isinstance(tasks, OwnTasks) and tasks.rows is not None)
 
 
 BENCHMARKS = (

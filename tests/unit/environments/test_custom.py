@@ -28,6 +28,7 @@ from rl.sample import Sampler
 from workbench.chat import stop_ids
 from workbench.content import Contents, places_read
 from workbench.errors import UserError
+from workbench.rundir import read_json_lines
 
 LAMPS = "docs/examples/lamps.py:Lamps"
 
@@ -81,6 +82,40 @@ def test_the_example_trains_and_is_evaluated(
     assert (result["n"], result["failed"]) == (5, 0)
     assert result["metrics"]["accuracy"]["value"] == 0.5  # samples of even number
     assert not {t.messages[0]["content"] for t in held} & {t.messages[0]["content"] for t in tasks}
+
+
+HEARS = """
+class Hears:
+    def tasks(self, split, n): return ({"prompt": f"Say {i}.", "id": str(i)} for i in range(n))
+    def reset(self, task): self.heard = {}
+    def step(self, reply):
+        self.heard = {"text": str(reply), "answer": reply.answer, "thinking": reply.thinking}
+    def verify(self): return {"value": 1.0, **self.heard}
+"""
+
+
+def test_an_evaluation_hands_over_the_reply_as_training_does(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "hears.py").write_text(HEARS)
+    own = OwnTasks(type=f"{tmp_path}/hears.py:Hears")
+
+    def silent(prompt: str, sample: int) -> list[dict[str, Any]]:
+        return []
+
+    player = Player(_engine(tokenizer, silent), tokenizer, Sampling(max_tokens=100), True, 2)
+    ((trained,),) = player.play(take_tasks(own, 1, 1), samples=1, seed=1)
+    config = EvalsConfig(
+        kind="evals", needs=["m"], environments={"hears": own}, benchmarks=["hears"], limit=1
+    )
+    responder = LocalResponder(
+        tokenizer, "m", lambda longest: _engine(tokenizer, silent), context=8192  # type: ignore[arg-type]
+    )  # fmt: skip
+    evaluate(responder, jobs_of(config, seed=1), model="m", out=tmp_path, data=tmp_path)
+    (row,) = read_json_lines(tmp_path / "hears" / "samples.jsonl")
+    assert trained.verdict is not None
+    assert row["why"] == trained.verdict.parts
+    assert (row["why"]["thinking"], row["why"]["answer"]) == ("hm", "Done.")
 
 
 BAD = """

@@ -40,6 +40,21 @@ def _check(found: Conversation) -> Any:
     return found.check.reference
 
 
+def test_a_limit_counts_the_questions_of_each_category(tmp_path: Path) -> None:
+    """The first rows are all of one: 2 of 5 were two of geography."""
+    rows = [
+        {**MMLU, "question_id": i, "category": category}
+        for i, category in enumerate(["geo", "geo", "geo", "law", "geo", "law"])
+    ]
+    (tmp_path / "mmlu-pro.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = benchmark("mmlu-pro").load(Loading(tmp_path, limit=2))
+    assert [(q.id, q.domain) for q in asked] == [
+        ("mmlu-pro-0", "geo"), ("mmlu-pro-1", "geo"), ("mmlu-pro-3", "law"), ("mmlu-pro-5", "law"),
+    ]  # fmt: skip
+    every = benchmark("mmlu-pro").load(Loading(tmp_path))
+    assert [q.id for q in every] == [f"mmlu-pro-{i}" for i in range(6)]
+
+
 OPTIONS_A = 'question,options,answer_index,category\nWhich?,"{}",1,geo\n'
 
 

@@ -11,17 +11,22 @@ from transformers import PreTrainedTokenizerFast
 from engine.protocol import Sampling
 from engine.scripted import ScriptedEngine
 from environments.catalogue import make_environment
-from environments.config import HouseTasks
+from environments.config import BfclTasks, HouseTasks, OwnTasks
 from environments.episode import as_question, as_task
 from environments.house import tasks
 from environments.protocol import play_gold
-from evals.jobs import Job
+from evals.config import EvalsConfig
+from evals.jobs import Job, jobs_of
+from evals.plan import plan_evals
 from evals.registry import benchmark
 from evals.responder import LocalResponder
 from evals.run import evaluate
 from evals.sources import Loading
 from workbench.chat import stop_ids
+from workbench.recipe import build
 from workbench.rundir import read_json_lines
+
+RECIPE = build({"name": "r", "stages": {"e": {"kind": "evals", "benchmarks": ["house"]}}})
 
 
 def _responder(tokenizer: Any, questions: Sequence[Any]) -> LocalResponder:
@@ -63,6 +68,33 @@ def test_the_house_is_a_benchmark(tokenizer: PreTrainedTokenizerFast, tmp_path: 
     again = _responder(tokenizer, [])
     (same,) = evaluate(again, [job], model="m", out=tmp_path, data=tmp_path)
     assert same["metrics"] == result["metrics"]
+
+
+def test_without_a_limit_a_file_is_asked_to_its_end(tmp_path: Path) -> None:
+    """A hundred of its rows were, silently; what is drawn has no end."""
+    lines = "".join(
+        json.dumps({"prompt": f"{i}?", "lamp": 1, "level": i}) + "\n" for i in range(130)
+    )
+    (tmp_path / "rows.jsonl").write_text(lines)
+    lamps = "docs/examples/lamps.py:Lamps"
+    own = {
+        "filed": OwnTasks(type=lamps, rows=f"{tmp_path}/rows.jsonl"),
+        "drawn": HouseTasks(type="house", split="test"),
+        "half": BfclTasks(type="bfcl", half="test"),
+    }
+    config = EvalsConfig(kind="evals", needs=["m"], environments=own, benchmarks=list(own))
+    jobs = {job.benchmark.name: job for job in jobs_of(config, seed=1)}
+    asked = {name: len(job.benchmark.load(Loading(tmp_path))) for name, job in jobs.items()}
+    # 106 of the 200 numbers are of this half.
+    assert asked == {"filed": 130, "drawn": 100, "half": 106}
+    assert {name: job.size for name, job in jobs.items()} == {
+        "filed": None,
+        "drawn": 100,
+        "half": None,
+    }
+    assert len(jobs["filed"].benchmark.load(Loading(tmp_path, limit=7))) == 7
+    (line,) = plan_evals(config.model_copy(update={"benchmarks": ["drawn"]}), RECIPE).lines
+    assert "100 samples" in line
 
 
 def test_its_tasks_are_held_out_and_come_back_whole() -> None:
