@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from data_mix.files import json_object, lines_of
 from environments.config import OwnTasks
 from environments.custom.world import WORKER
 from environments.protocol import Task
@@ -20,7 +21,6 @@ from workbench.errors import UserError, unknown_name
 from workbench.identity import row_id
 
 _DRAW_LIMIT_S = 120.0
-_LONGEST_LINE = 200
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,14 @@ def tasks(config: OwnTasks, n: int, seed: int, *, fewer: bool = False) -> list[T
     check_own(config)
     described = describe(config.type)
     rows = _drawn(config, n, seed) if config.rows is None else _read(config, n, seed)
-    known = [*described.tools, *(_asked(config, "documents") if described.has_call else [])]
+    more = _asked(config, "documents") if described.has_call else []
+    known = [*described.tools, *(_document(config.type, tool, "documents") for tool in more)]
     tools = {tool["name"]: tool for tool in known}
     own = config.model_dump(exclude={"rows", "split"}) | {"source": _digest(config.type)}
     made = [_task(config, row, tools, own, place) for place, row in rows]
-    if len(made) < n and not (fewer and made):
+    if not made:
+        raise UserError(f"environment {config.type!r} has no tasks of split {config.split!r}")
+    if len(made) < n and not fewer:
         raise UserError(
             f"environment {config.type!r} has {len(made)} tasks of split {config.split!r}, {n} were "
             "asked for; ask for fewer"
@@ -103,22 +106,19 @@ def _read(config: OwnTasks, n: int, seed: int) -> list[tuple[str, dict[str, Any]
     """`n` rows of the file, in an order of the seed's."""
     assert config.rows is not None
     found = []
-    path = Path(config.rows).expanduser()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, _, line in lines_of(Path(config.rows).expanduser()):
         place = f"{config.rows}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{place}: {error}; each line is one JSON mapping") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: got {line[:_LONGEST_LINE]}; each line is one JSON mapping")
-        found.append((place, row))
+        found.append((place, json_object(line, where=place)))
     Random(f"{seed}/{config.split}").shuffle(found)
     places, rows = [place for place, _ in found[:n]], [row for _, row in found[:n]]
     if describe(config.type).has_task_of:
         rows = _asked(config, "tasks_of", rows)
+    for place, row in zip(places, rows, strict=True):
+        if not isinstance(row, dict):
+            raise UserError(
+                f"environment {config.type!r}, {place}: task_of returned {row!r:.60}; it must return a "
+                "mapping with a prompt"
+            )
     return list(zip(places, rows, strict=True))
 
 
@@ -129,20 +129,44 @@ def _task(
     own: dict[str, Any],
     place: str,
 ) -> Task:
-    offered = row.get("tools", list(tools))
-    tools = {**tools, **{tool["name"]: tool for tool in offered if isinstance(tool, dict)}}
-    offered = [tool["name"] if isinstance(tool, dict) else tool for tool in offered]
-    unknown = [name for name in offered if name not in tools]
-    if unknown:
-        raise unknown_name(f"tool of {config.type} ({place})", str(unknown[0]), tools)
     return Task(
         id=row_id(row, where=place),
         environment=config.type,
         messages=_messages(config.type, row, place),
-        tools=[tools[name] for name in offered],
+        tools=_offered(config.type, row.get("tools"), tools, place),
         data={"own": own, "row": row},
         problem=None if row.get("problem") is None else str(row["problem"]),
     )
+
+
+def _offered(
+    path: str, given: Any, known: Mapping[str, dict[str, Any]], place: str
+) -> list[dict[str, Any]]:
+    """A task's tools: names, or documents of its own; null: all that are known. Raises: UserError."""
+    if given is None:
+        return list(known.values())
+    if not isinstance(given, list):
+        raise UserError(
+            f"environment {path!r}, {place}: tools is {given!r:.60}; give a list of names, or of "
+            "{name, description, parameters}"
+        )
+    own = {d["name"]: d for d in (_document(path, t, place) for t in given if isinstance(t, dict))}
+    names = [t if isinstance(t, str) else _document(path, t, place)["name"] for t in given]
+    for name in names:
+        if name not in own and name not in known:
+            raise unknown_name(f"tool of {path} ({place})", name, known)
+    return [own.get(name) or known[name] for name in names]
+
+
+def _document(path: str, given: Any, place: str) -> dict[str, Any]:
+    """A tool's document, bare; OpenAI's form has it under `function`. Raises: UserError."""
+    document = given.get("function", given) if isinstance(given, dict) else None
+    if not isinstance(document, dict) or not isinstance(document.get("name"), str):
+        raise UserError(
+            f"environment {path!r}, {place}: a tool is {given!r:.60}; give a name, or "
+            "{name, description, parameters}"
+        )
+    return document
 
 
 def _messages(path: str, row: Mapping[str, Any], place: str) -> list[Message]:

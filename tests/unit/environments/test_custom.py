@@ -250,19 +250,53 @@ def test_what_cannot_be_played_is_one_line_before_anything_is_sampled(
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("[1]", "line 1: got .1.; each line is one JSON mapping"),
-        ("{", "line 1: .*each line is one JSON mapping"),
+        ("[1]", "line 1 is not a JSON object but list"),
+        ("{", "line 1 is not JSON"),
+        ('{"prompt": "Wie heiß?"}'.encode("latin-1"), "line 1 is not JSON .*utf-8"),
+        ('{"prompt": "x", "tools": "set_lamp"}', "line 1: tools is 'set_lamp'; give a list"),
+        ('{"prompt": "x", "tools": [3]}', "line 1: a tool is 3; give a name"),
+        ('{"prompt": "x", "tools": [{"type": "function"}]}', "line 1: a tool is .*give a name"),
         ('{"id": 1}', "line 1: prompt is None"),
         ('{"prompt": [{"role": "assistant", "content": "x"}]}', "end with the user's"),
         ('{"prompt": "x", "tools": ["gone"]}', "unknown tool.*line 1.*'gone'"),
         ('{"prompt": "x"}', "has 1 tasks of split 'train', 2 were asked for"),
     ],
 )
-def test_a_row_that_is_no_task_names_its_place(tmp_path: Path, row: str, says: str) -> None:
-    (tmp_path / "rows.jsonl").write_text(row + "\n")
+def test_a_row_that_is_no_task_names_its_place(tmp_path: Path, row: str | bytes, says: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(row.encode() if isinstance(row, str) else row)
     config = OwnTasks(type=LAMPS, rows=f"{tmp_path}/rows.jsonl")
     with pytest.raises(UserError, match=says):
         take_tasks(config, 2, 1)
+
+
+FIELD = """
+class F:
+    def reset(self, task): pass
+    def documents(self):
+        return [{"type": "function", "function": {"name": "far", "description": "d", "parameters": {}}}]
+    def call(self, name, arguments): return "ok"
+    def verify(self): return 1
+    def task_of(self, row): return row if row["prompt"] else None
+"""
+
+
+def test_rows_and_tools_as_others_write_them(tmp_path: Path) -> None:
+    """A byte order mark, a line separator inside a text, tools in OpenAI's form, and null for all."""
+    near = {"type": "function", "function": {"name": "near", "description": "n", "parameters": {}}}
+    rows: list[dict[str, Any]] = [
+        {"prompt": "a\u2028b", "tools": None},
+        {"prompt": "c", "tools": [near, "far"]},
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8-sig")
+    (tmp_path / "f.py").write_text(FIELD)
+    config = OwnTasks(type=f"{tmp_path}/f.py:F", rows=f"{tmp_path}/rows.jsonl")
+    found = {task.messages[0]["content"]: task.tools for task in take_tasks(config, 2, 1)}
+    far = {"name": "far", "description": "d", "parameters": {}}
+    assert found == {"a\u2028b": [far], "c": [near["function"], far]}
+    (tmp_path / "rows.jsonl").write_text('{"prompt": ""}\n')
+    with pytest.raises(UserError, match="line 1: task_of returned None; it must return a mapping"):
+        take_tasks(config, 1, 1)
 
 
 def test_its_file_counts_as_content_and_a_bad_name_is_refused(tmp_path: Path) -> None:
