@@ -189,10 +189,22 @@ def own_id(row: Mapping[str, Any], column: str, place: int) -> str:
 
 def objects(value: Any) -> list[Any]:
     """A list with something in it, or the text of one (JSON, or as Python prints it)."""
-    found = _list_of_text(value) if isinstance(value, str) else value
+    found = _value_of_text(value) if isinstance(value, str) else value
     if not isinstance(found, list | tuple) or not found:
         raise ValueError('give a list, in a CSV as JSON: ["first", "second"]')
     return list(found)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """An object, or the JSON text of one; {} where there is nothing.
+
+    >>> mapping('{"a": 1}'), mapping(None)
+    ({'a': 1}, {})
+    """
+    found = _value_of_text(value) if isinstance(value, str) and value.strip() else value or {}
+    if not isinstance(found, dict):
+        raise ValueError('give an object, or the JSON text of one: {"name": "value"}')
+    return found
 
 
 def texts(value: Any) -> list[str]:
@@ -212,7 +224,7 @@ def texts(value: Any) -> list[str]:
         raise ValueError(f"{error}; each item a text with something in it") from None
 
 
-def _list_of_text(value: str) -> Any:
+def _value_of_text(value: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.custom_files import Read, answer, anything, text
+from evals.custom_files import Read, Row, answer, anything, mapping, objects, text
 from evals.sources import Data, Hub, Loading, rows_of
 from evals.statistics import strata
 from workbench.conversation import CheckSpec, Conversation
@@ -15,14 +15,34 @@ from workbench.records import Estimate, Sample
 _FIRST, _LAST = "2024-07", "2024-12"
 SPLIT_SIZE = 315
 _HUB = Hub("livecodebench/code_generation_lite", "release_v5", "test", "refs/pr/7")
+
+
+def _cases(value: Any) -> list[dict[str, Any]]:
+    """Test cases, or the JSON text of them; [] where there are none."""
+    if value is None or value == "" or value in ([], "[]"):
+        return []
+    found = objects(value)
+    if not all(isinstance(case, Mapping) and {"input", "output"} <= set(case) for case in found):
+        raise ValueError("give a list of test cases, each with input and output")
+    return found
+
+
+def _packed(value: Any) -> str | None:
+    """Further test cases as the hub packs them, or as they are: then as JSON text."""
+    if isinstance(value, str) and value.strip() and not value.lstrip().startswith("["):
+        return value
+    found = _cases(value)
+    return (value if isinstance(value, str) else json.dumps(found)) if found else None
+
+
 _COLUMNS: dict[str, Read] = {
     "question_id": answer,
     "question_content": text,
     "starter_code": anything,
     "contest_date": anything,
-    "public_test_cases": anything,
-    "private_test_cases": anything,
-    "metadata": anything,
+    "public_test_cases": _cases,
+    "private_test_cases": _packed,
+    "metadata": mapping,
 }
 _PROMPT = "Solve this programming contest problem in Python.\n\n{problem}\n\n{form}"
 _STDIN = (
@@ -36,13 +56,12 @@ _FUNCTION = (
 
 
 def question(row: Mapping[str, Any]) -> Conversation:
-    """A row of the hub's data set. The tests that it packs stay packed until they are run."""
-    metadata = json.loads(row["metadata"] or "{}")
-    function = metadata.get("func_name") or None
+    """A row with its columns read. The tests that it packs stay packed until they are run."""
+    function = row["metadata"].get("func_name") or None
     starter = str(row["starter_code"] or "").strip()
     form = _FUNCTION.format(code=starter) if starter else _STDIN
     reference = {
-        "tests": json.loads(row["public_test_cases"] or "[]"),
+        "tests": row["public_test_cases"],
         "packed": row["private_test_cases"],
         **({"function": function} if function else {}),
     }
@@ -64,8 +83,13 @@ def in_split(row: Mapping[str, Any]) -> bool:
     return _FIRST <= str(row["contest_date"])[:7] <= _LAST
 
 
+def _has_tests(row: Row) -> None:
+    if not row["public_test_cases"] and not row["private_test_cases"]:
+        raise ValueError("it has no test cases; give public_test_cases, private ones, or both")
+
+
 def _load(loading: Loading) -> list[Conversation]:
-    rows = rows_of("livecodebench", loading, _HUB, _COLUMNS)
+    rows = rows_of("livecodebench", loading, _HUB, _COLUMNS, _has_tests)
     return [question(row) for row in [r for r in rows if in_split(r)][: loading.limit]]
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from environments.protocol import Step, Task, ToolCall
 from evals.benchmark import Benchmark, BenchmarkSampling
-from evals.custom_files import Read, answer, anything, objects
+from evals.custom_files import Read, answer, objects
 from evals.sources import Data, Hub, Loading, from_hub, own_rows, package_text
 from evals.statistics import ratio
 from reward.sandbox import Limits, SandboxError, run_program
@@ -28,10 +28,38 @@ from workbench.records import Estimate, Sample
 from workbench.statistics import mean_interval
 
 _HUBS = [Hub("SciCode1/SciCode", split=split) for split in ("validation", "test")]
+_STEP_TEXTS = (
+    "step_number", "step_description_prompt", "step_background", "function_header", "return_line",
+)  # fmt: skip
+
+
+def _sub_steps(value: Any) -> list[dict[str, Any]]:
+    """Steps as the official programs read them."""
+    found = objects(value)
+    for number, step in enumerate(found, 1):
+        given: Mapping[str, Any] = step if isinstance(step, Mapping) else {}
+        wrong = [key for key in _STEP_TEXTS if not isinstance(given.get(key), str)]
+        cases = given.get("test_cases")
+        if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+            wrong.append("test_cases")
+        if wrong:
+            raise ValueError(
+                f"step {number} has no right {wrong[0]}; give texts {', '.join(_STEP_TEXTS)} and a "
+                "list of texts test_cases"
+            )
+    return found
+
+
+def _imports(value: Any) -> str:
+    if not isinstance(value, str | None):
+        raise ValueError("give a text")
+    return value or ""
+
+
 _COLUMNS: dict[str, Read] = {
     "problem_id": answer,
-    "required_dependencies": anything,
-    "sub_steps": objects,
+    "required_dependencies": _imports,
+    "sub_steps": _sub_steps,
 }
 TARGETS = "scicode-test-data.h5"
 # What its programs may import; h5py reads the targets.

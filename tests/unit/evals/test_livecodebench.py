@@ -13,6 +13,8 @@ from evals.registry import benchmark
 from evals.samples import _shown
 from evals.sources import Loading
 from reward import check
+from reward.contest import read_tests
+from workbench.errors import UserError
 
 
 def _row(number: int, date: str, *, function: str = "", tests: Any = ()) -> dict[str, Any]:
@@ -48,6 +50,48 @@ def test_the_split_is_july_to_december_2024(data: Path) -> None:
     assert [q.domain for q in questions] == ["hard", "easy"]
     first, second = (str(q.messages[0]["content"]) for q in questions)
     assert "standard input" in first and "def twice" in second
+
+
+def _written(folder: Path, **columns: Any) -> Loading:
+    row = {**_row(1, "2024-08-01"), **columns}
+    (folder / "livecodebench.jsonl").write_text(json.dumps(row) + "\n")
+    return Loading(folder)
+
+
+def test_columns_may_be_objects_in_place_of_their_texts(tmp_path: Path) -> None:
+    tests = [{"input": "2", "output": "4"}]
+    hidden = [{"input": "5", "output": "10"}]
+    loading = _written(
+        tmp_path,
+        metadata={"func_name": "twice"},
+        public_test_cases=tests,
+        private_test_cases=hidden,
+    )
+    (asked,) = benchmark("livecodebench").load(loading)
+    assert asked.check is not None
+    assert asked.check.reference["function"] == "twice"
+    assert read_tests(asked.check.reference) == [*tests, *hidden]
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"metadata": "{"}, "metadata is .*give an object"),
+        ({"metadata": ["twice"]}, "metadata is .*give an object"),
+        ({"public_test_cases": "[{"}, "public_test_cases is .*give a list"),
+        ({"public_test_cases": [["2", "4"]]}, "each with input and output"),
+        (
+            {"private_test_cases": [{"in": "2"}]},
+            "private_test_cases is .*each with input and output",
+        ),
+        ({"public_test_cases": "", "private_test_cases": []}, "it has no test cases"),
+    ],
+)
+def test_what_is_no_test_is_said_with_its_row(
+    tmp_path: Path, columns: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UserError, match=f"livecodebench.jsonl, line 1: .*{says}"):
+        benchmark("livecodebench").load(_written(tmp_path, **columns))
 
 
 @pytest.mark.parametrize(

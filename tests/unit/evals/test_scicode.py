@@ -165,3 +165,34 @@ def test_the_sandbox_gives_only_the_packages_that_are_asked_for() -> None:
     except SandboxError:
         return  # no Landlock on this kernel
     assert alone.stdout.strip() == "3" and "PermissionError" in alone.stderr, alone
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("sub_steps", ["one"], "step 1 has no right step_number"),
+        ("sub_steps", [{}], "step 1 has no right step_number"),
+        ("test_cases", "assert f()", "step 1 has no right test_cases"),
+        ("return_line", None, "step 1 has no right return_line"),
+        ("required_dependencies", ["numpy"], "required_dependencies is .*give a text"),
+    ],
+)
+def test_a_row_of_another_shape_is_one_line(
+    tmp_path: Path, column: str, value: Any, says: str
+) -> None:
+    texts = (
+        "step_number",
+        "step_description_prompt",
+        "step_background",
+        "function_header",
+        "return_line",
+    )
+    step = {**dict.fromkeys(texts, "x"), "test_cases": []}
+    row: dict[str, Any] = {
+        "problem_id": "1", "required_dependencies": "", "sub_steps": [{**step, column: value}],
+    }  # fmt: skip
+    row |= {column: value} if column in row else {}
+    (tmp_path / "scicode.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / TARGETS).write_bytes(b"")
+    with pytest.raises(UserError, match=f"scicode.jsonl, line 1: .*{says}"):
+        benchmark("scicode").load(Loading(tmp_path))
