@@ -58,6 +58,13 @@ class Episode:
         """The verdict on an episode that went over a limit: what its turns had earned, and no more."""
         return decided(math.fsum(r for r in self.rewards if r is not None), reason=reason)
 
+    def close(self) -> None:
+        """End what the world holds, such as a process, once the verdict is there. Nothing is asked of it
+        afterwards."""
+        close = getattr(self.world, "close", None)
+        if close is not None:
+            close()
+
     def begin(self) -> None:
         """The world starts with the first reply: who only asks needs none, and one may not start."""
         if not self._begun:

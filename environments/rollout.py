@@ -185,6 +185,10 @@ class Player:
         )
         for game, verdict in zip(open_ones, verdicts, strict=True):
             game.verdict = verdict
+        for game in games:
+            # A check that was given up may still be under way; its world ends with it.
+            if game.verdict is not None and game.verdict.status != "timeout":
+                game.episode.close()
         done = [game.trajectory() for game in games]
         return [done[i : i + samples] for i in range(0, len(done), samples)]
 

@@ -206,6 +206,13 @@ def installed(names: Sequence[str]) -> dict[str, str]:
 
 def take(sample: PendingSample, completion: Completion, responder: Responder) -> Row | None:
     """Take a reply. Returns the finished row, or None where the sample goes on with another turn."""
+    row = _taken(sample, completion, responder)
+    if row is not None and sample.episode is not None:
+        sample.episode.close()  # thousands of them would hold a process and a file each
+    return row
+
+
+def _taken(sample: PendingSample, completion: Completion, responder: Responder) -> Row | None:
     row = _replied(sample, completion, responder)
     if row["finish_reason"] == "error":
         return judged(sample, row)

@@ -5,8 +5,10 @@ changes or leaves behind is its own: no other session sees it, and it ends with 
 """
 
 import atexit
+import errno
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ from reward.workers import ROOT, own_environment
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from reward.session_main import main; main()"
 _SPARE_S = 60.0
 _LONGEST = 2**20
+_FULL = (errno.EMFILE, errno.ENFILE)
 
 
 class NoSession(RuntimeError):
@@ -48,8 +51,10 @@ class Nursery:
                     self._begin()
                     return self._fork()
                 except (OSError, EOFError) as error:
-                    self._end()
-                    if last:
+                    full = isinstance(error, OSError) and error.errno in _FULL
+                    if not full:  # which says nothing of this process, whose sessions live on
+                        self._end()
+                    if last or (full and not _allowed_more_files()):
                         raise NoSession(f"no process for it: {error or 'it died'}") from None
         raise AssertionError
 
@@ -154,6 +159,16 @@ class Session:
         _kill(self._line.pid)
         self._link.close()
         return self._nursery.reap(self._line.pid)
+
+
+def _allowed_more_files() -> bool:
+    """Take the most open files that this process may have, one of which each session needs; whether
+    that is more than it had."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now == most:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return True
 
 
 def _kill(group: int) -> None:

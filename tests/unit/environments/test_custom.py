@@ -1,5 +1,6 @@
 """A user's own environment in the loop: whole episodes in processes of their own, and what breaks there."""
 
+import errno
 import json
 import os
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+import evals.run
 from engine.protocol import Sampling
 from engine.scripted import ScriptedEngine
 from environments.catalogue import make_environment, take_tasks
@@ -21,6 +23,7 @@ from evals.inputs import check_evals
 from evals.jobs import jobs_of
 from evals.responder import LocalResponder
 from evals.run import evaluate
+from evals.samples import PendingSample
 from reward import sessions
 from rl.config import GrpoConfig
 from rl.inputs import check_grpo
@@ -197,6 +200,60 @@ def _lives(stat: Path) -> bool:
         return stat.read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_an_evaluated_episode_ends_with_its_row(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """A thousand of them, each with its process and an open file, ended every living one."""
+    _bad_task(tmp_path)
+    own = OwnTasks(type=f"{tmp_path}/bad.py:Bad")
+    config = EvalsConfig(
+        kind="evals", needs=["m"], environments={"bad": own}, benchmarks=["bad"], samples=4
+    )
+
+    def solve(prompt: str, sample: int) -> list[dict[str, Any]]:
+        return [] if "<TOOL_RESPONSE>" in prompt else [{"name": "fork", "arguments": {}}]
+
+    engine = _engine(tokenizer, solve)
+    responder = LocalResponder(tokenizer, "m", lambda longest: engine, context=8192)  # type: ignore[arg-type]
+    living: list[int] = []
+    begun: list[PendingSample] = []
+    take = evals.run.take
+
+    def taken(sample: PendingSample, *more: Any) -> Any:
+        row = take(sample, *more)
+        begun.append(sample)
+        if row is not None:
+            assert sample.episode is not None and row["value"] == 1.0
+            living.append(sample.episode.world._session is not None)  # type: ignore[attr-defined]
+        return row
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evals.run, "take", taken)
+        evaluate(responder, jobs_of(config, seed=1), model="m", out=tmp_path, data=tmp_path)
+    assert len(begun) == 8 and living == [False] * 4
+
+
+def test_no_more_open_files_end_no_living_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = _bad_task(tmp_path)
+    first, second = make_environment(task.environment), make_environment(task.environment)
+    first.reset(task)
+
+    def full(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sessions.socket, "socketpair", full)
+        patched.setattr(sessions.resource, "setrlimit", lambda *_: None)
+        with pytest.raises(EnvironmentFailed, match="Too many open files"):
+            second.reset(task)
+    assert first.step(calling({"name": "fine", "arguments": {}})).messages[0]["content"] == "seen 1"
+    # Once there is room again, the same process forks the next one.
+    second.reset(task)
+    assert first.verify().value == second.verify().value == 1.0
 
 
 def test_an_episode_has_so_many_seconds_in_all(tmp_path: Path) -> None:
