@@ -1,6 +1,7 @@
 """Typed methods as tools: schemas from signatures and docstrings, arguments checked against them."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,12 +32,13 @@ class MethodTool:
     arguments: type[BaseModel]
 
     def read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments as the method takes them. Raises: ValueError that says what is wrong."""
+        """The arguments as the method takes them: read as JSON, where a date is a text and a set a list.
+        Raises: ValueError that says what is wrong."""
         try:
-            made = self.arguments.model_validate(dict(arguments), strict=True)
+            made = self.arguments.model_validate_json(json.dumps(dict(arguments)), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
+            place = ".".join(str(part) for part in first["loc"]) or "arguments"
             raise ValueError(f"{place}: {first['msg'].lower()}"[:300]) from None
         return {name: getattr(made, name) for name in made.model_fields_set}
 
@@ -48,15 +50,22 @@ def tools_of(cls: type) -> dict[str, MethodTool]:
         for name in dir(cls)
         if not name.startswith("_")
         and name not in RESERVED
-        and callable(inspect.getattr_static(cls, name, None))
-        and not isinstance(inspect.getattr_static(cls, name), type)
+        and callable(getattr(cls, name, None))
+        and not isinstance(getattr(cls, name), type)
     ]
     order = {name: place for place, name in enumerate(_defined(cls))}
     names.sort(key=lambda name: order.get(name, len(order)))
-    return {name: tool_of(name, getattr(cls, name)) for name in names}
+    return {name: tool_of(name, getattr(cls, name), _takes_self(cls, name)) for name in names}
 
 
-def tool_of(name: str, method: Callable[..., Any]) -> MethodTool:
+def _takes_self(cls: type, name: str) -> bool:
+    """Whether the attribute is a method, whose first parameter is the object; static and class methods and
+    whatever else can be called have all of theirs left."""
+    found = inspect.getattr_static(cls, name)
+    return not isinstance(found, staticmethod | classmethod) and hasattr(type(found), "__get__")
+
+
+def tool_of(name: str, method: Callable[..., Any], takes_self: bool) -> MethodTool:
     """A method as a tool. Raises: BadTool."""
     try:
         hints = get_type_hints(method, include_extras=True)
@@ -64,7 +73,7 @@ def tool_of(name: str, method: Callable[..., Any]) -> MethodTool:
         raise BadTool(f"tool {name}: {error}") from None
     about, described = _documented(inspect.getdoc(method) or "")
     fields: dict[str, Any] = {}
-    for parameter in list(inspect.signature(method).parameters.values())[1:]:
+    for parameter in list(inspect.signature(method).parameters.values())[takes_self:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise BadTool(f"tool {name} takes {parameter}; name each of its parameters")
         if parameter.name not in hints:

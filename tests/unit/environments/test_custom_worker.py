@@ -99,6 +99,54 @@ def test_what_the_model_did_wrong_is_told_to_it(tmp_path: Path) -> None:
     assert worker.step(said("Done."))["done"]
 
 
+TYPES = """
+import dataclasses, datetime, enum, functools
+class Colour(enum.Enum):
+    RED = "red"
+@dataclasses.dataclass
+class Place:
+    x: int
+class Types:
+    def reset(self): pass
+    def paint(self, colour: Colour) -> str: return colour.name
+    def on(self, day: datetime.date) -> str: return str(day.year)
+    def pair(self, two: tuple[int, str]) -> str: return str(two)
+    def many(self, of: set[int]) -> str: return str(sorted(of))
+    def go(self, to: Place) -> str: return str(to.x)
+    @staticmethod
+    def join(left: str, right: str) -> str: return left + right
+    @classmethod
+    def named(cls, suffix: str) -> str: return cls.__name__ + suffix
+    @functools.cache
+    def kept(self, x: int) -> str: return str(x)
+    @property
+    def level(self): return 3
+    def verify(self): return 1
+"""
+
+
+def test_arguments_are_read_as_json_and_every_method_has_its_own(tmp_path: Path) -> None:
+    begun(tmp_path, TYPES, "Types", {})
+    assert called("paint", colour="red") == "RED"
+    assert called("on", day="2026-02-01") == "2026"
+    assert called("pair", two=[1, "a"]) == "(1, 'a')"
+    assert called("many", of=[2, 1]) == "[1, 2]"
+    assert called("go", to={"x": 3}) == "3"
+    assert called("join", left="a", right="b") == "ab"
+    assert called("named", suffix="!") == "Types!"
+    assert called("kept", x=2) == "2"
+    for reply, says in (
+        (called("paint", colour="blue"), "colour: input should be 'red'"),
+        (called("on", day="soon"), "day: input should be a valid date"),
+        (called("pair", two=["1", "a"]), "two.0: input should be a valid integer"),
+        (called("kept", x=2.0), "x: input should be a valid integer"),
+        (called("join", left="a"), "right: field required"),
+        (called("join", left="\ud800", right=""), "arguments: invalid json"),
+        (called("level"), "there is no tool 'level'"),
+    ):
+        assert reply.startswith('{"error": "') and says in reply
+
+
 @pytest.mark.parametrize(
     ("tool", "says"),
     [
@@ -194,7 +242,7 @@ def test_a_verdict_of_another_kind_is_none(tmp_path: Path) -> None:
     assert worker.verify()["error"].startswith("verify: it returned NoneType")
 
 
-def test_inherited_tools_count_and_static_ones_are_refused() -> None:
+def test_inherited_tools_count_and_untyped_ones_are_refused() -> None:
     class Base:
         def one(self, x: int) -> str:
             return str(x)
