@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import httpx
 
+from environments.custom.worker import refused
 from workbench.errors import one_line
 
 # What a server says of arguments that it cannot read; anything else above 399 is its own fault.
@@ -29,6 +30,7 @@ class GymServer:
         self._row: dict[str, Any] = {}
         self._output: list[dict[str, Any]] = []
         self._waiting: list[str] = []
+        self._tools: set[str] = set()
 
     def task_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row of Gym's as a task: the messages, and the tools' documents."""
@@ -47,6 +49,7 @@ class GymServer:
         """Begin a session; cookies keep it."""
         self._row = {key: value for key, value in task.items() if key not in ("prompt", "tools")}
         self._output, self._waiting = [], []
+        self._tools = {tool["name"] for tool in task["tools"]}
         self._post("/seed_session", self._row)
 
     def hear(self, reply: Any) -> None:
@@ -60,21 +63,24 @@ class GymServer:
                 }
             )  # fmt: skip
         for call in reply.tool_calls or []:
-            self._waiting.append(_id("call"))
+            id = _id("call")
             self._output.append(
                 {
-                    "type": "function_call", "call_id": self._waiting[-1], "name": call["name"],
-                    "arguments": json.dumps(call["arguments"]),
+                    "type": "function_call", "call_id": id, "name": str(call.get("name")),
+                    "arguments": json.dumps(call.get("arguments")),
                 }
             )  # fmt: skip
+            problem = refused(call, self._tools)
+            if problem is None:
+                self._waiting.append(id)
+            else:  # it does not come to `call`
+                self._answered(id, json.dumps(problem))
 
     def call(self, name: str, arguments: dict[str, Any]) -> str:
         """What the server's tool answers. Raises: ValueError where it cannot read the arguments."""
         response = self._send(f"/{name}", arguments)
         said = response.text
-        self._output.append(
-            {"type": "function_call_output", "call_id": self._waiting.pop(0), "output": said}
-        )
+        self._answered(self._waiting.pop(0), said)
         if response.status_code in _MODELS_FAULT:
             raise ValueError(said)
         self._must_be_well(response)
@@ -90,6 +96,9 @@ class GymServer:
         }  # fmt: skip
         found = self._post("/verify", {**self._row, "response": response})
         return {"value": found["reward"]}
+
+    def _answered(self, call_id: str, said: str) -> None:
+        self._output.append({"type": "function_call_output", "call_id": call_id, "output": said})
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         response = self._send(path, body)

@@ -184,14 +184,22 @@ def solve() -> list[str | list[dict[str, Any]]]:
     return turns
 
 
+def refused(call: Mapping[str, Any], known: set[str]) -> dict[str, str] | None:
+    """What the model is told of a call that no tool carries out; None where one does. known: their names."""
+    name = call.get("name")
+    if not isinstance(name, str) or name not in known:
+        return {"error": f"there is no tool {str(name)[:60]!r}"}
+    if not isinstance(call.get("arguments"), Mapping):
+        return {"error": "arguments must be an object"}
+    return None
+
+
 def _called(play: _Play, call: Mapping[str, Any]) -> dict[str, Any]:
     """A tool's answer as a message. What is wrong with the model's call is told to the model."""
-    name = call.get("name")
-    arguments = call.get("arguments")
-    if not isinstance(name, str) or (name not in play.tools and name not in play.others):
-        return _result(play, {"error": f"there is no tool {str(name)[:60]!r}"})
-    if not isinstance(arguments, Mapping):
-        return _result(play, {"error": "arguments must be an object"})
+    problem = refused(call, {*play.tools, *play.others})
+    if problem is not None:
+        return _result(play, problem)
+    name, arguments = call["name"], call["arguments"]
     tool = play.tools.get(name)
     try:
         given = dict(arguments) if tool is None else tool.read(arguments)
