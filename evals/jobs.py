@@ -1,13 +1,14 @@
 """Which results a sweep is to make: benchmarks x reasoning modes and budgets. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from budget.told import told
 from engine.protocol import Sampling
 from evals.benchmark import Benchmark
 from evals.config import EvalsConfig, OneBenchmark
+from evals.models import Model
 from evals.registry import benchmark
 from evals.sources import Loading
 from evals.tasks.environments import of_environment
@@ -114,6 +115,19 @@ def _telling(found: Benchmark, budget: int | None, instruction: str) -> Benchmar
         return asked if budget is None else [told(one, budget, instruction) for one in asked]
 
     return replace(found, name=f"{found.name}-told", load=load)
+
+
+def asked_of(model: Model, job: Job) -> Job:
+    """The job as this model is asked it: with its own sampling, where the recipe gives it one."""
+    if model.how is None:
+        return job
+    own = model.how.sampling.model_dump(exclude_none=True)
+    names = {field.name for field in fields(Sampling)}
+    sampling = replace(job.sampling, **{k: v for k, v in own.items() if k in names})
+    benchmark = job.benchmark
+    if "temperature" in own:
+        benchmark = replace(benchmark, temperature=None)
+    return replace(job, benchmark=benchmark, sampling=sampling)
 
 
 def extended(job: Job, result: Mapping[str, Any]) -> Job:

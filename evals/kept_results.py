@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.config import EvalsConfig
-from evals.jobs import Job, jobs_of
+from evals.jobs import Job, asked_of, jobs_of
 from evals.models import Model
 from evals.store import SampleStore
 from workbench.errors import UserError
@@ -18,9 +18,10 @@ def must_not_replace(
     has the same place under `out`. Other numbers of questions or samples are not such a difference.
     """
     own = {job.folder for job in jobs_of(stage, seed=0)}
-    names = {model.name for model in models} & {*(stage.models or stage.needs)}
-    for name in sorted(names):
-        for job in [job for job in jobs if job.folder in own]:
+    owned = {*(stage.models or stage.needs)}
+    for model in sorted((m for m in models if m.name in owned), key=lambda m: m.name):
+        name = model.name
+        for job in [asked_of(model, job) for job in jobs if job.folder in own]:
             found = SampleStore(out / name / job.folder).result()
             differing = list(_differences(found, job, config)) if found else []
             if stage.engine.dtype != config.engine.dtype and found:

@@ -14,7 +14,16 @@ from environments.rollout import Replies, waves
 from evals.endpoint import EndpointResponder
 from evals.jobs import Job, extended
 from evals.responder import Responder
-from evals.samples import PendingSample, Row, checks_digest, judged, samples_of, take, unasked
+from evals.samples import (
+    PendingSample,
+    Row,
+    about,
+    checks_digest,
+    judged,
+    samples_of,
+    take,
+    unasked,
+)
 from evals.store import RESULT, SampleStore
 from evals.summary import cost_of, summarise
 from reward import must_be_checkable
@@ -143,7 +152,8 @@ class _Loop:
             row = found.get(sample.key)
             if row is None:
                 continue
-            row = {**row, "sample": sample.number, "problem": sample.question.problem}
+            # Of a kept reply the question is that of now: a corrected reference stands beside its verdict.
+            row = {**row, **about(sample)}
             stale = "turns" not in row and row.get("checked") != checks_digest(sample)
             if stale or row["value"] is None:
                 pending[sample.key, sample.number] = row

@@ -274,15 +274,24 @@ def _with_verdict(row: Row, verdict: Verdict) -> Row:
     return row
 
 
+def about(sample: PendingSample) -> Row:
+    """What of a sample's row the question says whatever was replied, and no key does."""
+    question = sample.question
+    return {
+        "sample": sample.number,
+        "domain": question.domain,
+        "problem": question.problem,
+        "reference": _shown(question.check.reference) if question.check else None,
+    }
+
+
 def blank(sample: PendingSample) -> Row:
     """The row of a sample without a reply."""
     question = sample.question
     return {
         "id": question.id,
-        "sample": sample.number,
         "key": sample.key,
-        "domain": question.domain,
-        "problem": question.problem,
+        **about(sample),
         "prompt": question.prompt,
         "reply": "",
         "thinking": "",
@@ -297,7 +306,6 @@ def blank(sample: PendingSample) -> Row:
         "value": None,
         "status": "error",
         "why": {"reason": sample.problem},
-        "reference": _shown(question.check.reference) if question.check else None,
     }
 
 

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 from budget.curves import CONTRASTS, CURVES, ModelPair, budget_contrasts, budget_curves, unique
 from budget.engine import with_budgets
 from engine.config import EngineConfig
-from engine.protocol import Engine, Sampling
+from engine.protocol import Engine
 from evals.config import EvalsConfig
 from evals.endpoint import EndpointResponder
-from evals.jobs import Job, jobs_of
+from evals.jobs import Job, asked_of, jobs_of
 from evals.models import Model
 from evals.responder import LocalResponder, Responder, checkpoint_digest, context_of
 from evals.run import Progress, evaluate
@@ -111,19 +110,6 @@ def _raise_first(futures: Iterable[Future[Any]]) -> None:
     errors.sort(key=lambda error: isinstance(error, StopRequested))
     if errors:
         raise errors[0]
-
-
-def asked_of(model: Model, job: Job) -> Job:
-    """The job as this model is asked it: with its own sampling, where the recipe gives it one."""
-    if model.how is None:
-        return job
-    own = model.how.sampling.model_dump(exclude_none=True)
-    names = {field.name for field in fields(Sampling)}
-    sampling = replace(job.sampling, **{k: v for k, v in own.items() if k in names})
-    benchmark = job.benchmark
-    if "temperature" in own:
-        benchmark = replace(benchmark, temperature=None)
-    return replace(job, benchmark=benchmark, sampling=sampling)
 
 
 def sample_anew(out: Path, names: Sequence[str], jobs: Sequence[Job]) -> None:

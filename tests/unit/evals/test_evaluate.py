@@ -333,13 +333,20 @@ def test_changed_checks_judge_old_replies_anew(
     answers.asked = 0
 
     def doubled(loading: Loading) -> list[Conversation]:
-        return [replace(_question(i), check=CheckSpec("math", str(2 * i + 1))) for i in range(NUM)]
+        return [
+            replace(_question(i), check=CheckSpec("math", str(2 * i + 1)), domain="all")
+            for i in range(NUM)
+        ]
 
     job = replace(_job(), benchmark=replace(SUMS, load=doubled))
     result = _run(answers, tmp_path, job)
     assert answers.asked == 1
     # Odd questions answered 2i + 1; number 5 failed.
     assert result["metrics"]["accuracy"]["value"] == pytest.approx(3 / 7)
+    # What was kept stands beside the reference that it is judged by now, in the domain of now.
+    rows = read_json_lines(tmp_path / "sums" / "samples.jsonl")
+    told = {row["id"]: (row["reference"], row["domain"]) for row in rows}
+    assert told == {f"q{i}": (str(2 * i + 1), "all") for i in range(NUM)}
 
 
 def test_samples_of_a_question_have_seeds_of_their_own(tmp_path: Path, answers: Answers) -> None:

@@ -86,6 +86,21 @@ def test_everything_that_a_model_wants_is_sent_and_what_it_refuses_is_not(tmp_pa
     assert result["served"]["sampling"]["presence_penalty"] == 1.5
 
 
+def test_a_models_own_sampling_is_what_its_result_was_made_with(tmp_path: Path) -> None:
+    """The second sweep was refused: made with temperature 0.2, not 0.0."""
+    with judge_server(lambda asked: Said("4")) as server:
+        recipe = _recipe({"m": {"endpoint": server.address, "sampling": {"temperature": 0.2}}})
+        _swept(tmp_path, recipe)
+        found, _ = _swept(tmp_path, recipe, limit=3)
+        assert (found["m/mini-math"]["sampling"]["temperature"], found["m/mini-math"]["n"]) == (
+            0.2,
+            3,
+        )
+        recipe["models"]["m"]["sampling"] = {"temperature": 0.4}
+        with pytest.raises(UserError, match=r"temperature 0.2, not 0.4"):
+            _swept(tmp_path, recipe)
+
+
 @pytest.mark.parametrize(
     ("thinking", "on", "off"),
     [
