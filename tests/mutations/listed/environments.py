@@ -65,8 +65,8 @@ MUTATIONS = (
     Mutation(
         "a wrong type of an argument is let through",
         "environments/custom/tools.py",
-        "dict(arguments), strict=True)",
-        "dict(arguments), strict=False)",
+        "json.dumps(dict(arguments)), strict=True)",
+        "json.dumps(dict(arguments)), strict=False)",
         "a model is paid for calls that no API would take",
         _WORKER,
     ),
