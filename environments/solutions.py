@@ -18,10 +18,17 @@ def solutions(source: EnvironmentSource, count: int, seed: int) -> list[Conversa
     Raises: UserError where there are too few tasks, or a task's own solution does not solve it.
     """
     # Calls make two replies or more of a task, words one: the first task says how many tasks are tried first.
+    known: dict[str, list[Conversation]] = {}  # solving is an episode: a task is solved once
+
+    def samples(task: Task) -> list[Conversation]:
+        if task.id not in known:
+            known[task.id] = solved(task)
+        return known[task.id]
+
     (first,) = take_tasks(source.tasks, 1, seed)
-    for tasks, fewer in ((-(-count // len(solved(first))), False), (count, True)):
+    for tasks, fewer in ((-(-count // len(samples(first))), False), (count, True)):
         found = take_tasks(source.tasks, tasks, seed, fewer=fewer)
-        out = list(islice((sample for task in found for sample in solved(task)), count))
+        out = list(islice((sample for task in found for sample in samples(task)), count))
         if len(out) == count:
             return out
     raise UserError(

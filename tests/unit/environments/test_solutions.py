@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
+import environments.solutions
 from environments.config import EnvironmentSource, HouseTasks, OwnTasks
 from environments.house import tasks
-from environments.solutions import solutions
+from environments.protocol import Task
+from environments.solutions import solutions, solved
 from sft.config import SftConfig
 from sft.examples import SampleAccounting
 from sft.inputs import check_sft
 from sft.stage import collect
+from workbench.conversation import Conversation
 from workbench.errors import UserError
 
 SOLVED = """
@@ -43,6 +46,18 @@ def test_each_reply_stands_behind_the_tools_own_answers(tmp_path: Path) -> None:
         solutions(_source(tmp_path, wrong=True), 2, 1)
     with pytest.raises(UserError, match="has 3 tasks"):
         solutions(_source(tmp_path), 8, 1)
+
+
+def test_a_task_is_solved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(task: Task) -> list[Conversation]:
+        asked.append(task.id)
+        return solved(task)
+
+    monkeypatch.setattr(environments.solutions, "solved", counted)
+    assert len(solutions(_source(tmp_path), 4, 1)) == 4
+    assert len(asked) == len(set(asked)) == 2
 
 
 TOLD = """
