@@ -172,8 +172,8 @@ MUTATIONS = (
     Mutation(
         "gradients are not clipped",
         "model/sharding/core.py",
-        "norm = self.clip(grad_clip)",
-        "norm = self.clip(1e9)",
+        'norm = self.clip(grad_clip, loss=loss, where=f" at step {number}")',
+        'norm = self.clip(1e9, loss=loss, where=f" at step {number}")',
         "grad_clip does nothing",
         _STEP,
     ),

@@ -241,13 +241,13 @@ def trained(folder: Path, kind: str, section: Any, where: DistributedConfig | No
     gradients: dict[str, torch.Tensor] = {}
     clip = loop.core.clip
 
-    def seen(largest: float) -> float:
+    def seen(largest: float, **told: Any) -> float:
         if not gradients:
             named = loop.core.model.named_parameters()
             gradients.update(
                 {n: tiny.whole(p.grad).clone() for n, p in named if p.grad is not None}
             )
-        return clip(largest)
+        return clip(largest, **told)
 
     loop.core.clip = seen  # type: ignore[method-assign]
     found = [loop.train_step() for _ in range(loop.order.num_steps)]

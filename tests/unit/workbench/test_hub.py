@@ -156,12 +156,17 @@ def test_a_run_of_the_12b_without_the_hub_ends_in_one_line(
     """Through the command line: exit 2, one line that names the source, well within a minute."""
     env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     env |= {"HF_ENDPOINT": f"http://127.0.0.1:{closed_port}", "HF_HUB_OFFLINE": "0"}
-    # Without Ray no stage can be spread, and all are checked before the first runs.
+    # Without Ray no stage can be spread or sample ahead, and all are checked before the first runs.
     alone = [
         word
         for name, stage in load("recipes/nano2-12b.yaml").stages.items()
         if getattr(getattr(stage, "distributed", None), "on", False)
         for word in ("--set", f"stages.{name}.distributed={{strategy: none}}")
+    ] + [
+        word
+        for name, stage in load("recipes/nano2-12b.yaml").stages.items()
+        if getattr(stage, "max_staleness", 0)
+        for word in ("--set", f"stages.{name}.max_staleness=0")
     ]
     done = subprocess.run(
         [sys.executable, "scripts/run_stage.py", "tokenizer", "--recipe", "recipes/nano2-12b.yaml",
