@@ -106,10 +106,13 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _check_beyond(tokenizer: PreTrainedTokenizerBase, size: int, folder: Path) -> None:
-    """Raises: UserError where a token that is not special has an id of `size` or more."""
+    """Raises: UserError where a token that is not special, or that a chat is written with, has an id of `size` or
+    more."""
     beyond = {word: i for word, i in tokenizer.get_vocab().items() if i >= size}
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    if not special.issuperset(beyond.values()):
+    ends = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    used = [word for word in beyond if word in ends or word in str(tokenizer.chat_template)]
+    if used or not special.issuperset(beyond.values()):
         raise UserError(
             f"the tokenizer in {folder} has {len(tokenizer):,} ids, the model beside it {size:,}; "
             "they are not of one another"
