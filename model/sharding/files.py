@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from model.checkpoint import check_files, check_loading, reading
 from model.fp8.config import Fp8Config
 from model.fp8.linear import convert
-from model.head import linear_head
 from model.hybrid import appearing, make_savable, portable
 from model.layers.context import split_rows
 from model.layers.install import install
@@ -78,7 +77,6 @@ def read_sharded(
         buffer.copy_(buffers[name])
     model.tie_weights()
     _fill(model, folder, added)
-    linear_head(model)  # looked at here, by all processes and outside of any pass
     return model
 
 

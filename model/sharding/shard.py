@@ -3,6 +3,7 @@
 Every process must call every forward pass, backward pass and gather: they are collectives.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -78,21 +79,37 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
 def inside(model: PreTrainedModel, work: Callable[[PreTrainedModel], T]) -> T:
     """work(model) as a forward pass of the whole model: embeddings and output layer are whole in it.
 
-    work returns tensors, alone or in a tuple. Of a model that is not sharded it is a plain call.
+    work returns tensors, alone or in a tuple. Of a model that is not sharded, and inside of another such call,
+    it is a plain call.
     """
-    if not isinstance(model, FSDPModule):
+    if not isinstance(model, FSDPModule) or model in _passes():
         return work(model)
     kind = next(model.parameters()).device.type
+    _passes().append(model)
     # Matrices that travel as bf16 meet a stream in fp32: proofs and figures need autocast as losses do.
-    with (
-        torch.autocast(kind, dtype=torch.bfloat16, enabled=True)
-        if getattr(model, _HALF)
-        else nullcontext()
-    ):
-        out: T = getattr(model, _INSIDE)(work)
+    try:
+        with (
+            torch.autocast(kind, dtype=torch.bfloat16, enabled=True)
+            if getattr(model, _HALF)
+            else nullcontext()
+        ):
+            out: T = getattr(model, _INSIDE)(work)
+    finally:
+        _passes().pop()
     if not torch.is_grad_enabled():
         model.reshard()  # the root stays whole for a backward pass that will not come
     return out
+
+
+_here = threading.local()
+
+
+def _passes() -> list[Any]:
+    """Models that this thread is inside of: one of them is whole already."""
+    if not hasattr(_here, "models"):
+        _here.models = []
+    found: list[Any] = _here.models
+    return found
 
 
 def _call(model: PreTrainedModel, work: Callable[[PreTrainedModel], T]) -> T:
