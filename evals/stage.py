@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from evals.config import EvalsConfig
 from evals.jobs import jobs_of
@@ -76,18 +75,14 @@ def _account_for_failed(
             reasons.update(result["failures"])
     often = max(reasons, key=reasons.__getitem__, default="not known")
     context.warn(f"{failed} samples failed and count in no metric; results.json has the reasons")
-    asked = sum(_num_samples(out / name, r) for name, found in results.items() for r in found)
+    jobs = jobs_of(config, seed=context.seed)
+    folders = [out / name / job.folder for name in results for job in jobs]
+    asked = sum(1 for folder in folders for _ in read_json_lines(folder / SAMPLES))
     if failed > config.max_failed_share * asked:
         raise UserError(
             f"{failed:,} of {asked:,} samples failed (max_failed_share is {config.max_failed_share:.0%}; "
             f"most often: {often}); the others are kept, and the same command tries these again"
         )
-
-
-def _num_samples(folder: Path, result: dict[str, Any]) -> int:
-    budget = result["budget"]
-    name = result["benchmark"] if budget is None else f"{result['benchmark']}@{budget}"
-    return sum(1 for _ in read_json_lines(folder / name / SAMPLES))
 
 
 def sweep(models: dict[str, Path], config: EvalsConfig, *, out: Path, seed: int) -> Results:

@@ -67,9 +67,8 @@ def _why_not(model: PreTrainedModel) -> str | None:
         kind = type(module).__name__.lower().replace("gptoss", "")
         if not known and any(word in kind for word in _RECURRENT):
             return f"{type(module).__name__} ({name}) carries state across documents"
-    config = (
-        model.config.get_text_config()
-    )  # of a model that sees images too: of its language model
+    # Of a model that sees images too: its language model's.
+    config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or []
     windows = [kind for kind in kinds if "sliding" in kind or "chunk" in kind]
     windowed = getattr(config, "sliding_window", None) is not None
